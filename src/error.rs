@@ -1,0 +1,141 @@
+//! What went wrong and where: one error type for the whole library.
+//!
+//! An error names a *place* (file, node, tensor) besides its message, so that the one line which a user sees says
+//! what, where and what to do. Text that came from a file is shown with control characters escaped: a name in a
+//! hostile model cannot move the cursor of a terminal or start a second line.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The library's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What sort of failure it is; the command line derives its exit code from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The operating system refused to read or write.
+    Io,
+    /// A file that breaks the rules of its format, or of the ONNX operators in it.
+    Malformed,
+    /// A sound input that needs something which is not supported.
+    Unsupported,
+    /// A size or depth over one of the crate's [limits](crate::limits).
+    Limit,
+    /// Samples that do not fit the model.
+    Samples,
+    /// Arguments or settings that contradict each other or the model.
+    Usage,
+    /// The model holds nothing that can be compressed.
+    NothingToDo,
+    /// The engine could not run the model.
+    Engine,
+    /// No result within the target that was asked for.
+    Target,
+    /// The result was judged and failed a gate.
+    Gate,
+}
+
+/// An error with its place.
+#[derive(Debug, Clone)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug, Clone)]
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    file: Option<PathBuf>,
+    node: Option<String>,
+    tensor: Option<String>,
+}
+
+impl Error {
+    /// An error of `kind`; `message` says what was found, what was expected and what to do.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Error(Box::new(Inner { kind, message: message.into(), file: None, node: None, tensor: None }))
+    }
+
+    /// What sort of failure it is.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The message without its place.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// Names the file, unless one is named already: the innermost place is the truest.
+    #[must_use]
+    pub fn in_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.0.file.get_or_insert_with(|| path.as_ref().to_owned());
+        self
+    }
+
+    /// Names the node, unless one is named already.
+    #[must_use]
+    pub fn at_node(mut self, name: impl Into<String>) -> Self {
+        self.0.node.get_or_insert_with(|| name.into());
+        self
+    }
+
+    /// Names the tensor, unless one is named already.
+    #[must_use]
+    pub fn at_tensor(mut self, name: impl Into<String>) -> Self {
+        self.0.tensor.get_or_insert_with(|| name.into());
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { message, file, node, tensor, .. } = &*self.0;
+        if let Some(file) = file {
+            write!(f, "{}: ", Escaped(&file.to_string_lossy()))?;
+        }
+        if let Some(node) = node {
+            write!(f, "node '{}': ", Escaped(node))?;
+        }
+        if let Some(tensor) = tensor {
+            write!(f, "tensor '{}': ", Escaped(tensor))?;
+        }
+        write!(f, "{}", Escaped(message))
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Shows foreign text on one line: control characters and the bidirectional overrides appear as escapes.
+pub struct Escaped<'a>(pub &'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            if c.is_control()
+                || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            {
+                write!(f, "{}", c.escape_default())?;
+            } else {
+                fmt::Write::write_char(f, c)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_innermost_place_wins() {
+        let e = Error::new(ErrorKind::Malformed, "negative dimension").at_tensor("W").at_tensor("R").in_file("a.onnx");
+        assert_eq!(e.to_string(), "a.onnx: tensor 'W': negative dimension");
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        let e = Error::new(ErrorKind::Malformed, "bad").at_node("a\x1b[2J\nb");
+        assert_eq!(e.to_string(), "node 'a\\u{1b}[2J\\nb': bad");
+    }
+}

@@ -1,0 +1,7 @@
+//! dirnet makes ONNX models with LSTM and GRU layers 8 to 16 times smaller without retraining.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod error;
+pub mod limits;
+pub mod onnx;

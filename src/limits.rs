@@ -1,0 +1,16 @@
+//! Every size and depth limit, each with its reason: bad input ends in an error, not in exhausted memory or stack.
+
+/// Nesting of graphs inside graphs (If, Loop and Scan bodies). Real models stay below five; each level costs stack.
+pub const GRAPH_DEPTH: usize = 32;
+
+/// Elements of one tensor that is decoded to floats: 2^32 would be 16 GiB, more than any recurrent weight.
+pub const TENSOR_ELEMENTS: u64 = 1 << 32;
+
+/// Protocol buffers hold at most 2 GiB in one message, and every ONNX reader keeps to that.
+pub const PROTOBUF_BYTES: u64 = (1 << 31) - 1;
+
+/// The newest IR version whose fields are all in `proto/onnx.proto`.
+pub const IR_VERSION: i64 = 14;
+
+/// The newest version of the standard operator set that this crate was checked against.
+pub const OPSET: i64 = 27;

@@ -1,0 +1,1 @@
+//! The one integration test binary: every module tests one surface of the tool.
