@@ -6,3 +6,4 @@ pub mod error;
 pub mod limits;
 pub mod onnx;
 pub mod progress;
+pub mod samples;
