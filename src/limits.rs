@@ -14,3 +14,11 @@ pub const IR_VERSION: i64 = 14;
 
 /// The newest version of the standard operator set that this crate was checked against.
 pub const OPSET: i64 = 27;
+
+/// Nesting of protocol buffer messages: what prost itself allows. [`GRAPH_DEPTH`] graphs with all that can stand in
+/// the innermost stay just below it.
+pub const MESSAGE_DEPTH: usize = 100;
+
+/// Memory that the decoded messages of one file may take beyond the file itself. A node of a real model takes about
+/// a kilobyte, so this is a million of them; a hostile file could otherwise ask for a hundred times its own size.
+pub const DECODED_BYTES: u64 = 2 << 30;

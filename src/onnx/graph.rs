@@ -1,0 +1,564 @@
+//! Graphs inside graphs, and the values that flow between nodes.
+//!
+//! A model is a tree of graphs: the root, and the bodies of If, Loop and Scan nodes (attributes of type GRAPH). A
+//! [`Scope`] is the path to one of them. A body sees the values of the graphs around it; a name defined inside hides
+//! the same name outside. [`Values`] says for a name, seen from a scope, where it is defined, and for a definition,
+//! who uses it. Model-local functions and training graphs are no scopes: nothing in them is rewritten.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+
+use super::model::Model;
+use super::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Path from the root graph to a nested one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Scope(Vec<Step>);
+
+/// One step inwards: a graph that is an attribute of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Step {
+    /// Index of the node in the outer graph.
+    pub node: usize,
+    /// Index of the attribute in the node.
+    pub attribute: usize,
+    /// Index in the attribute's list, for a list of graphs.
+    pub graph: Option<usize>,
+}
+
+impl Scope {
+    /// The scope of the model's own graph.
+    pub fn root() -> Self {
+        Scope::default()
+    }
+
+    /// Whether it is the model's own graph.
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The steps from the root.
+    pub fn steps(&self) -> &[Step] {
+        &self.0
+    }
+
+    /// The scope one step further in.
+    #[must_use]
+    pub fn child(&self, step: Step) -> Self {
+        let mut steps = self.0.clone();
+        steps.push(step);
+        Scope(steps)
+    }
+
+    /// The scope around this one.
+    pub fn parent(&self) -> Option<Self> {
+        self.0.split_last().map(|(_, outer)| Scope(outer.to_vec()))
+    }
+
+    /// This scope and those around it, from the inside outwards.
+    pub fn outwards(&self) -> impl Iterator<Item = Scope> + '_ {
+        (0..=self.0.len()).rev().map(|n| Scope(self.0[..n].to_vec()))
+    }
+
+    /// Whether `other` is this scope or inside it.
+    pub fn contains(&self, other: &Scope) -> bool {
+        other.0.starts_with(&self.0)
+    }
+
+    /// The innermost scope that contains both: what is defined there is seen from both.
+    #[must_use]
+    pub fn common(&self, other: &Scope) -> Self {
+        Scope(self.0.iter().zip(&other.0).take_while(|(a, b)| a == b).map(|(a, _)| *a).collect())
+    }
+
+    /// Index of the node of graph `self` that is, or contains, node `node` of graph `inner`.
+    ///
+    /// The first consumer of a value, for a value of `self` that is used inside bodies.
+    pub fn node_around(&self, inner: &Scope, node: usize) -> usize {
+        inner.0.get(self.0.len()).map_or(node, |step| step.node)
+    }
+}
+
+/// `/` for the root; `/3.1/7.0` for the second attribute of node 3, therein the first of node 7.
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_root() {
+            return write!(f, "/");
+        }
+        for Step { node, attribute, graph } in &self.0 {
+            write!(f, "/{node}.{attribute}")?;
+            if let Some(graph) = graph {
+                write!(f, ".{graph}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The graphs inside a node, with attribute index and index in the attribute's list.
+pub fn bodies(node: &NodeProto) -> impl Iterator<Item = (usize, Option<usize>, &GraphProto)> {
+    node.attribute.iter().enumerate().flat_map(|(a, attribute)| {
+        let one = attribute.g.iter().map(move |g| (a, None, g));
+        one.chain(attribute.graphs.iter().enumerate().map(move |(i, g)| (a, Some(i), g)))
+    })
+}
+
+/// The graph at `scope`, if there is one.
+pub fn at<'m>(model: &'m ModelProto, scope: &Scope) -> Option<&'m GraphProto> {
+    scope.0.iter().try_fold(model.graph.as_ref()?, |graph, step| {
+        let attribute = graph.node.get(step.node)?.attribute.get(step.attribute)?;
+        match step.graph {
+            None => attribute.g.as_ref(),
+            Some(i) => attribute.graphs.get(i),
+        }
+    })
+}
+
+/// The graph at `scope` for editing; outside this module only [`Rewriter`](super::Rewriter) edits a model's graphs.
+pub(super) fn at_mut<'m>(model: &'m mut ModelProto, scope: &Scope) -> Option<&'m mut GraphProto> {
+    scope.0.iter().try_fold(model.graph.as_mut()?, |graph, step| {
+        let attribute = graph.node.get_mut(step.node)?.attribute.get_mut(step.attribute)?;
+        match step.graph {
+            None => attribute.g.as_mut(),
+            Some(i) => attribute.graphs.get_mut(i),
+        }
+    })
+}
+
+/// Calls `visit` for the graph of a model and every graph inside it, outer before inner, in the order of the nodes.
+pub fn for_each_graph<'m>(model: &'m ModelProto, mut visit: impl FnMut(&Scope, &'m GraphProto)) {
+    fn walk<'m>(scope: &Scope, graph: &'m GraphProto, visit: &mut dyn FnMut(&Scope, &'m GraphProto)) {
+        visit(scope, graph);
+        for (node, proto) in graph.node.iter().enumerate() {
+            for (attribute, graph, body) in bodies(proto) {
+                walk(&scope.child(Step { node, attribute, graph }), body, visit);
+            }
+        }
+    }
+    if let Some(graph) = &model.graph {
+        walk(&Scope::root(), graph, &mut visit);
+    }
+}
+
+impl Model {
+    /// The graph at `scope`.
+    ///
+    /// # Panics
+    /// If the scope was not taken from this model.
+    pub fn graph(&self, scope: &Scope) -> &GraphProto {
+        at(&self.proto, scope).expect("a scope is used with the model that it was taken from")
+    }
+
+    /// Node `index` of the graph at `scope`.
+    ///
+    /// # Panics
+    /// If scope or index were not taken from this model.
+    pub fn node(&self, scope: &Scope, index: usize) -> &NodeProto {
+        &self.graph(scope).node[index]
+    }
+
+    /// All graphs with their scopes, outer before inner, in the order of the nodes.
+    pub fn graphs(&self) -> Vec<(Scope, &GraphProto)> {
+        let mut all = Vec::new();
+        for_each_graph(&self.proto, |scope, graph| all.push((scope.clone(), graph)));
+        all
+    }
+
+    /// The tensor of an initializer that [`Values::resolve`] found; `None` for any other origin.
+    pub fn initializer(&self, definition: &Definition) -> Option<&TensorProto> {
+        match definition.origin {
+            Origin::Initializer(i) => self.graph(&definition.scope).initializer.get(i),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a domain is that of the standard operators.
+pub fn is_standard(domain: &str) -> bool {
+    matches!(domain, "" | "ai.onnx")
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Definition {
+    /// The graph that defines it.
+    pub scope: Scope,
+    /// What in that graph does.
+    pub origin: Origin,
+    /// For an initializer: it is a graph input too. From IR version 4 on the caller may override such a value; before,
+    /// every initializer had to be one, and runtimes take it for a constant.
+    pub is_input: bool,
+}
+
+/// What defines a value, by index in its graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A constant tensor.
+    Initializer(usize),
+    /// A constant sparse tensor.
+    SparseInitializer(usize),
+    /// An output of a node (a Constant node among them).
+    Node {
+        /// Index of the node.
+        node: usize,
+        /// Index of the output.
+        output: usize,
+    },
+    /// An input of the graph: of the model, or what a Loop or Scan hands to its body.
+    Input(usize),
+}
+
+/// Who uses a value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Use {
+    /// An input of a node, perhaps of a nested graph.
+    Node {
+        /// The graph that the node is in.
+        scope: Scope,
+        /// Index of the node.
+        node: usize,
+        /// Index of the input.
+        input: usize,
+    },
+    /// An output of a graph.
+    Output {
+        /// The graph.
+        scope: Scope,
+        /// Index of the output.
+        index: usize,
+    },
+    /// Something that is never rewritten: a training graph.
+    Training,
+}
+
+/// Definitions and uses of every value in all graphs of a model, as it is now.
+pub struct Values<'m> {
+    graphs: BTreeMap<Scope, Table<'m>>,
+}
+
+#[derive(Default)]
+struct Table<'m> {
+    definitions: HashMap<&'m str, Definition>,
+    uses: HashMap<&'m str, Vec<Use>>,
+}
+
+impl<'m> Values<'m> {
+    /// Indexes a model.
+    ///
+    /// # Errors
+    /// [`Malformed`](ErrorKind::Malformed) for a value that is defined twice in a graph, or used but defined nowhere.
+    pub fn new(model: &'m ModelProto) -> Result<Self> {
+        let mut values = Values { graphs: BTreeMap::new() };
+        let mut graphs = Vec::new();
+        for_each_graph(model, |scope, graph| graphs.push((scope.clone(), graph)));
+        for (scope, graph) in &graphs {
+            values.graphs.insert(scope.clone(), Table { definitions: define(scope, graph)?, uses: HashMap::new() });
+        }
+        for (scope, graph) in &graphs {
+            values.collect_uses(scope, graph)?;
+        }
+        values.pin_training(model);
+        Ok(values)
+    }
+
+    /// The definition of `name` as seen from `scope`.
+    pub fn resolve(&self, scope: &Scope, name: &str) -> Option<&Definition> {
+        scope.outwards().find_map(|s| self.graphs.get(&s)?.definitions.get(name))
+    }
+
+    /// Who uses the value that `name` is, seen from `scope`; those in nested graphs among them, in the order of graphs
+    /// and nodes.
+    pub fn uses(&self, scope: &Scope, name: &str) -> &[Use] {
+        self.resolve(scope, name)
+            .and_then(|definition| self.graphs[&definition.scope].uses.get(name))
+            .map_or(&[], Vec::as_slice)
+    }
+
+    fn collect_uses(&mut self, scope: &Scope, graph: &'m GraphProto) -> Result<()> {
+        for (node, proto) in graph.node.iter().enumerate() {
+            for (input, name) in proto.input.iter().enumerate().filter(|(_, name)| !name.is_empty()) {
+                if !self.add_use(scope, name, Use::Node { scope: scope.clone(), node, input }) {
+                    return Err(Error::new(
+                        ErrorKind::Malformed,
+                        format!("its input '{name}' is not defined by any node, input or initializer"),
+                    )
+                    .at_node(plain_name(proto, node)));
+                }
+            }
+        }
+        for (index, output) in graph.output.iter().enumerate() {
+            if !self.add_use(scope, output.name(), Use::Output { scope: scope.clone(), index }) {
+                return Err(Error::new(
+                    ErrorKind::Malformed,
+                    format!("output '{}' of graph '{}' is not defined by any node", output.name(), graph.name()),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the name is defined.
+    fn add_use(&mut self, scope: &Scope, name: &'m str, site: Use) -> bool {
+        let Some(owner) = self.resolve(scope, name).map(|d| d.scope.clone()) else { return false };
+        let table = self.graphs.get_mut(&owner).expect("definitions are of known scopes");
+        table.uses.entry(name).or_default().push(site);
+        true
+    }
+
+    /// Training graphs read and update values of the root graph by name.
+    fn pin_training(&mut self, model: &'m ModelProto) {
+        for training in &model.training_info {
+            let mut names = BTreeSet::new();
+            for graph in training.initialization.iter().chain(&training.algorithm) {
+                names_read(&graph.node, &mut names);
+                names.extend(graph.output.iter().map(|o| o.name()));
+            }
+            for binding in training.initialization_binding.iter().chain(&training.update_binding) {
+                names.extend([binding.key(), binding.value()]);
+            }
+            for name in names {
+                self.add_use(&Scope::root(), name, Use::Training);
+            }
+        }
+    }
+
+    /// Fails if nodes of a graph wait for each other. Nodes out of order are fine: runtimes sort them.
+    ///
+    /// # Errors
+    /// [`Malformed`](ErrorKind::Malformed), naming a node of the cycle.
+    pub(super) fn check_acyclic(&self, model: &ModelProto) -> Result<()> {
+        for (scope, table) in &self.graphs {
+            let graph = at(model, scope).expect("values are of this model");
+            if let Some(node) = cycle(&table.edges(scope, graph.node.len())) {
+                return Err(Error::new(ErrorKind::Malformed, "it depends on its own output (a cycle)")
+                    .at_node(plain_name(&graph.node[node], node)));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Table<'_> {
+    /// For every node of this graph those that need one of its outputs, themselves or in a body.
+    fn edges(&self, scope: &Scope, nodes: usize) -> Vec<Vec<usize>> {
+        let mut successors = vec![Vec::new(); nodes];
+        for (name, definition) in &self.definitions {
+            let Origin::Node { node: producer, .. } = definition.origin else { continue };
+            for site in self.uses.get(name).into_iter().flatten() {
+                match site {
+                    Use::Node { scope: inner, node, .. } => {
+                        successors[producer].push(scope.node_around(inner, *node));
+                    }
+                    Use::Output { scope: inner, .. } if inner != scope => {
+                        successors[producer].push(scope.node_around(inner, 0));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        successors
+    }
+}
+
+/// A node on a cycle, if there is one (Kahn's algorithm; what it leaves over is a cycle or behind one).
+fn cycle(successors: &[Vec<usize>]) -> Option<usize> {
+    let mut waiting = vec![0usize; successors.len()];
+    successors.iter().flatten().for_each(|&s| waiting[s] += 1);
+    let mut ready: Vec<usize> = (0..waiting.len()).filter(|&n| waiting[n] == 0).collect();
+    while let Some(node) = ready.pop() {
+        for &s in &successors[node] {
+            waiting[s] -= 1;
+            if waiting[s] == 0 {
+                ready.push(s);
+            }
+        }
+    }
+    // Going back from a node that still waits to one that it waits for ends on the cycle.
+    let mut node = waiting.iter().position(|&w| w > 0)?;
+    for _ in 0..waiting.len() {
+        node = (0..waiting.len()).find(|&p| waiting[p] > 0 && successors[p].contains(&node))?;
+    }
+    Some(node)
+}
+
+fn define<'m>(scope: &Scope, graph: &'m GraphProto) -> Result<HashMap<&'m str, Definition>> {
+    let mut map: HashMap<&'m str, Definition> = HashMap::new();
+    let twice = |what: &str, name: &str| {
+        Err(Error::new(ErrorKind::Malformed, format!("{what} '{name}' is defined twice in graph '{}'", graph.name())))
+    };
+    let new = |origin| Definition { scope: scope.clone(), origin, is_input: false };
+    for (i, input) in graph.input.iter().enumerate() {
+        if map.insert(input.name(), new(Origin::Input(i))).is_some() {
+            return twice("input", input.name());
+        }
+    }
+    let dense = graph.initializer.iter().enumerate().map(|(i, t)| (t.name(), Origin::Initializer(i)));
+    let sparse = graph
+        .sparse_initializer
+        .iter()
+        .enumerate()
+        .map(|(i, t)| (t.values.as_ref().map_or("", TensorProto::name), Origin::SparseInitializer(i)));
+    for (name, origin) in dense.chain(sparse) {
+        let mut definition = new(origin);
+        match map.get(name).map(|d| d.origin) {
+            None => {}
+            Some(Origin::Input(_)) => definition.is_input = true,
+            Some(_) => return twice("initializer", name),
+        }
+        map.insert(name, definition);
+    }
+    for (node, proto) in graph.node.iter().enumerate() {
+        for (output, name) in proto.output.iter().enumerate().filter(|(_, name)| !name.is_empty()) {
+            if map.insert(name, new(Origin::Node { node, output })).is_some() {
+                return twice("value", name).map_err(|e: Error| e.at_node(plain_name(proto, node)));
+            }
+        }
+    }
+    Ok(map)
+}
+
+/// Collects every name that the nodes, or the graphs inside them, read.
+pub(super) fn names_read<'n>(nodes: &'n [NodeProto], names: &mut BTreeSet<&'n str>) {
+    for node in nodes {
+        names.extend(node.input.iter().map(String::as_str).filter(|n| !n.is_empty()));
+        for (_, _, body) in bodies(node) {
+            names_read(&body.node, names);
+            names.extend(body.output.iter().map(|o| o.name()));
+        }
+    }
+}
+
+/// What to call a node: its name, else its first output, else operator and position. Not unique.
+pub fn plain_name(node: &NodeProto, index: usize) -> String {
+    let given = std::iter::once(node.name()).chain(node.output.iter().map(String::as_str)).find(|n| !n.is_empty());
+    given.map_or_else(|| format!("{}#{index}", node.op_type()), str::to_owned)
+}
+
+/// Readable, unique names of all nodes, for reports and for choosing nodes by pattern.
+///
+/// Where several nodes bear one name, the later ones get `#2`, `#3`, ... behind it.
+pub struct NodeNames(HashMap<(Scope, usize), String>);
+
+impl NodeNames {
+    /// Names every node of every graph.
+    pub fn new(model: &ModelProto) -> Self {
+        let mut taken = HashSet::new();
+        let mut names = HashMap::new();
+        for_each_graph(model, |scope, graph| {
+            for (index, node) in graph.node.iter().enumerate() {
+                let plain = plain_name(node, index);
+                let name = first_free(&plain, '#', 2, |n| !taken.contains(n));
+                taken.insert(name.clone());
+                names.insert((scope.clone(), index), name);
+            }
+        });
+        NodeNames(names)
+    }
+
+    /// The name of a node.
+    ///
+    /// # Panics
+    /// If scope or index were not taken from this model.
+    pub fn get(&self, scope: &Scope, index: usize) -> &str {
+        self.0.get(&(scope.clone(), index)).expect("scope and index are of the model that was named")
+    }
+}
+
+/// The one source of new names in a model: none occurs in any graph, function or training graph.
+pub struct Names(HashSet<String>);
+
+impl Names {
+    /// Takes in every name of a model, of values and nodes alike.
+    pub fn new(model: &ModelProto) -> Self {
+        let mut names = Names(HashSet::new());
+        model.graph.iter().for_each(|g| names.take_graph(g));
+        for training in &model.training_info {
+            training.initialization.iter().chain(&training.algorithm).for_each(|g| names.take_graph(g));
+        }
+        for function in &model.functions {
+            names.0.extend(function.input.iter().chain(&function.output).cloned());
+            names.take_nodes(&function.node);
+        }
+        names
+    }
+
+    /// `stem` if it is free, else `stem_2`, `stem_3`, ...; taken from now on.
+    pub fn fresh(&mut self, stem: &str) -> String {
+        let name = first_free(stem, '_', 2, |n| !n.is_empty() && !self.0.contains(n));
+        self.0.insert(name.clone());
+        name
+    }
+
+    fn take_graph(&mut self, graph: &GraphProto) {
+        let values = graph.input.iter().chain(&graph.output).chain(&graph.value_info).map(|v| v.name());
+        let tensors = graph.initializer.iter().map(|t| t.name());
+        let sparse = graph.sparse_initializer.iter().flat_map(|s| &s.values).map(|t| t.name());
+        self.0.extend(values.chain(tensors).chain(sparse).map(str::to_owned));
+        self.take_nodes(&graph.node);
+    }
+
+    fn take_nodes(&mut self, nodes: &[NodeProto]) {
+        for node in nodes {
+            self.0.extend(node.input.iter().chain(&node.output).cloned());
+            self.0.insert(node.name().to_owned());
+            for (_, _, body) in bodies(node) {
+                self.take_graph(body);
+            }
+        }
+    }
+}
+
+fn first_free(stem: &str, separator: char, start: usize, free: impl Fn(&str) -> bool) -> String {
+    if free(stem) {
+        return stem.to_owned();
+    }
+    let numbered = (start..).map(|i| format!("{stem}{separator}{i}"));
+    numbered.into_iter().find(|n| free(n)).expect("there are more numbers than names")
+}
+
+/// Calls `visit` for every tensor of a model, those of attributes, functions and training graphs among them.
+pub fn for_each_tensor<'m>(model: &'m ModelProto, mut visit: impl FnMut(&'m TensorProto)) {
+    fn nodes<'m>(list: &'m [NodeProto], visit: &mut dyn FnMut(&'m TensorProto)) {
+        for attribute in list.iter().flat_map(|n| &n.attribute) {
+            attribute.t.iter().chain(&attribute.tensors).for_each(&mut *visit);
+            let sparse = attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors);
+            sparse.flat_map(|s| s.values.iter().chain(&s.indices)).for_each(&mut *visit);
+            attribute.g.iter().chain(&attribute.graphs).for_each(|g| graph(g, visit));
+        }
+    }
+    fn graph<'m>(g: &'m GraphProto, visit: &mut dyn FnMut(&'m TensorProto)) {
+        g.initializer.iter().for_each(&mut *visit);
+        g.sparse_initializer.iter().flat_map(|s| s.values.iter().chain(&s.indices)).for_each(&mut *visit);
+        nodes(&g.node, visit);
+    }
+    let training = model.training_info.iter().flat_map(|t| t.initialization.iter().chain(&t.algorithm));
+    model.graph.iter().chain(training).for_each(|g| graph(g, &mut visit));
+    model.functions.iter().for_each(|f| nodes(&f.node, &mut visit));
+}
+
+/// As [`for_each_tensor`], in the same order, for changing where values are stored.
+pub(super) fn for_each_tensor_mut(
+    model: &mut ModelProto,
+    visit: &mut dyn FnMut(&mut TensorProto) -> Result<()>,
+) -> Result<()> {
+    type Visit<'v> = &'v mut dyn FnMut(&mut TensorProto) -> Result<()>;
+    fn nodes(list: &mut [NodeProto], visit: Visit<'_>) -> Result<()> {
+        for attribute in list.iter_mut().flat_map(|n| &mut n.attribute) {
+            attribute.t.iter_mut().chain(&mut attribute.tensors).try_for_each(&mut *visit)?;
+            let sparse = attribute.sparse_tensor.iter_mut().chain(&mut attribute.sparse_tensors);
+            sparse.flat_map(|s| s.values.iter_mut().chain(&mut s.indices)).try_for_each(&mut *visit)?;
+            attribute.g.iter_mut().chain(&mut attribute.graphs).try_for_each(|g| graph(g, visit))?;
+        }
+        Ok(())
+    }
+    fn graph(g: &mut GraphProto, visit: Visit<'_>) -> Result<()> {
+        g.initializer.iter_mut().try_for_each(&mut *visit)?;
+        let sparse = g.sparse_initializer.iter_mut();
+        sparse.flat_map(|s| s.values.iter_mut().chain(&mut s.indices)).try_for_each(&mut *visit)?;
+        nodes(&mut g.node, visit)
+    }
+    let training = model.training_info.iter_mut().flat_map(|t| t.initialization.iter_mut().chain(&mut t.algorithm));
+    model.graph.iter_mut().chain(training).try_for_each(|g| graph(g, visit))?;
+    model.functions.iter_mut().try_for_each(|f| nodes(&mut f.node, visit))
+}
