@@ -160,36 +160,31 @@ impl<'m> Rewriter<'m> {
         let old_ir = self.model.ir_version() <= INITIALIZERS_ARE_INPUTS;
         while let Some((scope, name)) = queue.pop() {
             let Some(definition) = values.resolve(&scope, &name) else { continue };
-            if is_used(&self.edits, &read, &values, definition, &name) {
+            if is_used(&self.edits, &read, &values, &definition.scope, &name) {
                 continue;
             }
             let Definition { scope, origin, is_input } = definition;
             let edit = self.edits.entry(scope.clone()).or_default();
-            match *origin {
+            let is_constant = match *origin {
                 Origin::Initializer(i) if !is_input || old_ir || self.frozen.contains(&name) => {
-                    if edit.dropped_initializers.insert(i) {
-                        dropped.initializers.push((scope.clone(), name));
-                    }
+                    edit.dropped_initializers.insert(i)
                 }
-                Origin::SparseInitializer(i) if !is_input => {
-                    if edit.dropped_sparse.insert(i) {
-                        dropped.initializers.push((scope.clone(), name));
-                    }
-                }
+                Origin::SparseInitializer(i) if !is_input => edit.dropped_sparse.insert(i),
                 Origin::Node { node, .. } if !edit.dropped_nodes.contains(&node) => {
                     let proto = self.model.node(scope, node);
-                    let mut outputs = proto.output.iter().filter(|o| !o.is_empty());
-                    let dead = bodies(proto).next().is_none()
-                        && outputs.all(|o| {
-                            values.resolve(scope, o).is_none_or(|d| !is_used(&self.edits, &read, &values, d, o))
-                        });
-                    if dead {
+                    let unused =
+                        |output: &String| output.is_empty() || !is_used(&self.edits, &read, &values, scope, output);
+                    if bodies(proto).next().is_none() && proto.output.iter().all(unused) {
                         self.edits.entry(scope.clone()).or_default().dropped_nodes.insert(node);
                         dropped.nodes += 1;
                         queue.extend(proto.input.iter().map(|input| (scope.clone(), input.clone())));
                     }
+                    false
                 }
-                _ => {}
+                _ => false,
+            };
+            if is_constant {
+                dropped.initializers.push((scope.clone(), name));
             }
         }
         Ok(dropped)
@@ -213,12 +208,12 @@ impl<'m> Rewriter<'m> {
     }
 }
 
-/// Whether something uses a value after the edits.
+/// Whether something uses the value `name` of the graph at `home` after the edits.
 fn is_used(
     edits: &BTreeMap<Scope, Edits>,
     read: &HashSet<(Scope, String)>,
     values: &Values<'_>,
-    definition: &Definition,
+    home: &Scope,
     name: &str,
 ) -> bool {
     let stays = |scope: &Scope, node: usize, input: usize| {
@@ -226,8 +221,8 @@ fn is_used(
         let rewired = edits.get(scope).is_some_and(|e| e.inputs.contains_key(&(node, input)));
         !rewired && !scope.outwards().any(|s| dropped(&s, s.node_around(scope, node)))
     };
-    read.contains(&(definition.scope.clone(), name.to_owned()))
-        || values.uses(&definition.scope, name).iter().any(|site| match site {
+    read.contains(&(home.clone(), name.to_owned()))
+        || values.uses(home, name).iter().any(|site| match site {
             Use::Node { scope, node, input } => stays(scope, *node, *input),
             Use::Output { scope, .. } => {
                 // The output of a body goes with the node that the body belongs to.
