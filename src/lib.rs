@@ -7,3 +7,4 @@ pub mod limits;
 pub mod onnx;
 pub mod progress;
 pub mod samples;
+pub mod report;

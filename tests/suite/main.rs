@@ -1,1 +1,2 @@
 //! The one integration test binary: every module tests one surface of the tool.
+mod cli;

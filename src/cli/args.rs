@@ -1,0 +1,136 @@
+//! Groups of flags that several commands share.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum, ValueHint};
+
+use super::value::{self, Limit};
+
+/// What size or loss to reach.
+#[derive(Args, Debug)]
+#[group(id = "target", multiple = false)]
+#[command(next_help_heading = "Target (one)")]
+pub struct Target {
+    /// Recurrent weight bytes before / after, at least [default: 8]
+    #[arg(long, value_name = "R", value_parser = value::ratio)]
+    pub ratio: Option<f64>,
+    /// The whole output file, at most: 800KB, 2MB, 1.5MiB
+    #[arg(long, value_name = "SIZE", value_parser = value::size)]
+    pub max_size: Option<u64>,
+    /// The smallest file whose measured loss stays at or under X
+    #[arg(long, value_name = "X", value_parser = value::not_negative)]
+    pub max_loss: Option<f64>,
+}
+
+/// On which inputs models are run.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Samples")]
+pub struct Samples {
+    /// Inputs to learn from: .npz, .npy, test_data_set_N, or directories of them
+    #[arg(long, value_name = "PATH", num_args = 1.., value_hint = ValueHint::AnyPath)]
+    pub calibration: Vec<PathBuf>,
+    /// Inputs to judge on, never learned from [default: the last fifth of the calibration]
+    #[arg(long, value_name = "PATH", num_args = 1.., value_hint = ValueHint::AnyPath)]
+    pub holdout: Vec<PathBuf>,
+    /// Samples are steps of a stream: output OUT of one is input IN of the next; OUT[a:b] for a slice of axis 0
+    #[arg(long, value_name = "IN=OUT", num_args = 1..)]
+    pub stream: Vec<String>,
+    /// Size of a symbolic dimension, where there are no samples
+    #[arg(long, value_name = "NAME=SIZE", num_args = 1.., value_parser = value::dimension)]
+    pub dim: Vec<(String, usize)>,
+    /// Seeds everything random
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// Limits that a result must keep.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Gates (for all outputs, or NAME:VALUE for one)")]
+pub struct Gates {
+    /// Largest absolute difference
+    #[arg(long, value_name = "X", num_args = 1.., value_parser = value::limit)]
+    pub max_abs: Vec<Limit>,
+    /// Mean squared error over the variance of the original output
+    #[arg(long, value_name = "X", num_args = 1.., value_parser = value::limit)]
+    pub max_nmse: Vec<Limit>,
+    /// Signal to noise ratio in decibels
+    #[arg(long, value_name = "DB", num_args = 1.., value_parser = value::decibels, allow_negative_numbers = true)]
+    pub min_snr: Vec<Limit>,
+    /// Share of equal argmax over the last axis
+    #[arg(long, value_name = "F", num_args = 1.., value_parser = value::share)]
+    pub min_agreement: Vec<Limit>,
+    /// Mean Kullback-Leibler divergence from the original
+    #[arg(long, value_name = "X", num_args = 1.., value_parser = value::limit)]
+    pub max_kl: Vec<Limit>,
+}
+
+/// Which nodes take part.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Nodes")]
+pub struct Nodes {
+    /// Only nodes whose name matches
+    #[arg(long, value_name = "RE", value_parser = value::pattern)]
+    pub include: Option<regex::Regex>,
+    /// No nodes whose name matches
+    #[arg(long, value_name = "RE", value_parser = value::pattern)]
+    pub exclude: Option<regex::Regex>,
+    /// Treat initializers that are also graph inputs as constants, and drop those inputs
+    #[arg(long)]
+    pub freeze_inputs: bool,
+}
+
+/// How results are shown.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Output")]
+pub struct Output {
+    /// What goes to stdout
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// Also write a report; the type is the extension: .json
+    #[arg(long, value_name = "FILE", num_args = 1.., value_hint = ValueHint::FilePath)]
+    pub report: Vec<PathBuf>,
+    /// Nothing but errors
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Settings of a run.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Run")]
+pub struct Run {
+    /// Flags from a file; those on the command line win
+    #[arg(long, value_name = "FILE.toml", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// Threads [default: one per processor]; the result does not depend on it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// Try models whose opset or IR version is newer than this version knows
+    #[arg(long)]
+    pub allow_newer: bool,
+}
+
+/// The form of stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// For scripts, "schema": 1
+    Json,
+}
+
+impl Gates {
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        [&self.max_abs, &self.max_nmse, &self.min_snr, &self.min_agreement, &self.max_kl].iter().all(|g| g.is_empty())
+    }
+}
+
+impl Run {
+    /// Sizes the thread pool that the library works in.
+    pub fn start(&self) -> anyhow::Result<()> {
+        if let Some(threads) = self.threads {
+            rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
+        }
+        Ok(())
+    }
+}

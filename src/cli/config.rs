@@ -1,0 +1,229 @@
+//! `--config FILE.toml`: flags in a file, and settings for single nodes.
+//!
+//! A key is the long name of a flag with dashes or underscores, its value what would stand behind the flag: a list
+//! for a flag that takes several values, `true` for one that takes none. The command line wins over the file. A file may
+//! serve several commands: keys of another command's flags are passed over, keys of no command's are errors.
+//!
+//! ```toml
+//! ratio = 8
+//! calibration = ["samples/calibration.npz"]
+//! min_snr = ["logits:20"]
+//!
+//! [nodes."^/decoder/"]
+//! skip = true
+//! ```
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde::Deserialize;
+use toml::{Spanned, Value};
+
+/// The largest configuration that is read: it is written by hand.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Settings for the nodes whose name matches a pattern.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// Leaves the node as it is.
+    #[serde(default)]
+    pub skip: bool,
+}
+
+/// The `[nodes."PATTERN"]` tables, in the order of their patterns.
+pub type Overrides = Vec<(regex::Regex, Node)>;
+
+/// A configuration file that has been read and whose syntax is sound.
+pub struct File {
+    path: PathBuf,
+    text: String,
+    flags: BTreeMap<Spanned<String>, Value>,
+    /// The settings for single nodes.
+    pub overrides: Overrides,
+}
+
+impl File {
+    /// Reads and parses a file.
+    pub fn read(path: &Path) -> Result<File> {
+        let shown = path.display();
+        let bytes = std::fs::metadata(path).with_context(|| format!("{shown}: cannot read"))?.len();
+        if bytes > MAX_BYTES {
+            bail!("{shown}: {bytes} bytes are too many for a configuration, expected at most {MAX_BYTES}");
+        }
+        let text = std::fs::read_to_string(path).with_context(|| format!("{shown}: cannot read"))?;
+        Self::parse(path, text)
+    }
+
+    fn parse(path: &Path, text: String) -> Result<File> {
+        #[derive(Deserialize)]
+        struct Nodes {
+            #[serde(default)]
+            nodes: BTreeMap<Spanned<String>, Node>,
+        }
+        let syntax = |error: toml::de::Error| {
+            let place = place(path, &text, error.span());
+            anyhow::anyhow!("{place}: {}", error.message().trim())
+        };
+        let mut flags: BTreeMap<Spanned<String>, Value> = toml::from_str(&text).map_err(syntax)?;
+        flags.retain(|key, _| key.get_ref() != "nodes");
+        let nodes: Nodes = toml::from_str(&text).map_err(syntax)?;
+        let mut overrides = Vec::with_capacity(nodes.nodes.len());
+        for (pattern, node) in nodes.nodes {
+            let regex = super::value::pattern(pattern.get_ref()).map_err(|error| {
+                let place = place(path, &text, Some(pattern.span()));
+                anyhow::anyhow!("{place}: the pattern '{}' does not compile: {error}", pattern.get_ref())
+            })?;
+            overrides.push((regex, node));
+        }
+        Ok(File { path: path.to_owned(), text, flags, overrides })
+    }
+
+    /// The file's flags for the subcommand `name` as arguments, without those that `given` (the command line) sets,
+    /// itself or through a flag that excludes them.
+    pub fn flags(&self, cli: &Command, name: &str, given: &ArgMatches) -> Result<Vec<OsString>> {
+        let command = cli.find_subcommand(name).expect("the command line was parsed by this very command");
+        let mut arguments = Vec::new();
+        for (key, value) in &self.flags {
+            let long = key.get_ref().replace('_', "-");
+            if long == "config" {
+                bail!("{}: 'config' cannot be set in a configuration", self.place(key));
+            }
+            match flag(command, &long) {
+                Some(arg) if is_given(command, arg, given) => {}
+                Some(arg) => self.push(arg, &long, key, value, &mut arguments)?,
+                None if cli.get_subcommands().any(|other| flag(other, &long).is_some()) => {}
+                None => bail!("{}: unknown key '{}'; see 'dirnet {name} --help'", self.place(key), key.get_ref()),
+            }
+        }
+        Ok(arguments)
+    }
+
+    fn push(
+        &self,
+        arg: &Arg,
+        long: &str,
+        key: &Spanned<String>,
+        value: &Value,
+        arguments: &mut Vec<OsString>,
+    ) -> Result<()> {
+        let several = matches!(arg.get_action(), ArgAction::Append);
+        match value {
+            Value::Boolean(set) if !arg.get_action().takes_values() => {
+                if *set {
+                    arguments.push(format!("--{long}").into());
+                }
+            }
+            _ if !arg.get_action().takes_values() => {
+                bail!("{}: '{}' is true or false", self.place(key), key.get_ref());
+            }
+            Value::Array(values) if several => {
+                for value in values {
+                    arguments.push(format!("--{long}={}", self.scalar(key, value)?).into());
+                }
+            }
+            Value::Array(_) => bail!("{}: '{}' takes one value, not a list", self.place(key), key.get_ref()),
+            _ => arguments.push(format!("--{long}={}", self.scalar(key, value)?).into()),
+        }
+        Ok(())
+    }
+
+    fn scalar(&self, key: &Spanned<String>, value: &Value) -> Result<String> {
+        match value {
+            Value::String(text) => Ok(text.clone()),
+            Value::Integer(number) => Ok(number.to_string()),
+            Value::Float(number) => Ok(number.to_string()),
+            _ => bail!("{}: '{}' takes a text or a number", self.place(key), key.get_ref()),
+        }
+    }
+
+    fn place(&self, key: &Spanned<String>) -> String {
+        place(&self.path, &self.text, Some(key.span()))
+    }
+}
+
+/// `file:line` of a span.
+fn place(path: &Path, text: &str, span: Option<Range<usize>>) -> String {
+    match span.and_then(|span| text.get(..span.start)) {
+        Some(before) => format!("{}:{}", path.display(), before.matches('\n').count() + 1),
+        None => path.display().to_string(),
+    }
+}
+
+fn flag<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
+    command.get_arguments().find(|arg| arg.get_long() == Some(long))
+}
+
+/// Whether the command line sets `arg`, or another flag of a group of which there can be only one.
+fn is_given(command: &Command, arg: &Arg, given: &ArgMatches) -> bool {
+    let set = |id: &str| given.value_source(id) == Some(ValueSource::CommandLine);
+    set(arg.get_id().as_str())
+        || command.get_groups().any(|group| {
+            !group.clone().is_multiple()
+                && group.get_args().any(|id| id == arg.get_id())
+                && group.get_args().any(|id| set(id.as_str()))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn flags(text: &str, line: &[&str]) -> Result<Vec<String>> {
+        let file = File::parse(Path::new("dirnet.toml"), text.to_owned())?;
+        let matches = super::super::Cli::command().get_matches_from(line);
+        let (name, given) = matches.subcommand().expect("every test line has a command");
+        let flags = file.flags(&super::super::Cli::command(), name, given)?;
+        Ok(flags.into_iter().map(|flag| flag.into_string().expect("made from text")).collect())
+    }
+
+    const LINE: [&str; 5] = ["dirnet", "compress", "m.onnx", "-o", "s.onnx"];
+
+    fn error(text: &str) -> String {
+        format!("{:#}", flags(text, &LINE).expect_err("the file is wrong"))
+    }
+
+    #[test]
+    fn keys_become_flags() {
+        let found = flags("ratio = 8\nno_verify = true\nquiet = false\ncalibration = ['a', 'b']\n", &LINE);
+        assert_eq!(found.expect("sound"), ["--calibration=a", "--calibration=b", "--no-verify", "--ratio=8"]);
+    }
+
+    #[test]
+    fn the_command_line_wins() {
+        let line = [&LINE[..], &["--seed", "3", "--max-size", "2MB", "--calibration", "c"]].concat();
+        let found = flags("ratio = 8\nseed = 1\ncalibration = ['a']\nthreads = 2", &line);
+        assert_eq!(found.expect("sound"), ["--threads=2"]);
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_their_line() {
+        assert_eq!(
+            error("ratio = 8\n\nratoi = 9\n"),
+            "dirnet.toml:3: unknown key 'ratoi'; see 'dirnet compress --help'"
+        );
+        assert!(error("[nodes.a]\nskip = true\nskpi = 1\n").starts_with("dirnet.toml:3: unknown field `skpi`"));
+        assert!(error("a = \n").starts_with("dirnet.toml:1: "));
+        assert_eq!(error("[nodes.'a(']\n"), "dirnet.toml:1: the pattern 'a(' does not compile: unclosed group");
+    }
+
+    #[test]
+    fn wrong_types_are_refused() {
+        assert_eq!(error("no-verify = 1"), "dirnet.toml:1: 'no-verify' is true or false");
+        assert_eq!(error("ratio = [1]"), "dirnet.toml:1: 'ratio' takes one value, not a list");
+        assert_eq!(error("ratio = {}"), "dirnet.toml:1: 'ratio' takes a text or a number");
+    }
+
+    #[test]
+    fn nodes_are_typed() {
+        let file = File::parse(Path::new("x"), "[nodes.'^/decoder/']\nskip = true\n".to_owned()).expect("sound");
+        assert_eq!(file.overrides.len(), 1);
+        assert!(file.overrides[0].0.is_match("/decoder/lstm") && file.overrides[0].1.skip);
+    }
+}

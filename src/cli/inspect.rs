@@ -1,0 +1,37 @@
+//! `dirnet inspect MODEL`: what is in it, what can be compressed, what not and why.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::ValueHint;
+
+use super::args::{Nodes, Output, Run};
+use super::{not_yet, paths};
+
+const EXAMPLES: &str = "\
+Examples:
+  dirnet inspect model.onnx
+  dirnet inspect model.onnx --format json | jq .nodes";
+
+/// Show the recurrent nodes of a model: which can be compressed, and why the others cannot
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// An ONNX file
+    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
+    model: PathBuf,
+    #[command(flatten)]
+    nodes: Nodes,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    run: Run,
+}
+
+/// Shows the model.
+pub fn run(args: &Args) -> Result<()> {
+    paths::check_reports(&args.output.report, &[&args.model], None)?;
+    args.run.start()?;
+    let _ = (&args.nodes, &args.output);
+    not_yet("inspect")
+}

@@ -1,0 +1,228 @@
+//! The command line: arguments, and one file per command.
+//!
+//! The binary is thin. A command parses its arguments first (clap), validates them second (against each other and the
+//! files they name), calls the library, and hands the result to `dirnet::report`. What scripts may rely on: the flags,
+//! the JSON of `--format json`, and the exit code, which is 0 for done, 1 when a gate failed or a target cannot be met
+//! or there was nothing to do, and 2 for bad usage or bad input.
+
+mod args;
+mod completions;
+mod compress;
+mod config;
+mod expand;
+mod inspect;
+mod output;
+mod paths;
+mod progress;
+mod value;
+mod verify;
+
+use std::ffi::OsString;
+use std::panic;
+use std::process::ExitCode;
+
+use anyhow::Error;
+use clap::error::{ContextKind, ContextValue, ErrorKind as ClapErrorKind};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use dirnet::error::{ErrorKind, Escaped};
+
+/// What the whole process ends with.
+const FAILED: u8 = 1;
+const BAD_INPUT: u8 = 2;
+
+const EXAMPLES: &str = "\
+Examples:
+  dirnet inspect model.onnx
+  dirnet compress model.onnx -o small.onnx --ratio 8 --calibration samples.npz
+  dirnet verify model.onnx small.onnx --holdout holdout.npz --min-snr 20
+
+Exit codes: 0 done; 1 a gate failed, a target cannot be met, or there was nothing
+to do; 2 bad usage or bad input.";
+
+/// Makes ONNX models with LSTM and GRU layers 8 to 16 times smaller without retraining.
+#[derive(Parser)]
+#[command(name = "dirnet", version, about, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Inspect(inspect::Args),
+    Compress(compress::Args),
+    Verify(verify::Args),
+    Expand(expand::Args),
+    Completions(completions::Args),
+}
+
+/// Runs the command that the process was started with and returns its exit code.
+pub fn main() -> ExitCode {
+    let location = panics::record();
+    match panic::catch_unwind(|| run(std::env::args_os().collect())) {
+        Ok(code) => code,
+        Err(_) => {
+            let place = location.lock().ok().and_then(|mut place| place.take()).unwrap_or_default();
+            eprintln!("error: internal error{place}: this is a bug in dirnet, please report it");
+            ExitCode::from(BAD_INPUT)
+        }
+    }
+}
+
+fn run(arguments: Vec<OsString>) -> ExitCode {
+    let (command, overrides) = match parse(arguments) {
+        Ok(parsed) => parsed,
+        Err(Stop::Usage(error)) => return usage(&error, ""),
+        Err(Stop::Config(error, file)) => return usage(&error, &format!("{}: ", Escaped(&file))),
+        Err(Stop::Other(error)) => return failure(&error),
+    };
+    let done = match command {
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Compress(args) => compress::run(&args, &overrides),
+        Command::Verify(args) => verify::run(&args),
+        Command::Expand(args) => expand::run(&args),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure(&error),
+    }
+}
+
+/// Why there is no command to run.
+enum Stop {
+    /// The command line does not parse, or asks for help.
+    Usage(clap::Error),
+    /// The command line parses, but not together with the values of this file.
+    Config(clap::Error, String),
+    Other(Error),
+}
+
+/// Reads the command line, and once more with the flags of `--config` if it names a file.
+fn parse(mut arguments: Vec<OsString>) -> Result<(Command, config::Overrides), Stop> {
+    let matches = Cli::command().try_get_matches_from(&arguments).map_err(Stop::Usage)?;
+    let Some((name, path)) = config_path(&matches) else {
+        return Ok((command(&matches).map_err(Stop::Usage)?, config::Overrides::default()));
+    };
+    let file = config::File::read(&path).map_err(Stop::Other)?;
+    let given = matches.subcommand_matches(&name).expect("config_path found this subcommand");
+    let flags = file.flags(&Cli::command(), &name, given).map_err(Stop::Other)?;
+    // Directly behind the command's name, where no `--` and no list of values can come before them.
+    arguments.splice(2..2, flags);
+    let origin = path.display().to_string();
+    let both = Cli::command()
+        .try_get_matches_from(&arguments)
+        .and_then(|matches| command(&matches))
+        .map_err(|error| Stop::Config(error, origin))?;
+    Ok((both, file.overrides))
+}
+
+fn command(matches: &ArgMatches) -> Result<Command, clap::Error> {
+    Cli::from_arg_matches(matches).map(|cli| cli.command)
+}
+
+fn config_path(matches: &ArgMatches) -> Option<(String, std::path::PathBuf)> {
+    let (name, sub) = matches.subcommand()?;
+    let path = sub.try_get_one::<std::path::PathBuf>("config").ok()??;
+    Some((name.to_owned(), path.clone()))
+}
+
+/// Shows help on stdout, or a usage error as one line on stderr.
+fn usage(error: &clap::Error, place: &str) -> ExitCode {
+    if matches!(error.kind(), ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion) {
+        // A reader that left early has seen what it wanted of the help.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("error: {place}{}", one_line(error));
+    ExitCode::from(BAD_INPUT)
+}
+
+/// clap's message without its usage block, on one line.
+fn one_line(error: &clap::Error) -> String {
+    if error.kind() == ClapErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "no command given; see 'dirnet --help'".to_owned();
+    }
+    let text = error.to_string();
+    let message: Vec<&str> = text
+        .lines()
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let message = message.join(" ");
+    let message = message.strip_prefix("error: ").unwrap_or(&message).trim_end_matches('.');
+    // The usage block names the command whose help is of use.
+    let command = match error.get(ContextKind::Usage) {
+        Some(ContextValue::StyledStr(usage)) => subcommand_of(&usage.to_string()),
+        _ => String::new(),
+    };
+    format!("{}; see 'dirnet {command}--help'", Escaped(message))
+}
+
+fn subcommand_of(usage: &str) -> String {
+    let mut words = usage.split_whitespace().skip_while(|word| *word != "dirnet").skip(1);
+    match words.next() {
+        Some(word) if word.chars().all(|c| c.is_ascii_lowercase()) => format!("{word} "),
+        _ => String::new(),
+    }
+}
+
+/// The refusal of what the library does not do yet.
+fn not_yet(what: &str) -> anyhow::Result<()> {
+    let message = format!("'{what}' is not available yet in this version");
+    Err(dirnet::error::Error::new(ErrorKind::Usage, message).into())
+}
+
+/// Shows what went wrong on one line and says with which code to leave.
+fn failure(error: &Error) -> ExitCode {
+    // Causes are joined the way that anyhow's `{:#}` does; each is escaped already if it came from the library.
+    eprintln!("error: {}", Escaped(&format!("{error:#}")));
+    ExitCode::from(match error.downcast_ref::<dirnet::error::Error>().map(dirnet::error::Error::kind) {
+        Some(ErrorKind::Target | ErrorKind::Gate | ErrorKind::NothingToDo | ErrorKind::Engine) => FAILED,
+        _ => BAD_INPUT,
+    })
+}
+
+/// A panic is a bug and ends as one line, unless `RUST_BACKTRACE` asks for more.
+mod panics {
+    use std::panic;
+    use std::sync::{Arc, Mutex};
+
+    /// Replaces the panic hook by one that only remembers where the last panic was. The library catches those of the
+    /// engine itself, and they are errors like any other: nothing of them should reach the terminal.
+    pub fn record() -> Arc<Mutex<Option<String>>> {
+        let place = Arc::new(Mutex::new(None));
+        if std::env::var_os("RUST_BACKTRACE").is_none_or(|value| value == "0") {
+            let seen = Arc::clone(&place);
+            panic::set_hook(Box::new(move |info| {
+                if let (Ok(mut seen), Some(at)) = (seen.lock(), info.location()) {
+                    *seen = Some(format!(" at {}:{}", at.file(), at.line()));
+                }
+            }));
+        }
+        place
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_usage_error_is_one_line() {
+        let error = |arguments: &[&str]| match Cli::try_parse_from(arguments) {
+            Ok(_) => panic!("{arguments:?} should not parse"),
+            Err(error) => one_line(&error),
+        };
+        let missing = error(&["dirnet", "inspect"]);
+        assert_eq!(missing, "the following required arguments were not provided: <MODEL>; see 'dirnet inspect --help'");
+        assert!(!error(&["dirnet", "inspect", "--nonsense\nx"]).contains('\n'));
+        assert_eq!(error(&["dirnet"]), "no command given; see 'dirnet --help'");
+    }
+}

@@ -1,0 +1,44 @@
+//! What a command shows: one value, as a table or as JSON, on stdout and in the files of `--report`.
+
+use std::io::{self, IsTerminal, Write};
+
+use anyhow::{Context, Result};
+use dirnet::report::table::Style;
+use dirnet::report::{FileFormat, Show};
+
+use super::args::{Format, Output};
+
+#[expect(dead_code, reason = "no command has a result yet")]
+impl Output {
+    /// Shows the result on stdout and writes the reports.
+    pub fn show(&self, result: &dyn Show) -> Result<()> {
+        for path in &self.report {
+            let text = FileFormat::of(path)?.render(result)?;
+            std::fs::write(path, text).with_context(|| format!("{}: cannot write the report", path.display()))?;
+        }
+        if self.quiet {
+            return Ok(());
+        }
+        print(&match self.format {
+            Format::Table => result.table(&style()),
+            Format::Json => result.json()?,
+        })
+    }
+}
+
+/// Colour only where a person looks and has not said no to it; as wide as the terminal, within reason.
+fn style() -> Style {
+    let terminal = io::stdout().is_terminal();
+    let declined = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+        || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+    Style { colour: terminal && !declined }
+}
+
+/// Writes to stdout. A reader that has gone away has read enough.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.context("cannot write to stdout"),
+    }
+}

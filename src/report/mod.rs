@@ -1,0 +1,354 @@
+//! What happened, as plain figures: for people as tables, for scripts as JSON.
+//!
+//! The JSON is a contract (`"schema": 1`): keys are snake_case, they are added to but never renamed, and a figure that
+//! was not measured or has no meaning is null, never 0. Names come from the model: the JSON holds them as they are, the
+//! tables with control characters escaped.
+
+mod json;
+mod size;
+pub mod table;
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::error::{Error, ErrorKind, Result};
+
+pub use size::Bytes;
+
+/// The version of the JSON.
+pub const SCHEMA: u32 = 1;
+
+/// A result that can be shown.
+pub trait Show {
+    /// For a terminal, at most 80 columns wide as long as no name forbids it.
+    fn table(&self, style: &table::Style) -> String;
+
+    /// For scripts.
+    ///
+    /// # Errors
+    /// If a figure cannot be written as JSON.
+    fn json(&self) -> Result<String>;
+}
+
+/// The types of report files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FileFormat {
+    /// `.json`
+    Json,
+}
+
+impl FileFormat {
+    /// The type that a file's extension stands for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if it stands for none.
+    pub fn of(path: &Path) -> Result<Self> {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("json") => Ok(FileFormat::Json),
+            _ => Err(Error::new(ErrorKind::Usage, "unknown type of report, expected a name that ends in .json")
+                .in_file(path)),
+        }
+    }
+
+    /// The text of the file.
+    ///
+    /// # Errors
+    /// Those of the format.
+    pub fn render(self, result: &dyn Show) -> Result<String> {
+        match self {
+            FileFormat::Json => result.json(),
+        }
+    }
+}
+
+/// What `compress`, `verify` and `plan` tell.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What made it.
+    pub tool: Tool,
+    /// The whole file.
+    pub model: Model,
+    /// The weights of the nodes that are compressed; none when two given files were compared.
+    pub recurrent: Option<Recurrent>,
+    /// Every gate block, in the order of the nodes.
+    pub units: Vec<Unit>,
+    /// Recurrent nodes that were left as they are.
+    pub skipped: Vec<Skipped>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// How far original and result are apart, if they were run.
+    pub verify: Option<Verify>,
+    /// Time per phase.
+    pub seconds: Seconds,
+}
+
+/// The tool that made the report.
+#[derive(Clone, Debug, Serialize)]
+pub struct Tool {
+    /// Always `dirnet`.
+    pub name: &'static str,
+    /// The crate's version.
+    pub version: &'static str,
+}
+
+impl Default for Tool {
+    fn default() -> Self {
+        Tool { name: env!("CARGO_PKG_NAME"), version: env!("CARGO_PKG_VERSION") }
+    }
+}
+
+/// The model's file before and after.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Model {
+    /// The original.
+    pub path: String,
+    /// The result; none if nothing was written.
+    pub output: Option<String>,
+    /// Bytes of the original with its external data.
+    pub bytes_before: u64,
+    /// Bytes of the result, or what they would be.
+    pub bytes_after: Option<u64>,
+    /// `bytes_before / bytes_after`.
+    pub ratio: Option<f64>,
+    /// The version of the default operator set of the result.
+    pub opset: i64,
+    /// Who made the original, by its own word.
+    pub producer: Option<String>,
+}
+
+/// The weights of the compressed nodes before and after.
+#[derive(Clone, Debug, Serialize)]
+pub struct Recurrent {
+    /// Stored bytes of the distinct W and R constants.
+    pub bytes_before: u64,
+    /// Everything in the file that replaces them.
+    pub bytes_after: u64,
+    /// `bytes_before / bytes_after`.
+    pub ratio: Option<f64>,
+    /// Weights in the distinct constants.
+    pub parameters: u64,
+}
+
+/// One gate block of W or R.
+#[derive(Clone, Debug, Serialize)]
+pub struct Unit {
+    /// The node's name.
+    pub node: String,
+    /// `LSTM` or `GRU`.
+    pub op: String,
+    /// `W` or `R`.
+    pub tensor: String,
+    /// `forward` or `reverse`.
+    pub direction: String,
+    /// `i o f c` or `z r h`.
+    pub gate: String,
+    /// Rows and columns.
+    pub shape: [usize; 2],
+    /// How it is coded.
+    pub codec: String,
+    /// All stored bits of the unit over its weights.
+    pub bits_per_weight: f64,
+    /// Stored bytes before.
+    pub bytes_before: u64,
+    /// Stored bytes after, with the unit's share of what it shares with others.
+    pub bytes_after: u64,
+    /// Loss at the model's output per distortion, if it was measured.
+    pub sensitivity: Option<f64>,
+    /// `tr((W - W^) S (W - W^)^T)`.
+    pub distortion: Option<f64>,
+}
+
+/// A recurrent node that is left alone.
+#[derive(Clone, Debug, Serialize)]
+pub struct Skipped {
+    /// The node's name.
+    pub node: String,
+    /// Its operator.
+    pub op: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The comparison of original and result.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verify {
+    /// What ran the models.
+    pub engine: String,
+    /// `model`, or `layers` where the model as a whole cannot be run.
+    pub scope: String,
+    /// Samples that it was judged on.
+    pub samples: u64,
+    /// What calibration saw: `calibration` (other samples than these), `same` (these very samples), `random` (seeded
+    /// random inputs); none if that is not known.
+    pub calibrated_on: Option<String>,
+    /// The difference per output.
+    pub outputs: Vec<Output>,
+    /// The limits that were asked for.
+    pub gates: Vec<Gate>,
+    /// Whether every gate holds.
+    pub passed: bool,
+}
+
+/// How far one output is from the original's.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Output {
+    /// The output's name.
+    pub name: String,
+    /// Largest absolute difference.
+    pub max_abs: Option<f64>,
+    /// Root mean square of the difference.
+    pub rmse: Option<f64>,
+    /// Mean squared difference over the variance of the original.
+    pub nmse: Option<f64>,
+    /// `10 log10(signal / noise)`.
+    pub snr_db: Option<f64>,
+    /// Cosine of the angle between the two.
+    pub cosine: Option<f64>,
+    /// Share of equal argmax over the last axis.
+    pub agreement: Option<f64>,
+    /// Mean Kullback-Leibler divergence over the last axis, in nats.
+    pub kl: Option<f64>,
+}
+
+/// A limit on one output.
+#[derive(Clone, Debug, Serialize)]
+pub struct Gate {
+    /// The output's name.
+    pub output: String,
+    /// The flag without its dashes: `max-abs`, `min-snr`, ...
+    pub gate: String,
+    /// What was asked for.
+    pub limit: f64,
+    /// What was measured.
+    pub value: Option<f64>,
+    /// Whether it holds.
+    pub passed: bool,
+}
+
+/// Seconds per phase; none for a phase that did not run.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Seconds {
+    /// Reading the models and the samples.
+    pub load: Option<f64>,
+    /// Running the original for second moments.
+    pub calibrate: Option<f64>,
+    /// Learning dictionaries and codes.
+    pub learn: Option<f64>,
+    /// Choosing per unit.
+    pub allocate: Option<f64>,
+    /// Writing codes into the graph, and the file.
+    pub encode: Option<f64>,
+    /// Running both models.
+    pub verify: Option<f64>,
+    /// From start to end.
+    pub total: f64,
+}
+
+/// What `inspect` tells.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What made it.
+    pub tool: Tool,
+    /// The whole file.
+    pub model: InspectedModel,
+    /// The weights that can be compressed.
+    pub recurrent: InspectedWeights,
+    /// Recurrent nodes that can be compressed.
+    pub nodes: Vec<Node>,
+    /// Recurrent nodes that cannot.
+    pub skipped: Vec<Skipped>,
+}
+
+/// A model's file.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct InspectedModel {
+    /// Where it is.
+    pub path: String,
+    /// Bytes with its external data.
+    pub bytes: u64,
+    /// The version of the default operator set.
+    pub opset: i64,
+    /// The version of the file format.
+    pub ir_version: i64,
+    /// Who made it, by its own word.
+    pub producer: Option<String>,
+}
+
+/// The distinct W and R constants of a model.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct InspectedWeights {
+    /// Stored bytes.
+    pub bytes: u64,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Stored bytes over the bytes of the file.
+    pub share: Option<f64>,
+}
+
+/// A recurrent node that can be compressed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Node {
+    /// The node's name.
+    pub node: String,
+    /// `LSTM` or `GRU`.
+    pub op: String,
+    /// `forward`, `reverse` or `bidirectional`.
+    pub direction: String,
+    /// `I`.
+    pub input_size: usize,
+    /// `H`.
+    pub hidden_size: usize,
+    /// W and R.
+    pub weights: Vec<Weight>,
+}
+
+/// W or R of a node.
+#[derive(Clone, Debug, Serialize)]
+pub struct Weight {
+    /// `W` or `R`.
+    pub tensor: String,
+    /// `[directions, gates * H, I or H]`.
+    pub shape: [usize; 3],
+    /// How it is stored: `float`, `float16`, ...
+    pub element: String,
+    /// Stored bytes.
+    pub bytes: u64,
+    /// Stored bytes over the bytes of the file.
+    pub share: Option<f64>,
+    /// How the constant reaches the node.
+    pub route: String,
+    /// The first node whose weights are byte for byte the same: they are stored, and counted, once.
+    pub same_as: Option<String>,
+}
+
+impl Show for Report {
+    fn table(&self, style: &table::Style) -> String {
+        table::report(self, style)
+    }
+
+    fn json(&self) -> Result<String> {
+        json::text(self)
+    }
+}
+
+impl Show for Inspection {
+    fn table(&self, style: &table::Style) -> String {
+        table::inspection(self, style)
+    }
+
+    fn json(&self) -> Result<String> {
+        json::text(self)
+    }
+}
+
+/// `before / after`, if it has a meaning.
+#[must_use]
+pub fn ratio(before: u64, after: u64) -> Option<f64> {
+    (before > 0 && after > 0).then(|| before as f64 / after as f64)
+}

@@ -1,0 +1,415 @@
+//! Tables for a terminal.
+//!
+//! They fit 80 columns: long names are cut in the middle, and the units of a node stand below its name. Colour only
+//! underlines what the words say anyway.
+
+use std::fmt::Write;
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::size::{figure, percent, times};
+use super::{Bytes, Inspection, Node, Report, Skipped, Unit, Verify};
+use crate::error::Escaped;
+
+/// The width that tables fit.
+const WIDTH: usize = 80;
+
+/// How to draw.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Style {
+    /// Whether the terminal takes escape sequences for colour.
+    pub colour: bool,
+}
+
+impl Style {
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn bold(&self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    fn good(&self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    fn bad(&self, text: &str) -> String {
+        self.paint("1;31", text)
+    }
+
+    fn warning(&self, text: &str) -> String {
+        self.paint("33", text)
+    }
+}
+
+/// Aligned columns: the first ones to the left, the others, which are numbers, to the right.
+struct Columns {
+    table: Table,
+    left: usize,
+}
+
+impl Columns {
+    fn new<const N: usize>(left: usize, header: [&str; N]) -> Self {
+        let mut columns = Columns { table: Table::new(), left };
+        columns.table.load_style(presets::NOTHING).force_no_tty().add_row(header);
+        columns
+    }
+
+    fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.table.add_row(cells);
+    }
+
+    /// The lines, indented, the first of them painted as the header.
+    fn draw(mut self, style: &Style, out: &mut String) {
+        for (index, column) in self.table.column_iter_mut().enumerate() {
+            column.set_padding((0, 2));
+            column.set_cell_alignment(if index < self.left { CellAlignment::Left } else { CellAlignment::Right });
+        }
+        for (index, line) in self.table.lines().enumerate() {
+            let line = format!("  {}", line.trim_end());
+            line_of(out, if index == 0 { style.bold(&line) } else { line });
+        }
+    }
+}
+
+/// The report of `compress`, `verify` or `plan`.
+pub(super) fn report(report: &Report, style: &Style) -> String {
+    let mut out = String::new();
+    sizes(report, style, &mut out);
+    for units in report.units.chunk_by(|a, b| a.node == b.node) {
+        node_units(units, style, &mut out);
+    }
+    skipped(&report.skipped, style, &mut out);
+    if let Some(verify) = &report.verify {
+        verification(verify, style, &mut out);
+    }
+    warnings(&report.warnings, style, &mut out);
+    closing(report, &mut out);
+    out
+}
+
+fn sizes(report: &Report, style: &Style, out: &mut String) {
+    let model = &report.model;
+    let Some(after) = model.bytes_after else { return };
+    let mut columns = Columns::new(1, ["", "before", "after", "ratio"]);
+    if let Some(recurrent) = &report.recurrent {
+        columns.row([
+            "recurrent weights".to_owned(),
+            Bytes(recurrent.bytes_before).to_string(),
+            Bytes(recurrent.bytes_after).to_string(),
+            times(recurrent.ratio),
+        ]);
+    }
+    let whole = "whole file".to_owned();
+    columns.row([whole, Bytes(model.bytes_before).to_string(), Bytes(after).to_string(), times(model.ratio)]);
+    columns.draw(style, out);
+}
+
+/// The units of one node; neighbours of a matrix that are coded alike share a line.
+fn node_units(units: &[Unit], style: &Style, out: &mut String) {
+    heading(style, &format!("{} ({})", name(&units[0].node, 60), units[0].op), out);
+    let weighed = units.iter().any(|unit| loss_of(unit).is_some());
+    let total: f64 = units.iter().filter_map(loss_of).sum();
+    let mut columns = Columns::new(4, ["", "gate", "shape", "codec", "bits", "before", "after", "ratio", ""]);
+    for group in units.chunk_by(coded_alike) {
+        let unit = &group[0];
+        let (before, after) = group.iter().fold((0, 0), |(b, a), unit| (b + unit.bytes_before, a + unit.bytes_after));
+        let weights = group.len() * unit.shape[0] * unit.shape[1];
+        let direction = if unit.direction == "reverse" { " reverse" } else { "" };
+        let share = (weighed && total > 0.0).then(|| group.iter().filter_map(loss_of).sum::<f64>() / total);
+        columns.row([
+            format!("{}{direction}", unit.tensor),
+            group.iter().map(|unit| unit.gate.as_str()).collect::<Vec<_>>().join(" "),
+            format!("{} x {}", unit.shape[0], unit.shape[1]),
+            unit.codec.clone(),
+            format!("{:.2}", after as f64 * 8.0 / weights.max(1) as f64),
+            Bytes(before).to_string(),
+            Bytes(after).to_string(),
+            times(super::ratio(before, after)),
+            share.map_or_else(String::new, |share| format!("{} of loss", percent(Some(share)))),
+        ]);
+    }
+    columns.draw(style, out);
+}
+
+fn coded_alike(a: &Unit, b: &Unit) -> bool {
+    a.tensor == b.tensor
+        && a.direction == b.direction
+        && a.shape == b.shape
+        && a.codec == b.codec
+        && a.bytes_after.abs_diff(b.bytes_after) <= 8
+}
+
+fn loss_of(unit: &Unit) -> Option<f64> {
+    Some(unit.sensitivity? * unit.distortion?)
+}
+
+fn verification(verify: &Verify, style: &Style, out: &mut String) {
+    let samples = if verify.samples == 1 { "1 sample".to_owned() } else { format!("{} samples", verify.samples) };
+    let seen = match verify.calibrated_on.as_deref() {
+        Some("same") => ", the very ones it was calibrated on",
+        Some("random") => ", seeded random inputs",
+        _ => "",
+    };
+    let scope = if verify.scope == "layers" { "layer by layer" } else { "end to end" };
+    heading(style, &format!("verified {scope} in {} on {samples}{seen}", verify.engine), out);
+    let mut columns = Columns::new(1, ["output", "snr dB", "nmse", "max abs", "cosine", "agree", "kl"]);
+    for output in &verify.outputs {
+        columns.row([
+            name(&output.name, 24),
+            output.snr_db.map_or_else(|| "-".to_owned(), |db| format!("{db:.1}")),
+            figure(output.nmse),
+            figure(output.max_abs),
+            output.cosine.map_or_else(|| "-".to_owned(), |cosine| format!("{cosine:.5}")),
+            percent(output.agreement),
+            figure(output.kl),
+        ]);
+    }
+    columns.draw(style, out);
+    for gate in &verify.gates {
+        let verdict = if gate.passed { style.good("passed") } else { style.bad("FAILED") };
+        let asked = if gate.gate.starts_with("min") { "at least" } else { "at most" };
+        line_of(
+            out,
+            format!(
+                "  {verdict}  {}: --{} wants {asked} {}, measured {}",
+                name(&gate.output, 24),
+                gate.gate,
+                gate.limit,
+                figure(gate.value)
+            ),
+        );
+    }
+}
+
+fn warnings(warnings: &[String], style: &Style, out: &mut String) {
+    if !warnings.is_empty() {
+        out.push('\n');
+    }
+    for warning in warnings {
+        line_of(out, format!("{} {}", style.warning("warning:"), Escaped(warning)));
+    }
+}
+
+/// What to do next.
+fn closing(report: &Report, out: &mut String) {
+    out.push('\n');
+    let passed = report.verify.as_ref().is_none_or(|verify| verify.passed);
+    let Some(written) = &report.model.output else {
+        if !passed {
+            line_of(
+                out,
+                "nothing was written; relax the gate, ask for a lower --ratio, or look at it with --keep-failed"
+                    .to_owned(),
+            );
+        }
+        return;
+    };
+    line_of(out, format!("wrote {} in {}", Escaped(written), duration(report.seconds.total)));
+    if let Some(ratio) = report.recurrent.as_ref().and_then(|recurrent| recurrent.ratio) {
+        let (finer, coarser) = ((ratio * 0.7).max(2.0).round(), (ratio * 1.5).round());
+        line_of(out, "next: ship it as it is (optimisers that fold constants undo the gain), or try".to_owned());
+        line_of(out, format!("      --ratio {coarser} for a smaller file, --ratio {finer} for a more exact one"));
+    }
+}
+
+/// What `inspect` found.
+pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
+    let mut out = String::new();
+    let model = &found.model;
+    let producer = model.producer.as_deref().map_or_else(String::new, |by| format!(", made by {}", name(by, 30)));
+    line_of(&mut out, style.bold(&name(&model.path, WIDTH)));
+    line_of(
+        &mut out,
+        format!("{}, opset {}, IR version {}{producer}", Bytes(model.bytes), model.opset, model.ir_version),
+    );
+    for node in &found.nodes {
+        inspected_node(node, style, &mut out);
+    }
+    skipped(&found.skipped, style, &mut out);
+    out.push('\n');
+    if found.nodes.is_empty() {
+        line_of(&mut out, "nothing to compress: no LSTM or GRU with constant float weights".to_owned());
+        return out;
+    }
+    let weights = &found.recurrent;
+    let nodes = if found.nodes.len() == 1 { "1 node".to_owned() } else { format!("{} nodes", found.nodes.len()) };
+    line_of(
+        &mut out,
+        format!(
+            "{nodes} can be compressed: {} weights in {}, {} of the file",
+            weights.parameters,
+            Bytes(weights.bytes),
+            percent(weights.share)
+        ),
+    );
+    line_of(&mut out, "next: dirnet compress MODEL -o OUT --ratio 8 --calibration SAMPLES.npz".to_owned());
+    out
+}
+
+fn inspected_node(node: &Node, style: &Style, out: &mut String) {
+    let Node { op, direction, input_size, hidden_size, .. } = node;
+    heading(style, &format!("{} ({op}, {direction}, {input_size} -> {hidden_size})", name(&node.node, 44)), out);
+    let mut columns = Columns::new(4, ["", "shape", "stored", "from", "bytes", "of file"]);
+    for weight in &node.weights {
+        let [directions, rows, n] = weight.shape;
+        let from = match &weight.same_as {
+            Some(twin) => format!("same as in {twin}"),
+            None => weight.route.clone(),
+        };
+        columns.row([
+            weight.tensor.clone(),
+            format!("{directions} x {rows} x {n}"),
+            weight.element.clone(),
+            name(&from, 28),
+            Bytes(weight.bytes).to_string(),
+            percent(weight.share),
+        ]);
+    }
+    columns.draw(style, out);
+}
+
+fn skipped(skipped: &[Skipped], style: &Style, out: &mut String) {
+    if skipped.is_empty() {
+        return;
+    }
+    heading(style, "left as they are", out);
+    for node in skipped {
+        line_of(out, format!("  {} ({}): {}", name(&node.node, 44), node.op, Escaped(&node.reason)));
+    }
+}
+
+fn heading(style: &Style, text: &str, out: &mut String) {
+    out.push('\n');
+    line_of(out, style.bold(text));
+}
+
+fn line_of(out: &mut String, line: String) {
+    writeln!(out, "{line}").expect("a String takes every line");
+}
+
+/// A foreign name on one line, its middle left out if it is longer than `width`.
+fn name(text: &str, width: usize) -> String {
+    let shown: Vec<char> = Escaped(text).to_string().chars().collect();
+    if shown.len() <= width {
+        return shown.into_iter().collect();
+    }
+    let tail = (width - 1) / 2;
+    let head = width - 1 - tail;
+    shown[..head].iter().chain(&['\u{2026}']).chain(&shown[shown.len() - tail..]).collect()
+}
+
+fn duration(seconds: f64) -> String {
+    if seconds < 60.0 {
+        format!("{seconds:.1} s")
+    } else {
+        format!("{} min {:.0} s", (seconds / 60.0).floor(), seconds % 60.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Gate, Model, Output, Recurrent, SCHEMA, Seconds, Show, Tool};
+    use super::*;
+
+    fn unit(node: &str, gate: &str, bits: u64) -> Unit {
+        Unit {
+            node: node.to_owned(),
+            op: "LSTM".to_owned(),
+            tensor: "R".to_owned(),
+            direction: "forward".to_owned(),
+            gate: gate.to_owned(),
+            shape: [512, 512],
+            codec: "block d=2".to_owned(),
+            bits_per_weight: bits as f64,
+            bytes_before: 1_048_576,
+            bytes_after: 512 * 512 * bits / 8,
+            sensitivity: Some(1e-5),
+            distortion: Some(20.0),
+        }
+    }
+
+    fn sample() -> Report {
+        let node = "encoder\x1b[2J/a/very/deep/scope/that/goes/on/and/on/and/on/for/more/than/a/line/LSTM_1";
+        Report {
+            schema: SCHEMA,
+            tool: Tool::default(),
+            model: Model {
+                path: "model.onnx".to_owned(),
+                output: Some("small.onnx".to_owned()),
+                bytes_before: 13_294_085,
+                bytes_after: Some(1_824_000),
+                ratio: super::super::ratio(13_294_085, 1_824_000),
+                opset: 17,
+                producer: Some("pytorch".to_owned()),
+            },
+            recurrent: Some(Recurrent {
+                bytes_before: 4 * 1_048_576,
+                bytes_after: 540_000,
+                ratio: super::super::ratio(4 * 1_048_576, 540_000),
+                parameters: 4 * 512 * 512,
+            }),
+            units: vec![unit(node, "i", 4), unit(node, "o", 4), unit(node, "f", 2), unit(node, "c", 8)],
+            skipped: vec![super::super::Skipped {
+                node: "gru".to_owned(),
+                op: "GRU".to_owned(),
+                reason: "W is computed from an input".to_owned(),
+            }],
+            warnings: vec!["no samples".to_owned()],
+            verify: Some(Verify {
+                engine: "tract".to_owned(),
+                scope: "model".to_owned(),
+                samples: 12,
+                calibrated_on: Some("same".to_owned()),
+                outputs: vec![Output {
+                    name: "logits".to_owned(),
+                    max_abs: Some(0.81),
+                    rmse: Some(0.05),
+                    nmse: Some(0.0021),
+                    snr_db: Some(26.7),
+                    cosine: Some(0.99892),
+                    agreement: Some(0.97913),
+                    kl: Some(f64::NAN),
+                }],
+                gates: vec![Gate {
+                    output: "logits".to_owned(),
+                    gate: "min-snr".to_owned(),
+                    limit: 30.0,
+                    value: Some(26.7),
+                    passed: false,
+                }],
+                passed: false,
+            }),
+            seconds: Seconds { total: 12.3, ..Seconds::default() },
+        }
+    }
+
+    #[test]
+    fn tables_fit_eighty_columns() {
+        let text = sample().table(&Style::default());
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        assert!(!text.contains('\x1b'), "{text}");
+        println!("{text}");
+    }
+
+    #[test]
+    fn colour_changes_no_word() {
+        let plain = sample().table(&Style::default());
+        let mut painted = sample().table(&Style { colour: true });
+        assert_ne!(plain, painted);
+        for code in ["1", "32", "33", "1;31", "0"] {
+            painted = painted.replace(&format!("\x1b[{code}m"), "");
+        }
+        assert_eq!(plain, painted);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_null() {
+        let json = sample().json().expect("writes");
+        let value: serde_json::Value = serde_json::from_str(&json).expect("reads");
+        assert!(value["verify"]["outputs"][0]["kl"].is_null());
+        assert!(value["seconds"]["learn"].is_null());
+        assert_eq!(value["schema"], 1);
+    }
+}

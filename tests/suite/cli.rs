@@ -1,0 +1,147 @@
+//! The surface of the command line: exit code, stdout and stderr together.
+//!
+//! A case is shown the way a user would see it, so that a change of any of the three is a change of the test.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// What a run shows: the exit code, then both streams.
+fn run(directory: &Path, arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_dirnet"))
+        .args(arguments)
+        .current_dir(directory)
+        .env_remove("RUST_BACKTRACE")
+        .output()
+        .expect("the binary starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the tool writes UTF-8");
+    let code = output.status.code().map_or_else(|| "killed".to_owned(), |code| code.to_string());
+    let shown: String = [("", text(output.stdout)), ("! ", text(output.stderr))]
+        .iter()
+        .flat_map(|(mark, stream)| stream.lines().map(move |line| format!("{mark}{line}\n")))
+        .collect();
+    format!("exit {code}\n{shown}")
+}
+
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+#[test]
+fn usage_errors_are_one_line_and_exit_2() {
+    let directory = scratch();
+    for (arguments, line) in [
+        (&[][..], "no command given; see 'dirnet --help'"),
+        (&["shrink"], "unrecognized subcommand 'shrink'; see 'dirnet --help'"),
+        (&["inspect"], "the following required arguments were not provided: <MODEL>; see 'dirnet inspect --help'"),
+        (
+            &["compress", "m.onnx", "-o", "s.onnx", "--ratio", "0.5"],
+            "invalid value '0.5' for '--ratio <R>': expected a number above 1, such as 8 or 11.5; see 'dirnet --help'",
+        ),
+        (
+            &["compress", "m.onnx", "-o", "s.onnx", "--ratio", "8", "--max-size", "2MB"],
+            "the argument '--ratio <R>' cannot be used with '--max-size <SIZE>'; see 'dirnet compress --help'",
+        ),
+        (
+            &["compress", "m.onnx", "-o", "s.onnx", "--no-verify", "--max-kl", "1"],
+            "a gate needs the models to be run; drop it or --no-verify",
+        ),
+        (
+            &["inspect", "m.onnx", "--report", "r.txt"],
+            "r.txt: unknown type of report, expected a name that ends in .json",
+        ),
+        (
+            &["inspect", "m.onnx", "--threads", "0"],
+            "invalid value '0' for '--threads <N>': 0 is not in 1..=65535; see 'dirnet --help'",
+        ),
+        (
+            &["inspect", "m.onnx", "--include", "a("],
+            "invalid value 'a(' for '--include <RE>': unclosed group; see 'dirnet --help'",
+        ),
+    ] {
+        assert_eq!(run(directory.path(), arguments), format!("exit 2\n! error: {line}\n"), "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_and_version_go_to_stdout() {
+    let directory = scratch();
+    assert_eq!(run(directory.path(), &["--version"]), format!("exit 0\ndirnet {}\n", env!("CARGO_PKG_VERSION")));
+    for command in ["inspect", "compress", "verify", "expand", "completions"] {
+        let help = run(directory.path(), &[command, "--help"]);
+        assert!(help.starts_with("exit 0\n"), "{help}");
+        assert!(help.contains("Example"), "{help}");
+        assert!(!help.contains("\n! "), "{help}");
+    }
+}
+
+#[test]
+fn completions_for_every_shell() {
+    let directory = scratch();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = run(directory.path(), &["completions", shell]);
+        assert!(script.starts_with("exit 0\n") && script.contains("compress"), "{script}");
+    }
+}
+
+#[test]
+fn an_output_that_would_destroy_something_is_refused() {
+    let directory = scratch();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("m.onnx"), b"model").expect("writes");
+    std::fs::write(at("x.data"), b"model").expect("writes");
+    std::fs::create_dir(at("folder")).expect("makes a directory");
+    std::fs::hard_link(at("m.onnx"), at("twin.onnx")).expect("links");
+    let mut cases = vec![
+        ("m.onnx", "m.onnx", "the output would overwrite the input 'm.onnx'; name another file"),
+        ("m.onnx", "./folder/../m.onnx", "the output would overwrite the input 'm.onnx'; name another file"),
+        ("m.onnx", "twin.onnx", "the output would overwrite the input 'm.onnx'; name another file"),
+        ("x.data", "x", "the output would overwrite the input 'x.data'; name another file"),
+        ("m.onnx", "folder", "the output exists and is not a regular file"),
+        ("m.onnx", "nowhere/s.onnx", "there is no directory 'nowhere' to write it to"),
+        ("m.onnx", "..", "the output is not a file name"),
+    ];
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(at("m.onnx"), at("link.onnx")).expect("links");
+        cases.push(("m.onnx", "link.onnx", "the output is a symlink; name the file itself"));
+    }
+    for (model, out, message) in cases {
+        for command in ["compress", "expand"] {
+            let shown = run(directory.path(), &[command, model, "-o", out]);
+            assert_eq!(shown, format!("exit 2\n! error: {out}: {message}\n"), "{command} {model} -o {out}");
+        }
+    }
+    assert_eq!(std::fs::read(at("m.onnx")).expect("reads"), b"model");
+}
+
+#[test]
+fn a_configuration_error_names_file_and_line() {
+    let directory = scratch();
+    std::fs::write(directory.path().join("dirnet.toml"), "ratio = 8\nratoi = 8\n").expect("writes");
+    let arguments = ["compress", "m.onnx", "-o", "s.onnx", "--config", "dirnet.toml"];
+    assert_eq!(
+        run(directory.path(), &arguments),
+        "exit 2\n! error: dirnet.toml:2: unknown key 'ratoi'; see 'dirnet compress --help'\n"
+    );
+    std::fs::write(directory.path().join("dirnet.toml"), "ratio = 0.5\n").expect("writes");
+    assert_eq!(
+        run(directory.path(), &arguments),
+        "exit 2\n! error: dirnet.toml: invalid value '0.5' for '--ratio <R>': expected a number above 1, such as 8 or \
+         11.5; see 'dirnet --help'\n"
+    );
+}
+
+/// A reader that stops early, as `head` does, is no error.
+#[test]
+fn a_broken_pipe_is_quiet() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dirnet"))
+        .args(["completions", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    // Closed before anything is read.
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+}
