@@ -6,5 +6,5 @@ pub mod error;
 pub mod limits;
 pub mod onnx;
 pub mod progress;
-pub mod samples;
 pub mod report;
+pub mod samples;
