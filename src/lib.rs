@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod dictionary;
 pub mod error;
 pub mod limits;
 pub mod onnx;
