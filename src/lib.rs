@@ -1,6 +1,7 @@
 //! dirnet makes ONNX models with LSTM and GRU layers 8 to 16 times smaller without retraining.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::exit))]
 
 pub mod dictionary;
 pub mod error;

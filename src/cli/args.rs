@@ -1,8 +1,11 @@
 //! Groups of flags that several commands share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum, ValueHint};
+use dirnet::onnx::{LoadOptions, Model};
+use dirnet::report::FileFormat;
 
 use super::value::{self, Limit};
 
@@ -125,12 +128,37 @@ impl Gates {
     }
 }
 
+impl Output {
+    /// Refuses reports that could not be written later: of unknown types, over one another or `output`, or over a file
+    /// of one of the models.
+    pub fn check(&self, output: Option<&Path>, models: &[&Model]) -> Result<()> {
+        for (index, report) in self.report.iter().enumerate() {
+            FileFormat::of(report)?;
+            models.iter().try_for_each(|model| model.check_target(report))?;
+            if self.report[..index].contains(report) || output == Some(report) {
+                bail!("{}: is an output twice", report.display());
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Run {
+    /// Reads and checks a model.
+    pub fn load(&self, path: &Path) -> Result<Model> {
+        Ok(Model::load(path, &LoadOptions { allow_newer: self.allow_newer })?)
+    }
+
     /// Sizes the thread pool that the library works in.
-    pub fn start(&self) -> anyhow::Result<()> {
+    pub fn start(&self) -> Result<()> {
         if let Some(threads) = self.threads {
             rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
         }
         Ok(())
     }
+}
+
+/// The output file, which clap leaves open where a configuration may name it.
+pub fn output(path: Option<&Path>) -> Result<&Path> {
+    path.context("no output: name one with -o")
 }

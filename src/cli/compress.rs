@@ -7,7 +7,7 @@ use clap::ValueHint;
 
 use super::args::{Gates, Nodes, Output, Run, Samples, Target};
 use super::config::Overrides;
-use super::{not_yet, paths};
+use super::not_yet;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,8 +23,8 @@ pub struct Args {
     #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
     model: PathBuf,
     /// Where the result goes
-    #[arg(short, long = "output", value_name = "OUT", value_hint = ValueHint::FilePath)]
-    out: PathBuf,
+    #[arg(short, long = "output", value_name = "OUT", required_unless_present = "config", value_hint = ValueHint::FilePath)]
+    out: Option<PathBuf>,
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
@@ -50,9 +50,11 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     if args.no_verify && !args.gates.is_empty() {
         bail!("a gate needs the models to be run; drop it or --no-verify");
     }
-    paths::check_output(&args.out, &[&args.model])?;
-    paths::check_reports(&args.output.report, &[&args.model], Some(&args.out))?;
     args.run.start()?;
+    let model = args.run.load(&args.model)?;
+    let out = super::args::output(args.out.as_deref())?;
+    model.check_target(out)?;
+    args.output.check(Some(out), &[&model])?;
     let _ = (overrides, &args.target, &args.samples, &args.gates, args.no_verify, args.keep_failed, &args.nodes);
     let _ = super::progress::progress(args.output.quiet);
     not_yet("compress")

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::ValueHint;
 
 use super::args::Run;
-use super::{not_yet, paths};
+use super::not_yet;
 
 const EXAMPLES: &str = "\
 Example:
@@ -20,8 +20,8 @@ pub struct Args {
     #[arg(value_name = "COMPRESSED", value_hint = ValueHint::FilePath)]
     compressed: PathBuf,
     /// Where the result goes
-    #[arg(short, long = "output", value_name = "OUT", value_hint = ValueHint::FilePath)]
-    out: PathBuf,
+    #[arg(short, long = "output", value_name = "OUT", required_unless_present = "config", value_hint = ValueHint::FilePath)]
+    out: Option<PathBuf>,
     /// Nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -31,8 +31,10 @@ pub struct Args {
 
 /// Expands the model.
 pub fn run(args: &Args) -> Result<()> {
-    paths::check_output(&args.out, &[&args.compressed])?;
     args.run.start()?;
+    let model = args.run.load(&args.compressed)?;
+    let out = super::args::output(args.out.as_deref())?;
+    model.check_target(out)?;
     let _ = args.quiet;
     not_yet("expand")
 }

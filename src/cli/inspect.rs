@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::ValueHint;
 
 use super::args::{Nodes, Output, Run};
-use super::{not_yet, paths};
+use super::not_yet;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -30,8 +30,9 @@ pub struct Args {
 
 /// Shows the model.
 pub fn run(args: &Args) -> Result<()> {
-    paths::check_reports(&args.output.report, &[&args.model], None)?;
     args.run.start()?;
+    let model = args.run.load(&args.model)?;
+    args.output.check(None, &[&model])?;
     let _ = (&args.nodes, &args.output);
     not_yet("inspect")
 }

@@ -12,7 +12,6 @@ mod config;
 mod expand;
 mod inspect;
 mod output;
-mod paths;
 mod progress;
 mod value;
 mod verify;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::ValueHint;
 
 use super::args::{Gates, Output, Run, Samples};
-use super::{not_yet, paths};
+use super::not_yet;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -35,8 +35,9 @@ pub struct Args {
 
 /// Judges the pair.
 pub fn run(args: &Args) -> Result<()> {
-    paths::check_reports(&args.output.report, &[&args.original, &args.compressed], None)?;
     args.run.start()?;
+    let (original, compressed) = (args.run.load(&args.original)?, args.run.load(&args.compressed)?);
+    args.output.check(None, &[&original, &compressed])?;
     let _ = (&args.samples, &args.gates);
     not_yet("verify")
 }

@@ -2,7 +2,7 @@
 //!
 //! A case is shown the way a user would see it, so that a change of any of the three is a change of the test.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What a run shows: the exit code, then both streams.
@@ -20,6 +20,10 @@ fn run(directory: &Path, arguments: &[&str]) -> String {
         .flat_map(|(mark, stream)| stream.lines().map(move |line| format!("{mark}{line}\n")))
         .collect();
     format!("exit {code}\n{shown}")
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
 fn scratch() -> tempfile::TempDir {
@@ -44,10 +48,6 @@ fn usage_errors_are_one_line_and_exit_2() {
         (
             &["compress", "m.onnx", "-o", "s.onnx", "--no-verify", "--max-kl", "1"],
             "a gate needs the models to be run; drop it or --no-verify",
-        ),
-        (
-            &["inspect", "m.onnx", "--report", "r.txt"],
-            "r.txt: unknown type of report, expected a name that ends in .json",
         ),
         (
             &["inspect", "m.onnx", "--threads", "0"],
@@ -87,31 +87,52 @@ fn completions_for_every_shell() {
 fn an_output_that_would_destroy_something_is_refused() {
     let directory = scratch();
     let at = |name: &str| directory.path().join(name);
-    std::fs::write(at("m.onnx"), b"model").expect("writes");
-    std::fs::write(at("x.data"), b"model").expect("writes");
+    let model = fixture("charlm/gru256.onnx");
+    for name in ["m.onnx", "x.data"] {
+        std::fs::copy(&model, at(name)).expect("copies");
+    }
     std::fs::create_dir(at("folder")).expect("makes a directory");
-    std::fs::hard_link(at("m.onnx"), at("twin.onnx")).expect("links");
     let mut cases = vec![
-        ("m.onnx", "m.onnx", "the output would overwrite the input 'm.onnx'; name another file"),
-        ("m.onnx", "./folder/../m.onnx", "the output would overwrite the input 'm.onnx'; name another file"),
-        ("m.onnx", "twin.onnx", "the output would overwrite the input 'm.onnx'; name another file"),
-        ("x.data", "x", "the output would overwrite the input 'x.data'; name another file"),
-        ("m.onnx", "folder", "the output exists and is not a regular file"),
-        ("m.onnx", "nowhere/s.onnx", "there is no directory 'nowhere' to write it to"),
-        ("m.onnx", "..", "the output is not a file name"),
+        ("m.onnx", "m.onnx", "m.onnx: this is the input; choose another output file"),
+        ("m.onnx", "./folder/../m.onnx", "./folder/../m.onnx: this is the input; choose another output file"),
+        ("x.data", "x", "x.data: this is the input; choose another output file"),
+        ("m.onnx", "folder", "folder: cannot write there: it is a directory; name a file in it"),
+        ("m.onnx", "nowhere/s.onnx", "nowhere/s.onnx: cannot write there: its directory does not exist"),
     ];
     #[cfg(unix)]
     {
         std::os::unix::fs::symlink(at("m.onnx"), at("link.onnx")).expect("links");
-        cases.push(("m.onnx", "link.onnx", "the output is a symlink; name the file itself"));
+        std::fs::hard_link(at("m.onnx"), at("twin.onnx")).expect("links");
+        cases.push((
+            "m.onnx",
+            "link.onnx",
+            "link.onnx: cannot write there: it is a symbolic link; name the file that it points to",
+        ));
+        cases.push(("m.onnx", "twin.onnx", "twin.onnx: this is the input; choose another output file"));
     }
-    for (model, out, message) in cases {
+    for (input, out, message) in cases {
         for command in ["compress", "expand"] {
-            let shown = run(directory.path(), &[command, model, "-o", out]);
-            assert_eq!(shown, format!("exit 2\n! error: {out}: {message}\n"), "{command} {model} -o {out}");
+            let shown = run(directory.path(), &[command, input, "-o", out]);
+            assert_eq!(shown, format!("exit 2\n! error: {message}\n"), "{command} {input} -o {out}");
         }
     }
-    assert_eq!(std::fs::read(at("m.onnx")).expect("reads"), b"model");
+    assert_eq!(std::fs::read(at("m.onnx")).expect("reads"), std::fs::read(model).expect("reads"));
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_refused_first() {
+    let directory = scratch();
+    std::fs::copy(fixture("charlm/gru256.onnx"), directory.path().join("m.json")).expect("copies");
+    for (reports, message) in [
+        (&["r.txt"][..], "r.txt: unknown type of report, expected a name that ends in .json"),
+        (&["m.json"], "m.json: this is the input; choose another output file"),
+        (&["r.json", "r.json"], "r.json: is an output twice"),
+        (&["no/r.json"], "no/r.json: cannot write there: its directory does not exist"),
+    ] {
+        let mut arguments = vec!["compress", "m.json", "-o", "s.onnx", "--report"];
+        arguments.extend(reports);
+        assert_eq!(run(directory.path(), &arguments), format!("exit 2\n! error: {message}\n"));
+    }
 }
 
 #[test]

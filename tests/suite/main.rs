@@ -1,2 +1,3 @@
 //! The one integration test binary: every module tests one surface of the tool.
+mod architecture;
 mod cli;
