@@ -8,5 +8,6 @@ pub mod error;
 pub mod limits;
 pub mod onnx;
 pub mod progress;
+pub mod recurrent;
 pub mod report;
 pub mod samples;

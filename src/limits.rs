@@ -22,3 +22,13 @@ pub const MESSAGE_DEPTH: usize = 100;
 /// Memory that the decoded messages of one file may take beyond the file itself. A node of a real model takes about
 /// a kilobyte, so this is a million of them; a hostile file could otherwise ask for a hundred times its own size.
 pub const DECODED_BYTES: u64 = 2 << 30;
+
+/// Nodes in a row between a stored tensor and the W or R that is computed from it. Exporters need below ten.
+pub const FOLD_DEPTH: usize = 64;
+
+/// Elements that folding constants may make, whatever the size of the model: 64 MiB of floats.
+pub const FOLD_ELEMENTS: u64 = 1 << 24;
+
+/// Elements that folding constants may make on top for each byte of the model: a dictionary of one bit a weight makes
+/// eight, a few times over.
+pub const FOLD_GROWTH: u64 = 64;

@@ -1,0 +1,537 @@
+//! The LSTM and GRU nodes of a model, in all its graphs: what they are, and where their weights come from.
+//!
+//! [`find`] gives a [`Survey`]: the nodes whose W and R are constant, the distinct weights among them, and the rest with
+//! a reason each. A node falls into [`Unit`]s, one gate of W or R in one direction, to which budgets are given.
+//!
+//! Invariant: every listed node was checked against the operator specification: attributes, and the shapes of W
+//! `[num_directions, G * H, I]` and R `[num_directions, G * H, H]`.
+
+mod attributes;
+mod fold;
+mod weights;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::ops::Range;
+
+use regex::Regex;
+
+pub use attributes::{Activation, Attributes, Cell, Direction, Function};
+pub use weights::{ConstantRef, Source};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::graph::{bodies, is_standard, plain_name};
+use crate::onnx::{Model, NodeNames, NodeProto, Origin, Scope, Values};
+use weights::{Stop, body_of, hash, operator, three_dimensions, trace};
+
+/// What to look for.
+#[derive(Clone, Debug, Default)]
+pub struct FindOptions {
+    /// Take initializers that are also graph inputs for constants; their inputs are dropped from the model.
+    pub freeze_inputs: bool,
+    /// Only nodes whose name matches.
+    pub include: Option<Regex>,
+    /// No nodes whose name matches.
+    pub exclude: Option<Regex>,
+}
+
+/// The recurrent nodes of a model.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// Nodes that can be compressed: outer graphs before inner ones, in the order of the nodes.
+    pub nodes: Vec<RecurrentNode>,
+    /// The distinct weights of these nodes, in the order of their first use.
+    pub weights: Vec<Weight>,
+    /// Recurrent nodes that are left alone.
+    pub skipped: Vec<Skipped>,
+}
+
+/// An LSTM or GRU whose W and R are constants.
+#[derive(Clone, Debug)]
+pub struct RecurrentNode {
+    /// The graph that it is in.
+    pub scope: Scope,
+    /// Its index in that graph.
+    pub index: usize,
+    /// A unique, readable name.
+    pub name: String,
+    /// LSTM or GRU.
+    pub cell: Cell,
+    /// Its attributes.
+    pub attributes: Attributes,
+    /// I, the size of the vectors that it reads.
+    pub input_size: usize,
+    /// Its optional inputs.
+    pub reads: Reads,
+    /// The operators whose bodies it is in, from the outside inwards: `If`, `Loop` or `Scan`.
+    pub bodies: Vec<String>,
+    /// Where W comes from.
+    pub w: Source,
+    /// Where R comes from.
+    pub r: Source,
+}
+
+/// Which optional inputs a node reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// B.
+    pub bias: bool,
+    /// sequence_lens.
+    pub sequence_lens: bool,
+    /// initial_h.
+    pub initial_h: bool,
+    /// initial_c (LSTM).
+    pub initial_c: bool,
+    /// P (LSTM): peepholes.
+    pub peepholes: bool,
+}
+
+/// One tensor of weights, whichever nodes use it: the same value, or values that are equal bit for bit.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    /// Who uses it, in the order of the nodes; at least one.
+    pub uses: Vec<WeightUse>,
+}
+
+/// A use of a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightUse {
+    /// Index in [`Survey::nodes`].
+    pub node: usize,
+    /// As what the node reads it.
+    pub matrix: Matrix,
+}
+
+/// A recurrent node that is left alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// Its name.
+    pub node: String,
+    /// Its operator, with the domain if that is not the standard one.
+    pub op: String,
+    /// Why, in words.
+    pub reason: String,
+    /// Whether the reason points to a fault in the model, not just to something that is not supported.
+    pub warning: bool,
+}
+
+/// Which of the two weight inputs of a recurrent node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Matrix {
+    /// Input 1: multiplies the input vector X_t.
+    W,
+    /// Input 2: multiplies the hidden state H_(t-1).
+    R,
+}
+
+impl Matrix {
+    /// Both, in the order of the node's inputs.
+    pub const BOTH: [Matrix; 2] = [Matrix::W, Matrix::R];
+
+    /// Index of the node's input.
+    pub fn input(self) -> usize {
+        match self {
+            Matrix::W => 1,
+            Matrix::R => 2,
+        }
+    }
+}
+
+impl fmt::Display for Matrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Matrix::W => "W",
+            Matrix::R => "R",
+        })
+    }
+}
+
+/// One gate of W or R in one direction of one node: a matrix `[H, n]`, n being I for W and H for R.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// Name of the node.
+    pub node: String,
+    /// W or R.
+    pub matrix: Matrix,
+    /// Forward or reverse.
+    pub direction: Direction,
+    /// Index in the first dimension of W and R.
+    pub direction_index: usize,
+    /// The gate's letter in the specification.
+    pub gate: &'static str,
+    /// Index of the gate.
+    pub gate_index: usize,
+    /// H.
+    pub hidden: usize,
+    /// n.
+    pub columns: usize,
+}
+
+impl Unit {
+    /// Its rows in the second dimension of W or R.
+    pub fn rows(&self) -> Range<usize> {
+        self.gate_index * self.hidden..(self.gate_index + 1) * self.hidden
+    }
+
+    /// `[H, n]`.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.hidden, self.columns]
+    }
+}
+
+/// `node/W/forward/i`.
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}/{}", self.node, self.matrix, self.direction.name(), self.gate)
+    }
+}
+
+impl RecurrentNode {
+    /// Where W or R comes from.
+    pub fn source(&self, matrix: Matrix) -> &Source {
+        match matrix {
+            Matrix::W => &self.w,
+            Matrix::R => &self.r,
+        }
+    }
+
+    /// The units of the node: W before R, then by direction, then by gate.
+    pub fn units(&self) -> Vec<Unit> {
+        Matrix::BOTH.iter().flat_map(|&matrix| self.units_of(matrix)).collect()
+    }
+
+    /// The units of W or of R, by direction, then by gate.
+    pub fn units_of(&self, matrix: Matrix) -> Vec<Unit> {
+        let columns = self.source(matrix).shape[2];
+        let directions = self.attributes.direction.each().iter().enumerate();
+        let unit = |(direction_index, &direction), (gate_index, &gate)| Unit {
+            node: self.name.clone(),
+            matrix,
+            direction,
+            direction_index,
+            gate,
+            gate_index,
+            hidden: self.attributes.hidden,
+            columns,
+        };
+        directions.flat_map(|d| self.cell.gates().iter().enumerate().map(move |g| unit(d, g))).collect()
+    }
+}
+
+impl Survey {
+    /// The weight that a node reads as W or R, by index in [`weights`](Self::weights).
+    pub fn weight_of(&self, node: usize, matrix: Matrix) -> Option<usize> {
+        self.weights.iter().position(|w| w.uses.contains(&WeightUse { node, matrix }))
+    }
+
+    /// Where a weight comes from: that of its first use.
+    pub fn source(&self, weight: &Weight) -> &Source {
+        let first = weight.uses[0];
+        self.nodes[first.node].source(first.matrix)
+    }
+
+    /// Stored bytes of the W and R of all nodes: a tensor that several nodes share counts once, one that is stored
+    /// twice counts twice, and of a tensor that holds more than weights only their part counts.
+    pub fn stored_bytes(&self) -> u64 {
+        let mut taken: BTreeMap<&ConstantRef, u64> = BTreeMap::new();
+        let mut seen = BTreeSet::new();
+        let sources = self.nodes.iter().flat_map(|n| Matrix::BOTH.map(|m| n.source(m)));
+        for source in sources.filter(|s| seen.insert((&s.home, &s.value))) {
+            for constant in &source.constants {
+                let part = if source.constants.len() == 1 { source.stored_bytes() } else { constant.bytes };
+                *taken.entry(constant).or_default() += part;
+            }
+        }
+        taken.into_iter().map(|(constant, part)| part.min(constant.bytes)).sum()
+    }
+}
+
+/// Finds every recurrent node of a model, in all its graphs, and follows its weights.
+///
+/// # Errors
+/// `Malformed` for a node that breaks the rules of its operator or whose weights cannot be read; the error names node
+/// and tensor. What is merely not supported, or not constant, is [skipped](Survey::skipped).
+pub fn find(model: &Model, options: &FindOptions) -> Result<Survey> {
+    let names = NodeNames::new(&model.proto);
+    let mut finder =
+        Finder { model, options, values: Values::new(&model.proto)?, survey: Survey::default(), known: HashMap::new() };
+    for (scope, graph) in model.graphs() {
+        for (index, node) in graph.node.iter().enumerate() {
+            let name = names.get(&scope, index);
+            finder.visit(&scope, index, name, node).map_err(|e| e.at_node(name))?;
+        }
+    }
+    finder.visit_functions();
+    Ok(finder.survey)
+}
+
+/// Why a node is not taken: a reason for the report, or an error in the model.
+enum Refusal {
+    Skip { reason: String, warning: bool },
+    Failed(Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Refusal::Failed(error)
+    }
+}
+
+fn skip<T>(reason: impl Into<String>) -> std::result::Result<T, Refusal> {
+    Err(Refusal::Skip { reason: reason.into(), warning: false })
+}
+
+/// Whether a weight may be equal to another: shape, element type, H (which divides the rows into gates), and hash.
+type Likeness = ([usize; 3], i32, usize, u64);
+
+struct Finder<'m, 'o> {
+    model: &'m Model,
+    options: &'o FindOptions,
+    values: Values<'m>,
+    survey: Survey,
+    /// Weights that may be equal, by index.
+    known: HashMap<Likeness, Vec<usize>>,
+}
+
+impl Finder<'_, '_> {
+    fn visit(&mut self, scope: &Scope, index: usize, name: &str, node: &NodeProto) -> Result<()> {
+        if !is_recurrent(node) {
+            return Ok(());
+        }
+        match self.examine(scope, index, name, node) {
+            Ok(found) => self.add(found),
+            Err(Refusal::Skip { reason, warning }) => {
+                self.survey.skipped.push(Skipped { node: name.to_owned(), op: operator(node), reason, warning });
+                Ok(())
+            }
+            Err(Refusal::Failed(error)) => Err(error),
+        }
+    }
+
+    fn examine(
+        &self,
+        scope: &Scope,
+        index: usize,
+        name: &str,
+        node: &NodeProto,
+    ) -> std::result::Result<RecurrentNode, Refusal> {
+        if self.options.exclude.as_ref().is_some_and(|e| e.is_match(name)) {
+            return skip("excluded by --exclude");
+        }
+        if self.options.include.as_ref().is_some_and(|i| !i.is_match(name)) {
+            return skip("not among those of --include");
+        }
+        let cell = supported_cell(node)?;
+        let attributes = Attributes::read(node, cell, self.model.opset())?;
+        let reads = Reads::of(node, cell)?;
+        let w = self.source(scope, node, Matrix::W, cell, &attributes)?;
+        let r = self.source(scope, node, Matrix::R, cell, &attributes)?;
+        if w.element != r.element {
+            let (w, r) = (w.element.as_str_name(), r.element.as_str_name());
+            return Err(Error::new(ErrorKind::Malformed, format!("W is {w} but R is {r}")).into());
+        }
+        Ok(RecurrentNode {
+            scope: scope.clone(),
+            index,
+            name: name.to_owned(),
+            cell,
+            attributes,
+            input_size: w.shape[2],
+            reads,
+            bodies: self.bodies(scope),
+            w,
+            r,
+        })
+    }
+
+    fn bodies(&self, scope: &Scope) -> Vec<String> {
+        let mut kinds: Vec<String> =
+            scope.outwards().filter_map(|s| Some(body_of(self.model, &s)?.op_type().to_owned())).collect();
+        kinds.reverse();
+        kinds
+    }
+
+    fn source(
+        &self,
+        scope: &Scope,
+        node: &NodeProto,
+        matrix: Matrix,
+        cell: Cell,
+        attributes: &Attributes,
+    ) -> std::result::Result<Source, Refusal> {
+        let Some(value) = node.input.get(matrix.input()).filter(|v| !v.is_empty()) else {
+            return Err(Error::new(ErrorKind::Malformed, format!("input {matrix} is missing")).into());
+        };
+        let definition = self.values.resolve(scope, value);
+        let expected = Expected { matrix, value, cell, attributes };
+        if let Some(tensor) = definition.and_then(|d| self.model.initializer(d)) {
+            // before anything is read: the dimensions say how much that would be
+            expected.check(&crate::onnx::tensor::shape(tensor)?)?;
+        }
+        let traced = match trace(self.model, &self.values, scope, value, self.options.freeze_inputs) {
+            Ok(traced) => traced,
+            Err(Stop::Failed(error)) => return Err(error.into()),
+            Err(Stop::Quantised(by)) => return skip(format!("{matrix} is already quantised ({by})")),
+            Err(Stop::NotConstant(what)) => {
+                let direct = !matches!(definition.map(|d| d.origin), Some(Origin::Node { .. }));
+                return skip(format!("{matrix} is {}{what}", if direct { "" } else { "computed from " }));
+            }
+        };
+        let shape = expected.check(traced.constant.shape())?;
+        let element = traced.constant.element;
+        let values = three_dimensions(traced.constant, value)?;
+        if values.is_empty() {
+            return skip(format!("{matrix} is empty"));
+        }
+        if !values.iter().all(|v| v.is_finite()) {
+            let reason = format!("{matrix} holds NaN or infinite values");
+            return Err(Refusal::Skip { reason, warning: true });
+        }
+        Ok(Source {
+            value: value.clone(),
+            scope: scope.clone(),
+            home: definition.map_or_else(|| scope.clone(), |d| d.scope.clone()),
+            shape,
+            element,
+            route: traced.route,
+            constants: traced.constants.into_iter().collect(),
+            frozen: traced.frozen.into_iter().collect(),
+            hash: hash(&values),
+        })
+    }
+
+    /// Lists a node and counts its weights to those that are known, or as new ones.
+    fn add(&mut self, node: RecurrentNode) -> Result<()> {
+        self.survey.nodes.push(node);
+        let node = self.survey.nodes.len() - 1;
+        for matrix in Matrix::BOTH {
+            let found = &self.survey.nodes[node];
+            let source = found.source(matrix);
+            let likeness = (source.shape, source.element as i32, found.attributes.hidden, source.hash);
+            let candidates = self.known.get(&likeness).cloned().unwrap_or_default();
+            let mut equal = None;
+            for candidate in candidates {
+                if self.same(self.survey.source(&self.survey.weights[candidate]), source)? {
+                    equal = Some(candidate);
+                    break;
+                }
+            }
+            let usage = WeightUse { node, matrix };
+            match equal {
+                Some(weight) => self.survey.weights[weight].uses.push(usage),
+                None => {
+                    self.known.entry(likeness).or_default().push(self.survey.weights.len());
+                    self.survey.weights.push(Weight { uses: vec![usage] });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether two values of the same likeness are equal bit for bit.
+    fn same(&self, a: &Source, b: &Source) -> Result<bool> {
+        if a.home == b.home && a.value == b.value {
+            return Ok(true);
+        }
+        let (a, b) = (a.values(self.model)?, b.values(self.model)?);
+        Ok(a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits()))
+    }
+
+    /// Nodes in model-local functions are told of but not followed: a function may be called with other weights.
+    fn visit_functions(&mut self) {
+        fn walk(nodes: &[NodeProto], function: &str, skipped: &mut Vec<Skipped>) {
+            for (index, node) in nodes.iter().enumerate() {
+                if is_recurrent(node) {
+                    let reason =
+                        format!("it is in the model-local function '{function}'; inline the model's functions first");
+                    let name = format!("{function}/{}", plain_name(node, index));
+                    skipped.push(Skipped { node: name, op: operator(node), reason, warning: false });
+                }
+                bodies(node).for_each(|(_, _, body)| walk(&body.node, function, skipped));
+            }
+        }
+        for function in &self.model.proto.functions {
+            let name = match function.domain() {
+                "" => function.name().to_owned(),
+                domain => format!("{domain}.{}", function.name()),
+            };
+            walk(&function.node, &name, &mut self.survey.skipped);
+        }
+    }
+}
+
+/// Whether a node is an LSTM, GRU or RNN that the survey should tell of. Those of foreign domains are not ours, but for
+/// the variants that onnxruntime makes of ONNX's.
+fn is_recurrent(node: &NodeProto) -> bool {
+    let op = node.op_type();
+    match node.domain() {
+        domain if is_standard(domain) => matches!(op, "LSTM" | "GRU" | "RNN"),
+        "com.microsoft" => op.contains("LSTM") || op.contains("GRU"),
+        _ => false,
+    }
+}
+
+fn supported_cell(node: &NodeProto) -> std::result::Result<Cell, Refusal> {
+    let op = node.op_type();
+    match Cell::of_operator(op) {
+        Some(cell) if is_standard(node.domain()) => Ok(cell),
+        _ if op == "RNN" => skip("RNN is not supported; LSTM and GRU are"),
+        _ if op.contains("Quantize") => skip(format!("already quantised ({})", operator(node))),
+        _ => skip(format!("{} is not supported; LSTM and GRU of ONNX are", operator(node))),
+    }
+}
+
+impl Reads {
+    fn of(node: &NodeProto, cell: Cell) -> Result<Reads> {
+        let present = |index| node.input.get(index).is_some_and(|v: &String| !v.is_empty());
+        let most = match cell {
+            Cell::Lstm => 8,
+            Cell::Gru => 6,
+        };
+        if node.input.len() > most {
+            let message = format!("{} inputs, but {} has at most {most}", node.input.len(), cell.operator());
+            return Err(Error::new(ErrorKind::Malformed, message));
+        }
+        if !present(0) {
+            return Err(Error::new(ErrorKind::Malformed, "input X is missing"));
+        }
+        Ok(Reads {
+            bias: present(3),
+            sequence_lens: present(4),
+            initial_h: present(5),
+            initial_c: present(6),
+            peepholes: present(7),
+        })
+    }
+}
+
+/// What the shape of W or R must be.
+struct Expected<'a> {
+    matrix: Matrix,
+    value: &'a str,
+    cell: Cell,
+    attributes: &'a Attributes,
+}
+
+impl Expected<'_> {
+    fn check(&self, shape: &[usize]) -> Result<[usize; 3]> {
+        let Expected { matrix, value, cell, attributes } = self;
+        let hidden = attributes.hidden;
+        let (directions, rows) = (attributes.direction.count(), cell.gates().len().saturating_mul(hidden));
+        if let &[d, g, n] = shape
+            && (d, g) == (directions, rows)
+            && (*matrix == Matrix::W || n == hidden)
+        {
+            return Ok([d, g, n]);
+        }
+        let columns = match matrix {
+            Matrix::W => "input size".to_owned(),
+            Matrix::R => hidden.to_string(),
+        };
+        let message = format!(
+            "{matrix} has shape {shape:?}, expected [{directions}, {rows}, {columns}] for hidden_size {hidden}, {}",
+            attributes.direction.name()
+        );
+        Err(Error::new(ErrorKind::Malformed, message).at_tensor(*value))
+    }
+}
