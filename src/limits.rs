@@ -32,3 +32,15 @@ pub const FOLD_ELEMENTS: u64 = 1 << 24;
 /// Elements that folding constants may make on top for each byte of the model: a dictionary of one bit a weight makes
 /// eight, a few times over.
 pub const FOLD_GROWTH: u64 = 64;
+/// Bytes of all samples of one call, decompressed: they are held in memory.
+pub const SAMPLE_BYTES: u64 = 4 << 30;
+
+/// Decompressed bytes that an npz file may hold whatever its own size; more only up to [`NPZ_RATIO`] times that size.
+/// One-hot and padded samples compress well, but nobody keeps gigabytes of them in a file of a few kilobytes.
+pub const NPZ_FREE_BYTES: u64 = 128 << 20;
+
+/// See [`NPZ_FREE_BYTES`]. Deflate itself reaches 1032.
+pub const NPZ_RATIO: u64 = 100;
+
+/// Header of an npy file. NumPy writes about a hundred bytes and itself refuses more than ten thousand.
+pub const NPY_HEADER_BYTES: usize = 10_000;

@@ -1,6 +1,8 @@
 //! A state that the caller keeps: an output of one step is an input of the next.
 
+use super::{Dim, Port, Signature};
 use crate::error::{Error, ErrorKind, Result};
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -40,6 +42,65 @@ impl Carry {
         }
         Ok(Carry { input: input.to_owned(), output: output.to_owned(), range })
     }
+
+    /// Holds carries against the model: names, element types, and shapes as far as they are declared.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for the first that does not fit.
+    pub fn check(carries: &[Carry], signature: &Signature) -> Result<()> {
+        let mut fed = HashSet::new();
+        carries.iter().try_for_each(|carry| {
+            if !fed.insert(&carry.input) {
+                return Err(carry.unfit(format!("input '{}' is carried twice", carry.input)));
+            }
+            carry.check_one(signature)
+        })
+    }
+
+    fn check_one(&self, signature: &Signature) -> Result<()> {
+        let missing = |what: &str, name: &str, known: &[Port]| {
+            let known: Vec<&str> = known.iter().map(|p| p.name.as_str()).collect();
+            self.unfit(format!("the model has no {what} '{name}', only {}", known.join(", ")))
+        };
+        let Some(input) = signature.input(&self.input) else {
+            return Err(missing("input", &self.input, &signature.inputs));
+        };
+        let Some(output) = signature.output(&self.output) else {
+            return Err(missing("output", &self.output, &signature.outputs));
+        };
+        if input.element != output.element {
+            let (takes, gives) = (input.element.as_str_name(), output.element.as_str_name());
+            return Err(self.unfit(format!("the input takes {takes}, the output gives {gives}")));
+        }
+        let (Some(takes), Some(gives)) = (&input.dims, &output.dims) else { return Ok(()) };
+        if !self.dims_fit(takes, gives) {
+            let (takes, gives) = (input.shape_text(), output.shape_text());
+            return Err(self.unfit(format!("the input takes {takes}, which is not that part of the output {gives}")));
+        }
+        Ok(())
+    }
+
+    /// Whether the carried part of an output of shape `gives` can be an input of shape `takes`.
+    fn dims_fit(&self, takes: &[Dim], gives: &[Dim]) -> bool {
+        let fits = |takes: &Dim, gives: Option<usize>| match (takes.fixed(), gives) {
+            (Some(takes), Some(gives)) => takes == gives,
+            _ => true,
+        };
+        let first = |takes: &Dim, gives: &Dim| match &self.range {
+            None => fits(takes, gives.fixed()),
+            Some(range) => gives.fixed().is_none_or(|size| range.end <= size) && fits(takes, Some(range.len())),
+        };
+        takes.len() == gives.len()
+            && (self.range.is_none() || !takes.is_empty())
+            && takes.iter().zip(gives).enumerate().all(|(axis, (takes, gives))| match axis {
+                0 => first(takes, gives),
+                _ => fits(takes, gives.fixed()),
+            })
+    }
+
+    fn unfit(&self, why: String) -> Error {
+        Error::new(ErrorKind::Usage, format!("stream '{self}': {why}"))
+    }
 }
 
 fn parse_range(slice: &str) -> Option<Range<usize>> {
@@ -68,6 +129,39 @@ mod tests {
         assert_eq!(Carry::parse("h1_in=out_state1[0:1]").unwrap().range, Some(0..1));
         for text in ["h=o[0:2]", "h=o", "a=b[c][1:3]"] {
             assert_eq!(Carry::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    fn signature() -> Signature {
+        let port = |name: &str, dims: Vec<Dim>| Port {
+            name: name.to_owned(),
+            element: crate::onnx::ElementType::Float,
+            dims: Some(dims),
+        };
+        let (one, batch) = (Dim::Size(1), Dim::Symbol("batch".to_owned()));
+        Signature {
+            inputs: vec![port("h", vec![one.clone(), batch.clone(), Dim::Size(8)]), port("x", vec![batch.clone()])],
+            outputs: vec![port("states", vec![Dim::Size(4), one, Dim::Size(8)]), port("y", vec![batch])],
+        }
+    }
+
+    #[test]
+    fn is_held_against_the_model() {
+        let check = |texts: &[&str]| {
+            let carries: Vec<Carry> = texts.iter().map(|t| Carry::parse(t).unwrap()).collect();
+            Carry::check(&carries, &signature()).map_err(|e| e.message().to_owned())
+        };
+        assert_eq!(check(&["h=states[3:4]", "x=y"]), Ok(()));
+        for (texts, want) in [
+            (vec!["h=states"], "is not that part"),
+            (vec!["h=states[3:5]"], "is not that part"),
+            (vec!["h=states[4:5]"], "is not that part"),
+            (vec!["h=y"], "is not that part"),
+            (vec!["g=y"], "no input 'g', only h, x"),
+            (vec!["x=z"], "no output 'z', only states, y"),
+            (vec!["x=y", "x=y"], "carried twice"),
+        ] {
+            assert!(check(&texts).unwrap_err().contains(want), "{texts:?}");
         }
     }
 

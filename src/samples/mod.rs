@@ -2,27 +2,40 @@
 //!
 //! A *feed* gives each graph input a value, as `feed` does in the runtimes. A model that keeps its state outside (an
 //! output `stateN` that the caller hands back as input `state`) is run on streams: [`Carry`] says which output goes
-//! into which input of the next step, and the state is zeros before the first step. Without a carry every feed is a
-//! stream of its own.
+//! into which input of the next step. The first feed of a stream holds the state at the start, which is zeros unless the
+//! samples give another; later feeds lack the carried inputs. Without a carry every feed is a stream of its own.
 
 mod carry;
+mod npy;
+mod read;
+mod signature;
 mod tensor;
 
 pub use carry::Carry;
+pub use signature::{Dim, Port, Signature};
 pub use tensor::Tensor;
 
+use crate::error::{Error, ErrorKind, Result};
+use ndarray::ArrayD;
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-/// The inputs of one run: graph input name to value. Carried inputs are absent.
+/// The inputs of one run: graph input name to value.
 pub type Feed = BTreeMap<String, Tensor>;
+
+/// The right classes of one run, where they are known: graph output name to class indices, in the shape of the output
+/// without its axis of classes. A negative label stands for "not to be judged".
+pub type Labels = BTreeMap<String, ArrayD<i64>>;
 
 /// Feeds that follow one another in time.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stream {
     /// Where it comes from, for messages: a file's path, with a row where the file holds several samples.
     pub origin: String,
-    /// The steps in order; a single one where nothing is carried.
+    /// The steps in order; a single one where nothing is carried. Only the first holds carried inputs.
     pub feeds: Vec<Feed>,
+    /// Labels of each feed; empty without labels.
+    pub labels: Vec<Labels>,
 }
 
 /// All that a model is run on.
@@ -35,6 +48,50 @@ pub struct Samples {
 }
 
 impl Samples {
+    /// Reads samples from files and directories, in the order given:
+    ///
+    /// - `.npz`: arrays under the names of the inputs. An array with one axis more than its input holds samples along
+    ///   axis 0; one without is the same for every sample of the file. Inputs with a carry need not be there.
+    /// - `.npy`: the input of a model that has only one.
+    /// - a directory with `input_0.pb`, ...: one sample; a tensor is the input that it names, else the one of its number.
+    /// - another directory: its `.npz` and `.npy` files in name order, then its `test_data_set_N` in number order.
+    ///
+    /// With a carry each file is one stream, else each sample.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Samples`] for what does not fit the model or is broken, naming file and array;
+    /// [`ErrorKind::Usage`] for a carry that does not fit the model; [`ErrorKind::Io`].
+    pub fn read(paths: &[PathBuf], signature: &Signature, carry: &[Carry]) -> Result<Samples> {
+        read::read(paths, signature, carry)
+    }
+
+    /// Adds the labels of `output` from a file: the array of that name, or the only one. Either one axis 0 for all
+    /// feeds and then the output's shape less its last axis, or that shape alone if there is one feed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Samples`] if the array is not of integers or not one label set for each feed.
+    pub fn add_labels(&mut self, output: &str, path: &Path) -> Result<()> {
+        let fail = |message: String| Err(Error::new(ErrorKind::Samples, message).at_tensor(output).in_file(path));
+        let tensor = read::read_array(path, output)?;
+        let Some(labels) = tensor.to_i64() else {
+            return fail(format!("labels are integers, not {}", tensor.element().as_str_name()));
+        };
+        let count = self.len();
+        let rows: Vec<ArrayD<i64>> = match labels.shape().first() {
+            Some(&rows) if rows == count => labels.outer_iter().map(|row| row.to_owned()).collect(),
+            _ if count == 1 => vec![labels],
+            _ => return fail(format!("labels of shape {:?}, but there are {count} samples", labels.shape())),
+        };
+        let mut rows = rows.into_iter();
+        for stream in &mut self.streams {
+            stream.labels.resize(stream.feeds.len(), Labels::new());
+            for (labels, row) in stream.labels.iter_mut().zip(&mut rows) {
+                labels.insert(output.to_owned(), row);
+            }
+        }
+        Ok(())
+    }
+
     /// The number of runs: feeds over all streams.
     pub fn len(&self) -> usize {
         self.streams.iter().map(|s| s.feeds.len()).sum()
@@ -48,5 +105,78 @@ impl Samples {
     /// All feeds, stream after stream.
     pub fn feeds(&self) -> impl Iterator<Item = &Feed> {
         self.streams.iter().flat_map(|s| &s.feeds)
+    }
+
+    /// Splits off the last `1 / parts` of the feeds, at least one: `(the rest, the part held out)`. `None` if there is
+    /// only one feed, which cannot be both.
+    ///
+    /// The cut is in the order of the feeds. If it falls into a stream, the stream is cut in time, and what is held out
+    /// of it begins with states of zeros as any stream does.
+    ///
+    /// # Panics
+    /// If `parts` is zero.
+    pub fn hold_out(&self, parts: usize) -> Option<(Samples, Samples)> {
+        let total = self.len();
+        if total < 2 {
+            return None;
+        }
+        let held = (total / parts).max(1);
+        let (first, second) = self.cut(total - held);
+        Some((first, second))
+    }
+
+    /// The feeds before `at` and those from there on.
+    fn cut(&self, at: usize) -> (Samples, Samples) {
+        let mut before = Samples { streams: Vec::new(), carry: self.carry.clone() };
+        let mut after = before.clone();
+        let mut seen = 0;
+        for stream in &self.streams {
+            let steps = at.saturating_sub(seen).min(stream.feeds.len());
+            seen += stream.feeds.len();
+            if steps > 0 {
+                before.streams.push(stream.steps(0..steps, &self.carry));
+            }
+            if steps < stream.feeds.len() {
+                after.streams.push(stream.steps(steps..stream.feeds.len(), &self.carry));
+            }
+        }
+        (before, after)
+    }
+
+    /// About `count` feeds that stand for all: whole samples spread evenly, or the first steps of streams spread evenly.
+    /// All of them if there are not more.
+    pub fn subset(&self, count: usize) -> Samples {
+        if self.len() <= count {
+            return self.clone();
+        }
+        let streams = count.clamp(1, self.streams.len());
+        let steps = count.div_ceil(streams);
+        let spread = (0..streams).map(|i| &self.streams[i * self.streams.len() / streams]);
+        let first_steps = |s: &Stream| s.steps(0..steps.min(s.feeds.len()), &self.carry);
+        Samples { streams: spread.map(first_steps).collect(), carry: self.carry.clone() }
+    }
+
+    /// What they are, in words: `16 samples` or `300 steps in 2 streams`.
+    pub fn describe(&self) -> String {
+        let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        if self.carry.is_empty() {
+            return plural(self.len(), "sample");
+        }
+        format!("{} in {}", plural(self.len(), "step"), plural(self.streams.len(), "stream"))
+    }
+}
+
+impl Stream {
+    /// Some of the steps as a stream of its own.
+    fn steps(&self, range: std::ops::Range<usize>, carry: &[Carry]) -> Stream {
+        let mut feeds = self.feeds[range.clone()].to_vec();
+        if range.start > 0 {
+            for Carry { input, .. } in carry {
+                let start = self.feeds[0].get(input).and_then(|t| Tensor::zeros(t.element(), t.shape()));
+                feeds[0].extend(start.map(|zeros| (input.clone(), zeros)));
+            }
+        }
+        let labels = self.labels.get(range).unwrap_or_default().to_vec();
+        Stream { origin: self.origin.clone(), feeds, labels }
     }
 }

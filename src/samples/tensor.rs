@@ -1,7 +1,9 @@
 //! A value of a graph input or output: an n-dimensional array of one of ONNX's element types.
 
+use crate::onnx::ElementType;
 use half::f16;
-use ndarray::{ArcArray, ArrayD, IxDyn};
+use ndarray::{ArcArray, ArrayD, Axis, IxDyn, Slice, StrideShape};
+use std::ops::Range;
 
 /// Shared data: a clone copies no elements.
 type Shared<T> = ArcArray<T, IxDyn>;
@@ -76,6 +78,127 @@ impl Tensor {
         self.len() == 0
     }
 
+    /// The type of the elements.
+    pub fn element(&self) -> ElementType {
+        match self {
+            Tensor::Float(_) => ElementType::Float,
+            Tensor::Float16(_) => ElementType::Float16,
+            Tensor::Double(_) => ElementType::Double,
+            Tensor::Int8(_) => ElementType::Int8,
+            Tensor::Int16(_) => ElementType::Int16,
+            Tensor::Int32(_) => ElementType::Int32,
+            Tensor::Int64(_) => ElementType::Int64,
+            Tensor::Uint8(_) => ElementType::Uint8,
+            Tensor::Uint16(_) => ElementType::Uint16,
+            Tensor::Uint32(_) => ElementType::Uint32,
+            Tensor::Uint64(_) => ElementType::Uint64,
+            Tensor::Bool(_) => ElementType::Bool,
+        }
+    }
+
+    /// Zeros, or false; `None` for an element type that no tensor here has.
+    pub fn zeros(element: ElementType, shape: &[usize]) -> Option<Tensor> {
+        let shape = IxDyn(shape);
+        Some(match element {
+            ElementType::Float => Tensor::Float(Shared::zeros(shape)),
+            ElementType::Float16 => Tensor::Float16(Shared::from_elem(shape, f16::ZERO)),
+            ElementType::Double => Tensor::Double(Shared::zeros(shape)),
+            ElementType::Int8 => Tensor::Int8(Shared::zeros(shape)),
+            ElementType::Int16 => Tensor::Int16(Shared::zeros(shape)),
+            ElementType::Int32 => Tensor::Int32(Shared::zeros(shape)),
+            ElementType::Int64 => Tensor::Int64(Shared::zeros(shape)),
+            ElementType::Uint8 => Tensor::Uint8(Shared::zeros(shape)),
+            ElementType::Uint16 => Tensor::Uint16(Shared::zeros(shape)),
+            ElementType::Uint32 => Tensor::Uint32(Shared::zeros(shape)),
+            ElementType::Uint64 => Tensor::Uint64(Shared::zeros(shape)),
+            ElementType::Bool => Tensor::Bool(Shared::from_elem(shape, false)),
+            _ => return None,
+        })
+    }
+
+    /// A tensor from its elements as little-endian bytes, a bool being 0 or not. `None` for an element type that no
+    /// tensor here has, and if shape and bytes do not agree.
+    pub fn from_little_endian(
+        element: ElementType,
+        shape: impl Into<StrideShape<IxDyn>>,
+        bytes: &[u8],
+    ) -> Option<Tensor> {
+        macro_rules! numbers {
+            ($t:ty) => {{
+                let (chunks, []) = bytes.as_chunks() else { return None };
+                let elements = chunks.iter().map(|&b| <$t>::from_le_bytes(b)).collect();
+                ArrayD::from_shape_vec(shape, elements).ok()?.into()
+            }};
+        }
+        Some(match element {
+            ElementType::Float => numbers!(f32),
+            ElementType::Float16 => numbers!(f16),
+            ElementType::Double => numbers!(f64),
+            ElementType::Int8 => numbers!(i8),
+            ElementType::Int16 => numbers!(i16),
+            ElementType::Int32 => numbers!(i32),
+            ElementType::Int64 => numbers!(i64),
+            ElementType::Uint8 => numbers!(u8),
+            ElementType::Uint16 => numbers!(u16),
+            ElementType::Uint32 => numbers!(u32),
+            ElementType::Uint64 => numbers!(u64),
+            ElementType::Bool => ArrayD::from_shape_vec(shape, bytes.iter().map(|&b| b != 0).collect()).ok()?.into(),
+            _ => return None,
+        })
+    }
+
+    /// The part at `index` of axis 0, without that axis. Shares the elements.
+    ///
+    /// # Panics
+    /// If there is no axis 0, or it is not that long.
+    pub fn row(&self, index: usize) -> Tensor {
+        macro_rules! row {
+            ($($variant:ident),*) => {
+                match self {
+                    $(Tensor::$variant(a) => Tensor::$variant(a.clone().index_axis_move(Axis(0), index)),)*
+                }
+            };
+        }
+        row!(Float, Float16, Double, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32, Uint64, Bool)
+    }
+
+    /// The part `range` of axis 0.
+    ///
+    /// # Panics
+    /// If there is no axis 0, or it is not that long.
+    pub fn slice(&self, range: Range<usize>) -> Tensor {
+        macro_rules! slice {
+            ($($variant:ident),*) => {
+                match self {
+                    $(Tensor::$variant(a) => {
+                        let mut a = a.clone();
+                        a.slice_axis_inplace(Axis(0), Slice::from(range));
+                        Tensor::$variant(a)
+                    })*
+                }
+            };
+        }
+        slice!(Float, Float16, Double, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32, Uint64, Bool)
+    }
+
+    /// Index of the first element that is NaN or infinite.
+    pub fn find_non_finite(&self) -> Option<Vec<usize>> {
+        fn find<T: Copy>(a: &Shared<T>, finite: impl Fn(T) -> bool) -> Option<Vec<usize>> {
+            let mut rest = a.iter().position(|&v| !finite(v))?;
+            let mut index = vec![0; a.ndim()];
+            for (i, &size) in index.iter_mut().zip(a.shape()).rev() {
+                (*i, rest) = (rest % size, rest / size);
+            }
+            Some(index)
+        }
+        match self {
+            Tensor::Float(a) => find(a, f32::is_finite),
+            Tensor::Float16(a) => find(a, f16::is_finite),
+            Tensor::Double(a) => find(a, f64::is_finite),
+            _ => None,
+        }
+    }
+
     /// Whether the elements are floating-point numbers.
     pub fn is_float(&self) -> bool {
         matches!(self, Tensor::Float(_) | Tensor::Float16(_) | Tensor::Double(_))
@@ -134,6 +257,20 @@ mod tests {
         let transposed = array![[1f32, 2.], [3., 4.]].reversed_axes().into_dyn();
         let Tensor::Float(a) = Tensor::from(transposed) else { unreachable!() };
         assert_eq!(a.as_slice().unwrap(), [1., 3., 2., 4.]);
+    }
+
+    #[test]
+    fn rows_and_slices_are_of_axis_0() {
+        let t = Tensor::from(array![[1u8, 2], [3, 4], [5, 6]].into_dyn());
+        assert_eq!(t.row(1), Tensor::from(array![3u8, 4].into_dyn()));
+        assert_eq!(t.slice(1..3), Tensor::from(array![[3u8, 4], [5, 6]].into_dyn()));
+    }
+
+    #[test]
+    fn finds_what_is_not_finite() {
+        let t = Tensor::from(array![[1f32, 2.], [f32::NAN, f32::INFINITY]].into_dyn());
+        assert_eq!(t.find_non_finite(), Some(vec![1, 0]));
+        assert_eq!(Tensor::from(array![1i64].into_dyn()).find_non_finite(), None);
     }
 
     #[test]

@@ -1,0 +1,394 @@
+//! Samples from files: `.npz` and `.npy` of NumPy, `test_data_set_N` of ONNX, and directories of them.
+//!
+//! Names, types and shapes are held against the model before any element is read, so that a file that does not fit
+//! is refused at the cost of its headers.
+
+use super::npy::Header;
+use super::{Carry, Dim, Feed, Port, Samples, Signature, Stream, Tensor};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
+use crate::onnx::{ElementType, model::decode_tensor, tensor};
+use ndarray::IxDyn;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+use zip::ZipArchive;
+
+/// Reads files and directories in the order given; those of a directory in name order.
+pub(super) fn read(paths: &[PathBuf], signature: &Signature, carry: &[Carry]) -> Result<Samples> {
+    Carry::check(carry, signature)?;
+    let mut reader = Reader { signature, carry, left: limits::SAMPLE_BYTES, streams: Vec::new() };
+    for path in paths {
+        reader.read_path(path).map_err(|e| e.in_file(path))?;
+    }
+    Ok(Samples { streams: reader.streams, carry: carry.to_vec() })
+}
+
+/// Reads the one array of a file that is called `name`, or the only one.
+pub(super) fn read_array(path: &Path, name: &str) -> Result<Tensor> {
+    let read = || {
+        let mut left = limits::SAMPLE_BYTES;
+        if has_extension(path, "npy") {
+            return read_npy(path, &mut left, |_| Ok(()));
+        }
+        let mut archive = open_npz(path)?;
+        let names = array_names(&archive);
+        let entry = match names.iter().position(|n| n == name) {
+            Some(entry) => entry,
+            None if names.len() == 1 => 0,
+            None => return Err(bad(format!("has no array '{name}', only {}", names.join(", ")))),
+        };
+        read_entry(&mut archive, entry, &mut left, |_| Ok(())).map_err(|e| e.at_tensor(&names[entry]))
+    };
+    read().map_err(|e| e.in_file(path))
+}
+
+fn bad(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Samples, message)
+}
+
+fn io(e: &std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, e.to_string())
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension))
+}
+
+struct Reader<'a> {
+    signature: &'a Signature,
+    carry: &'a [Carry],
+    /// Bytes that may still be read.
+    left: u64,
+    streams: Vec<Stream>,
+}
+
+impl<'a> Reader<'a> {
+    fn read_path(&mut self, path: &Path) -> Result<()> {
+        match fs::metadata(path).map_err(|e| io(&e))? {
+            meta if meta.is_dir() => self.read_directory(path),
+            _ if has_extension(path, "npz") => self.read_npz(path),
+            _ if has_extension(path, "npy") => self.read_npy(path),
+            _ => Err(bad("is neither .npz nor .npy nor a directory")),
+        }
+    }
+
+    fn read_directory(&mut self, directory: &Path) -> Result<()> {
+        let entries = fs::read_dir(directory).map_err(|e| io(&e))?;
+        let paths: Vec<PathBuf> =
+            entries.map(|e| e.map(|e| e.path())).collect::<std::io::Result<_>>().map_err(|e| io(&e))?;
+        if paths.iter().any(|p| input_number(p).is_some()) {
+            return self.read_data_set(directory, &paths);
+        }
+        let mut arrays: Vec<&PathBuf> =
+            paths.iter().filter(|p| has_extension(p, "npz") || has_extension(p, "npy")).collect();
+        arrays.sort();
+        let mut sets: Vec<(u64, &PathBuf)> =
+            paths.iter().filter_map(|p| Some((number(p, "test_data_set_", "")?, p))).collect();
+        sets.sort();
+        if arrays.is_empty() && sets.is_empty() {
+            return Err(bad("holds no .npz or .npy files, no test_data_set_N directories, no input_0.pb"));
+        }
+        for path in arrays.into_iter().chain(sets.into_iter().map(|(_, path)| path)) {
+            self.read_path(path).map_err(|e| e.in_file(path))?;
+        }
+        Ok(())
+    }
+
+    fn read_npz(&mut self, path: &Path) -> Result<()> {
+        let mut archive = open_npz(path)?;
+        let names = array_names(&archive);
+        self.check_names(&names)?;
+        let mut arrays = Feed::new();
+        for (entry, name) in names.into_iter().enumerate() {
+            let port = self.signature.input(&name).expect("its name was checked");
+            let tensor = read_entry(&mut archive, entry, &mut self.left, |header| {
+                check_type(port, header.element)?;
+                check_stacked_shape(port, &header.shape)
+            });
+            let tensor = tensor.and_then(check_finite).map_err(|e| e.at_tensor(&name))?;
+            arrays.insert(name, tensor);
+        }
+        self.add_arrays(path, arrays)
+    }
+
+    fn read_npy(&mut self, path: &Path) -> Result<()> {
+        let [port] = self.required().collect::<Vec<_>>()[..] else {
+            return Err(bad(format!(
+                "the model has {} inputs, but an .npy file holds one: put them into an .npz under the inputs' names",
+                self.required().count()
+            )));
+        };
+        let name = port.name.clone();
+        let tensor = read_npy(path, &mut self.left, |header| {
+            check_type(port, header.element)?;
+            check_stacked_shape(port, &header.shape)
+        });
+        let tensor = tensor.and_then(check_finite).map_err(|e| e.at_tensor(&name))?;
+        self.add_arrays(path, Feed::from([(name, tensor)]))
+    }
+
+    /// One feed: `input_K.pb` is the input that its tensor names, else the K-th.
+    fn read_data_set(&mut self, directory: &Path, paths: &[PathBuf]) -> Result<()> {
+        let mut files: Vec<(u64, &PathBuf)> = paths.iter().filter_map(|p| Some((input_number(p)?, p))).collect();
+        files.sort();
+        let mut feed = Feed::new();
+        for (index, path) in files {
+            let (name, tensor) = self.read_pb(path, index).map_err(|e| e.in_file(path))?;
+            if feed.insert(name.clone(), tensor).is_some() {
+                return Err(bad("a second tensor for the same input").at_tensor(name).in_file(path));
+            }
+        }
+        self.check_names(&feed.keys().cloned().collect::<Vec<_>>())?;
+        self.add_stream(directory.display().to_string(), vec![feed])
+    }
+
+    fn read_pb(&mut self, path: &Path, index: u64) -> Result<(String, Tensor)> {
+        let (mut file, length) = open(path)?;
+        spend(&mut self.left, length)?;
+        let mut bytes = Vec::new();
+        file.by_ref().take(length).read_to_end(&mut bytes).map_err(|e| io(&e))?;
+        let proto = decode_tensor(bytes.into()).map_err(|e| bad(e.message()))?;
+        let by_name = self.signature.input(proto.name());
+        let by_index = || usize::try_from(index).ok().and_then(|i| self.signature.inputs.get(i));
+        let port = by_name.or_else(by_index).ok_or_else(|| {
+            bad(format!(
+                "the model has no input {index} and none of this name, only {}",
+                names_of(&self.signature.inputs)
+            ))
+            .at_tensor(proto.name())
+        })?;
+        let tensor = from_proto(&proto).and_then(|tensor| {
+            check_type(port, tensor.element())?;
+            match port.accepts(tensor.shape()) {
+                true => check_finite(tensor),
+                false => Err(shape_mismatch(port, tensor.shape())),
+            }
+        });
+        Ok((port.name.clone(), tensor.map_err(|e| Error::new(ErrorKind::Samples, e.message()).at_tensor(&port.name))?))
+    }
+
+    /// The inputs that every file must have: those that no output is carried into.
+    fn required(&self) -> impl Iterator<Item = &'a Port> + use<'a> {
+        let (signature, carry) = (self.signature, self.carry);
+        signature.inputs.iter().filter(|p| !carry.iter().any(|c| c.input == p.name))
+    }
+
+    fn check_names(&self, names: &[String]) -> Result<()> {
+        if let Some(name) = names.iter().find(|n| self.signature.input(n).is_none()) {
+            let known = names_of(&self.signature.inputs);
+            return Err(bad(format!("the model has no input of this name, only {known}")).at_tensor(name));
+        }
+        if let Some(port) = self.required().find(|p| !names.contains(&p.name)) {
+            return Err(bad("there is no array for this input of the model").at_tensor(&port.name));
+        }
+        Ok(())
+    }
+
+    /// Arrays of a file: one sample each, or samples stacked along a further axis 0. An array without that axis is
+    /// the same for every sample of its file.
+    fn add_arrays(&mut self, path: &Path, arrays: Feed) -> Result<()> {
+        let origin = path.display().to_string();
+        let Some((lead, count)) = self.stack_height(&arrays) else {
+            return self.add_stream(origin, vec![arrays]);
+        };
+        let mut feeds = vec![Feed::new(); count];
+        for (name, tensor) in &arrays {
+            let rank = self.signature.input(name).and_then(Port::rank);
+            let stacked = match rank {
+                Some(rank) => tensor.shape().len() > rank,
+                None => tensor.shape().first() == Some(&count),
+            };
+            if stacked && tensor.shape()[0] != count {
+                let found = tensor.shape()[0];
+                return Err(bad(format!("holds {found} samples, but '{lead}' holds {count}")).at_tensor(name));
+            }
+            for (i, feed) in feeds.iter_mut().enumerate() {
+                feed.insert(name.clone(), if stacked { tensor.row(i) } else { tensor.clone() });
+            }
+        }
+        if feeds.is_empty() {
+            return Err(bad("holds no samples: its axis 0 is empty").at_tensor(lead));
+        }
+        if !self.carry.is_empty() {
+            return self.add_stream(origin, feeds);
+        }
+        feeds.into_iter().enumerate().try_for_each(|(i, feed)| self.add_stream(format!("{origin}[{i}]"), vec![feed]))
+    }
+
+    /// An array that has one axis more than its input, and how many samples it holds.
+    fn stack_height(&self, arrays: &Feed) -> Option<(String, usize)> {
+        arrays.iter().find_map(|(name, tensor)| {
+            let rank = self.signature.input(name)?.rank()?;
+            (tensor.shape().len() == rank + 1).then(|| (name.clone(), tensor.shape()[0]))
+        })
+    }
+
+    /// Adds a stream, its first feed with the states at the start: those of the file, else zeros.
+    fn add_stream(&mut self, origin: String, mut feeds: Vec<Feed>) -> Result<()> {
+        for carry in self.carry {
+            let port = self.signature.input(&carry.input).expect("the carries were checked");
+            feeds.iter_mut().skip(1).for_each(|feed| drop(feed.remove(&carry.input)));
+            if !feeds[0].contains_key(&carry.input) {
+                let state = self.zero_state(port, &feeds[0]).map_err(|e| e.at_tensor(&port.name))?;
+                feeds[0].insert(carry.input.clone(), state);
+            }
+        }
+        self.streams.push(Stream { origin, feeds, labels: Vec::new() });
+        Ok(())
+    }
+
+    /// Zeros of the input's shape. A symbol has the size that it has in the feed's other inputs; whatever has no size
+    /// is 1.
+    fn zero_state(&self, port: &Port, feed: &Feed) -> Result<Tensor> {
+        let dims = port.dims.as_ref().ok_or_else(|| {
+            bad("is carried, but its rank is not declared: give its value at the start with the samples")
+        })?;
+        let sizes = symbol_sizes(self.signature, feed);
+        let shape: Vec<usize> = dims
+            .iter()
+            .map(|dim| match dim {
+                Dim::Size(size) => *size,
+                Dim::Symbol(symbol) => sizes.get(symbol.as_str()).copied().unwrap_or(1),
+                Dim::Unknown => 1,
+            })
+            .collect();
+        Tensor::zeros(port.element, &shape)
+            .ok_or_else(|| bad(format!("element type {} cannot be fed", port.element.as_str_name())))
+    }
+}
+
+/// What the symbols of the inputs are in this feed.
+fn symbol_sizes<'a>(signature: &'a Signature, feed: &Feed) -> BTreeMap<&'a str, usize> {
+    let mut sizes = BTreeMap::new();
+    for port in &signature.inputs {
+        let (Some(dims), Some(tensor)) = (&port.dims, feed.get(&port.name)) else { continue };
+        for (dim, &size) in dims.iter().zip(tensor.shape()) {
+            if let Dim::Symbol(symbol) = dim {
+                sizes.entry(symbol.as_str()).or_insert(size);
+            }
+        }
+    }
+    sizes
+}
+
+fn names_of(ports: &[Port]) -> String {
+    ports.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// The number in `prefix7suffix`.
+fn number(path: &Path, prefix: &str, suffix: &str) -> Option<u64> {
+    path.file_name().and_then(OsStr::to_str)?.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok()
+}
+
+fn input_number(path: &Path) -> Option<u64> {
+    number(path, "input_", ".pb")
+}
+
+fn check_type(port: &Port, element: ElementType) -> Result<()> {
+    if port.element == element {
+        return Ok(());
+    }
+    let (takes, found) = (port.element.as_str_name(), element.as_str_name());
+    Err(bad(format!("element type {found}, but the model's input takes {takes}: convert the samples")))
+}
+
+/// A shape of the input, with or without a further axis 0 for the samples.
+fn check_stacked_shape(port: &Port, shape: &[usize]) -> Result<()> {
+    if port.accepts(shape) || shape.split_first().is_some_and(|(_, shape)| port.accepts(shape)) {
+        return Ok(());
+    }
+    Err(shape_mismatch(port, shape))
+}
+
+fn shape_mismatch(port: &Port, shape: &[usize]) -> Error {
+    bad(format!("shape {shape:?}, but the model's input is {}", port.shape_text()))
+}
+
+fn check_finite(tensor: Tensor) -> Result<Tensor> {
+    match tensor.find_non_finite() {
+        None => Ok(tensor),
+        Some(index) => Err(bad(format!("the value at {index:?} is NaN or infinite"))),
+    }
+}
+
+/// Takes the bytes of an array from what may still be read.
+fn spend(left: &mut u64, bytes: u64) -> Result<()> {
+    *left = left
+        .checked_sub(bytes)
+        .ok_or_else(|| bad(format!("with it the samples exceed {} GiB: use fewer", limits::SAMPLE_BYTES >> 30)))?;
+    Ok(())
+}
+
+/// A regular file and its length. Anything else could block or never end.
+fn open(path: &Path) -> Result<(BufReader<File>, u64)> {
+    if !fs::metadata(path).map_err(|e| io(&e))?.is_file() {
+        return Err(bad("is not a regular file"));
+    }
+    let file = File::open(path).map_err(|e| io(&e))?;
+    let length = file.metadata().map_err(|e| io(&e))?.len();
+    Ok((BufReader::with_capacity(1 << 16, file), length))
+}
+
+fn read_npy(path: &Path, left: &mut u64, check: impl Fn(&Header) -> Result<()>) -> Result<Tensor> {
+    let (mut file, length) = open(path)?;
+    let header = Header::read(&mut file, length)?;
+    check(&header)?;
+    spend(left, length)?;
+    header.read_elements(&mut file)
+}
+
+type Npz = ZipArchive<BufReader<File>>;
+
+fn open_npz(path: &Path) -> Result<Npz> {
+    let (file, length) = open(path)?;
+    let mut archive = ZipArchive::new(file).map_err(|e| bad(format!("not an npz file: {e}")))?;
+    if archive.is_empty() {
+        return Err(bad("holds no arrays"));
+    }
+    let allowed = length.saturating_mul(limits::NPZ_RATIO).max(limits::NPZ_FREE_BYTES);
+    let mut claimed = 0u64;
+    for entry in 0..archive.len() {
+        let file = archive.by_index_raw(entry).map_err(|e| bad(format!("not an npz file: {e}")))?;
+        claimed = claimed.saturating_add(file.size());
+    }
+    if claimed > allowed {
+        return Err(bad(format!(
+            "{length} bytes that claim to hold {claimed}, as a zip bomb does; if it is sound, save it uncompressed (np.savez)"
+        )));
+    }
+    Ok(archive)
+}
+
+/// Names of the arrays, in the order of the archive's entries.
+fn array_names(archive: &Npz) -> Vec<String> {
+    let name = |i| archive.name_for_index(i).unwrap_or_default();
+    (0..archive.len()).map(name).map(|n| n.strip_suffix(".npy").unwrap_or(n).to_owned()).collect()
+}
+
+fn read_entry(
+    archive: &mut Npz,
+    entry: usize,
+    left: &mut u64,
+    check: impl Fn(&Header) -> Result<()>,
+) -> Result<Tensor> {
+    let mut file = archive.by_index(entry).map_err(|e| bad(format!("cannot be unpacked: {e}")))?;
+    let length = file.size();
+    let header = Header::read(&mut file, length)?;
+    check(&header)?;
+    spend(left, length)?;
+    header.read_elements(&mut file)
+}
+
+/// The value of a tensor in ONNX's own form.
+fn from_proto(proto: &crate::onnx::TensorProto) -> Result<Tensor> {
+    if tensor::is_external(proto) {
+        return Err(bad("its values are in a side file"));
+    }
+    let element = ElementType::of(proto)?;
+    let shape = tensor::shape(proto)?;
+    Tensor::from_little_endian(element, IxDyn(&shape), &tensor::inline_payload(proto)?)
+        .ok_or_else(|| bad(format!("{} of shape {shape:?} cannot be fed", element.as_str_name())))
+}
