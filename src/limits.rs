@@ -3,8 +3,8 @@
 /// Nesting of graphs inside graphs (If, Loop and Scan bodies). Real models stay below five; each level costs stack.
 pub const GRAPH_DEPTH: usize = 32;
 
-/// Elements of one tensor that is decoded to floats: 2^32 would be 16 GiB, more than any recurrent weight.
-pub const TENSOR_ELEMENTS: u64 = 1 << 32;
+/// Elements of one tensor whose values are read: as floats 4 GiB, the recurrent weights of an LSTM of width 16384.
+pub const TENSOR_ELEMENTS: u64 = 1 << 30;
 
 /// Protocol buffers hold at most 2 GiB in one message, and every ONNX reader keeps to that.
 pub const PROTOBUF_BYTES: u64 = (1 << 31) - 1;

@@ -4,11 +4,29 @@
 //! crash or a full disk never meets half a file.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
 
 use super::external_data::io;
 use crate::error::{Error, ErrorKind, Result};
+
+/// What [`write`] hands out to be written to.
+pub type Output<'f> = BufWriter<&'f mut File>;
+
+/// Appends bytes, leaving a hole for zeros: a copy of a sparse file takes no more of the disk than the file.
+///
+/// # Errors
+/// [`Io`](ErrorKind::Io).
+pub fn append_sparse(out: &mut Output<'_>, bytes: &[u8]) -> Result<()> {
+    let done = if bytes.iter().all(|&b| b == 0) {
+        out.seek(SeekFrom::Current(bytes.len() as i64)).map(|_| ())
+    } else {
+        out.write_all(bytes)
+    };
+    done.map_err(|e| Error::new(ErrorKind::Io, e.to_string()))
+}
 
 /// Fails if `path` is nothing that may be replaced: a directory, a link, a device, or in a directory that is not there.
 ///
@@ -36,32 +54,62 @@ pub fn check_target(path: &Path) -> Result<()> {
 /// Writes `path` atomically with what `fill` writes, and returns the number of bytes.
 ///
 /// # Errors
+/// Those of [`prepare`] and [`Pending::commit`].
+pub fn write(path: &Path, fill: impl FnOnce(&mut Output<'_>) -> Result<()>) -> Result<u64> {
+    prepare(path, fill)?.commit()
+}
+
+/// A whole file, on the disk, that has not its name yet; dropped without [`commit`](Self::commit) it disappears.
+#[derive(Debug)]
+pub struct Pending {
+    temporary: NamedTempFile,
+    target: PathBuf,
+    bytes: u64,
+}
+
+/// Writes what `fill` writes to a temporary sibling of `path`.
+///
+/// # Errors
 /// Those of [`check_target`] and `fill`, and [`Io`](ErrorKind::Io); no partial file stays.
-pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<u64> {
+pub fn prepare(path: &Path, fill: impl FnOnce(&mut Output<'_>) -> Result<()>) -> Result<Pending> {
     check_target(path)?;
-    let failed = |e: &std::io::Error| io(e, path);
-    let name = path.file_name().expect("check_target refuses paths without one").to_string_lossy();
+    let failed = |e: std::io::Error| io(&e, path);
+    let mut temporary = sibling(path).map_err(failed)?;
+    let mut writer = BufWriter::with_capacity(1 << 16, temporary.as_file_mut());
+    fill(&mut writer).map_err(|e| e.in_file(path))?;
+    let bytes = writer.stream_position().map_err(failed)?;
+    writer.flush().map_err(failed)?;
+    drop(writer);
+    temporary.as_file().set_len(bytes).map_err(failed)?; // a hole at the end counts too
+    if let Ok(existing) = path.metadata() {
+        temporary.as_file().set_permissions(existing.permissions()).map_err(failed)?;
+    }
+    temporary.as_file().sync_all().map_err(failed)?;
+    Ok(Pending { temporary, target: path.to_owned(), bytes })
+}
+
+impl Pending {
+    /// Gives the file its name, replacing what bore it, and returns the number of bytes.
+    ///
+    /// # Errors
+    /// [`Io`](ErrorKind::Io).
+    pub fn commit(self) -> Result<u64> {
+        self.temporary.persist(&self.target).map_err(|e| io(&e.error, &self.target))?;
+        // The rename itself is on the disk only when the directory is; not every system can flush one.
+        if let Ok(directory) = File::open(directory(&self.target)) {
+            let _ = directory.sync_all();
+        }
+        Ok(self.bytes)
+    }
+}
+
+fn sibling(path: &Path) -> std::io::Result<NamedTempFile> {
+    let prefix = format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy());
     let mut builder = tempfile::Builder::new();
-    let prefix = format!(".{name}.");
     builder.prefix(&prefix).suffix(".tmp");
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask, as for any new file
-    let mut temporary = builder.tempfile_in(directory(path)).map_err(|e| failed(&e))?;
-    let mut writer = BufWriter::with_capacity(1 << 16, temporary.as_file_mut());
-    fill(&mut writer).map_err(|e| e.in_file(path))?;
-    writer.flush().map_err(|e| failed(&e))?;
-    drop(writer);
-    if let Ok(existing) = path.metadata() {
-        temporary.as_file().set_permissions(existing.permissions()).map_err(|e| failed(&e))?;
-    }
-    temporary.as_file().sync_all().map_err(|e| failed(&e))?;
-    let bytes = temporary.as_file().metadata().map_err(|e| failed(&e))?.len();
-    temporary.persist(path).map_err(|e| failed(&e.error))?;
-    // The rename itself is on the disk only when the directory is; not every system can flush one.
-    if let Ok(directory) = File::open(directory(path)) {
-        let _ = directory.sync_all();
-    }
-    Ok(bytes)
+    builder.tempfile_in(directory(path))
 }
 
 fn directory(path: &Path) -> &Path {

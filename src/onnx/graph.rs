@@ -374,12 +374,13 @@ fn cycle(successors: &[Vec<usize>]) -> Option<usize> {
             }
         }
     }
-    // Going back from a node that still waits to one that it waits for ends on the cycle.
-    let mut node = waiting.iter().position(|&w| w > 0)?;
-    for _ in 0..waiting.len() {
-        node = (0..waiting.len()).find(|&p| waiting[p] > 0 && successors[p].contains(&node))?;
+    // Going back from a node that still waits to one that it waits for, often enough, ends on the cycle.
+    let mut waits_for = vec![0; successors.len()];
+    for node in (0..waiting.len()).rev().filter(|&n| waiting[n] > 0) {
+        successors[node].iter().for_each(|&s| waits_for[s] = node);
     }
-    Some(node)
+    let first = waiting.iter().position(|&w| w > 0)?;
+    Some((0..waiting.len()).fold(first, |node, _| waits_for[node]))
 }
 
 fn define<'m>(scope: &Scope, graph: &'m GraphProto) -> Result<HashMap<&'m str, Definition>> {
@@ -443,14 +444,11 @@ pub struct NodeNames(HashMap<(Scope, usize), String>);
 impl NodeNames {
     /// Names every node of every graph.
     pub fn new(model: &ModelProto) -> Self {
-        let mut taken = HashSet::new();
+        let mut taken = Taken::default();
         let mut names = HashMap::new();
         for_each_graph(model, |scope, graph| {
             for (index, node) in graph.node.iter().enumerate() {
-                let plain = plain_name(node, index);
-                let name = first_free(&plain, '#', 2, |n| !taken.contains(n));
-                taken.insert(name.clone());
-                names.insert((scope.clone(), index), name);
+                names.insert((scope.clone(), index), taken.claim(&plain_name(node, index), '#'));
             }
         });
         NodeNames(names)
@@ -466,18 +464,18 @@ impl NodeNames {
 }
 
 /// The one source of new names in a model: none occurs in any graph, function or training graph.
-pub struct Names(HashSet<String>);
+pub struct Names(Taken);
 
 impl Names {
     /// Takes in every name of a model, of values and nodes alike.
     pub fn new(model: &ModelProto) -> Self {
-        let mut names = Names(HashSet::new());
+        let mut names = Names(Taken::default());
         model.graph.iter().for_each(|g| names.take_graph(g));
         for training in &model.training_info {
             training.initialization.iter().chain(&training.algorithm).for_each(|g| names.take_graph(g));
         }
         for function in &model.functions {
-            names.0.extend(function.input.iter().chain(&function.output).cloned());
+            names.0.names.extend(function.input.iter().chain(&function.output).cloned());
             names.take_nodes(&function.node);
         }
         names
@@ -485,23 +483,21 @@ impl Names {
 
     /// `stem` if it is free, else `stem_2`, `stem_3`, ...; taken from now on.
     pub fn fresh(&mut self, stem: &str) -> String {
-        let name = first_free(stem, '_', 2, |n| !n.is_empty() && !self.0.contains(n));
-        self.0.insert(name.clone());
-        name
+        self.0.claim(stem, '_')
     }
 
     fn take_graph(&mut self, graph: &GraphProto) {
         let values = graph.input.iter().chain(&graph.output).chain(&graph.value_info).map(|v| v.name());
         let tensors = graph.initializer.iter().map(|t| t.name());
         let sparse = graph.sparse_initializer.iter().flat_map(|s| &s.values).map(|t| t.name());
-        self.0.extend(values.chain(tensors).chain(sparse).map(str::to_owned));
+        self.0.names.extend(values.chain(tensors).chain(sparse).map(str::to_owned));
         self.take_nodes(&graph.node);
     }
 
     fn take_nodes(&mut self, nodes: &[NodeProto]) {
         for node in nodes {
-            self.0.extend(node.input.iter().chain(&node.output).cloned());
-            self.0.insert(node.name().to_owned());
+            self.0.names.extend(node.input.iter().chain(&node.output).cloned());
+            self.0.names.insert(node.name().to_owned());
             for (_, _, body) in bodies(node) {
                 self.take_graph(body);
             }
@@ -509,12 +505,29 @@ impl Names {
     }
 }
 
-fn first_free(stem: &str, separator: char, start: usize, free: impl Fn(&str) -> bool) -> String {
-    if free(stem) {
-        return stem.to_owned();
+/// Names that are taken, and for each that was asked for again, the number to try next: many nodes of one name in a
+/// file cost no more than many names.
+#[derive(Default)]
+struct Taken {
+    names: HashSet<String>,
+    next: HashMap<String, usize>,
+}
+
+impl Taken {
+    /// `stem`, or if that is taken the first free number behind it.
+    fn claim(&mut self, stem: &str, separator: char) -> String {
+        if !stem.is_empty() && self.names.insert(stem.to_owned()) {
+            return stem.to_owned();
+        }
+        let next = self.next.entry(stem.to_owned()).or_insert(2);
+        loop {
+            let name = format!("{stem}{separator}{next}");
+            *next += 1;
+            if self.names.insert(name.clone()) {
+                return name;
+            }
+        }
     }
-    let numbered = (start..).map(|i| format!("{stem}{separator}{i}"));
-    numbered.into_iter().find(|n| free(n)).expect("there are more numbers than names")
 }
 
 /// Calls `visit` for every tensor of a model, those of attributes, functions and training graphs among them.
@@ -561,4 +574,108 @@ pub(super) fn for_each_tensor_mut(
     let training = model.training_info.iter_mut().flat_map(|t| t.initialization.iter_mut().chain(&mut t.algorithm));
     model.graph.iter_mut().chain(training).try_for_each(|g| graph(g, visit))?;
     model.functions.iter_mut().try_for_each(|f| nodes(&mut f.node, visit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::LoadOptions;
+    use super::super::proto::{AttributeProto, ValueInfoProto};
+    use super::*;
+
+    fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+        NodeProto {
+            op_type: Some(op.to_owned()),
+            input: inputs.iter().map(|&s| s.to_owned()).collect(),
+            output: outputs.iter().map(|&s| s.to_owned()).collect(),
+            ..Default::default()
+        }
+    }
+
+    fn info(name: &str) -> ValueInfoProto {
+        ValueInfoProto { name: Some(name.to_owned()), ..Default::default() }
+    }
+
+    fn graph_of(inputs: &[&str], nodes: Vec<NodeProto>, outputs: &[&str]) -> GraphProto {
+        GraphProto {
+            input: inputs.iter().map(|n| info(n)).collect(),
+            output: outputs.iter().map(|n| info(n)).collect(),
+            node: nodes,
+            ..Default::default()
+        }
+    }
+
+    fn with_body(mut node: NodeProto, body: GraphProto) -> NodeProto {
+        node.attribute.push(AttributeProto { g: Some(body), ..Default::default() });
+        node
+    }
+
+    fn model(graph: GraphProto) -> Result<Model> {
+        let proto = ModelProto { ir_version: Some(8), graph: Some(graph), ..Default::default() };
+        Model::from_proto(proto, &LoadOptions::default())
+    }
+
+    /// `x -> Neg -> a`, an If whose body reads `a` and hides `x`, and the output of the If.
+    fn nested() -> Model {
+        let body = graph_of(&["x"], vec![node("Add", &["x", "a"], &["b"])], &["b"]);
+        let nodes = vec![node("Neg", &["x"], &["a"]), with_body(node("If", &["x"], &["y"]), body)];
+        model(graph_of(&["x"], nodes, &["y"])).unwrap()
+    }
+
+    #[test]
+    fn names_resolve_from_the_inside_outwards() {
+        let model = nested();
+        let values = Values::new(&model.proto).unwrap();
+        let root = Scope::root();
+        let body = root.child(Step { node: 1, attribute: 0, graph: None });
+        assert_eq!(values.resolve(&body, "a").unwrap().origin, Origin::Node { node: 0, output: 0 });
+        assert_eq!(values.resolve(&body, "x").unwrap().scope, body, "the body's own x hides the outer one");
+        assert!(values.resolve(&root, "b").is_none(), "a body's values are not seen outside");
+        assert_eq!(values.uses(&root, "a"), [Use::Node { scope: body.clone(), node: 0, input: 1 }]);
+        assert_eq!(values.uses(&root, "x").len(), 2, "Neg and If, not the body");
+        assert_eq!(root.node_around(&body, 0), 1);
+        assert_eq!(body.to_string(), "/1.0");
+    }
+
+    #[test]
+    fn the_common_scope_is_the_innermost_around_both() {
+        let step = |node| Step { node, attribute: 0, graph: None };
+        let a = Scope::root().child(step(1)).child(step(2));
+        let b = Scope::root().child(step(1)).child(step(3)).child(step(2));
+        assert_eq!(a.common(&b), Scope::root().child(step(1)));
+        assert_eq!(a.common(&a), a);
+        assert!(a.parent().unwrap().contains(&b));
+        assert!(!a.contains(&b));
+    }
+
+    #[test]
+    fn cycles_are_found_also_through_bodies_but_not_mere_disorder() {
+        let sorted_badly = vec![node("Neg", &["p"], &["y"]), node("Neg", &["x"], &["p"])];
+        assert!(model(graph_of(&["x"], sorted_badly, &["y"])).is_ok());
+        let through_body =
+            with_body(node("If", &["x"], &["y"]), graph_of(&[], vec![node("Neg", &["y"], &["b"])], &["b"]));
+        let e = model(graph_of(&["x"], vec![through_body], &["y"])).unwrap_err();
+        assert!(e.to_string().contains("cycle"), "{e}");
+        let behind = vec![node("Neg", &["q"], &["y"]), node("Neg", &["p"], &["q"]), node("Neg", &["q"], &["p"])];
+        let e = model(graph_of(&["x"], behind, &["y"])).unwrap_err();
+        assert!(e.to_string().contains("node 'q'") || e.to_string().contains("node 'p'"), "{e}");
+    }
+
+    #[test]
+    fn node_names_are_unique_and_readable() {
+        let mut twins = vec![node("Neg", &["x"], &["y"]), node("Neg", &["x"], &["z"]), node("Neg", &["x"], &[""])];
+        twins[0].name = Some("n".to_owned());
+        twins[1].name = Some("n".to_owned());
+        let model = model(graph_of(&["x"], twins, &["y"])).unwrap();
+        let names = NodeNames::new(&model.proto);
+        let root = Scope::root();
+        assert_eq!([0, 1, 2].map(|i| names.get(&root, i)), ["n", "n#2", "Neg#2"]);
+    }
+
+    #[test]
+    fn fresh_names_avoid_every_graph() {
+        let mut names = Names::new(&nested().proto);
+        assert_eq!(names.fresh("b"), "b_2");
+        assert_eq!(names.fresh("b"), "b_3");
+        assert_eq!(names.fresh("W/codes"), "W/codes");
+    }
 }

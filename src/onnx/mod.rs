@@ -9,9 +9,11 @@ pub mod atomic;
 pub mod external_data;
 pub mod graph;
 pub mod model;
+#[rustfmt::skip] // checked in as it was generated
 #[allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all)]
 pub mod proto;
 pub mod rewrite;
+mod serialize;
 pub mod tensor;
 mod wire;
 

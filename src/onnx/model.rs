@@ -3,7 +3,7 @@
 //! The file is read once into one buffer, and tensors with `raw_data` are slices of it: loading costs the size of the
 //! file and little more, cloning a model copies no weights. Values in side files stay there until they are asked for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use super::external_data::{self, Place, io, same_file};
 use super::graph::{self, Values, is_standard};
 use super::proto::{ModelProto, TensorProto};
 use super::tensor::{self, ElementType, is_external};
-use super::{atomic, wire};
+use super::{atomic, serialize, wire};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 
@@ -33,6 +33,8 @@ pub struct Model {
     /// The decoded messages. Their graphs are edited by [`Rewriter`](super::Rewriter) only.
     pub proto: ModelProto,
     path: Option<PathBuf>,
+    /// The file and its side files as loaded: never written to, whatever becomes of the messages.
+    own_files: Vec<PathBuf>,
     bytes: u64,
 }
 
@@ -43,11 +45,9 @@ impl Model {
     /// [`Io`](ErrorKind::Io), [`Malformed`](ErrorKind::Malformed) for a file that is no sound ONNX model,
     /// [`Limit`](ErrorKind::Limit), or [`Unsupported`](ErrorKind::Unsupported) for a newer version; all name the file.
     pub fn load(path: &Path, options: &LoadOptions) -> Result<Self> {
-        let load = || {
-            let bytes = read_whole(path)?;
-            Self::decode(bytes, Some(path.to_owned()), options)
-        };
-        load().map_err(|e| e.in_file(path))
+        read_whole(path)
+            .and_then(|bytes| Self::decode(bytes, Some(path.to_owned()), options))
+            .map_err(|e| e.in_file(path))
     }
 
     /// Decodes a model from memory and checks it. Values in side files cannot be read.
@@ -64,7 +64,7 @@ impl Model {
     /// As [`load`](Self::load).
     pub fn from_proto(proto: ModelProto, options: &LoadOptions) -> Result<Self> {
         let bytes = proto.encoded_len() as u64;
-        let model = Model { proto, path: None, bytes };
+        let model = Model { proto, path: None, own_files: Vec::new(), bytes };
         model.check(options)?;
         Ok(model)
     }
@@ -74,9 +74,13 @@ impl Model {
         let length = bytes.len() as u64;
         let proto = ModelProto::decode(bytes)
             .map_err(|e| Error::new(ErrorKind::Malformed, format!("not an ONNX model: {e}")))?;
-        let mut model = Model { proto, path, bytes: length };
+        let own_files = path.iter().cloned().collect();
+        let mut model = Model { proto, path, own_files, bytes: length };
         model.check(options)?;
-        model.bytes += model.check_external()?;
+        for (side_file, bytes) in model.check_external()? {
+            model.own_files.push(side_file);
+            model.bytes += bytes;
+        }
         Ok(model)
     }
 
@@ -107,6 +111,11 @@ impl Model {
     /// [`Malformed`](ErrorKind::Malformed) if they do not match dimensions and element type, or their side file is not
     /// where one may be; [`Io`](ErrorKind::Io).
     pub fn payload(&self, tensor: &TensorProto) -> Result<Bytes> {
+        let elements = tensor::element_count(&tensor.dims).map_err(|e| e.at_tensor(tensor.name()))?;
+        if elements > limits::TENSOR_ELEMENTS {
+            return Err(Error::new(ErrorKind::Limit, format!("{elements} elements are more than this tool reads"))
+                .at_tensor(tensor.name()));
+        }
         if !is_external(tensor) {
             return tensor::inline_payload(tensor);
         }
@@ -136,11 +145,6 @@ impl Model {
         read: impl Fn(ElementType, &[u8]) -> Option<Vec<T>>,
     ) -> Result<ArrayD<T>> {
         let shape = tensor::shape(tensor)?;
-        let elements = tensor::element_count(&tensor.dims)?;
-        if elements > limits::TENSOR_ELEMENTS {
-            return Err(Error::new(ErrorKind::Limit, format!("{elements} elements are more than this tool decodes"))
-                .at_tensor(tensor.name()));
-        }
         let element = ElementType::of(tensor)?;
         let values = read(element, &self.payload(tensor)?).ok_or_else(|| {
             Error::new(
@@ -182,15 +186,11 @@ impl Model {
     /// or in no directory.
     pub fn check_target(&self, path: &Path) -> Result<()> {
         atomic::check_target(path)?;
-        for own in self.own_files() {
-            for target in [path.to_owned(), side_path(path)] {
-                if let (Ok(a), Ok(b)) = (own.metadata(), target.metadata())
-                    && (same_file(&a, &b) && canonical_equal(&own, &target) || cfg!(unix) && same_file(&a, &b))
-                {
-                    return Err(
-                        Error::new(ErrorKind::Usage, "this is the input; choose another output file").in_file(target)
-                    );
-                }
+        for target in [path.to_owned(), side_path(path)] {
+            if self.own_files.iter().any(|own| is_same(own, &target)) {
+                return Err(
+                    Error::new(ErrorKind::Usage, "this is the input; choose another output file").in_file(target)
+                );
             }
         }
         Ok(())
@@ -202,25 +202,24 @@ impl Model {
     /// # Errors
     /// As [`check_target`](Self::check_target); [`Io`](ErrorKind::Io), and then no partial file stays.
     pub fn save(&self, path: &Path) -> Result<u64> {
+        self.save_within(path, limits::PROTOBUF_BYTES)
+    }
+
+    fn save_within(&self, path: &Path, limit: u64) -> Result<u64> {
         self.check_target(path)?;
-        let too_large = self.proto.encoded_len() as u64 > limits::PROTOBUF_BYTES;
-        let mut any = too_large;
-        graph::for_each_tensor(&self.proto, |t| any |= is_external(t));
-        if !any {
-            return write_message(path, &self.proto);
+        let too_large = self.proto.encoded_len() as u64 > limit;
+        let mut needs_side_file = too_large;
+        graph::for_each_tensor(&self.proto, |t| needs_side_file |= is_external(t));
+        if !needs_side_file {
+            return atomic::write(path, |out| serialize::model(&self.proto, out));
         }
         let side = side_path(path);
-        let name = side
-            .file_name()
-            .and_then(|n| n.to_str())
-            .ok_or_else(|| {
-                Error::new(ErrorKind::Usage, "the file name is not UTF-8, but the model must name its side file")
-                    .in_file(path)
-            })?
-            .to_owned();
+        let name = side.file_name().and_then(|n| n.to_str()).map(str::to_owned).ok_or_else(|| {
+            Error::new(ErrorKind::Usage, "the name must be UTF-8, for the model to name its side file").in_file(path)
+        })?;
         let mut proto = self.proto.clone();
-        let side_bytes = atomic::write(&side, |out| {
-            let mut end = 0u64;
+        let side = atomic::prepare(&side, |out| {
+            let mut end = 0;
             graph::for_each_tensor_mut(&mut proto, &mut |tensor| {
                 if is_external(tensor) || too_large && tensor::stored_bytes(tensor) >= MOVED_BYTES {
                     end = self.move_out(tensor, &name, end, out)?;
@@ -228,25 +227,32 @@ impl Model {
                 Ok(())
             })
         })?;
-        Ok(side_bytes + write_message(path, &proto)?)
+        if proto.encoded_len() as u64 > limit {
+            return Err(
+                Error::new(ErrorKind::Limit, "without its large tensors the model still exceeds 2 GiB").in_file(path)
+            );
+        }
+        // Neither gets its name before both are on the disk.
+        let main = atomic::prepare(path, |out| serialize::model(&proto, out))?;
+        Ok(side.commit()? + main.commit()?)
     }
 
     /// Appends a tensor's values to the side file, of which `end` bytes are written, and returns its new end.
-    fn move_out(&self, tensor: &mut TensorProto, name: &str, end: u64, out: &mut dyn std::io::Write) -> Result<u64> {
-        let failed = |e: std::io::Error| Error::new(ErrorKind::Io, e.to_string());
-        let need = tensor::payload_bytes(tensor).ok();
+    fn move_out(&self, tensor: &mut TensorProto, name: &str, end: u64, out: &mut atomic::Output<'_>) -> Result<u64> {
         let source = if is_external(tensor) {
-            Err(external_data::open(self.directory(), tensor, need)?)
+            Source::SideFile(external_data::open(self.directory(), tensor, tensor::payload_bytes(tensor).ok())?)
         } else {
-            Ok(tensor::inline_payload(tensor)?)
+            Source::Message(tensor::inline_payload(tensor)?)
         };
-        let length = source.as_ref().map_or_else(|range| range.length(), |bytes| bytes.len() as u64);
-        let align = if length >= PAGE_ALIGNED_BYTES { PAGE } else { LINE };
-        let offset = end.next_multiple_of(align);
-        out.write_all(&vec![0; (offset - end) as usize]).map_err(failed)?;
+        let length = match &source {
+            Source::SideFile(range) => range.length(),
+            Source::Message(bytes) => bytes.len() as u64,
+        };
+        let offset = end.next_multiple_of(if length >= PAGE_ALIGNED_BYTES { PAGE } else { LINE });
+        atomic::append_sparse(out, &vec![0; (offset - end) as usize])?;
         match source {
-            Ok(bytes) => out.write_all(&bytes).map_err(failed)?,
-            Err(range) => range.for_each_chunk(|chunk| out.write_all(chunk).map_err(failed))?,
+            Source::SideFile(range) => range.for_each_chunk(|chunk| atomic::append_sparse(out, chunk))?,
+            Source::Message(bytes) => atomic::append_sparse(out, &bytes)?,
         }
         Place { location: name.to_owned(), offset, length: Some(length) }.write_to(tensor);
         Ok(offset + length)
@@ -254,19 +260,6 @@ impl Model {
 
     fn directory(&self) -> Option<&Path> {
         self.path.as_ref().map(|p| p.parent().unwrap_or(Path::new("")))
-    }
-
-    /// The files that must not be written to.
-    fn own_files(&self) -> Vec<PathBuf> {
-        let mut files: BTreeSet<PathBuf> = self.path.iter().cloned().collect();
-        if let Some(directory) = self.directory() {
-            graph::for_each_tensor(&self.proto, |tensor| {
-                if let (true, Ok(place)) = (is_external(tensor), Place::of(tensor)) {
-                    files.insert(directory.join(place.location));
-                }
-            });
-        }
-        files.into_iter().collect()
     }
 
     fn check(&self, options: &LoadOptions) -> Result<()> {
@@ -285,32 +278,30 @@ impl Model {
         Values::new(&self.proto)?.check_acyclic(&self.proto)
     }
 
-    /// Every tensor in a side file has a sound place; returns the bytes of all side files.
-    fn check_external(&self) -> Result<u64> {
-        let mut files = BTreeSet::new();
-        let mut first_error = None;
+    /// Every tensor in a side file has a sound place; returns those files with their sizes.
+    fn check_external(&self) -> Result<Vec<(PathBuf, u64)>> {
+        let Some(directory) = self.directory() else { return Ok(Vec::new()) };
+        let mut locations = BTreeSet::new();
+        let mut sound = Ok(());
         graph::for_each_tensor(&self.proto, |tensor| {
-            if !is_external(tensor) || first_error.is_some() || self.directory().is_none() {
-                return;
-            }
-            let check = || {
-                let place = Place::of(tensor)?;
-                external_data::open(self.directory(), tensor, tensor::payload_bytes(tensor).ok())?;
-                Ok(place.location)
-            };
-            match check() {
-                Ok(location) => {
-                    files.insert(location);
-                }
-                Err(e) => first_error = Some(e),
+            if sound.is_ok() && is_external(tensor) {
+                sound = Place::of(tensor).and_then(|place| {
+                    locations.insert(place.location);
+                    external_data::open(Some(directory), tensor, tensor::payload_bytes(tensor).ok()).map(|_| ())
+                });
             }
         });
-        if let Some(e) = first_error {
-            return Err(e);
-        }
-        let directory = self.directory().unwrap_or(Path::new(""));
-        files.iter().map(|location| external_data::confined(directory, location).map(|(_, m)| m.len())).sum()
+        sound?;
+        let look = |location| external_data::confined(directory, location).map(|(path, found)| (path, found.len()));
+        let files: BTreeMap<_, _> = locations.iter().map(|l| look(l)).collect::<Result<_>>()?;
+        Ok(files.into_iter().collect())
     }
+}
+
+/// Where values that are written to a side file come from.
+enum Source {
+    SideFile(external_data::Range),
+    Message(Bytes),
 }
 
 /// Smallest tensor that leaves a message which is too large.
@@ -338,7 +329,11 @@ pub fn side_path(path: &Path) -> PathBuf {
     name.into()
 }
 
-fn canonical_equal(a: &Path, b: &Path) -> bool {
+/// Whether two paths lead to one existing file.
+fn is_same(a: &Path, b: &Path) -> bool {
+    if cfg!(unix) {
+        return matches!((a.metadata(), b.metadata()), (Ok(a), Ok(b)) if same_file(&a, &b));
+    }
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
@@ -362,15 +357,6 @@ fn read_whole(path: &Path) -> Result<Bytes> {
     Ok(buffer.into())
 }
 
-fn write_message(path: &Path, proto: &ModelProto) -> Result<u64> {
-    if proto.encoded_len() as u64 > limits::PROTOBUF_BYTES {
-        return Err(Error::new(ErrorKind::Limit, "the model's structure alone exceeds 2 GiB").in_file(path));
-    }
-    atomic::write(path, |out| {
-        out.write_all(&proto.encode_to_vec()).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))
-    })
-}
-
 /// Decodes a file that holds one tensor, as in `test_data_set_0/input_0.pb`.
 ///
 /// # Errors
@@ -378,4 +364,41 @@ fn write_message(path: &Path, proto: &ModelProto) -> Result<u64> {
 pub fn decode_tensor(bytes: Bytes) -> Result<TensorProto> {
     wire::check_tensor(&bytes)?;
     TensorProto::decode(bytes).map_err(|e| Error::new(ErrorKind::Malformed, format!("not an ONNX tensor: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::proto::GraphProto;
+    use super::*;
+
+    #[test]
+    fn a_model_that_exceeds_a_message_goes_to_a_side_file_and_comes_back() {
+        let values: Vec<f32> = (0..1000).map(|v| v as f32).collect();
+        let typed = TensorProto {
+            dims: vec![500],
+            data_type: Some(ElementType::Float as i32),
+            name: Some("typed".to_owned()),
+            float_data: values[..500].to_vec(),
+            ..Default::default()
+        };
+        let initializer = vec![tensor::float("raw", &[1000], &values), typed, tensor::int64("small", &[1], &[7])];
+        let graph = GraphProto { initializer, ..Default::default() };
+        let proto = ModelProto { ir_version: Some(8), graph: Some(graph), ..Default::default() };
+        let model = Model::from_proto(proto, &LoadOptions::default()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.onnx");
+
+        let written = model.save_within(&path, 5000).unwrap();
+        let back = Model::load(&path, &LoadOptions::default()).unwrap();
+        assert_eq!(written, back.bytes());
+        assert_eq!(side_path(&path).metadata().unwrap().len(), 4000 + 32 + 2000, "the second tensor starts at a line");
+        let tensors = &back.proto.graph.as_ref().unwrap().initializer;
+        assert_eq!(tensors.iter().map(is_external).collect::<Vec<_>>(), [true, true, false]);
+        assert_eq!(back.floats(&tensors[0]).unwrap().as_slice().unwrap(), values);
+        assert_eq!(back.floats(&tensors[1]).unwrap().as_slice().unwrap(), &values[..500]);
+        assert_eq!(back.self_contained().unwrap().graph.unwrap().initializer[0].raw_data().len(), 4000);
+
+        assert_eq!(model.save_within(&path, 60).unwrap_err().kind(), ErrorKind::Limit, "nothing left to move out");
+        assert!(Model::load(&path, &LoadOptions::default()).is_ok(), "the file of before is still whole");
+    }
 }

@@ -306,3 +306,169 @@ pub fn constant_node(tensor: TensorProto) -> NodeProto {
         ..Default::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::graph::Step;
+    use super::super::model::LoadOptions;
+    use super::super::proto::ModelProto;
+    use super::super::tensor;
+    use super::*;
+
+    fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+        NodeProto {
+            op_type: Some(op.to_owned()),
+            input: inputs.iter().map(|&s| s.to_owned()).collect(),
+            output: outputs.iter().map(|&s| s.to_owned()).collect(),
+            ..Default::default()
+        }
+    }
+
+    fn infos(names: &[&str]) -> Vec<ValueInfoProto> {
+        names.iter().map(|&n| ValueInfoProto { name: Some(n.to_owned()), ..Default::default() }).collect()
+    }
+
+    /// Outer constant `c` -> Slice -> `s`; the If's body computes `w = Unsqueeze(s, k)` and reads it in an LSTM; `c` is
+    /// read by a second body too if `shared`. `dead` is unused from the start.
+    fn model(ir: i64, shared: bool) -> Model {
+        let body = |prefix: &str, reads: &str| {
+            let name = |n: &str| format!("{prefix}{n}");
+            GraphProto {
+                node: vec![
+                    node("Unsqueeze", &[reads, &name("k")], &[&name("w")]),
+                    node("LSTM", &["x", &name("w")], &[&name("y")]),
+                ],
+                initializer: vec![tensor::int64(&name("k"), &[1], &[0])],
+                output: infos(&[&name("y")]),
+                value_info: infos(&[&name("w")]),
+                ..Default::default()
+            }
+        };
+        let mut branch = node("If", &["cond"], &["y"]);
+        for (prefix, reads) in [("then_", "s"), ("else_", if shared { "s" } else { "x" })] {
+            branch.attribute.push(AttributeProto { g: Some(body(prefix, reads)), ..Default::default() });
+        }
+        let graph = GraphProto {
+            node: vec![node("Slice", &["c"], &["s"]), branch, node("Neg", &["x"], &["dead"])],
+            initializer: vec![tensor::float("c", &[2], &[1.0, 2.0]), tensor::float("unrelated", &[1], &[0.0])],
+            input: infos(if ir < 4 { &["x", "cond", "c"] } else { &["x", "cond"] }),
+            output: infos(&["y"]),
+            ..Default::default()
+        };
+        let proto = ModelProto { ir_version: Some(ir), graph: Some(graph), ..Default::default() };
+        Model::from_proto(proto, &LoadOptions::default()).unwrap()
+    }
+
+    fn body(attribute: usize) -> Scope {
+        Scope::root().child(Step { node: 1, attribute, graph: None })
+    }
+
+    fn rewire(model: &mut Model, bodies: &[usize]) -> Dropped {
+        let root = Scope::root();
+        let mut rewriter = Rewriter::new(model);
+        let codes = rewriter.fresh("W/codes");
+        let decoded = rewriter.fresh("W");
+        rewriter.add_constant(&root, tensor::uint8(&codes, &[1], &[3]));
+        rewriter.add_node(&root, node("Cast", &[&codes], &[&decoded]));
+        for &attribute in bodies {
+            rewriter.set_input(&body(attribute), 1, 1, &decoded);
+        }
+        rewriter.set_metadata("tool", "test");
+        rewriter.finish().unwrap()
+    }
+
+    #[test]
+    fn what_only_fed_a_replaced_input_goes_across_scopes() {
+        let mut model = model(8, false);
+        let dropped = rewire(&mut model, &[0]);
+        assert_eq!(dropped.initializers, [(body(0), "then_k".to_owned()), (Scope::root(), "c".to_owned())]);
+        assert_eq!(dropped.nodes, 2);
+        let graph = model.proto.graph.as_ref().unwrap();
+        assert_eq!(graph.node.iter().map(|n| n.op_type()).collect::<Vec<_>>(), ["Cast", "If", "Neg"]);
+        assert_eq!(graph.initializer.iter().map(|t| t.name()).collect::<Vec<_>>(), ["unrelated", "W/codes"]);
+        let then = graph.node[1].attribute[0].g.as_ref().unwrap();
+        assert_eq!(then.node.len(), 1);
+        assert_eq!(then.node[0].input, ["x", "W"]);
+        assert!(then.value_info.is_empty(), "no annotation of a value that is gone");
+        assert_eq!(graph.node[1].attribute[1].g.as_ref().unwrap().node.len(), 2, "the other body is as it was");
+        assert_eq!(model.proto.metadata_props.len(), 1);
+    }
+
+    #[test]
+    fn what_another_body_reads_stays() {
+        let mut first = model(8, true);
+        assert_eq!(rewire(&mut first, &[0]).nodes, 1, "Slice feeds the other body");
+        let mut both = model(8, true);
+        assert_eq!(rewire(&mut both, &[0, 1]).nodes, 3);
+    }
+
+    #[test]
+    fn in_old_models_constants_are_nodes_and_inputs_go_along() {
+        let mut model = model(3, false);
+        rewire(&mut model, &[0]);
+        let graph = model.proto.graph.as_ref().unwrap();
+        assert_eq!(graph.node[0].op_type(), "Constant");
+        assert_eq!(graph.node[0].output, ["W/codes"]);
+        assert_eq!(graph.input.iter().map(|v| v.name()).collect::<Vec<_>>(), ["x", "cond"]);
+    }
+
+    #[test]
+    fn overridable_initializers_stay_unless_frozen() {
+        let overridable = || {
+            let mut model = model(8, false);
+            model.proto.graph.as_mut().unwrap().input.extend(infos(&["c"]));
+            model
+        };
+        let mut kept = overridable();
+        assert!(!rewire(&mut kept, &[0]).initializers.iter().any(|(_, n)| n == "c"));
+        let mut frozen = overridable();
+        let mut rewriter = Rewriter::new(&mut frozen);
+        rewriter.freeze_input("c");
+        rewriter.remove_node(&Scope::root(), 2);
+        rewriter.finish().unwrap();
+        let graph = frozen.proto.graph.as_ref().unwrap();
+        assert_eq!(graph.input.len(), 2);
+        assert_eq!(graph.initializer[0].name(), "c", "still used");
+    }
+
+    #[test]
+    fn a_node_can_be_replaced_by_others_with_its_outputs() {
+        let mut model = model(8, false);
+        let mut rewriter = Rewriter::new(&mut model);
+        rewriter.insert_before(&body(0), 1, node("MatMul", &["x", "then_w"], &["p"]));
+        rewriter.insert_before(&body(0), 1, node("Tanh", &["p"], &["then_y"]));
+        rewriter.remove_node(&body(0), 1);
+        assert_eq!(rewriter.finish().unwrap(), Dropped::default(), "what the new nodes read is used");
+        let ops: Vec<_> = model.graph(&body(0)).node.iter().map(|n| n.op_type()).collect();
+        assert_eq!(ops, ["Unsqueeze", "MatMul", "Tanh"]);
+    }
+
+    #[test]
+    fn removing_a_node_with_bodies_frees_what_they_read() {
+        let mut model = model(8, true);
+        let mut rewriter = Rewriter::new(&mut model);
+        rewriter.insert_before(&Scope::root(), 1, node("Neg", &["x"], &["y"]));
+        rewriter.remove_node(&Scope::root(), 1);
+        let dropped = rewriter.finish().unwrap();
+        assert_eq!(dropped.initializers, [(Scope::root(), "c".to_owned())]);
+    }
+
+    #[test]
+    fn mistakes_are_noticed() {
+        let mut undefined = model(8, false);
+        let mut rewriter = Rewriter::new(&mut undefined);
+        rewriter.set_input(&body(0), 1, 1, "nowhere");
+        assert!(rewriter.finish().is_err());
+        let mut needed = model(8, false);
+        let mut rewriter = Rewriter::new(&mut needed);
+        rewriter.remove_node(&Scope::root(), 0);
+        assert!(rewriter.finish().is_err());
+    }
+
+    #[test]
+    fn no_edits_change_nothing() {
+        let mut edited = model(8, true);
+        Rewriter::new(&mut edited).finish().unwrap();
+        assert_eq!(edited.proto, model(8, true).proto);
+    }
+}
