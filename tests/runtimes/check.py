@@ -32,7 +32,7 @@ class Tally:
 def operators(path):
     """How many nodes of each type a model has, bodies included."""
     count = Counter()
-    graphs = [onnx.load(path).graph]
+    graphs = [onnx.load(path, load_external_data=False).graph]
     while graphs:
         for node in graphs.pop().node:
             count[node.domain, node.op_type] += 1
