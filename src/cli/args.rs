@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum, ValueHint};
 use dirnet::onnx::{LoadOptions, Model};
+use dirnet::recurrent::FindOptions;
 use dirnet::report::FileFormat;
 
 use super::value::{self, Limit};
@@ -125,6 +126,14 @@ impl Gates {
     /// Whether nothing is asked for.
     pub fn is_empty(&self) -> bool {
         [&self.max_abs, &self.max_nmse, &self.min_snr, &self.min_agreement, &self.max_kl].iter().all(|g| g.is_empty())
+    }
+}
+
+impl Nodes {
+    /// What to look for in a model.
+    pub fn options(&self) -> FindOptions {
+        let Nodes { include, exclude, freeze_inputs } = self;
+        FindOptions { freeze_inputs: *freeze_inputs, include: include.clone(), exclude: exclude.clone() }
     }
 }
 

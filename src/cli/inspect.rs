@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueHint;
+use dirnet::recurrent;
+use dirnet::report::Inspection;
 
 use super::args::{Nodes, Output, Run};
-use super::not_yet;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,6 +34,6 @@ pub fn run(args: &Args) -> Result<()> {
     args.run.start()?;
     let model = args.run.load(&args.model)?;
     args.output.check(None, &[&model])?;
-    let _ = (&args.nodes, &args.output);
-    not_yet("inspect")
+    let survey = recurrent::find(&model, &args.nodes.options())?;
+    args.output.show(&Inspection::new(&model, &survey))
 }

@@ -8,7 +8,6 @@ use dirnet::report::{FileFormat, Show};
 
 use super::args::{Format, Output};
 
-#[expect(dead_code, reason = "no command has a result yet")]
 impl Output {
     /// Shows the result on stdout and writes the reports.
     pub fn show(&self, result: &dyn Show) -> Result<()> {

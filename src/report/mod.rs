@@ -4,6 +4,7 @@
 //! was not measured or has no meaning is null, never 0. Names come from the model: the JSON holds them as they are, the
 //! tables with control characters escaped.
 
+mod inspection;
 mod json;
 mod size;
 pub mod table;
@@ -13,7 +14,9 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::{onnx, recurrent};
 
+pub use inspection::{Inspection, Node, Weight};
 pub use size::Bytes;
 
 /// The version of the JSON.
@@ -171,6 +174,15 @@ pub struct Skipped {
     pub op: String,
     /// Why.
     pub reason: String,
+    /// Whether the reason is a fault in the model, not just something that is not supported.
+    pub warning: bool,
+}
+
+impl From<&recurrent::Skipped> for Skipped {
+    fn from(skipped: &recurrent::Skipped) -> Self {
+        let recurrent::Skipped { node, op, reason, warning } = skipped.clone();
+        Skipped { node, op, reason, warning }
+    }
 }
 
 /// The comparison of original and result.
@@ -248,98 +260,9 @@ pub struct Seconds {
     pub total: f64,
 }
 
-/// What `inspect` tells.
-#[derive(Clone, Debug, Serialize)]
-pub struct Inspection {
-    /// [`SCHEMA`].
-    pub schema: u32,
-    /// What made it.
-    pub tool: Tool,
-    /// The whole file.
-    pub model: InspectedModel,
-    /// The weights that can be compressed.
-    pub recurrent: InspectedWeights,
-    /// Recurrent nodes that can be compressed.
-    pub nodes: Vec<Node>,
-    /// Recurrent nodes that cannot.
-    pub skipped: Vec<Skipped>,
-}
-
-/// A model's file.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct InspectedModel {
-    /// Where it is.
-    pub path: String,
-    /// Bytes with its external data.
-    pub bytes: u64,
-    /// The version of the default operator set.
-    pub opset: i64,
-    /// The version of the file format.
-    pub ir_version: i64,
-    /// Who made it, by its own word.
-    pub producer: Option<String>,
-}
-
-/// The distinct W and R constants of a model.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct InspectedWeights {
-    /// Stored bytes.
-    pub bytes: u64,
-    /// Number of weights.
-    pub parameters: u64,
-    /// Stored bytes over the bytes of the file.
-    pub share: Option<f64>,
-}
-
-/// A recurrent node that can be compressed.
-#[derive(Clone, Debug, Serialize)]
-pub struct Node {
-    /// The node's name.
-    pub node: String,
-    /// `LSTM` or `GRU`.
-    pub op: String,
-    /// `forward`, `reverse` or `bidirectional`.
-    pub direction: String,
-    /// `I`.
-    pub input_size: usize,
-    /// `H`.
-    pub hidden_size: usize,
-    /// W and R.
-    pub weights: Vec<Weight>,
-}
-
-/// W or R of a node.
-#[derive(Clone, Debug, Serialize)]
-pub struct Weight {
-    /// `W` or `R`.
-    pub tensor: String,
-    /// `[directions, gates * H, I or H]`.
-    pub shape: [usize; 3],
-    /// How it is stored: `float`, `float16`, ...
-    pub element: String,
-    /// Stored bytes.
-    pub bytes: u64,
-    /// Stored bytes over the bytes of the file.
-    pub share: Option<f64>,
-    /// How the constant reaches the node.
-    pub route: String,
-    /// The first node whose weights are byte for byte the same: they are stored, and counted, once.
-    pub same_as: Option<String>,
-}
-
 impl Show for Report {
     fn table(&self, style: &table::Style) -> String {
         table::report(self, style)
-    }
-
-    fn json(&self) -> Result<String> {
-        json::text(self)
-    }
-}
-
-impl Show for Inspection {
-    fn table(&self, style: &table::Style) -> String {
-        table::inspection(self, style)
     }
 
     fn json(&self) -> Result<String> {
@@ -351,4 +274,19 @@ impl Show for Inspection {
 #[must_use]
 pub fn ratio(before: u64, after: u64) -> Option<f64> {
     (before > 0 && after > 0).then(|| before as f64 / after as f64)
+}
+
+/// Where a model was read from, as text.
+fn path_of(model: &onnx::Model) -> String {
+    model.path().map_or_else(String::new, |path| path.to_string_lossy().into_owned())
+}
+
+/// Who made a model, by its own word.
+fn producer_of(model: &onnx::Model) -> Option<String> {
+    let proto = &model.proto;
+    let name = proto.producer_name.as_deref().filter(|name| !name.is_empty())?;
+    Some(match proto.producer_version.as_deref().filter(|version| !version.is_empty()) {
+        Some(version) => format!("{name} {version}"),
+        None => name.to_owned(),
+    })
 }

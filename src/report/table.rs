@@ -250,19 +250,23 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
 
 fn inspected_node(node: &Node, style: &Style, out: &mut String) {
     let Node { op, direction, input_size, hidden_size, .. } = node;
-    heading(style, &format!("{} ({op}, {direction}, {input_size} -> {hidden_size})", name(&node.node, 44)), out);
+    heading(style, &format!("{} ({op}, {direction}, {input_size} -> {hidden_size})", name(&node.node, 40)), out);
+    if !node.inside.is_empty() {
+        line_of(out, format!("  in the body of {}", Escaped(&node.inside.join(" / "))));
+    }
     let mut columns = Columns::new(4, ["", "shape", "stored", "from", "bytes", "of file"]);
     for weight in &node.weights {
         let [directions, rows, n] = weight.shape;
+        let place = if weight.external { " aside" } else { "" };
         let from = match &weight.same_as {
-            Some(twin) => format!("same as in {twin}"),
+            Some(twin) => format!("same as {twin}"),
             None => weight.route.clone(),
         };
         columns.row([
             weight.tensor.clone(),
             format!("{directions} x {rows} x {n}"),
-            weight.element.clone(),
-            name(&from, 28),
+            format!("{}{place}", weight.element),
+            name(&from, 26),
             Bytes(weight.bytes).to_string(),
             percent(weight.share),
         ]);
@@ -276,7 +280,9 @@ fn skipped(skipped: &[Skipped], style: &Style, out: &mut String) {
     }
     heading(style, "left as they are", out);
     for node in skipped {
-        line_of(out, format!("  {} ({}): {}", name(&node.node, 44), node.op, Escaped(&node.reason)));
+        line_of(out, format!("  {} ({})", name(&node.node, 60), Escaped(&node.op)));
+        let mark = if node.warning { style.warning("warning: ") } else { String::new() };
+        line_of(out, format!("    {mark}{}", Escaped(&node.reason)));
     }
 }
 
@@ -355,6 +361,7 @@ mod tests {
                 node: "gru".to_owned(),
                 op: "GRU".to_owned(),
                 reason: "W is computed from an input".to_owned(),
+                warning: false,
             }],
             warnings: vec!["no samples".to_owned()],
             verify: Some(Verify {

@@ -1,0 +1,152 @@
+//! What is in a model: its recurrent nodes, where their weights come from, and what cannot be compressed.
+
+use serde::Serialize;
+
+use super::{SCHEMA, Show, Skipped, Tool, table};
+use crate::error::Result;
+use crate::onnx::Model;
+use crate::recurrent::{Matrix, Survey};
+
+/// What `inspect` tells.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What made it.
+    pub tool: Tool,
+    /// The whole file.
+    pub model: InspectedModel,
+    /// The weights that can be compressed.
+    pub recurrent: InspectedWeights,
+    /// Recurrent nodes that can be compressed.
+    pub nodes: Vec<Node>,
+    /// Recurrent nodes that cannot.
+    pub skipped: Vec<Skipped>,
+}
+
+/// A model's file.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct InspectedModel {
+    /// Where it is.
+    pub path: String,
+    /// Bytes with its external data.
+    pub bytes: u64,
+    /// The version of the default operator set.
+    pub opset: i64,
+    /// The version of the file format.
+    pub ir_version: i64,
+    /// Who made it, by its own word.
+    pub producer: Option<String>,
+}
+
+/// The W and R constants of the nodes that can be compressed.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct InspectedWeights {
+    /// Stored bytes.
+    pub bytes: u64,
+    /// Weights; those that are equal bit for bit count once.
+    pub parameters: u64,
+    /// Stored bytes over the bytes of the file.
+    pub share: Option<f64>,
+}
+
+/// A recurrent node that can be compressed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Node {
+    /// The node's name.
+    pub node: String,
+    /// `LSTM` or `GRU`.
+    pub op: String,
+    /// `forward`, `reverse` or `bidirectional`.
+    pub direction: String,
+    /// `I`.
+    pub input_size: usize,
+    /// `H`.
+    pub hidden_size: usize,
+    /// The operators whose bodies it is in, from the outside inwards.
+    pub inside: Vec<String>,
+    /// W and R.
+    pub weights: Vec<Weight>,
+}
+
+/// W or R of a node.
+#[derive(Clone, Debug, Serialize)]
+pub struct Weight {
+    /// `W` or `R`.
+    pub tensor: String,
+    /// `[directions, gates * H, I or H]`.
+    pub shape: [usize; 3],
+    /// How it is stored: `float`, `float16`, ...
+    pub element: String,
+    /// Whether it is stored in a side file.
+    pub external: bool,
+    /// Stored bytes.
+    pub bytes: u64,
+    /// Stored bytes over the bytes of the file.
+    pub share: Option<f64>,
+    /// How the constant reaches the node.
+    pub route: String,
+    /// The first node whose weights are the same, bit for bit: they are coded once.
+    pub same_as: Option<String>,
+}
+
+impl Inspection {
+    /// Describes a model of which `survey` was made.
+    #[must_use]
+    pub fn new(model: &Model, survey: &Survey) -> Self {
+        let file = model.bytes();
+        let share = |bytes: u64| (file > 0).then(|| bytes as f64 / file as f64);
+        let bytes = survey.stored_bytes();
+        let parameters = survey.weights.iter().map(|weight| survey.source(weight).elements() as u64).sum();
+        let nodes = survey.nodes.iter().enumerate().map(|(index, node)| Node {
+            node: node.name.clone(),
+            op: node.cell.operator().to_owned(),
+            direction: node.attributes.direction.name().to_owned(),
+            input_size: node.input_size,
+            hidden_size: node.attributes.hidden,
+            inside: node.bodies.clone(),
+            weights: Matrix::BOTH.iter().map(|&matrix| weight(survey, index, matrix, share)).collect(),
+        });
+        Inspection {
+            schema: SCHEMA,
+            tool: Tool::default(),
+            model: InspectedModel {
+                path: super::path_of(model),
+                bytes: file,
+                opset: model.opset(),
+                ir_version: model.ir_version(),
+                producer: super::producer_of(model),
+            },
+            recurrent: InspectedWeights { bytes, parameters, share: share(bytes) },
+            nodes: nodes.collect(),
+            skipped: survey.skipped.iter().map(Skipped::from).collect(),
+        }
+    }
+}
+
+fn weight(survey: &Survey, node: usize, matrix: Matrix, share: impl Fn(u64) -> Option<f64>) -> Weight {
+    let source = survey.nodes[node].source(matrix);
+    let stored = source.constants.first().map_or(source.element, |constant| constant.element);
+    let first = survey.weight_of(node, matrix).map(|weight| survey.weights[weight].uses[0]);
+    let twin = first.filter(|first| first.node != node || first.matrix != matrix);
+    Weight {
+        tensor: matrix.to_string(),
+        shape: source.shape,
+        element: stored.as_str_name().to_ascii_lowercase(),
+        external: source.constants.iter().any(|constant| constant.external),
+        bytes: source.stored_bytes(),
+        share: share(source.stored_bytes()),
+        route: source.route.clone(),
+        same_as: twin.map(|twin| survey.nodes[twin.node].name.clone()),
+    }
+}
+
+impl Show for Inspection {
+    fn table(&self, style: &table::Style) -> String {
+        table::inspection(self, style)
+    }
+
+    fn json(&self) -> Result<String> {
+        super::json::text(self)
+    }
+}
