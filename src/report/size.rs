@@ -51,6 +51,19 @@ pub(super) fn times(ratio: Option<f64>) -> String {
     ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{}x", three_digits(ratio)))
 }
 
+/// A count with its thousands apart: `851,968`.
+pub(super) fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 fn three_digits(value: f64) -> String {
     let decimals = match value.abs() {
         size if size < 9.995 => 2,
@@ -80,6 +93,11 @@ mod tests {
             assert_eq!(Bytes(bytes).to_string(), text);
         }
         assert_eq!(format!("{:>8}|", Bytes(5)), "     5 B|");
+    }
+
+    #[test]
+    fn thousands_are_apart() {
+        assert_eq!([0, 999, 1000, 851_968].map(grouped), ["0", "999", "1,000", "851,968"]);
     }
 
     #[test]

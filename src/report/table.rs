@@ -7,8 +7,8 @@ use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::size::{figure, percent, times};
-use super::{Bytes, Inspection, Node, Report, Skipped, Unit, Verify};
+use super::size::{figure, grouped, percent, times};
+use super::{Bytes, Inspection, Node, Report, Skipped, Unit, Verify, Weight};
 use crate::error::Escaped;
 
 /// The width that tables fit.
@@ -239,7 +239,7 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
         &mut out,
         format!(
             "{nodes} can be compressed: {} weights in {}, {} of the file",
-            weights.parameters,
+            grouped(weights.parameters),
             Bytes(weights.bytes),
             percent(weights.share)
         ),
@@ -254,24 +254,35 @@ fn inspected_node(node: &Node, style: &Style, out: &mut String) {
     if !node.inside.is_empty() {
         line_of(out, format!("  in the body of {}", Escaped(&node.inside.join(" / "))));
     }
-    let mut columns = Columns::new(4, ["", "shape", "stored", "from", "bytes", "of file"]);
-    for weight in &node.weights {
+    let origins: Vec<String> = node.weights.iter().map(origin).collect();
+    // A column where they fit, else a line each: a long way is the interesting one.
+    let in_column = origins.iter().all(|origin| origin.chars().count() <= 26);
+    let mut columns = Columns::new(4, ["", "shape", "stored", if in_column { "from" } else { "" }, "bytes", "of file"]);
+    for (weight, origin) in node.weights.iter().zip(&origins) {
         let [directions, rows, n] = weight.shape;
-        let place = if weight.external { " aside" } else { "" };
-        let from = match &weight.same_as {
-            Some(twin) => format!("same as {twin}"),
-            None => weight.route.clone(),
-        };
         columns.row([
             weight.tensor.clone(),
             format!("{directions} x {rows} x {n}"),
-            format!("{}{place}", weight.element),
-            name(&from, 26),
+            format!("{}{}", weight.element, if weight.external { " aside" } else { "" }),
+            if in_column { origin.clone() } else { String::new() },
             Bytes(weight.bytes).to_string(),
             percent(weight.share),
         ]);
     }
     columns.draw(style, out);
+    if !in_column {
+        for (weight, origin) in node.weights.iter().zip(&origins) {
+            line_of(out, format!("  {}: {}", weight.tensor, name(origin, WIDTH - 5)));
+        }
+    }
+}
+
+/// Where W or R comes from, in words.
+fn origin(weight: &Weight) -> String {
+    match &weight.same_as {
+        Some(twin) => format!("same as in {}", Escaped(twin)),
+        None => Escaped(&weight.route).to_string(),
+    }
 }
 
 fn skipped(skipped: &[Skipped], style: &Style, out: &mut String) {

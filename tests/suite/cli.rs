@@ -26,6 +26,13 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
+/// Material outside the repository: models, and beside them broken ones.
+fn shared() -> PathBuf {
+    let models = std::env::var_os("DIRNET_MODELS").map(PathBuf::from);
+    let models = models.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models"));
+    models.parent().expect("it is inside a folder").to_owned()
+}
+
 fn scratch() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
@@ -165,4 +172,70 @@ fn a_broken_pipe_is_quiet() {
     drop(child.stdout.take());
     let output = child.wait_with_output().expect("ends");
     assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+}
+
+#[test]
+fn inspect_shows_nodes_and_where_their_weights_come_from() {
+    let directory = fixture("charlm");
+    let shown = "\
+exit 0
+lstm256.onnx
+3.51 MB, opset 17, IR version 8, made by pytorch 2.15.0
+
+/m/rnn/LSTM (LSTM, forward, 64 -> 256)
+     shape           stored  from           bytes  of file
+  W  1 x 1024 x 64   float   initializer   262 KB    7.5 %
+  R  1 x 1024 x 256  float   initializer  1.05 MB   29.9 %
+
+/m/rnn/LSTM_1 (LSTM, forward, 256 -> 256)
+     shape           stored  from           bytes  of file
+  W  1 x 1024 x 256  float   initializer  1.05 MB   29.9 %
+  R  1 x 1024 x 256  float   initializer  1.05 MB   29.9 %
+
+2 nodes can be compressed: 851,968 weights in 3.41 MB, 97.0 % of the file
+next: dirnet compress MODEL -o OUT --ratio 8 --calibration SAMPLES.npz
+";
+    assert_eq!(run(&directory, &["inspect", "lstm256.onnx"]), shown);
+    let quiet = run(&directory, &["inspect", "lstm256.onnx", "-q"]);
+    assert_eq!(quiet, "exit 0\n");
+}
+
+#[test]
+fn inspect_speaks_json() {
+    let shown = run(&fixture("charlm"), &["inspect", "gru256.onnx", "--format", "json", "--exclude", "GRU_1"]);
+    let found: serde_json::Value = serde_json::from_str(shown.strip_prefix("exit 0\n").expect("done")).expect("JSON");
+    assert_eq!(found["schema"], 1);
+    assert_eq!(found["model"]["path"], "gru256.onnx");
+    assert_eq!(found["nodes"].as_array().map(Vec::len), Some(1));
+    assert_eq!(found["nodes"][0]["weights"][1]["shape"], serde_json::json!([1, 768, 256]));
+    assert_eq!(found["skipped"][0]["reason"], "excluded by --exclude");
+    assert_eq!(found["recurrent"]["bytes"], 4 * 768 * (64 + 256));
+}
+
+/// Every broken model gets one line; those that are merely unusual are shown.
+#[test]
+fn broken_models_get_one_line() {
+    let bad = shared().join("bad");
+    let Ok(entries) = std::fs::read_dir(&bad) else {
+        return println!("skipped: there is no {}", bad.display());
+    };
+    for entry in entries {
+        let path = entry.expect("a directory entry").path();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        let fine =
+            ["ok", "all_zero_W", "nan_inf_weights", "contrib_lstm", "custom_domain", "bomb_constantofshape_32GB"];
+        for model in std::fs::read_dir(&path).expect("a folder each") {
+            let model = model.expect("a directory entry").path();
+            if model.extension().is_none_or(|extension| extension != "onnx") {
+                continue;
+            }
+            let shown = run(&path, &["inspect", &model.to_string_lossy()]);
+            if fine.contains(&name.as_str()) {
+                assert!(shown.starts_with("exit 0\n"), "{name}: {shown}");
+            } else {
+                assert!(shown.starts_with("exit 2\n! error: ") && shown.lines().count() == 2, "{name}: {shown}");
+                println!("{shown}");
+            }
+        }
+    }
 }
