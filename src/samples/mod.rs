@@ -7,11 +7,13 @@
 
 mod carry;
 mod npy;
+mod random;
 mod read;
 mod signature;
 mod tensor;
 
 pub use carry::Carry;
+pub use random::{Random, RandomOptions};
 pub use signature::{Dim, Port, Signature};
 pub use tensor::Tensor;
 
