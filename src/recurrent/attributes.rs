@@ -396,7 +396,7 @@ fn malformed<T>(message: String) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prost::bytes::Bytes;
+    use bytes::Bytes;
 
     fn int(name: &str, value: i64) -> AttributeProto {
         AttributeProto { name: Some(name.into()), i: Some(value), r#type: Some(2), ..Default::default() }

@@ -535,3 +535,6 @@ impl Expected<'_> {
         Err(Error::new(ErrorKind::Malformed, message).at_tensor(*value))
     }
 }
+
+#[cfg(test)]
+mod tests;

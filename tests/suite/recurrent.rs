@@ -1,0 +1,173 @@
+//! The recurrent nodes of real models: every one is found, and W and R are what ONNX's reference evaluator makes of
+//! the constants behind them. `recurrent_weights.tsv` holds its checksums, in the order in which nodes are found.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use dirnet::error::{ErrorKind, Result};
+use dirnet::onnx::{LoadOptions, Model};
+use dirnet::recurrent::{Direction, FindOptions, Matrix, Survey, find};
+
+/// The folder of models outside the repository, or a folder beside it; `None`, and a notice, if it is not there.
+fn folder(beside: &str) -> Option<PathBuf> {
+    let models = std::env::var_os("DIRNET_MODELS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models"), PathBuf::from);
+    let folder = models.parent()?.join(beside);
+    if !folder.is_dir() {
+        eprintln!("skipped: {} is not there (set DIRNET_MODELS)", folder.display());
+        return None;
+    }
+    Some(folder)
+}
+
+fn survey_with(path: &Path, options: &FindOptions) -> Result<(Model, Survey)> {
+    let model = Model::load(path, &LoadOptions::default())?;
+    let survey = find(&model, options)?;
+    Ok((model, survey))
+}
+
+fn survey(path: &Path) -> (Model, Survey) {
+    survey_with(path, &FindOptions::default()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Sum, sum weighted by position (so that the order counts), and sum of squares.
+fn sums(values: &ndarray::Array3<f32>) -> [f64; 3] {
+    let n = values.len() as f64;
+    values.iter().enumerate().fold([0.0; 3], |[a, b, c], (i, &v)| {
+        let v = f64::from(v);
+        [a + v, b + v * (i + 1) as f64 / n, c + v * v]
+    })
+}
+
+#[test]
+fn nodes_and_values_of_every_model() {
+    let Some(models) = folder("models") else { return };
+    let mut expected: BTreeMap<&str, Vec<Vec<&str>>> = BTreeMap::new();
+    for line in include_str!("recurrent_weights.tsv").lines().filter(|l| !l.starts_with('#')) {
+        let mut fields = line.split('\t');
+        let rows = expected.entry(fields.next().expect("a model")).or_default();
+        rows.push(fields.collect());
+    }
+    for (name, rows) in expected {
+        let (model, survey) = survey(&models.join(name));
+        assert!(survey.skipped.is_empty(), "{name}: {:?}", survey.skipped);
+        let found: Vec<_> = survey.nodes.iter().flat_map(|n| Matrix::BOTH.map(|m| (n, m))).collect();
+        let rows: Vec<_> = rows.into_iter().filter(|r| r[0] != "-").collect();
+        assert_eq!(found.len(), rows.len(), "{name}: matrices found");
+        for ((node, matrix), row) in found.into_iter().zip(rows) {
+            let place = format!("{name}: {}/{matrix}", node.name);
+            assert_eq!((&*node.name, node.cell.operator(), &*matrix.to_string()), (row[0], row[1], row[2]), "{place}");
+            let source = node.source(matrix);
+            assert_eq!(source.shape.map(|d| d.to_string()).join("x"), row[3], "{place}");
+            let values = source.values(&model).unwrap_or_else(|e| panic!("{place}: {e}"));
+            let size = values.iter().map(|v| f64::from(v.abs())).sum::<f64>();
+            for (found, wanted) in sums(&values).into_iter().zip(&row[4..]) {
+                let wanted: f64 = wanted.parse().expect("a checksum");
+                assert!((found - wanted).abs() <= 1e-8 * size.max(wanted.abs()), "{place}: {found} is not {wanted}");
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_are_followed_out_of_bodies_and_told_once() {
+    let Some(models) = folder("models") else { return };
+    let (_, five) = survey(&models.join("silero_vad_v5/silero_vad.onnx"));
+    assert_eq!(five.nodes[0].bodies, ["If", "If"]);
+    assert_eq!(five.nodes[0].w.route, "Unsqueeze(Concat(3 x Slice(Constant node of the outer graph)))");
+    assert_eq!(five.weights.len(), 4, "two LSTMs, each in the then and the else branch");
+    assert_eq!(five.stored_bytes(), 4 * 512 * 128 * 4);
+
+    let (_, four) = survey(&models.join("silero_vad_v4/silero_vad.onnx"));
+    assert_eq!((four.nodes.len(), four.weights.len()), (8, 8), "byte-identical in pairs");
+    assert!(four.weights.iter().all(|w| w.uses.len() == 2));
+    assert_eq!(four.stored_bytes(), 16 * 256 * 64 * 4, "but stored twice");
+
+    let (_, looped) = survey(&models.join("derived/dtln_p1_loop/model.onnx"));
+    assert_eq!(looped.nodes[0].bodies, ["Loop"]);
+    let (_, external) = survey(&models.join("derived/g2p_encoder_external_per_tensor/model.onnx"));
+    assert_eq!(external.nodes[0].w.route, "external data");
+    let (_, half) = survey(&models.join("derived/dtln_p1_fp16_cast/model.onnx"));
+    assert_eq!(half.nodes[0].w.route, "Cast(initializer)");
+    assert_eq!(half.stored_bytes(), 2 * 512 * (257 + 128 + 128 + 128));
+    let (_, indirect) = survey(&models.join("derived/tract_byte_indirect/model.onnx"));
+    let routes: Vec<&str> = indirect.nodes.iter().flat_map(|n| [&*n.w.route, &*n.r.route]).collect();
+    assert_eq!(
+        routes,
+        ["Transpose(initializer)", "Identity(initializer)", "Concat(2 x initializer)", "Identity(initializer)"]
+    );
+}
+
+#[test]
+fn attributes_are_read_as_written() {
+    let Some(cases) = folder("rnn_cases") else { return };
+    let node = |name: &str| {
+        let (_, mut survey) = survey(&cases.join(name).join("model.onnx"));
+        assert_eq!(survey.nodes.len(), 1, "{name}");
+        survey.nodes.remove(0)
+    };
+    assert_eq!(node("lstm_reverse").attributes.direction, Direction::Reverse);
+    assert_eq!(node("lstm_bidi").attributes.activations.len(), 6);
+    assert_eq!(node("gru_clip").attributes.clip, Some(0.3));
+    assert!(node("gru_lbr").attributes.linear_before_reset);
+    assert!(node("lstm_iforget").attributes.input_forget);
+    assert_eq!(node("gru_act").attributes.activations[0].name(), "HardSigmoid");
+    assert_eq!(node("gru_act").attributes.activations[0].alpha, 0.2);
+    assert!(node("lstm_seqlen").reads.sequence_lens);
+    assert!(!node("lstm_plain").reads.sequence_lens);
+}
+
+#[test]
+fn weights_that_are_graph_inputs_are_not_compressed() {
+    let Some(models) = folder("models") else { return };
+    let mut seen = 0;
+    for entry in std::fs::read_dir(models.join("onnx_node_tests")).expect("the folder of operator tests") {
+        let path = entry.expect("an entry").path().join("model.onnx");
+        if !path.is_file() {
+            continue;
+        }
+        let (_, survey) = survey(&path);
+        assert!(survey.nodes.is_empty());
+        let reason = &survey.skipped[0].reason;
+        assert!(reason == "W is graph input 'W'" || reason.starts_with("RNN is not supported"), "{reason}");
+        seen += 1;
+    }
+    assert_eq!(seen, 9);
+}
+
+#[test]
+fn unusual_and_broken_nodes() {
+    let Some(bad) = folder("bad") else { return };
+    let run = |name: &str| survey_with(&bad.join(name).join("model.onnx"), &FindOptions::default());
+    let counts = |name: &str| {
+        let (_, survey) = run(name).unwrap_or_else(|e| panic!("{e}"));
+        (survey.nodes.len(), survey.skipped)
+    };
+    assert_eq!(counts("ok").0, 1);
+    assert_eq!(counts("all_zero_W").0, 1);
+    assert_eq!(counts("bomb_constantofshape_32GB").0, 1, "the bomb is not on the way to a weight");
+    assert_eq!(counts("custom_domain"), (0, vec![]));
+    let (none, nan) = counts("nan_inf_weights");
+    assert!(none == 0 && nan[0].warning && nan[0].reason == "W holds NaN or infinite values", "{nan:?}");
+    assert!(counts("contrib_lstm").1[0].reason.starts_with("already quantised"));
+    let broken = [
+        ("R_shape_mismatch", "tensor 'R'"),
+        ("W_not_4H", "tensor 'W'"),
+        ("hidden_absent", "hidden_size"),
+        ("hidden_mismatch", "hidden_size 9"),
+        ("hidden_neg", "-8"),
+        ("dims_negative", "'W'"),
+        ("dims_overflow", "'W'"),
+        ("dims_overflow_wrap", "'W'"),
+        ("dtype_999", "999"),
+        ("raw_short", "'W'"),
+        ("raw_long", "'W'"),
+    ];
+    for (name, wanted) in broken {
+        let error = run(name).map(|(_, survey)| survey).expect_err(name);
+        let line = error.to_string();
+        assert!(line.contains(wanted) && !line.contains('\n'), "{name}: '{line}' does not tell of {wanted}");
+        assert_eq!(error.kind(), ErrorKind::Malformed, "{name}: {line}");
+        eprintln!("{line}");
+    }
+}
