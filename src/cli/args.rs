@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum, ValueHint};
 use dirnet::onnx::{LoadOptions, Model};
-use dirnet::recurrent::FindOptions;
+use dirnet::recurrent::{self, FindOptions, Survey};
 use dirnet::report::FileFormat;
 
 use super::value::{self, Limit};
@@ -130,10 +130,11 @@ impl Gates {
 }
 
 impl Nodes {
-    /// What to look for in a model.
-    pub fn options(&self) -> FindOptions {
+    /// Finds the recurrent nodes of the model that was read from `path`.
+    pub fn find(&self, model: &Model, path: &Path) -> Result<Survey> {
         let Nodes { include, exclude, freeze_inputs } = self;
-        FindOptions { freeze_inputs: *freeze_inputs, include: include.clone(), exclude: exclude.clone() }
+        let options = FindOptions { freeze_inputs: *freeze_inputs, include: include.clone(), exclude: exclude.clone() };
+        recurrent::find(model, &options).map_err(|error| error.in_file(path).into())
     }
 }
 

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueHint;
-use dirnet::recurrent;
 use dirnet::report::Inspection;
 
 use super::args::{Nodes, Output, Run};
@@ -34,6 +33,6 @@ pub fn run(args: &Args) -> Result<()> {
     args.run.start()?;
     let model = args.run.load(&args.model)?;
     args.output.check(None, &[&model])?;
-    let survey = recurrent::find(&model, &args.nodes.options())?;
+    let survey = args.nodes.find(&model, &args.model)?;
     args.output.show(&Inspection::new(&model, &survey))
 }

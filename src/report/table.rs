@@ -244,7 +244,8 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
             percent(weights.share)
         ),
     );
-    line_of(&mut out, "next: dirnet compress MODEL -o OUT --ratio 8 --calibration SAMPLES.npz".to_owned());
+    let command = format!("next: dirnet compress {} -o OUT --ratio 8 --calibration SAMPLES", Escaped(&model.path));
+    line_of(&mut out, command);
     out
 }
 
@@ -263,7 +264,7 @@ fn inspected_node(node: &Node, style: &Style, out: &mut String) {
         columns.row([
             weight.tensor.clone(),
             format!("{directions} x {rows} x {n}"),
-            format!("{}{}", weight.element, if weight.external { " aside" } else { "" }),
+            weight.element.clone(),
             if in_column { origin.clone() } else { String::new() },
             Bytes(weight.bytes).to_string(),
             percent(weight.share),
