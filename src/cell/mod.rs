@@ -1,0 +1,218 @@
+//! The LSTM and the GRU as the ONNX operator specification defines them, one direction at a time, on plain slices.
+//!
+//! Symbols are the specification's. With `T` steps, `B` sequences, `I` inputs, `H` hidden units and `G` gates:
+//! `X [T, B, I]`, `W [G*H, I]`, `R [G*H, H]`, `b [2*G*H]` (`Wb`, then `Rb`), `P [3*H]` (peepholes `i o f`),
+//! `H_0` and `C_0 [B, H]`, all row-major. `(.)` is the elementwise product.
+//!
+//! LSTM, gates `i o f c`:
+//! `i, f = f(X W^T + H R^T + P (.) C + b)`, `c~ = g(X W^T + H R^T + b)`, `C' = f (.) C + i (.) c~`,
+//! `o = f(X W^T + H R^T + P (.) C' + b)`, `H' = o (.) h(C')`.
+//!
+//! GRU, gates `z r h`: `z, r = f(X W^T + H R^T + b)`, `h~ = g(X W^T + (r (.) H) R^T + b)`, or with `linear_before_reset`
+//! `h~ = g(X W^T + Wb + r (.) (H R^T + Rb))`; `H' = (1 - z) (.) h~ + z (.) H`.
+//!
+//! Invariants: a sequence's results do not depend on how long its neighbours are (steps at or past its length leave the
+//! state alone and give zeros), and no result depends on the number of threads.
+
+mod activation;
+mod product;
+mod step;
+
+pub use activation::Activation;
+
+use product::add_product;
+
+/// Which of the two cells, with what only that one has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Long short-term memory, gates `i o f c`.
+    Lstm {
+        /// Couples the gates: `f = 1 - i`.
+        input_forget: bool,
+    },
+    /// Gated recurrent unit, gates `z r h`.
+    Gru {
+        /// The reset gate scales `H R^T + Rb` instead of `H`.
+        linear_before_reset: bool,
+    },
+}
+
+impl Kind {
+    /// The number of gates `G`.
+    pub fn gates(self) -> usize {
+        match self {
+            Kind::Lstm { .. } => 4,
+            Kind::Gru { .. } => 3,
+        }
+    }
+}
+
+/// What a cell computes, apart from its weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    /// LSTM or GRU.
+    pub kind: Kind,
+    /// Hidden units `H`.
+    pub hidden: usize,
+    /// Inputs `I`.
+    pub inputs: usize,
+    /// `f`, `g` and `h`; a GRU leaves the third alone.
+    pub activations: [Activation; 3],
+    /// Bound on what goes into the gates' activations.
+    pub clip: Option<f32>,
+}
+
+impl Spec {
+    /// Rows of W and R: `G*H`.
+    pub fn rows(&self) -> usize {
+        self.kind.gates() * self.hidden
+    }
+}
+
+/// The weights of one direction.
+#[derive(Clone, Copy, Debug)]
+pub struct Weights<'a> {
+    /// `W [G*H, I]`.
+    pub w: &'a [f32],
+    /// `R [G*H, H]`.
+    pub r: &'a [f32],
+    /// `b [2*G*H]`.
+    pub b: Option<&'a [f32]>,
+    /// `P [3*H]`, LSTM only.
+    pub p: Option<&'a [f32]>,
+}
+
+/// What one direction is run on.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// `X [T, B, I]`.
+    pub x: &'a [f32],
+    /// Steps `T`.
+    pub steps: usize,
+    /// Sequences `B`.
+    pub batch: usize,
+    /// `H_0 [B, H]`, zeros if absent.
+    pub h: Option<&'a [f32]>,
+    /// `C_0 [B, H]`, zeros if absent; LSTM only.
+    pub c: Option<&'a [f32]>,
+    /// Valid steps of each sequence, each at most `T`; all of them if absent.
+    pub lengths: Option<&'a [usize]>,
+    /// From the last valid step to the first.
+    pub reverse: bool,
+}
+
+impl Input<'_> {
+    fn is_valid(&self, t: usize, b: usize) -> bool {
+        self.lengths.is_none_or(|l| t < l[b])
+    }
+
+    fn times(&self) -> impl Iterator<Item = usize> + use<> {
+        let (steps, reverse) = (self.steps, self.reverse);
+        (0..steps).map(move |s| if reverse { steps - 1 - s } else { s })
+    }
+}
+
+/// What one direction computed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Output {
+    /// `Y [T, B, H]`, in time order for either direction; zeros at steps that are not valid.
+    pub y: Vec<f32>,
+    /// `H` after each sequence's last step, `[B, H]`.
+    pub h: Vec<f32>,
+    /// `C` after each sequence's last step, `[B, H]`; empty for a GRU.
+    pub c: Vec<f32>,
+}
+
+/// What back-propagation and measurements need of a forward pass besides its inputs and outputs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Trace {
+    /// The gates after their activations, `[T, B, G*H]`.
+    pub gates: Vec<f32>,
+    /// LSTM: `C' [T, B, H]`. GRU with `linear_before_reset`: `H R^T + Rb` of the gate `h`, `[T, B, H]`. Else empty.
+    pub inner: Vec<f32>,
+}
+
+/// Floats of `X W^T` held at a time: long inputs are projected in pieces so that memory does not grow with `T`.
+const PROJECTED_FLOATS: usize = 1 << 22;
+
+/// Runs one direction over all steps.
+///
+/// # Panics
+/// If a slice has not the length that its documentation says.
+pub fn forward(spec: &Spec, weights: &Weights, input: &Input) -> Output {
+    run(spec, weights, input, None)
+}
+
+/// Like [`forward`], keeping what [`Trace`] holds.
+///
+/// # Panics
+/// If a slice has not the length that its documentation says.
+pub fn forward_traced(spec: &Spec, weights: &Weights, input: &Input) -> (Output, Trace) {
+    let mut trace = Trace::default();
+    let output = run(spec, weights, input, Some(&mut trace));
+    (output, trace)
+}
+
+fn run(spec: &Spec, weights: &Weights, input: &Input, mut trace: Option<&mut Trace>) -> Output {
+    let (hidden, rows, batch) = (spec.hidden, spec.rows(), input.batch);
+    check(spec, weights, input);
+    let state = |given: Option<&[f32]>| given.map_or_else(|| vec![0.; batch * hidden], <[f32]>::to_vec);
+    let lstm = matches!(spec.kind, Kind::Lstm { .. });
+    let mut out = Output {
+        y: vec![0.; input.steps * batch * hidden],
+        h: state(input.h),
+        c: if lstm { state(input.c) } else { Vec::new() },
+    };
+    if let Some(trace) = trace.as_deref_mut() {
+        trace.gates.resize(input.steps * batch * rows, 0.);
+        let inner = lstm || spec.kind == Kind::Gru { linear_before_reset: true };
+        trace.inner.resize(if inner { input.steps * batch * hidden } else { 0 }, 0.);
+    }
+    if out.y.is_empty() {
+        return out;
+    }
+    let mut step = step::Step::new(spec, weights, batch);
+    let bias = step.input_bias();
+    let piece = (PROJECTED_FLOATS / (batch * rows).max(1)).max(1);
+    let times: Vec<usize> = input.times().collect();
+    let mut projected = Vec::new();
+    for times in times.chunks(piece) {
+        let first = times.iter().copied().min().expect("chunks are not empty");
+        let x = &input.x[first * batch * spec.inputs..][..times.len() * batch * spec.inputs];
+        projected.clear();
+        (0..times.len() * batch).for_each(|_| projected.extend_from_slice(&bias));
+        add_product(&mut projected, rows, x, weights.w, rows, spec.inputs);
+        for &t in times {
+            let gates = &mut projected[(t - first) * batch * rows..][..batch * rows];
+            step.advance(gates, &mut out, |b| input.is_valid(t, b));
+            let y = &mut out.y[t * batch * hidden..][..batch * hidden];
+            for b in (0..batch).filter(|&b| input.is_valid(t, b)) {
+                y[b * hidden..][..hidden].copy_from_slice(&out.h[b * hidden..][..hidden]);
+            }
+            if let Some(trace) = trace.as_deref_mut() {
+                trace.gates[t * batch * rows..][..batch * rows].copy_from_slice(gates);
+                if !trace.inner.is_empty() {
+                    let inner = if lstm { &out.c } else { step.reset_input() };
+                    trace.inner[t * batch * hidden..][..batch * hidden].copy_from_slice(inner);
+                }
+            }
+        }
+    }
+    out
+}
+
+fn check(spec: &Spec, weights: &Weights, input: &Input) {
+    let (hidden, rows, batch) = (spec.hidden, spec.rows(), input.batch);
+    let state = batch * hidden;
+    assert_eq!(input.x.len(), input.steps * batch * spec.inputs, "X is not [T, B, I]");
+    assert_eq!(weights.w.len(), rows * spec.inputs, "W is not [G*H, I]");
+    assert_eq!(weights.r.len(), rows * hidden, "R is not [G*H, H]");
+    assert!(weights.b.is_none_or(|b| b.len() == 2 * rows), "b is not [2*G*H]");
+    assert!(weights.p.is_none_or(|p| p.len() == 3 * hidden), "P is not [3*H]");
+    assert!(input.h.is_none_or(|h| h.len() == state), "H_0 is not [B, H]");
+    assert!(input.c.is_none_or(|c| c.len() == state), "C_0 is not [B, H]");
+    assert!(input.lengths.is_none_or(|l| l.len() == batch && l.iter().all(|&l| l <= input.steps)), "lengths are off");
+}
+
+#[cfg(test)]
+mod tests;
