@@ -5,6 +5,7 @@
 
 pub mod cell;
 pub mod dictionary;
+pub mod engine;
 pub mod error;
 pub mod limits;
 pub mod onnx;

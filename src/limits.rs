@@ -44,3 +44,6 @@ pub const NPZ_RATIO: u64 = 100;
 
 /// Header of an npy file. NumPy writes about a hundred bytes and itself refuses more than ten thousand.
 pub const NPY_HEADER_BYTES: usize = 10_000;
+
+/// Elements of one tensor while a model is run: 2 GiB of floats, far beyond what a recurrent model makes at a time.
+pub const RUN_ELEMENTS: u64 = 1 << 29;

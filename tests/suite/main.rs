@@ -2,5 +2,6 @@
 mod architecture;
 mod cli;
 mod corpus;
+mod engine;
 mod onnx;
 mod recurrent;

@@ -1,0 +1,98 @@
+//! Runs a model: the only code that knows tract.
+//!
+//! tract silently ignores some attributes of `LSTM` and `GRU` (`direction=reverse`, `clip`, `activations`,
+//! `input_forget`) and refuses others, so both operators are replaced by our own [`cell`](crate::cell) here, in every
+//! graph of the model. That operator is also where a run can be watched ([`Tap`]) and where other weights can be put
+//! in place of the model's ([`Overrides`]) without planning the model anew.
+//!
+//! A *recurrent node* is known by its number: its place among the LSTM and GRU nodes of the standard domain, outer
+//! graphs before inner ones, in the order of the nodes ([`Engine::number`]).
+//!
+//! Invariant: a run either gives the outputs that the ONNX specification asks for, to the rounding of single precision,
+//! or an error. It never panics, whatever tract does.
+
+mod guard;
+mod operator;
+mod plan;
+mod recorder;
+mod stream;
+mod value;
+
+pub use recorder::{Overrides, Pass, Tap, Visit};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::graph::is_standard;
+use crate::onnx::{Model, NodeProto, Scope};
+use crate::recurrent::Cell;
+use crate::samples::{Feed, Tensor};
+use plan::Plans;
+use std::collections::HashMap;
+
+/// The outputs of a run, in the order of the graph's outputs.
+pub type Outputs = Vec<(String, Tensor)>;
+
+/// A model ready to run. May be used from several threads at once.
+pub struct Engine {
+    plans: Plans,
+    numbers: HashMap<(Scope, usize), usize>,
+    declared: stream::Declared,
+}
+
+impl Engine {
+    /// Prepares a model; it is planned when the first run shows the shapes of its inputs.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Engine`] for a model that tract cannot read, [`ErrorKind::Limit`] for one whose constants are too
+    /// large to run.
+    pub fn new(model: &Model) -> Result<Engine> {
+        Ok(Engine { plans: Plans::new(model)?, numbers: numbers(model), declared: stream::declared(model) })
+    }
+
+    /// The number of the recurrent node at `index` of the graph at `scope`; `None` if there is no such node.
+    pub fn number(&self, scope: &Scope, index: usize) -> Option<usize> {
+        self.numbers.get(&(scope.clone(), index)).copied()
+    }
+
+    /// Runs the model on one feed. `tap` is shown what its recurrent nodes did, in the order in which they ran, once
+    /// the run is over.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Samples`] for a feed that does not fit the model's inputs; [`ErrorKind::Engine`] or
+    /// [`ErrorKind::Limit`] where the model cannot be run.
+    pub fn run(&self, feed: &Feed, tap: Option<&dyn Tap>) -> Result<Outputs> {
+        self.run_with(feed, &Overrides::new(), tap)
+    }
+
+    /// [`run`](Self::run) with other weights in place of some of the model's.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); [`ErrorKind::Engine`] too for weights of another shape than the node's.
+    pub fn run_with(&self, feed: &Feed, overrides: &Overrides, tap: Option<&dyn Tap>) -> Result<Outputs> {
+        let plan = self.plans.for_feed(feed)?;
+        let (outputs, visits) = recorder::during(tap.is_some(), overrides, || plan.run(feed))?;
+        if let Some(tap) = tap {
+            visits.iter().for_each(|visit| tap.visit(visit));
+        }
+        Ok(outputs)
+    }
+}
+
+fn numbers(model: &Model) -> HashMap<(Scope, usize), usize> {
+    let mut numbers = HashMap::new();
+    for (scope, graph) in model.graphs() {
+        for (index, _) in graph.node.iter().enumerate().filter(|(_, node)| cell_of(node).is_some()) {
+            let next = numbers.len();
+            numbers.insert((scope.clone(), index), next);
+        }
+    }
+    numbers
+}
+
+/// Which cell a node is, if it is a recurrent node of the standard domain.
+fn cell_of(node: &NodeProto) -> Option<Cell> {
+    Cell::of_operator(node.op_type()).filter(|_| is_standard(node.domain()))
+}
+
+fn error(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Engine, message)
+}

@@ -1,0 +1,367 @@
+//! `LSTM` and `GRU` as operators of tract that compute what [`cell`](crate::cell) does.
+
+use super::recorder::{self, Pass, Visit};
+use crate::cell::{Activation, Input, Kind, Output, Spec, Trace, Weights, forward, forward_traced};
+use crate::onnx::NodeProto;
+use crate::recurrent::{Attributes, Cell, Direction, Matrix};
+use prost::Message;
+use std::borrow::Cow;
+use tract_onnx::model::{ParsingContext, optional_inputs, optional_outputs};
+use tract_onnx::pb;
+use tract_onnx::tract_hir::internal::*;
+
+/// The attribute that tells our operator the number of its node; given to the copy of the model that tract reads.
+pub(super) const NUMBER: &str = "dirnet_number";
+
+/// Reads an LSTM node for tract.
+pub(super) fn lstm(context: &ParsingContext, node: &pb::NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    Recurrent::read(context, node, Cell::Lstm).map(|op| (expand(op), vec![]))
+}
+
+/// Reads a GRU node for tract.
+pub(super) fn gru(context: &ParsingContext, node: &pb::NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    Recurrent::read(context, node, Cell::Gru).map(|op| (expand(op), vec![]))
+}
+
+/// One recurrent node.
+#[derive(Clone, Debug)]
+struct Recurrent {
+    number: usize,
+    cell: Cell,
+    attributes: Attributes,
+    /// `B sequence_lens initial_h initial_c P`: their places among the inputs that are present.
+    optional: [Option<usize>; 5],
+    /// `Y Y_h Y_c`: their places among the outputs that are present.
+    outputs: [Option<usize>; 3],
+}
+
+/// Each node is itself alone: tract must not merge two of them, even with equal inputs.
+impl PartialEq for Recurrent {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Recurrent {}
+
+impl Recurrent {
+    fn read(context: &ParsingContext, node: &pb::NodeProto, cell: Cell) -> TractResult<Recurrent> {
+        let mut own = NodeProto::decode(&*node.encode_to_vec())?;
+        let marker = own.attribute.iter().position(|a| a.name() == NUMBER);
+        let Some(marker) = marker.map(|i| own.attribute.remove(i)) else {
+            bail!("{} of the domain '{}' is not the standard operator", cell.operator(), own.domain());
+        };
+        let attributes = Attributes::read(&own, cell, context.onnx_operator_set_version)
+            .map_err(|e| format_err!("node '{}': {}", own.name(), e.message()))?;
+        let mut inputs = optional_inputs(node).skip(3);
+        let mut outputs = optional_outputs(node);
+        let mut next = || inputs.next().expect("endless");
+        let mut optional = [next(), next(), next(), next(), next()];
+        if cell == Cell::Gru {
+            optional[3..].fill(None);
+        }
+        let mut next = || outputs.next().expect("endless");
+        Ok(Recurrent {
+            number: usize::try_from(marker.i())?,
+            cell,
+            attributes,
+            optional,
+            outputs: [next(), next(), next()],
+        })
+    }
+
+    fn kind(&self) -> Kind {
+        match self.cell {
+            Cell::Lstm => Kind::Lstm { input_forget: self.attributes.input_forget },
+            Cell::Gru => Kind::Gru { linear_before_reset: self.attributes.linear_before_reset },
+        }
+    }
+
+    fn spec(&self, direction: usize, inputs: usize) -> Spec {
+        let kind = self.kind();
+        let each = if self.cell == Cell::Lstm { 3 } else { 2 };
+        let activation = |i: usize| {
+            let a = self.attributes.activations[direction * each + i.min(each - 1)];
+            Activation::named(a.name(), Some(a.alpha), Some(a.beta)).expect("both sides name the specification's own")
+        };
+        let activations = [activation(0), activation(1), activation(2)];
+        Spec { kind, hidden: self.attributes.hidden, inputs, activations, clip: self.attributes.clip }
+    }
+
+    fn batch_first(&self) -> bool {
+        self.attributes.layout == 1
+    }
+
+    /// The shapes of `Y Y_h Y_c` by ONNX, from the shape of X.
+    fn output_shapes(&self, x: &[TDim]) -> [TVec<TDim>; 3] {
+        let dirs = self.attributes.direction.count().to_dim();
+        let hidden = self.attributes.hidden.to_dim();
+        let y = if self.batch_first() {
+            tvec![x[0].clone(), x[1].clone(), dirs.clone(), hidden.clone()]
+        } else {
+            tvec![x[0].clone(), dirs.clone(), x[1].clone(), hidden.clone()]
+        };
+        let state =
+            if self.batch_first() { tvec![x[0].clone(), dirs, hidden] } else { tvec![dirs, x[1].clone(), hidden] };
+        [y, state.clone(), state]
+    }
+}
+
+impl Expansion for Recurrent {
+    fn name(&self) -> StaticName {
+        self.cell.operator().into()
+    }
+
+    fn nboutputs(&self) -> TractResult<usize> {
+        Ok(self.outputs.iter().flatten().count())
+    }
+
+    /// Never computed while a model is planned, so that every computation can be watched.
+    fn runs_out_of_plan(&self) -> bool {
+        false
+    }
+
+    fn rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        if inputs.len() < 3 {
+            bail!("{} has {} inputs, expected at least 3", self.cell.operator(), inputs.len());
+        }
+        s.equals(&inputs[0].rank, 3)?;
+        for output in self.outputs.iter().flatten() {
+            s.equals(&inputs[0].datum_type, &outputs[*output].datum_type)?;
+        }
+        s.given(&inputs[0].shape, move |s, x| {
+            if x.len() != 3 {
+                bail!("X has {} dimensions, expected 3", x.len());
+            }
+            for (slot, shape) in self.outputs.iter().zip(self.output_shapes(&x)) {
+                if let Some(slot) = slot {
+                    s.equals(&outputs[*slot].shape, shape)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
+        model.wire_node(prefix, self.clone(), inputs)
+    }
+}
+
+impl Op for Recurrent {
+    fn name(&self) -> StaticName {
+        self.cell.operator().into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl TypedOp for Recurrent {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        ensure!(inputs[0].rank() == 3, "X has {} dimensions, expected 3", inputs[0].rank());
+        let x: TVec<TDim> = inputs[0].shape.iter().cloned().collect();
+        let shapes = self.output_shapes(&x);
+        let present = shapes.iter().zip(&self.outputs).filter(|(_, slot)| slot.is_some());
+        Ok(present.map(|(shape, _)| inputs[0].datum_type.fact(shape)).collect())
+    }
+
+    as_op!();
+}
+
+impl EvalOp for Recurrent {
+    not_out_of_plan!();
+
+    fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let run = Run::new(self, &inputs)?;
+        let traced = recorder::records();
+        let dirs = self.attributes.direction.each();
+        let mut results = Vec::with_capacity(dirs.len());
+        for (d, &direction) in dirs.iter().enumerate() {
+            results.push(run.direction(d, direction, traced));
+        }
+        let outputs = run.assemble(&results)?;
+        if traced {
+            recorder::record(run.visit(results));
+        }
+        let datum_type = inputs[0].datum_type();
+        let present = outputs.into_iter().zip(&self.outputs).filter(|(_, slot)| slot.is_some());
+        present.map(|(tensor, _)| Ok(tensor.cast_to_dt(datum_type)?.into_owned().into_tvalue())).collect()
+    }
+}
+
+/// The inputs of one evaluation, checked, in single precision and with the sequence first.
+struct Run<'a> {
+    op: &'a Recurrent,
+    steps: usize,
+    batch: usize,
+    inputs: usize,
+    x: Vec<f32>,
+    w: Cow<'a, [f32]>,
+    r: Cow<'a, [f32]>,
+    b: Option<Cow<'a, [f32]>>,
+    p: Option<Cow<'a, [f32]>>,
+    lengths: Option<Vec<usize>>,
+    /// `[dirs, B, H]`.
+    h: Option<Vec<f32>>,
+    c: Option<Vec<f32>>,
+}
+
+impl<'a> Run<'a> {
+    fn new(op: &'a Recurrent, values: &'a [TValue]) -> TractResult<Run<'a>> {
+        let (dirs, hidden) = (op.attributes.direction.count(), op.attributes.hidden);
+        let rows = op.kind().gates() * hidden;
+        let [steps, batch, inputs] = *values[0].shape() else { bail!("X is not of 3 dimensions") };
+        let (steps, batch) = if op.batch_first() { (batch, steps) } else { (steps, batch) };
+        let optional = |i: usize| op.optional[i].map(|slot| &values[slot]);
+        let states = |name: &str, i: usize| -> TractResult<Option<Vec<f32>>> {
+            optional(i).map(|value| op.state(name, value, [dirs, batch, hidden])).transpose()
+        };
+        Ok(Run {
+            op,
+            steps,
+            batch,
+            inputs,
+            x: floats("X", &values[0], values[0].shape(), op.batch_first())?.into_owned(),
+            w: op.weights(Matrix::W, &values[1], [dirs, rows, inputs])?,
+            r: op.weights(Matrix::R, &values[2], [dirs, rows, hidden])?,
+            b: optional(0).map(|value| floats("B", value, &[dirs, 2 * rows], false)).transpose()?,
+            p: optional(4).map(|value| floats("P", value, &[dirs, 3 * hidden], false)).transpose()?,
+            lengths: optional(1).map(|value| lengths(value, steps, batch)).transpose()?.flatten(),
+            h: states("initial_h", 2)?,
+            c: states("initial_c", 3)?,
+        })
+    }
+
+    fn direction(&self, d: usize, direction: Direction, traced: bool) -> (Direction, Output, Trace) {
+        let spec = self.op.spec(d, self.inputs);
+        let state = self.batch * spec.hidden;
+        let weights = self.weights(d);
+        let input = Input {
+            x: &self.x,
+            steps: self.steps,
+            batch: self.batch,
+            h: self.h.as_deref().map(|h| &h[d * state..][..state]),
+            c: self.c.as_deref().map(|c| &c[d * state..][..state]),
+            lengths: self.lengths.as_deref(),
+            reverse: direction == Direction::Reverse,
+        };
+        if traced {
+            let (output, trace) = forward_traced(&spec, &weights, &input);
+            (direction, output, trace)
+        } else {
+            (direction, forward(&spec, &weights, &input), Trace::default())
+        }
+    }
+
+    fn weights(&self, d: usize) -> Weights<'_> {
+        let hidden = self.op.attributes.hidden;
+        let rows = self.op.kind().gates() * hidden;
+        Weights {
+            w: &self.w[d * rows * self.inputs..][..rows * self.inputs],
+            r: &self.r[d * rows * hidden..][..rows * hidden],
+            b: self.b.as_deref().map(|b| &b[d * 2 * rows..][..2 * rows]),
+            p: self.p.as_deref().map(|p| &p[d * 3 * hidden..][..3 * hidden]),
+        }
+    }
+
+    /// `Y Y_h Y_c` in the node's layout; `Y_c` of a GRU is empty.
+    fn assemble(&self, results: &[(Direction, Output, Trace)]) -> TractResult<[Tensor; 3]> {
+        let hidden = self.op.attributes.hidden;
+        let state = self.batch * hidden;
+        let mut y = Vec::with_capacity(self.steps * results.len() * state);
+        for t in 0..self.steps {
+            results.iter().for_each(|(_, out, _)| y.extend_from_slice(&out.y[t * state..][..state]));
+        }
+        let h: Vec<f32> = results.iter().flat_map(|(_, out, _)| &out.h).copied().collect();
+        let c: Vec<f32> = results.iter().flat_map(|(_, out, _)| &out.c).copied().collect();
+        let y = Tensor::from_shape(&[self.steps, results.len(), self.batch, hidden], &y)?;
+        let states = [results.len(), self.batch, hidden];
+        let h = Tensor::from_shape(&states, &h)?;
+        let c = if c.is_empty() { Tensor::zero::<f32>(&states)? } else { Tensor::from_shape(&states, &c)? };
+        if self.op.batch_first() {
+            return Ok([y.permute_axes(&[2, 0, 1, 3])?, h.permute_axes(&[1, 0, 2])?, c.permute_axes(&[1, 0, 2])?]);
+        }
+        Ok([y, h, c])
+    }
+
+    fn visit(self, results: Vec<(Direction, Output, Trace)>) -> Visit {
+        let state = self.batch * self.op.attributes.hidden;
+        let part = |states: &Option<Vec<f32>>, d: usize| {
+            states.as_deref().map_or_else(|| vec![0.; state], |s| s[d * state..][..state].to_vec())
+        };
+        let lstm = self.op.cell == Cell::Lstm;
+        let passes = results.into_iter().enumerate().map(|(d, (direction, output, trace))| {
+            let weights = self.weights(d);
+            Pass {
+                reverse: direction == Direction::Reverse,
+                w: weights.w.to_vec(),
+                r: weights.r.to_vec(),
+                b: weights.b.map(<[f32]>::to_vec),
+                p: weights.p.map(<[f32]>::to_vec),
+                initial_h: part(&self.h, d),
+                initial_c: if lstm { part(&self.c, d) } else { Vec::new() },
+                y: output.y,
+                inner: trace.inner,
+                gates: trace.gates,
+            }
+        });
+        Visit {
+            node: self.op.number,
+            kind: self.op.kind(),
+            hidden: self.op.attributes.hidden,
+            inputs: self.inputs,
+            steps: self.steps,
+            batch: self.batch,
+            passes: passes.collect(),
+            lengths: self.lengths,
+            x: self.x,
+        }
+    }
+}
+
+impl Recurrent {
+    /// W or R of the node, or what the caller put in its place.
+    fn weights<'a>(&self, matrix: Matrix, value: &'a TValue, shape: [usize; 3]) -> TractResult<Cow<'a, [f32]>> {
+        let Some(other) = recorder::weights(self.number, matrix) else {
+            return floats(if matrix == Matrix::W { "W" } else { "R" }, value, &shape, false);
+        };
+        ensure!(other.shape() == shape, "{matrix} put in place is of shape {:?}, expected {shape:?}", other.shape());
+        Ok(Cow::Owned(other.iter().copied().collect()))
+    }
+
+    /// `initial_h` or `initial_c` as `[dirs, B, H]`.
+    fn state(&self, name: &str, value: &TValue, [dirs, batch, hidden]: [usize; 3]) -> TractResult<Vec<f32>> {
+        let shape = if self.batch_first() { [batch, dirs, hidden] } else { [dirs, batch, hidden] };
+        Ok(floats(name, value, &shape, self.batch_first())?.into_owned())
+    }
+}
+
+/// The elements of an input in row-major order, with the first two axes exchanged where `exchange` says so.
+fn floats<'a>(name: &str, value: &'a TValue, shape: &[usize], exchange: bool) -> TractResult<Cow<'a, [f32]>> {
+    ensure!(value.shape() == shape, "{name} is of shape {:?}, expected {shape:?}", value.shape());
+    let mut tensor = value.cast_to::<f32>()?;
+    if exchange {
+        let mut axes: Vec<usize> = (0..shape.len()).collect();
+        axes.swap(0, 1);
+        tensor = Cow::Owned(tensor.into_owned().permute_axes(&axes)?);
+    }
+    Ok(match tensor {
+        Cow::Borrowed(tensor) => Cow::Borrowed(tensor.try_as_plain_ram()?.as_slice::<f32>()?),
+        Cow::Owned(tensor) => Cow::Owned(tensor.try_as_plain_ram()?.as_slice::<f32>()?.to_vec()),
+    })
+}
+
+/// `sequence_lens`; `None` where every sequence is as long as the input.
+fn lengths(value: &TValue, steps: usize, batch: usize) -> TractResult<Option<Vec<usize>>> {
+    ensure!(value.shape() == [batch], "sequence_lens is of shape {:?}, expected [{batch}]", value.shape());
+    let tensor = value.cast_to::<i64>()?;
+    let lengths = tensor.try_as_plain_ram()?.as_slice::<i64>()?;
+    let fits = |&l: &i64| usize::try_from(l).ok().filter(|&l| l <= steps);
+    let checked: Option<Vec<usize>> = lengths.iter().map(fits).collect();
+    let Some(checked) = checked else { bail!("sequence_lens holds {lengths:?}, expected 0 to {steps}") };
+    Ok(checked.iter().any(|&l| l < steps).then_some(checked))
+}

@@ -1,0 +1,193 @@
+//! Models planned by tract for concrete shapes, kept for the next feed of the same shapes.
+
+use super::guard::{self, call};
+use super::{Outputs, cell_of, error, operator, value};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
+use crate::onnx::proto::attribute_proto::AttributeType;
+use crate::onnx::{AttributeProto, GraphProto, Model, NodeProto};
+use crate::samples::{Feed, Tensor};
+use prost::Message;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use tract_onnx::prelude::{
+    DatumType, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, IntoTValue, TractResult,
+    TypedModel, TypedRunnableModel,
+};
+use tract_onnx::tract_hir::internal::OutletId;
+use tract_onnx::tract_hir::tract_core::ops::konst::Const;
+
+/// Plans kept at a time. A plan holds the folded weights of the model, so this bounds memory; samples of more shapes
+/// than that are planned again and again, which costs time only.
+const KEPT: usize = 4;
+
+/// Type and shape of each input of the model, and the value of those that are baked into the plan.
+type Key = Vec<(DatumType, Vec<usize>, Option<Tensor>)>;
+
+/// A model as tract parsed it, and its plans.
+pub(super) struct Plans {
+    parsed: InferenceModel,
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+    /// The model has branches: integers and flags that are single numbers are taken for constants, so that the branch
+    /// that they choose is planned and optimised like the rest.
+    branches: bool,
+    recent: Mutex<VecDeque<(Key, Arc<Plan>)>>,
+}
+
+/// A model planned for one set of input shapes.
+pub(super) struct Plan {
+    runnable: Arc<TypedRunnableModel>,
+    /// The inputs that are not baked in.
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+}
+
+impl Plans {
+    pub(super) fn new(model: &Model) -> Result<Plans> {
+        guard::check_constants(model)?;
+        let mut copy = model.self_contained()?;
+        let graph = copy.graph.as_mut().ok_or_else(|| error("the model has no graph"))?;
+        let mut next = 0;
+        level_by_level(graph, &mut next);
+        let outputs = graph.output.iter().map(|o| o.name().to_owned()).collect();
+        let branches = graph.node.iter().any(|node| node.op_type() == "If");
+        let bytes = copy.encode_to_vec();
+        drop(copy);
+        let mut tract = tract_onnx::onnx().with_ignore_value_info(true);
+        tract.op_register.insert("LSTM", operator::lstm);
+        tract.op_register.insert("GRU", operator::gru);
+        let parsed = call("reading the model", || tract.model_for_read(&mut &*bytes))?;
+        let inputs = parsed.inputs.iter().map(|outlet| parsed.nodes[outlet.node].name.clone()).collect();
+        Ok(Plans { parsed, inputs, outputs, branches, recent: Mutex::default() })
+    }
+
+    /// The plan for the shapes of a feed.
+    pub(super) fn for_feed(&self, feed: &Feed) -> Result<Arc<Plan>> {
+        let key = self.key(feed)?;
+        if let Some(plan) = self.recall(&key) {
+            return Ok(plan);
+        }
+        // Not under the lock: threads with feeds of other shapes need not wait. Two may make the same plan.
+        let plan = Arc::new(self.plan(&key)?);
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.push_front((key, plan.clone()));
+        recent.truncate(KEPT);
+        Ok(plan)
+    }
+
+    fn recall(&self, key: &Key) -> Option<Arc<Plan>> {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = recent.iter().position(|(k, _)| k == key)?;
+        let hit = recent.remove(at)?;
+        recent.push_front(hit);
+        Some(recent[0].1.clone())
+    }
+
+    fn key(&self, feed: &Feed) -> Result<Key> {
+        if let Some(name) = feed.keys().find(|name| !self.inputs.contains(name)) {
+            return Err(samples(format!("not an input of the model; its inputs are {}", self.inputs.join(", ")))
+                .at_tensor(name));
+        }
+        let one = |name: &String| {
+            let tensor =
+                feed.get(name).ok_or_else(|| samples("the samples hold no value for this input").at_tensor(name))?;
+            let baked = self.branches && tensor.len() == 1 && tensor.shape().len() < 2 && !tensor.is_float();
+            Ok((value::datum_type(tensor), tensor.shape().to_vec(), baked.then(|| tensor.clone())))
+        };
+        self.inputs.iter().map(one).collect()
+    }
+
+    fn plan(&self, key: &Key) -> Result<Plan> {
+        let mut model = self.parsed.clone();
+        let mut free = Vec::new();
+        let mut names = Vec::new();
+        for ((&outlet, name), (datum_type, shape, baked)) in self.parsed.inputs.iter().zip(&self.inputs).zip(key) {
+            match baked {
+                Some(tensor) => call("planning", || bake(&mut model, outlet, tensor))?,
+                None => {
+                    let fact = InferenceFact::dt_shape(*datum_type, shape);
+                    call("planning", || model.set_outlet_fact(outlet, fact))?;
+                    free.push(outlet);
+                    names.push(name.clone());
+                }
+            }
+        }
+        model.inputs = free;
+        let typed = call("planning", || model.into_typed())?;
+        check_sizes(&typed)?;
+        let runnable = call("planning", || {
+            let mut typed = typed;
+            // Declutter folds only nodes that make at most 4 MiB, unless their inputs are known to be constant.
+            typed.compute_const_facts()?;
+            typed.into_decluttered()?.into_optimized()?.into_runnable()
+        })?;
+        Ok(Plan { runnable, inputs: names, outputs: self.outputs.clone() })
+    }
+}
+
+impl Plan {
+    pub(super) fn run(&self, feed: &Feed) -> Result<Outputs> {
+        let inputs = self.inputs.iter().map(|name| value::to_tract(&feed[name]).into_tvalue()).collect();
+        let outputs = call("running", || self.runnable.run(inputs))?;
+        let tensors =
+            call("running", || outputs.iter().map(|o| value::from_tract(o)).collect::<TractResult<Vec<_>>>())?;
+        Ok(self.outputs.iter().cloned().zip(tensors).collect())
+    }
+}
+
+fn bake(model: &mut InferenceModel, outlet: OutletId, tensor: &Tensor) -> TractResult<()> {
+    let value = Arc::new(value::to_tract(tensor));
+    model.nodes[outlet.node].op = Const::new(value.clone())?.into();
+    let fact = InferenceFact::try_from(value)?;
+    model.set_outlet_fact(outlet, fact)
+}
+
+/// Refuses a plan in which some tensor is larger than any real model needs.
+fn check_sizes(model: &TypedModel) -> Result<()> {
+    for node in &model.nodes {
+        for output in &node.outputs {
+            let elements = output.fact.shape.volume().to_i64().ok().and_then(|n| u64::try_from(n).ok());
+            if elements.is_some_and(|n| n > limits::RUN_ELEMENTS) {
+                let message = format!(
+                    "makes {} elements, more than the {} that one tensor may have when a model is run",
+                    elements.unwrap_or_default(),
+                    limits::RUN_ELEMENTS
+                );
+                return Err(Error::new(ErrorKind::Limit, message).at_node(&*node.name));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn samples(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Samples, message)
+}
+
+/// Tells every recurrent node its number. Outer graphs come before inner ones, each in the order of its nodes and
+/// followed by the bodies of its first node, then of the next: as [`Model::graphs`] walks.
+fn level_by_level(graph: &mut GraphProto, next: &mut usize) {
+    for node in graph.node.iter_mut().filter(|node| cell_of(node).is_some()) {
+        node.attribute.push(number_attribute(*next));
+        *next += 1;
+    }
+    for node in &mut graph.node {
+        for body in bodies_mut(node) {
+            level_by_level(body, next);
+        }
+    }
+}
+
+fn bodies_mut(node: &mut NodeProto) -> impl Iterator<Item = &mut GraphProto> {
+    node.attribute.iter_mut().flat_map(|attribute| attribute.g.iter_mut().chain(&mut attribute.graphs))
+}
+
+fn number_attribute(number: usize) -> AttributeProto {
+    AttributeProto {
+        name: Some(operator::NUMBER.to_owned()),
+        i: i64::try_from(number).ok(),
+        r#type: Some(AttributeType::Int as i32),
+        ..AttributeProto::default()
+    }
+}

@@ -1,0 +1,164 @@
+//! What the recurrent nodes did during a run, and the weights that a caller put in their place.
+//!
+//! The operator runs deep inside tract, possibly in the body of an If, where nothing of the caller can be passed to it.
+//! A run happens on one thread from begin to end, so the two meet in a thread-local that lives as long as the run.
+
+use crate::cell::Kind;
+use crate::error::Result;
+use crate::recurrent::Matrix;
+use ndarray::Array3;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Weights `[dirs, G*H, n]` to be used in place of the model's, by number of the recurrent node and matrix.
+pub type Overrides = BTreeMap<(usize, Matrix), Arc<Array3<f32>>>;
+
+/// Is shown each run of each recurrent node.
+pub trait Tap: Sync {
+    /// A recurrent node has run once over its sequences.
+    fn visit(&self, visit: &Visit);
+}
+
+/// One run of one recurrent node.
+#[derive(Debug)]
+pub struct Visit {
+    /// The number of the node.
+    pub node: usize,
+    /// LSTM or GRU.
+    pub kind: Kind,
+    /// Hidden units `H`.
+    pub hidden: usize,
+    /// Inputs `I`.
+    pub inputs: usize,
+    /// Steps `T`.
+    pub steps: usize,
+    /// Sequences `B`.
+    pub batch: usize,
+    /// Valid steps of each sequence; `None` if all of them are.
+    pub lengths: Option<Vec<usize>>,
+    /// `X [T, B, I]`, whatever the node's layout.
+    pub x: Vec<f32>,
+    /// One for each direction.
+    pub passes: Vec<Pass>,
+}
+
+/// One direction of a [`Visit`].
+#[derive(Debug)]
+pub struct Pass {
+    /// From the last valid step to the first.
+    pub reverse: bool,
+    /// `W [G*H, I]`, as it was used.
+    pub w: Vec<f32>,
+    /// `R [G*H, H]`, as it was used.
+    pub r: Vec<f32>,
+    /// `b [2*G*H]`.
+    pub b: Option<Vec<f32>>,
+    /// `P [3*H]`.
+    pub p: Option<Vec<f32>>,
+    /// `H_0 [B, H]`.
+    pub initial_h: Vec<f32>,
+    /// `C_0 [B, H]`; empty for a GRU.
+    pub initial_c: Vec<f32>,
+    /// `Y [T, B, H]`, zeros at steps that are not valid.
+    pub y: Vec<f32>,
+    /// LSTM: `C [T, B, H]`. GRU with `linear_before_reset`: `H R^T + Rb` of gate `h`, `[T, B, H]`.
+    pub inner: Vec<f32>,
+    /// The activated gates, `[T, B, G*H]`.
+    pub gates: Vec<f32>,
+}
+
+impl Visit {
+    /// Whether step `t` of sequence `b` is within the sequence.
+    pub fn is_valid(&self, t: usize, b: usize) -> bool {
+        self.lengths.as_ref().is_none_or(|lengths| t < lengths[b])
+    }
+
+    /// The vectors that W multiplied: `X` at the valid steps, row after row.
+    pub fn inputs(&self) -> Vec<f32> {
+        match self.lengths {
+            None => self.x.clone(),
+            Some(_) => self.valid_rows(self.inputs, |t, b| &self.x[(t * self.batch + b) * self.inputs..]),
+        }
+    }
+
+    /// The vectors that R multiplied in one direction: the states before each valid step, row after row.
+    pub fn states_before(&self, pass: &Pass) -> Vec<f32> {
+        self.valid_rows(self.hidden, |t, b| self.state_before(pass, t, b))
+    }
+
+    /// GRU without `linear_before_reset`: the vectors that R of gate `h` multiplied, `r (.) H`. `None` for other cells,
+    /// where every gate's R multiplies the same vectors.
+    pub fn reset_states(&self, pass: &Pass) -> Option<Vec<f32>> {
+        if self.kind != (Kind::Gru { linear_before_reset: false }) {
+            return None;
+        }
+        let mut states = self.states_before(pass);
+        let r =
+            self.valid_rows(self.hidden, |t, b| &pass.gates[(t * self.batch + b) * 3 * self.hidden + self.hidden..]);
+        states.iter_mut().zip(r).for_each(|(h, r)| *h *= r);
+        Some(states)
+    }
+
+    fn state_before<'a>(&self, pass: &'a Pass, t: usize, b: usize) -> &'a [f32] {
+        let row = |t: usize| &pass.y[(t * self.batch + b) * self.hidden..];
+        let initial = &pass.initial_h[b * self.hidden..];
+        if pass.reverse {
+            let last = self.lengths.as_ref().map_or(self.steps, |lengths| lengths[b]) - 1;
+            if t == last { initial } else { row(t + 1) }
+        } else if t == 0 {
+            initial
+        } else {
+            row(t - 1)
+        }
+    }
+
+    fn valid_rows<'a>(&self, width: usize, row: impl Fn(usize, usize) -> &'a [f32]) -> Vec<f32> {
+        let mut rows = Vec::with_capacity(self.steps * self.batch * width);
+        for (t, b) in (0..self.steps).flat_map(|t| (0..self.batch).map(move |b| (t, b))) {
+            if self.is_valid(t, b) {
+                rows.extend_from_slice(&row(t, b)[..width]);
+            }
+        }
+        rows
+    }
+}
+
+/// What one run wants of the operators and gets from them.
+#[derive(Default)]
+struct Recorder {
+    record: bool,
+    overrides: Overrides,
+    visits: Vec<Visit>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Recorder> = RefCell::default();
+}
+
+/// Runs `work` with the overrides in force and returns what the operators recorded.
+pub(super) fn during<T>(
+    record: bool,
+    overrides: &Overrides,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<(T, Vec<Visit>)> {
+    CURRENT.set(Recorder { record, overrides: overrides.clone(), visits: Vec::new() });
+    let result = work();
+    let visits = CURRENT.take().visits;
+    Ok((result?, visits))
+}
+
+/// Whether visits are wanted.
+pub(super) fn records() -> bool {
+    CURRENT.with_borrow(|recorder| recorder.record)
+}
+
+/// Hands over a visit.
+pub(super) fn record(visit: Visit) {
+    CURRENT.with_borrow_mut(|recorder| recorder.visits.push(visit));
+}
+
+/// The weights to use in place of the model's.
+pub(super) fn weights(node: usize, matrix: Matrix) -> Option<Arc<Array3<f32>>> {
+    CURRENT.with_borrow(|recorder| recorder.overrides.get(&(node, matrix)).cloned())
+}
