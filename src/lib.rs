@@ -6,6 +6,7 @@
 pub mod budget;
 pub mod cell;
 pub mod dictionary;
+pub mod encode;
 pub mod engine;
 pub mod error;
 pub mod limits;
