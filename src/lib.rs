@@ -5,12 +5,15 @@
 
 pub mod budget;
 pub mod cell;
+pub mod compress;
 pub mod dictionary;
 pub mod encode;
 pub mod engine;
 pub mod error;
 pub mod limits;
 pub mod onnx;
+pub mod plan;
+pub mod planner;
 pub mod progress;
 pub mod recurrent;
 pub mod report;

@@ -205,6 +205,27 @@ impl Model {
         self.save_within(path, limits::PROTOBUF_BYTES)
     }
 
+    /// Bytes that [`save`](Self::save) would write.
+    ///
+    /// # Errors
+    /// `Malformed` for a tensor in a side file whose size is not known.
+    pub fn saved_bytes(&self) -> Result<u64> {
+        let mut proto = self.proto.clone();
+        let too_large = proto.encoded_len() as u64 > limits::PROTOBUF_BYTES;
+        let mut end = 0;
+        graph::for_each_tensor_mut(&mut proto, &mut |tensor| {
+            if is_external(tensor) || too_large && tensor::stored_bytes(tensor) >= MOVED_BYTES {
+                let length = tensor::payload_bytes(tensor)?;
+                let offset = side_offset(end, length);
+                // The name of the side file is not known yet; its length hardly matters.
+                Place { location: String::from("model.onnx.data"), offset, length: Some(length) }.write_to(tensor);
+                end = offset + length;
+            }
+            Ok(())
+        })?;
+        Ok(proto.encoded_len() as u64 + end)
+    }
+
     fn save_within(&self, path: &Path, limit: u64) -> Result<u64> {
         self.check_target(path)?;
         let too_large = self.proto.encoded_len() as u64 > limit;
@@ -248,7 +269,7 @@ impl Model {
             Source::SideFile(range) => range.length(),
             Source::Message(bytes) => bytes.len() as u64,
         };
-        let offset = end.next_multiple_of(if length >= PAGE_ALIGNED_BYTES { PAGE } else { LINE });
+        let offset = side_offset(end, length);
         atomic::append_sparse(out, &vec![0; (offset - end) as usize])?;
         match source {
             Source::SideFile(range) => range.for_each_chunk(|chunk| atomic::append_sparse(out, chunk))?,
@@ -311,6 +332,10 @@ const MOVED_BYTES: u64 = 1024;
 const PAGE: u64 = 4096;
 const LINE: u64 = 64;
 const PAGE_ALIGNED_BYTES: u64 = 1 << 20;
+
+fn side_offset(end: u64, length: u64) -> u64 {
+    end.next_multiple_of(if length >= PAGE_ALIGNED_BYTES { PAGE } else { LINE })
+}
 
 fn newer(what: &str, found: i64, known: i64) -> Result<()> {
     if found <= known {

@@ -1,0 +1,62 @@
+//! A plan: how every unit of a model's weights is stored.
+
+use crate::dictionary::BlockSpec;
+
+/// Which units a codebook may serve. A wider one costs fewer bytes and fits each unit less well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Sharing {
+    /// One gate block.
+    Unit,
+    /// All gates and directions of one W or R.
+    Matrix,
+    /// W and R of one node.
+    Node,
+    /// The whole model.
+    Model,
+}
+
+impl Sharing {
+    /// All, the most private first.
+    pub const ALL: [Sharing; 4] = [Sharing::Unit, Sharing::Matrix, Sharing::Node, Sharing::Model];
+
+    /// Its name in plans and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Sharing::Unit => "unit",
+            Sharing::Matrix => "matrix",
+            Sharing::Node => "node",
+            Sharing::Model => "model",
+        }
+    }
+}
+
+/// How one unit is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// As it is.
+    Dense,
+    /// Codes of a block dictionary. Units with the same spec within the same reach of sharing use one codebook.
+    Block {
+        /// The shape of the codebook.
+        spec: BlockSpec,
+        /// Whom it serves.
+        sharing: Sharing,
+    },
+}
+
+impl Choice {
+    /// The codec's name in reports.
+    pub fn codec(self) -> &'static str {
+        match self {
+            Choice::Dense => "dense",
+            Choice::Block { .. } => "block",
+        }
+    }
+}
+
+/// A choice for every unit, in the order of [`Weights::units`](crate::compress::Weights::units).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// One for each unit.
+    pub choices: Vec<Choice>,
+}

@@ -1,0 +1,250 @@
+//! From a target to a plan: what to store for each unit so that the file hits a size from below.
+//!
+//! The bytes of candidates are first estimates (a codebook's bytes are split among the units that could share it, and
+//! neighbours may share nodes); the exact size of a whole plan is then counted, and the budget that the allocation is
+//! given is corrected until the file just fits.
+
+use crate::budget::{self, Candidate};
+use crate::compress::{self, Learning, Weights};
+use crate::dictionary::{self, BlockSpec, ScaleFormat};
+use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::Model;
+use crate::plan::{Choice, Plan, Sharing};
+use crate::progress::Progress;
+
+/// Widths of pieces on offer, from 8 bits a weight to 1.
+const WIDTHS: std::ops::RangeInclusive<usize> = 1..=dictionary::MAX_WIDTH;
+/// Atoms of a codebook: an index is a byte. With 16 atoms two indices share a byte, but the table of pairs that decodes
+/// them costs as much as 256 atoms of twice the width, which do better at the same rate.
+const ATOMS: usize = 256;
+/// How often the budget is corrected by the exact size of what it gave.
+const CORRECTIONS: usize = 12;
+
+/// A model and everything that decides the size of a plan for it.
+pub struct Sizing<'a> {
+    /// The model to be compressed.
+    pub model: &'a Model,
+    /// Its weights.
+    pub weights: &'a Weights,
+    /// How row scales are stored.
+    pub scales: ScaleFormat,
+    /// The note that goes into the file.
+    pub note: &'a str,
+}
+
+impl Sizing<'_> {
+    /// Bytes of the file that a plan makes.
+    ///
+    /// # Errors
+    /// As [`compress::apply`].
+    pub fn bytes(&self, plan: &Plan) -> Result<u64> {
+        compress::size(self.model, self.weights, plan, self.scales, self.note)
+    }
+
+    /// The largest file in which the recurrent weights take `ratio` times fewer bytes than before.
+    pub fn target(&self, ratio: f64) -> u64 {
+        let before = self.weights.survey.stored_bytes();
+        let file = self.model.bytes();
+        (file.saturating_sub(before)) + (before as f64 / ratio) as u64
+    }
+
+    fn too_small(&self, target: u64, smallest: u64) -> Error {
+        let before = self.weights.survey.stored_bytes();
+        let kept = self.model.bytes().saturating_sub(before);
+        let nearest = match smallest.checked_sub(kept) {
+            Some(after) if after > 0 && after < before => {
+                format!("the nearest is {smallest} bytes, --ratio {:.2}", floor2(before as f64 / after as f64))
+            }
+            _ => "its weights are too small for any codebook to pay".to_owned(),
+        };
+        Error::new(ErrorKind::Target, format!("no plan makes a file of at most {target} bytes; {nearest}"))
+    }
+}
+
+fn floor2(x: f64) -> f64 {
+    (x * 100.0).floor() / 100.0
+}
+
+fn specs() -> impl Iterator<Item = BlockSpec> {
+    WIDTHS.map(|width| BlockSpec { width, atoms: ATOMS })
+}
+
+/// One nominal rate for all units, as few of them as needed one rate lower: the baseline.
+///
+/// # Errors
+/// [`ErrorKind::Target`] if even the lowest rate is too large, with the nearest that can be had.
+pub fn uniform(sizing: &Sizing<'_>, target: u64) -> Result<Plan> {
+    let units = &sizing.weights.units;
+    let mut order: Vec<usize> = (0..units.len()).collect();
+    order.sort_by_key(|&u| std::cmp::Reverse(units[u].unit.shape().iter().product::<usize>()));
+    let mixed = |sharing, high: BlockSpec, low: BlockSpec, moved: usize| {
+        let mut choices = vec![Choice::Block { spec: high, sharing }; units.len()];
+        order[..moved].iter().for_each(|&u| choices[u] = Choice::Block { spec: low, sharing });
+        Plan { choices }
+    };
+    let mut best: Option<(f64, Plan)> = None;
+    let mut smallest = u64::MAX;
+    for sharing in Sharing::ALL {
+        let specs: Vec<_> = specs().collect();
+        let mut fits = None;
+        for (i, &spec) in specs.iter().enumerate() {
+            let bytes = sizing.bytes(&mixed(sharing, spec, spec, 0))?;
+            smallest = smallest.min(bytes);
+            if bytes <= target {
+                fits = Some(i);
+                break;
+            }
+        }
+        let Some(fits) = fits else { continue };
+        let (high, low) = (specs[fits.saturating_sub(1)], specs[fits]);
+        // Of the numbers of moved units that fit, the least: sizes fall with every unit moved, up to a codebook's bytes.
+        let (mut too_few, mut enough) = (0, if fits == 0 { 0 } else { units.len() });
+        while enough - too_few > 1 {
+            let middle = (too_few + enough) / 2;
+            if sizing.bytes(&mixed(sharing, high, low, middle))? <= target { enough = middle } else { too_few = middle }
+        }
+        let plan = mixed(sharing, high, low, enough);
+        let bits = code_bits(sizing.weights, &plan);
+        if best.as_ref().is_none_or(|(most, _)| bits > *most) {
+            best = Some((bits, plan));
+        }
+    }
+    best.map(|(_, plan)| plan).ok_or_else(|| sizing.too_small(target, smallest))
+}
+
+/// Bits that go into codes, as opposed to codebooks and graph.
+fn code_bits(weights: &Weights, plan: &Plan) -> f64 {
+    let bits = |(unit, choice): (&compress::WeightUnit, &Choice)| match choice {
+        Choice::Dense => 0.0,
+        Choice::Block { spec, .. } => spec.bits_per_weight() * unit.unit.shape().iter().product::<usize>() as f64,
+    };
+    weights.units.iter().zip(&plan.choices).map(bits).sum()
+}
+
+/// What can be stored for each unit, and what it costs.
+pub struct Curves {
+    /// For each unit its candidates, in the same order for all.
+    pub units: Vec<Vec<Point>>,
+}
+
+/// A point of a rate-distortion curve.
+#[derive(Clone, Copy, Debug)]
+pub struct Point {
+    /// What is stored.
+    pub choice: Choice,
+    /// Estimated bytes.
+    pub bytes: u64,
+    /// `tr((W-Q) S (W-Q)^T)`.
+    pub distortion: f64,
+}
+
+impl Curves {
+    /// Learns every unit at every rate, with codebooks of every reach that may pay.
+    ///
+    /// # Errors
+    /// As [`compress::learn`].
+    pub fn learn(
+        weights: &Weights,
+        how: &Learning<'_>,
+        scales: ScaleFormat,
+        progress: &dyn Progress,
+    ) -> Result<Curves> {
+        let mut units = vec![Vec::new(); weights.units.len()];
+        for sharing in reaches(weights) {
+            for spec in specs() {
+                let choice = Choice::Block { spec, sharing };
+                let plan = Plan { choices: vec![choice; weights.units.len()] };
+                let (_, distortions) = compress::learn(weights, &plan, how, progress)?;
+                let sharers = weights.sharers(&plan);
+                for (u, distortion) in distortions.into_iter().enumerate() {
+                    let bytes = unit_bytes(weights, u, spec, scales) + (spec.codebook_bytes() / sharers[u]) as u64;
+                    units[u].push(Point { choice, bytes, distortion });
+                }
+            }
+        }
+        for (u, points) in units.iter_mut().enumerate() {
+            let [rows, columns] = weights.units[u].unit.shape();
+            points.push(Point { choice: Choice::Dense, bytes: (rows * columns * 4) as u64, distortion: 0.0 });
+        }
+        Ok(Curves { units })
+    }
+
+    /// The plan of least predicted loss `sum_u s_u D_u` in a file of at most `target` bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Target`] if no plan fits, with the nearest that does.
+    pub fn allocate(&self, sizing: &Sizing<'_>, sensitivity: &[f64], target: u64) -> Result<Plan> {
+        let mut best: Option<(f64, Plan)> = None;
+        let mut smallest = u64::MAX;
+        let mut reaches: Vec<Sharing> = Vec::new();
+        for point in &self.units[0] {
+            if let Choice::Block { sharing, .. } = point.choice
+                && !reaches.contains(&sharing)
+            {
+                reaches.push(sharing);
+            }
+        }
+        for reach in reaches {
+            // A private codebook may always be had; a shared one competes with it.
+            let allowed = |choice: Choice| match choice {
+                Choice::Dense => true,
+                Choice::Block { sharing, .. } => sharing == reach || sharing == Sharing::Unit,
+            };
+            let points: Vec<Vec<Point>> =
+                self.units.iter().map(|c| c.iter().filter(|p| allowed(p.choice)).copied().collect()).collect();
+            let curves: Vec<Vec<Candidate>> = points
+                .iter()
+                .zip(sensitivity)
+                .map(|(c, s)| c.iter().map(|p| Candidate { bytes: p.bytes, loss: s * p.distortion }).collect())
+                .collect();
+            let mut budget =
+                target.saturating_sub(sizing.model.bytes().saturating_sub(sizing.weights.survey.stored_bytes()));
+            for _ in 0..CORRECTIONS {
+                let Some(picks) = budget::allocate(&curves, budget) else { break };
+                let plan = Plan { choices: picks.iter().zip(&points).map(|(&i, p)| p[i].choice).collect() };
+                let bytes = sizing.bytes(&plan)?;
+                smallest = smallest.min(bytes);
+                let loss: f64 = picks.iter().zip(&curves).map(|(&i, c)| c[i].loss).sum();
+                if bytes <= target && best.as_ref().is_none_or(|(least, _)| loss < *least) {
+                    best = Some((loss, plan));
+                }
+                let corrected = (budget + target).saturating_sub(bytes);
+                if corrected == budget {
+                    break;
+                }
+                budget = corrected;
+            }
+        }
+        best.map(|(_, plan)| plan).ok_or_else(|| sizing.too_small(target, smallest))
+    }
+}
+
+/// Kinds of sharing that may pay: a wider one is tried only where codebooks weigh against codes.
+fn reaches(weights: &Weights) -> Vec<Sharing> {
+    let middle = BlockSpec { width: 4, atoms: ATOMS };
+    let mut reaches = Vec::new();
+    for sharing in Sharing::ALL {
+        reaches.push(sharing);
+        let plan = Plan { choices: vec![Choice::Block { spec: middle, sharing }; weights.units.len()] };
+        let sharers = weights.sharers(&plan);
+        let light = |(u, sharers): (usize, &usize)| {
+            let [rows, columns] = weights.units[u].unit.shape();
+            middle.codebook_bytes() * 50 <= rows * middle.row_bytes(columns) * sharers
+        };
+        if sharers.iter().enumerate().all(light) {
+            break;
+        }
+    }
+    reaches
+}
+
+/// Bytes of a unit's codes and scales, and of about the nodes that decode it.
+fn unit_bytes(weights: &Weights, unit: usize, spec: BlockSpec, scales: ScaleFormat) -> u64 {
+    const NODES: usize = 350;
+    let [rows, columns] = weights.units[unit].unit.shape();
+    let scale = match scales {
+        ScaleFormat::Float => 4,
+        ScaleFormat::Byte => 1,
+    };
+    (rows * (spec.row_bytes(columns) + scale) + NODES) as u64
+}

@@ -1,0 +1,64 @@
+//! What compress writes: it fits the target, and what the graph rebuilds is what the codes stand for, bit for bit.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dirnet::compress::{self, Learning, Weights};
+use dirnet::dictionary::{self, Metric, ScaleFormat};
+use dirnet::onnx::{LoadOptions, Model};
+use dirnet::planner::{self, Sizing};
+use dirnet::progress::Silent;
+use dirnet::recurrent::{self, FindOptions};
+use ndarray::{Array2, Axis, Slice};
+
+use crate::corpus;
+
+/// Options that learn in a moment.
+fn quick(scale_format: ScaleFormat) -> dictionary::Options {
+    dictionary::Options { rounds: 1, kmeans_iterations: 2, refit_steps: 1, sweeps: 0, scale_format, ..Default::default() }
+}
+
+fn round_trip(path: &PathBuf, ratio: f64, scales: ScaleFormat) {
+    let model = Model::load(path, &LoadOptions::default()).unwrap();
+    let Ok(weights) = Weights::read(&model, &FindOptions::default()) else { return };
+    let sizing = Sizing { model: &model, weights: &weights, scales, note: "test" };
+    let target = sizing.target(ratio);
+    let plan = match planner::uniform(&sizing, target) {
+        Ok(plan) => plan,
+        Err(e) => return println!("{}: {e}", path.display()),
+    };
+    let metrics: Vec<_> = weights
+        .units
+        .iter()
+        .map(|u| Arc::new(Metric::new(Array2::<f32>::eye(u.unit.columns).view(), 0.01).unwrap()))
+        .collect();
+    let sensitivity = vec![1.0; metrics.len()];
+    let how = Learning { metrics: &metrics, sensitivity: &sensitivity, options: quick(scales) };
+    let (coded, _) = compress::learn(&weights, &plan, &how, &Silent).unwrap();
+    let result = compress::apply(&model, &weights, &coded, "test").unwrap();
+    let bytes = result.saved_bytes().unwrap();
+    assert!(bytes <= target, "{}: {bytes} > {target}", path.display());
+    assert_eq!(bytes, sizing.bytes(&plan).unwrap(), "{}", path.display());
+
+    let again = recurrent::find(&result, &FindOptions::default()).unwrap();
+    let names = |s: &recurrent::Survey| s.nodes.iter().map(|n| n.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&again), names(&weights.survey), "{}", path.display());
+    for (unit, coded) in weights.units.iter().zip(&coded) {
+        let used = weights.survey.weights[unit.weight].uses[0];
+        let values = again.nodes[used.node].source(used.matrix).values(&result).unwrap();
+        let rows = values.index_axis(Axis(0), unit.unit.direction_index);
+        let rows = rows.slice_axis(Axis(0), Slice::from(unit.unit.rows()));
+        let mut expected = coded.as_ref().unwrap().decode();
+        if weights.survey.source(&weights.survey.weights[unit.weight]).element != dirnet::onnx::ElementType::Float {
+            expected.mapv_inplace(|v| half::f16::from_f32(v).to_f32());
+        }
+        assert!(rows == expected, "{}: {}", path.display(), unit.unit);
+    }
+}
+
+#[test]
+fn what_the_graph_rebuilds_is_what_the_codes_stand_for() {
+    for path in corpus::models() {
+        round_trip(&path, 6.0, ScaleFormat::Byte);
+    }
+}
