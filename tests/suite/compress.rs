@@ -15,7 +15,14 @@ use crate::corpus;
 
 /// Options that learn in a moment.
 fn quick(scale_format: ScaleFormat) -> dictionary::Options {
-    dictionary::Options { rounds: 1, kmeans_iterations: 2, refit_steps: 1, sweeps: 0, scale_format, ..Default::default() }
+    dictionary::Options {
+        rounds: 1,
+        kmeans_iterations: 2,
+        refit_steps: 1,
+        sweeps: 0,
+        scale_format,
+        ..Default::default()
+    }
 }
 
 fn round_trip(path: &PathBuf, ratio: f64, scales: ScaleFormat) {
@@ -58,7 +65,7 @@ fn round_trip(path: &PathBuf, ratio: f64, scales: ScaleFormat) {
 
 #[test]
 fn what_the_graph_rebuilds_is_what_the_codes_stand_for() {
-    for path in corpus::models() {
+    for path in corpus::model_files() {
         round_trip(&path, 6.0, ScaleFormat::Byte);
     }
 }
