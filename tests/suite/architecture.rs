@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the library, each of which may import those before it.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 20] = [
     "error",
     "limits",
     "progress",
@@ -21,7 +21,9 @@ const ORDER: [&str; 18] = [
     "sensitivity",
     "budget",
     "tune",
+    "plan",
     "compress",
+    "planner",
     "verify",
     "report",
 ];

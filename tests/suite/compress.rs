@@ -1,6 +1,6 @@
 //! What compress writes: it fits the target, and what the graph rebuilds is what the codes stand for, bit for bit.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use dirnet::compress::{self, Learning, Weights};
@@ -25,7 +25,7 @@ fn quick(scale_format: ScaleFormat) -> dictionary::Options {
     }
 }
 
-fn round_trip(path: &PathBuf, ratio: f64, scales: ScaleFormat) {
+fn round_trip(path: &Path, ratio: f64, scales: ScaleFormat) {
     let model = Model::load(path, &LoadOptions::default()).unwrap();
     let Ok(weights) = Weights::read(&model, &FindOptions::default()) else { return };
     let sizing = Sizing { model: &model, weights: &weights, scales, note: "test" };
