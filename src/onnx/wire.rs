@@ -16,8 +16,10 @@ struct Message {
     name: &'static str,
     /// Bytes of the decoded struct itself.
     size: usize,
-    /// Numbers and enumerations; several may be packed into one field.
-    numbers: &'static [u32],
+    /// Integers and enumerations; several may be packed into one field.
+    integers: &'static [u32],
+    /// Floats and doubles; several may be packed into one field.
+    floats: &'static [u32],
     /// Strings and bytes.
     texts: &'static [u32],
     messages: &'static [(u32, &'static Message)],
@@ -26,88 +28,84 @@ struct Message {
 /// Bytes of a decoded empty string, the larger of `String` and `Bytes`.
 const TEXT_SIZE: usize = size_of::<bytes::Bytes>();
 
-/// Every number decodes to at most this many bytes.
-const NUMBER_SIZE: usize = 8;
+/// Bytes that an integer decodes to, at most.
+const INTEGER_SIZE: usize = 8;
 
 macro_rules! messages {
-    ($($ident:ident $name:literal $type:ty { numbers: $numbers:expr, texts: $texts:expr, messages: $messages:expr })*) => {
-        $(static $ident: Message =
-            Message { name: $name, size: size_of::<$type>(), numbers: &$numbers, texts: &$texts, messages: &$messages };)*
+    ($($ident:ident $name:literal $type:ty { $integers:tt $floats:tt $texts:tt $messages:tt })*) => {
+        $(static $ident: Message = Message {
+            name: $name,
+            size: size_of::<$type>(),
+            integers: &$integers,
+            floats: &$floats,
+            texts: &$texts,
+            messages: &$messages,
+        };)*
         #[cfg(test)]
         static ALL: &[&Message] = &[$(&$ident),*];
     };
 }
 
+// Integers, floats, texts, messages.
 messages! {
     MODEL "ModelProto" proto::ModelProto {
-        numbers: [1, 5], texts: [2, 3, 4, 6],
-        messages: [(7, &GRAPH), (8, &OPERATOR_SET), (14, &ENTRY), (20, &TRAINING), (25, &FUNCTION), (26, &DEVICES)]
+        [1, 5] [] [2, 3, 4, 6]
+        [(7, &GRAPH), (8, &OPERATOR_SET), (14, &ENTRY), (20, &TRAINING), (25, &FUNCTION), (26, &DEVICES)]
     }
-    OPERATOR_SET "OperatorSetIdProto" proto::OperatorSetIdProto { numbers: [2], texts: [1], messages: [] }
-    ENTRY "StringStringEntryProto" proto::StringStringEntryProto { numbers: [], texts: [1, 2], messages: [] }
+    OPERATOR_SET "OperatorSetIdProto" proto::OperatorSetIdProto { [2] [] [1] [] }
+    ENTRY "StringStringEntryProto" proto::StringStringEntryProto { [] [] [1, 2] [] }
     GRAPH "GraphProto" proto::GraphProto {
-        numbers: [], texts: [2, 10],
-        messages: [
+        [] [] [2, 10]
+        [
             (1, &NODE), (5, &TENSOR), (11, &VALUE), (12, &VALUE), (13, &VALUE), (14, &ANNOTATION), (15, &SPARSE),
             (16, &ENTRY)
         ]
     }
     NODE "NodeProto" proto::NodeProto {
-        numbers: [], texts: [1, 2, 3, 4, 6, 7, 8], messages: [(5, &ATTRIBUTE), (9, &ENTRY), (10, &NODE_DEVICES)]
+        [] [] [1, 2, 3, 4, 6, 7, 8]
+        [(5, &ATTRIBUTE), (9, &ENTRY), (10, &NODE_DEVICES)]
     }
     ATTRIBUTE "AttributeProto" proto::AttributeProto {
-        numbers: [2, 3, 7, 8, 20], texts: [1, 4, 9, 13, 21],
-        messages: [
-            (5, &TENSOR), (6, &GRAPH), (10, &TENSOR), (11, &GRAPH), (14, &TYPE), (15, &TYPE), (22, &SPARSE),
-            (23, &SPARSE)
-        ]
+        [3, 8, 20] [2, 7] [1, 4, 9, 13, 21]
+        [(5, &TENSOR), (6, &GRAPH), (10, &TENSOR), (11, &GRAPH), (14, &TYPE), (15, &TYPE), (22, &SPARSE), (23, &SPARSE)]
     }
-    VALUE "ValueInfoProto" proto::ValueInfoProto { numbers: [], texts: [1, 3], messages: [(2, &TYPE), (4, &ENTRY)] }
+    VALUE "ValueInfoProto" proto::ValueInfoProto { [] [] [1, 3] [(2, &TYPE), (4, &ENTRY)] }
     TENSOR "TensorProto" proto::TensorProto {
-        numbers: [1, 2, 4, 5, 7, 10, 11, 14], texts: [6, 8, 9, 12],
-        messages: [(3, &SEGMENT), (13, &ENTRY), (16, &ENTRY)]
+        [1, 2, 5, 7, 11, 14] [4, 10] [6, 8, 9, 12]
+        [(3, &SEGMENT), (13, &ENTRY), (16, &ENTRY)]
     }
-    SEGMENT "TensorProto.Segment" proto::tensor_proto::Segment { numbers: [1, 2], texts: [], messages: [] }
-    SPARSE "SparseTensorProto" proto::SparseTensorProto {
-        numbers: [3], texts: [], messages: [(1, &TENSOR), (2, &TENSOR)]
-    }
-    ANNOTATION "TensorAnnotation" proto::TensorAnnotation { numbers: [], texts: [1], messages: [(2, &ENTRY)] }
-    SHAPE "TensorShapeProto" proto::TensorShapeProto { numbers: [], texts: [], messages: [(1, &DIMENSION)] }
-    DIMENSION "TensorShapeProto.Dimension" proto::tensor_shape_proto::Dimension {
-        numbers: [1], texts: [2, 3], messages: []
-    }
+    SEGMENT "TensorProto.Segment" proto::tensor_proto::Segment { [1, 2] [] [] [] }
+    SPARSE "SparseTensorProto" proto::SparseTensorProto { [3] [] [] [(1, &TENSOR), (2, &TENSOR)] }
+    ANNOTATION "TensorAnnotation" proto::TensorAnnotation { [] [] [1] [(2, &ENTRY)] }
+    SHAPE "TensorShapeProto" proto::TensorShapeProto { [] [] [] [(1, &DIMENSION)] }
+    DIMENSION "TensorShapeProto.Dimension" proto::tensor_shape_proto::Dimension { [1] [] [2, 3] [] }
     TYPE "TypeProto" proto::TypeProto {
-        numbers: [], texts: [6],
-        messages: [
+        [] [] [6]
+        [
             (1, &TYPE_TENSOR), (4, &TYPE_SEQUENCE), (5, &TYPE_MAP), (7, &TYPE_OPAQUE), (8, &TYPE_SPARSE),
             (9, &TYPE_OPTIONAL)
         ]
     }
-    TYPE_TENSOR "TypeProto.Tensor" proto::type_proto::Tensor { numbers: [1], texts: [], messages: [(2, &SHAPE)] }
-    TYPE_SEQUENCE "TypeProto.Sequence" proto::type_proto::Sequence { numbers: [], texts: [], messages: [(1, &TYPE)] }
-    TYPE_MAP "TypeProto.Map" proto::type_proto::Map { numbers: [1], texts: [], messages: [(2, &TYPE)] }
-    TYPE_OPTIONAL "TypeProto.Optional" proto::type_proto::Optional { numbers: [], texts: [], messages: [(1, &TYPE)] }
-    TYPE_SPARSE "TypeProto.SparseTensor" proto::type_proto::SparseTensor {
-        numbers: [1], texts: [], messages: [(2, &SHAPE)]
-    }
-    TYPE_OPAQUE "TypeProto.Opaque" proto::type_proto::Opaque { numbers: [], texts: [1, 2], messages: [] }
+    TYPE_TENSOR "TypeProto.Tensor" proto::type_proto::Tensor { [1] [] [] [(2, &SHAPE)] }
+    TYPE_SEQUENCE "TypeProto.Sequence" proto::type_proto::Sequence { [] [] [] [(1, &TYPE)] }
+    TYPE_MAP "TypeProto.Map" proto::type_proto::Map { [1] [] [] [(2, &TYPE)] }
+    TYPE_OPTIONAL "TypeProto.Optional" proto::type_proto::Optional { [] [] [] [(1, &TYPE)] }
+    TYPE_SPARSE "TypeProto.SparseTensor" proto::type_proto::SparseTensor { [1] [] [] [(2, &SHAPE)] }
+    TYPE_OPAQUE "TypeProto.Opaque" proto::type_proto::Opaque { [] [] [1, 2] [] }
     FUNCTION "FunctionProto" proto::FunctionProto {
-        numbers: [], texts: [1, 4, 5, 6, 8, 10, 13],
-        messages: [(7, &NODE), (9, &OPERATOR_SET), (11, &ATTRIBUTE), (12, &VALUE), (14, &ENTRY)]
+        [] [] [1, 4, 5, 6, 8, 10, 13]
+        [(7, &NODE), (9, &OPERATOR_SET), (11, &ATTRIBUTE), (12, &VALUE), (14, &ENTRY)]
     }
     TRAINING "TrainingInfoProto" proto::TrainingInfoProto {
-        numbers: [], texts: [], messages: [(1, &GRAPH), (2, &GRAPH), (3, &ENTRY), (4, &ENTRY)]
+        [] [] []
+        [(1, &GRAPH), (2, &GRAPH), (3, &ENTRY), (4, &ENTRY)]
     }
-    DEVICES "DeviceConfigurationProto" proto::DeviceConfigurationProto { numbers: [2], texts: [1, 3], messages: [] }
-    NODE_DEVICES "NodeDeviceConfigurationProto" proto::NodeDeviceConfigurationProto {
-        numbers: [3], texts: [1], messages: [(2, &SHARDING)]
-    }
-    SHARDING "ShardingSpecProto" proto::ShardingSpecProto {
-        numbers: [2], texts: [1], messages: [(3, &DEVICE_GROUP), (4, &SHARDED)]
-    }
-    DEVICE_GROUP "IntIntListEntryProto" proto::IntIntListEntryProto { numbers: [1, 2], texts: [], messages: [] }
-    SHARDED "ShardedDimProto" proto::ShardedDimProto { numbers: [1], texts: [], messages: [(2, &SIMPLE_SHARDED)] }
-    SIMPLE_SHARDED "SimpleShardedDimProto" proto::SimpleShardedDimProto { numbers: [1, 3], texts: [2], messages: [] }
+    DEVICES "DeviceConfigurationProto" proto::DeviceConfigurationProto { [2] [] [1, 3] [] }
+    NODE_DEVICES "NodeDeviceConfigurationProto" proto::NodeDeviceConfigurationProto { [3] [] [1] [(2, &SHARDING)] }
+    SHARDING "ShardingSpecProto" proto::ShardingSpecProto { [2] [] [1] [(3, &DEVICE_GROUP), (4, &SHARDED)] }
+    DEVICE_GROUP "IntIntListEntryProto" proto::IntIntListEntryProto { [1, 2] [] [] [] }
+    SHARDED "ShardedDimProto" proto::ShardedDimProto { [1] [] [] [(2, &SIMPLE_SHARDED)] }
+    SIMPLE_SHARDED "SimpleShardedDimProto" proto::SimpleShardedDimProto { [1, 3] [] [2] [] }
 }
 
 /// Walks a model file.
@@ -160,7 +158,8 @@ impl Walk {
         let number = u32::try_from(key >> 3).unwrap_or(u32::MAX);
         let nested = message.messages.iter().find(|(n, _)| *n == number).map(|(_, m)| *m);
         let is_text = message.texts.contains(&number);
-        if nested.is_none() && !is_text && !message.numbers.contains(&number) {
+        let is_integer = message.integers.contains(&number);
+        if nested.is_none() && !is_text && !is_integer && !message.floats.contains(&number) {
             return Err(Error::new(
                 ErrorKind::Malformed,
                 format!("unknown field {number} in {}: not an ONNX model, or newer than this tool", message.name),
@@ -175,11 +174,11 @@ impl Walk {
         }
         match key & 7 {
             0 => {
-                self.spend(NUMBER_SIZE)?;
+                self.spend(INTEGER_SIZE)?;
                 varint(rest).map(|(_, rest)| rest).ok_or_else(truncated)
             }
             1 | 5 => {
-                self.spend(NUMBER_SIZE)?;
+                self.spend(INTEGER_SIZE)?;
                 rest.get(if key & 7 == 1 { 8 } else { 4 }..).ok_or_else(truncated)
             }
             2 => {
@@ -192,7 +191,9 @@ impl Walk {
                         self.message(body, nested)?;
                     }
                     None if is_text => self.spend(TEXT_SIZE)?,
-                    None => self.spend(body.len() * (NUMBER_SIZE - 1))?,
+                    // Packed: every integer ends in a byte below 0x80, and floats are as large here as in memory.
+                    None if is_integer => self.spend(body.iter().filter(|&&b| b < 0x80).count() * INTEGER_SIZE)?,
+                    None => {}
                 }
                 Ok(rest)
             }
@@ -247,20 +248,23 @@ mod tests {
         for (name, descriptor) in schema {
             let table = ALL.iter().find(|m| m.name == name).unwrap_or_else(|| panic!("{name} is missing"));
             let mut expected: (Vec<u32>, Vec<u32>, Vec<(u32, String)>) = Default::default();
+            let mut floats = Vec::new();
             for field in &descriptor.field {
                 let number = field.number() as u32;
                 match field.r#type().as_str_name() {
                     "TYPE_MESSAGE" => {
                         expected.2.push((number, field.type_name().trim_start_matches(".onnx.").to_owned()));
                     }
+                    "TYPE_FLOAT" | "TYPE_DOUBLE" => floats.push(number),
                     "TYPE_STRING" | "TYPE_BYTES" => expected.1.push(number),
                     _ => expected.0.push(number),
                 }
             }
+            floats.sort();
             expected.0.sort();
             expected.1.sort();
             expected.2.sort();
-            assert_eq!(table.numbers, expected.0, "{name}");
+            assert_eq!((table.integers, table.floats), (&expected.0[..], &floats[..]), "{name}");
             assert_eq!(table.texts, expected.1, "{name}");
             let messages: Vec<_> = table.messages.iter().map(|(n, m)| (*n, m.name.to_owned())).collect();
             assert_eq!(messages, expected.2, "{name}");

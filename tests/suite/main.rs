@@ -1,4 +1,5 @@
 //! The one integration test binary: every module tests one surface of the tool.
+
 mod architecture;
 mod cli;
 mod compress;
@@ -6,3 +7,5 @@ mod corpus;
 mod engine;
 mod onnx;
 mod recurrent;
+#[cfg(unix)]
+mod side_files;
