@@ -249,6 +249,23 @@ impl Attributes {
         })
     }
 
+    /// What differs from the operator's defaults besides direction and size, as `clip = 3`: for people.
+    pub fn unusual(&self, cell: Cell) -> Vec<String> {
+        let mut told = Vec::new();
+        if !self.has_default_activations(cell) {
+            let names: Vec<&str> = self.activations.iter().map(|a| a.name()).collect();
+            told.push(format!("activations = {}", names.join(" ")));
+        }
+        told.extend(self.clip.map(|clip| format!("clip = {clip}")));
+        let flags = [
+            ("input_forget", self.input_forget),
+            ("linear_before_reset", self.linear_before_reset),
+            ("layout", self.layout == 1),
+        ];
+        told.extend(flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| format!("{name} = 1")));
+        told
+    }
+
     /// Whether the activations are those of the operator's definition (sigmoid gates, tanh).
     pub fn has_default_activations(&self, cell: Cell) -> bool {
         self.activations == default_activations(cell, self.direction)
@@ -456,7 +473,7 @@ mod tests {
                 Activation { function: Function::LeakyRelu, alpha: 0.4, beta: 0.0 },
             ]
         );
-        assert!(!lstm.has_default_activations(Cell::Lstm));
+        assert_eq!(lstm.unusual(Cell::Lstm), ["activations = HardSigmoid Tanh LeakyRelu"]);
     }
 
     #[test]

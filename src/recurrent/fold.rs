@@ -68,9 +68,10 @@ impl Constant {
     }
 }
 
-/// Elements that folding may still take memory for.
+/// Elements that may still be read or made.
 ///
-/// Real chains end near the size of what is stored, or, where a dictionary is decoded, at a fixed multiple of it.
+/// Real chains end near the size of what is stored, or, where a dictionary is decoded, at a fixed multiple of it. One
+/// budget serves all weights of a search, so that neither one node nor a hundred thousand ask for more.
 pub(super) struct Budget {
     left: u128,
 }
@@ -394,6 +395,9 @@ impl Operation<'_> {
         if x.element != y.element {
             return Err("combines two element types".to_owned());
         }
+        if self.opset < 7 {
+            return Err("broadcasts in the way of an old opset".to_owned());
+        }
         let shape = broadcast_shape(x.shape(), y.shape())?;
         self.budget.charge(&shape)?;
         let wide = "the shape is that of the broadcast";
@@ -589,4 +593,118 @@ fn wrap(v: i64, to: ElementType) -> Option<i64> {
         ElementType::Bool => (v != 0).into(),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+
+    const OPERATORS: [&str; 17] = [
+        "Identity",
+        "Transpose",
+        "Cast",
+        "Unsqueeze",
+        "Squeeze",
+        "Reshape",
+        "Flatten",
+        "Slice",
+        "Concat",
+        "Gather",
+        "Split",
+        "Expand",
+        "Shape",
+        "ConstantOfShape",
+        "Add",
+        "Mul",
+        "Div",
+    ];
+
+    /// Numbers at which index arithmetic goes wrong.
+    fn number() -> impl Strategy<Value = i64> {
+        select(vec![i64::MIN, -(1 << 33), -4, -3, -2, -1, 0, 1, 2, 3, 4, 9, 1 << 33, i64::MAX])
+    }
+
+    fn constant() -> impl Strategy<Value = Option<Constant>> {
+        let numbers = vec(number(), 0..4).prop_map(|v| Some(Constant::vector(v)));
+        let array = vec(0usize..4, 0..4).prop_map(|shape| {
+            let values = (0..shape.iter().product::<usize>()).map(|i| i as f32 - 3.0).collect();
+            let array = ndarray::Array::from_shape_vec(IxDyn(&shape), values).expect("as many values");
+            Some(Constant { element: ElementType::Float, data: Data::Float(array.into_shared()) })
+        });
+        prop_oneof![1 => Just(None), 4 => numbers, 4 => array]
+    }
+
+    fn attribute() -> impl Strategy<Value = AttributeProto> {
+        let names = ["axis", "axes", "perm", "starts", "ends", "split", "to", "allowzero", "start", "end", "shape"];
+        (select(names.to_vec()), number(), vec(number(), 0..4)).prop_map(|(name, i, ints)| AttributeProto {
+            name: Some(name.to_owned()),
+            i: Some(i),
+            ints,
+            ..Default::default()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        /// Whatever a file says, folding ends in a value of checked size or in a reason.
+        #[test]
+        fn no_node_makes_folding_panic(
+            op in select(OPERATORS.to_vec()),
+            opset in 1i64..24,
+            inputs in vec(constant(), 0..6),
+            attribute in vec(attribute(), 0..6),
+            outputs in 0usize..4,
+            output in 0usize..4,
+        ) {
+            let output_names = vec![String::new(); outputs];
+            let op_type = Some(op.to_owned());
+            let node = NodeProto { op_type, attribute, output: output_names, ..Default::default() };
+            let mut budget = Budget { left: 1 << 16 };
+            if let Ok(found) = (Operation { node: &node, opset, inputs, budget: &mut budget }).fold(output) {
+                prop_assert!(checked_product(found.shape()).is_some_and(|n| n <= 1 << 16));
+            }
+        }
+    }
+
+    #[test]
+    fn slices_are_clamped_as_specified() {
+        // numpy: start, end, step of a list of 10, and what is left
+        let cases: [(i64, i64, i64, &[i64]); 10] = [
+            (0, 3, 1, &[0, 1, 2]),
+            (-3, i64::MAX, 1, &[7, 8, 9]),
+            (1, 8, 3, &[1, 4, 7]),
+            (20, 30, 1, &[]),
+            (5, 2, 1, &[]),
+            (-1, i64::MIN, -1, &[9, 8, 7, 6, 5, 4, 3, 2, 1, 0]),
+            (8, 1, -3, &[8, 5, 2]),
+            (99, 6, -1, &[9, 8, 7]),
+            (2, 2, -1, &[]),
+            (9, 0, -4, &[9, 5, 1]),
+        ];
+        for (start, end, step, expected) in cases {
+            let mut line = ndarray::Array1::from_iter(0..10i64);
+            line.slice_axis_inplace(Axis(0), slice_part(10, start, end, step).unwrap());
+            assert_eq!(line.to_vec(), expected, "[{start}:{end}:{step}]");
+        }
+        assert!(slice_part(10, 0, 1, 0).is_err());
+    }
+
+    #[test]
+    fn casts_round_once_and_wrap() {
+        let cast = |values: &[f32], to| {
+            let data = Data::Float(ArcArray::from_vec(values.to_vec()).into_dyn());
+            convert(&Constant { element: ElementType::Float, data }, to).map(|c| c.data)
+        };
+        let floats = |v: &[f32]| Some(Data::Float(ArcArray::from_vec(v.to_vec()).into_dyn()));
+        assert_eq!(cast(&[0.1, 65520.0], ElementType::Float16), floats(&[0.099_975_586, f32::INFINITY]));
+        assert_eq!(cast(&[0.1], ElementType::Bfloat16), floats(&[0.100_097_656]));
+        assert_eq!(cast(&[1.9, -1.9], ElementType::Int8), Some(Constant::vector(vec![1, -1]).data));
+        assert_eq!(cast(&[300.0], ElementType::Int8), None, "undefined by the specification");
+        assert_eq!(wrap(200, ElementType::Int8), Some(-56));
+    }
 }

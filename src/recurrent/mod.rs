@@ -21,7 +21,11 @@ pub use weights::{ConstantRef, Source};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::graph::{bodies, is_standard, plain_name};
+use crate::onnx::proto::tensor_shape_proto::dimension;
+use crate::onnx::proto::{ValueInfoProto, type_proto};
+use crate::onnx::tensor::shape;
 use crate::onnx::{Model, NodeNames, NodeProto, Origin, Scope, Values};
+use fold::Budget;
 use weights::{Stop, body_of, hash, operator, three_dimensions, trace};
 
 /// What to look for.
@@ -44,6 +48,8 @@ pub struct Survey {
     pub weights: Vec<Weight>,
     /// Recurrent nodes that are left alone.
     pub skipped: Vec<Skipped>,
+    /// For every node its W and R, by index in `weights`.
+    weights_of: Vec<[usize; 2]>,
 }
 
 /// An LSTM or GRU whose W and R are constants.
@@ -221,7 +227,7 @@ impl RecurrentNode {
 impl Survey {
     /// The weight that a node reads as W or R, by index in [`weights`](Self::weights).
     pub fn weight_of(&self, node: usize, matrix: Matrix) -> Option<usize> {
-        self.weights.iter().position(|w| w.uses.contains(&WeightUse { node, matrix }))
+        Some(self.weights_of.get(node)?[matrix.input() - 1])
     }
 
     /// Where a weight comes from: that of its first use.
@@ -253,8 +259,15 @@ impl Survey {
 /// and tensor. What is merely not supported, or not constant, is [skipped](Survey::skipped).
 pub fn find(model: &Model, options: &FindOptions) -> Result<Survey> {
     let names = NodeNames::new(&model.proto);
-    let mut finder =
-        Finder { model, options, values: Values::new(&model.proto)?, survey: Survey::default(), known: HashMap::new() };
+    let mut finder = Finder {
+        model,
+        options,
+        values: Values::new(&model.proto)?,
+        budget: Budget::for_model(model),
+        survey: Survey::default(),
+        sources: HashMap::new(),
+        known: HashMap::new(),
+    };
     for (scope, graph) in model.graphs() {
         for (index, node) in graph.node.iter().enumerate() {
             let name = names.get(&scope, index);
@@ -288,7 +301,10 @@ struct Finder<'m, 'o> {
     model: &'m Model,
     options: &'o FindOptions,
     values: Values<'m>,
+    budget: Budget,
     survey: Survey,
+    /// What was followed already, by graph and name: an unrolled model reads one weight a thousand times.
+    sources: HashMap<(Scope, String), Source>,
     /// Weights that may be equal, by index.
     known: HashMap<Likeness, Vec<usize>>,
 }
@@ -309,7 +325,7 @@ impl Finder<'_, '_> {
     }
 
     fn examine(
-        &self,
+        &mut self,
         scope: &Scope,
         index: usize,
         name: &str,
@@ -324,12 +340,14 @@ impl Finder<'_, '_> {
         let cell = supported_cell(node)?;
         let attributes = Attributes::read(node, cell, self.model.opset())?;
         let reads = Reads::of(node, cell)?;
+        self.check_vectors(scope, node, cell, &attributes)?;
         let w = self.source(scope, node, Matrix::W, cell, &attributes)?;
         let r = self.source(scope, node, Matrix::R, cell, &attributes)?;
         if w.element != r.element {
             let (w, r) = (w.element.as_str_name(), r.element.as_str_name());
             return Err(Error::new(ErrorKind::Malformed, format!("W is {w} but R is {r}")).into());
         }
+        self.check_input(scope, node, w.shape[2])?;
         Ok(RecurrentNode {
             scope: scope.clone(),
             index,
@@ -344,6 +362,35 @@ impl Finder<'_, '_> {
         })
     }
 
+    /// B and P, where they are stored as they are read.
+    fn check_vectors(&self, scope: &Scope, node: &NodeProto, cell: Cell, attributes: &Attributes) -> Result<()> {
+        let directions = attributes.direction.count();
+        for (index, name, blocks) in [(3, "B", 2 * cell.gates().len()), (7, "P", 3)] {
+            let value = node.input.get(index).filter(|v| !v.is_empty());
+            let Some(value) = value else { continue };
+            let definition = self.values.resolve(scope, value);
+            let Some(tensor) = definition.and_then(|d| self.model.initializer(d)) else { continue };
+            let (found, expected) = (shape(tensor)?, [directions, blocks.saturating_mul(attributes.hidden)]);
+            if found != expected {
+                let message = format!("{name} has shape {found:?}, expected {expected:?}");
+                return Err(Error::new(ErrorKind::Malformed, message).at_tensor(value));
+            }
+        }
+        Ok(())
+    }
+
+    /// The size of X, where it is an input of the model that tells it: engines do not all look.
+    fn check_input(&self, scope: &Scope, node: &NodeProto, input_size: usize) -> Result<()> {
+        let definition = self.values.resolve(scope, &node.input[0]).filter(|d| d.scope.is_root());
+        let Some(Origin::Input(index)) = definition.map(|d| d.origin) else { return Ok(()) };
+        let Some(size) = last_dimension(&self.model.graph(&Scope::root()).input[index]) else { return Ok(()) };
+        if size != input_size as i64 {
+            let message = format!("X has vectors of {size}, but W is for vectors of {input_size}");
+            return Err(Error::new(ErrorKind::Malformed, message).at_tensor(&node.input[0]));
+        }
+        Ok(())
+    }
+
     fn bodies(&self, scope: &Scope) -> Vec<String> {
         let mut kinds: Vec<String> =
             scope.outwards().filter_map(|s| Some(body_of(self.model, &s)?.op_type().to_owned())).collect();
@@ -352,7 +399,7 @@ impl Finder<'_, '_> {
     }
 
     fn source(
-        &self,
+        &mut self,
         scope: &Scope,
         node: &NodeProto,
         matrix: Matrix,
@@ -364,11 +411,17 @@ impl Finder<'_, '_> {
         };
         let definition = self.values.resolve(scope, value);
         let expected = Expected { matrix, value, cell, attributes };
+        let key = (scope.clone(), value.clone());
+        if let Some(source) = self.sources.get(&key) {
+            expected.check(&source.shape)?;
+            return Ok(source.clone());
+        }
         if let Some(tensor) = definition.and_then(|d| self.model.initializer(d)) {
             // before anything is read: the dimensions say how much that would be
-            expected.check(&crate::onnx::tensor::shape(tensor)?)?;
+            expected.check(&shape(tensor).map_err(|e| e.at_tensor(value))?)?;
         }
-        let traced = match trace(self.model, &self.values, scope, value, self.options.freeze_inputs) {
+        let freeze_inputs = self.options.freeze_inputs;
+        let traced = match trace(self.model, &self.values, scope, value, freeze_inputs, &mut self.budget) {
             Ok(traced) => traced,
             Err(Stop::Failed(error)) => return Err(error.into()),
             Err(Stop::Quantised(by)) => return skip(format!("{matrix} is already quantised ({by})")),
@@ -387,7 +440,7 @@ impl Finder<'_, '_> {
             let reason = format!("{matrix} holds NaN or infinite values");
             return Err(Refusal::Skip { reason, warning: true });
         }
-        Ok(Source {
+        let source = Source {
             value: value.clone(),
             scope: scope.clone(),
             home: definition.map_or_else(|| scope.clone(), |d| d.scope.clone()),
@@ -397,43 +450,54 @@ impl Finder<'_, '_> {
             constants: traced.constants.into_iter().collect(),
             frozen: traced.frozen.into_iter().collect(),
             hash: hash(&values),
-        })
+        };
+        self.sources.insert(key, source.clone());
+        Ok(source)
     }
 
-    /// Lists a node and counts its weights to those that are known, or as new ones.
+    /// Lists a node, and counts its weights to those that are known or as new ones.
     fn add(&mut self, node: RecurrentNode) -> Result<()> {
         self.survey.nodes.push(node);
         let node = self.survey.nodes.len() - 1;
-        for matrix in Matrix::BOTH {
-            let found = &self.survey.nodes[node];
-            let source = found.source(matrix);
-            let likeness = (source.shape, source.element as i32, found.attributes.hidden, source.hash);
-            let candidates = self.known.get(&likeness).cloned().unwrap_or_default();
-            let mut equal = None;
-            for candidate in candidates {
-                if self.same(self.survey.source(&self.survey.weights[candidate]), source)? {
-                    equal = Some(candidate);
-                    break;
-                }
-            }
-            let usage = WeightUse { node, matrix };
-            match equal {
-                Some(weight) => self.survey.weights[weight].uses.push(usage),
-                None => {
-                    self.known.entry(likeness).or_default().push(self.survey.weights.len());
-                    self.survey.weights.push(Weight { uses: vec![usage] });
-                }
-            }
+        let mut weights = [0; 2];
+        for (matrix, weight) in Matrix::BOTH.into_iter().zip(&mut weights) {
+            *weight = self.weight(node, matrix)?;
         }
+        self.survey.weights_of.push(weights);
         Ok(())
     }
 
+    /// Index of the weight that the last node reads as `matrix`, after counting this use of it.
+    fn weight(&mut self, node: usize, matrix: Matrix) -> Result<usize> {
+        let found = &self.survey.nodes[node];
+        let source = found.source(matrix).clone();
+        let likeness = (source.shape, source.element as i32, found.attributes.hidden, source.hash);
+        let usage = WeightUse { node, matrix };
+        for candidate in self.known.get(&likeness).cloned().unwrap_or_default() {
+            let other = self.survey.source(&self.survey.weights[candidate]).clone();
+            if self.same(&other, &source)? {
+                self.survey.weights[candidate].uses.push(usage);
+                return Ok(candidate);
+            }
+        }
+        self.survey.weights.push(Weight { uses: vec![usage] });
+        let new = self.survey.weights.len() - 1;
+        self.known.entry(likeness).or_default().push(new);
+        Ok(new)
+    }
+
     /// Whether two values of the same likeness are equal bit for bit.
-    fn same(&self, a: &Source, b: &Source) -> Result<bool> {
+    fn same(&mut self, a: &Source, b: &Source) -> Result<bool> {
         if a.home == b.home && a.value == b.value {
             return Ok(true);
         }
-        let (a, b) = (a.values(self.model)?, b.values(self.model)?);
+        let mut evaluate = |source: &Source| source.evaluate(self.model, &self.values, &mut self.budget);
+        let (a, b) = match (evaluate(a), evaluate(b)) {
+            (Ok(a), Ok(b)) => (a, b),
+            // the budget is spent: to code equal weights twice is no fault
+            (Err(e), _) | (_, Err(e)) if e.kind() == ErrorKind::Unsupported => return Ok(false),
+            (Err(e), _) | (_, Err(e)) => return Err(e),
+        };
         Ok(a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits()))
     }
 
@@ -460,6 +524,18 @@ impl Finder<'_, '_> {
     }
 }
 
+/// The last of three dimensions of a graph input, if it is told and fixed.
+fn last_dimension(input: &ValueInfoProto) -> Option<i64> {
+    let type_proto::Value::TensorType(tensor) = input.r#type.as_ref()?.value.as_ref()? else { return None };
+    match &tensor.shape.as_ref()?.dim[..] {
+        [_, _, size] => match size.value.as_ref()? {
+            dimension::Value::DimValue(size) => Some(*size),
+            dimension::Value::DimParam(_) => None,
+        },
+        _ => None,
+    }
+}
+
 /// Whether a node is an LSTM, GRU or RNN that the survey should tell of. Those of foreign domains are not ours, but for
 /// the variants that onnxruntime makes of ONNX's.
 fn is_recurrent(node: &NodeProto) -> bool {
@@ -482,6 +558,18 @@ fn supported_cell(node: &NodeProto) -> std::result::Result<Cell, Refusal> {
 }
 
 impl Reads {
+    /// The inputs that are read, by their names in the specification.
+    pub fn names(self) -> Vec<&'static str> {
+        let inputs = [
+            ("B", self.bias),
+            ("sequence_lens", self.sequence_lens),
+            ("initial_h", self.initial_h),
+            ("initial_c", self.initial_c),
+            ("P", self.peepholes),
+        ];
+        inputs.into_iter().filter(|(_, read)| *read).map(|(name, _)| name).collect()
+    }
+
     fn of(node: &NodeProto, cell: Cell) -> Result<Reads> {
         let present = |index| node.input.get(index).is_some_and(|v: &String| !v.is_empty());
         let most = match cell {

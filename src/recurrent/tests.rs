@@ -6,7 +6,8 @@ use half::f16;
 
 use super::*;
 use crate::onnx::proto::{
-    AttributeProto, FunctionProto, GraphProto, ModelProto, OperatorSetIdProto, SparseTensorProto, ValueInfoProto,
+    AttributeProto, FunctionProto, GraphProto, ModelProto, OperatorSetIdProto, SparseTensorProto, TensorShapeProto,
+    TypeProto, ValueInfoProto, tensor_shape_proto::Dimension,
 };
 use crate::onnx::{ElementType, LoadOptions, TensorProto, tensor};
 
@@ -398,7 +399,22 @@ fn what_breaks_the_operator_is_an_error_that_names_node_and_tensor() {
     let t = |name: &str, shape: &[usize]| tensor::float(name, shape, &count(shape.iter().product()));
     let with = |w: TensorProto, r: TensorProto| model(17, vec![lstm("cell", "W", "y")], vec![w, r]);
     let no_w = model(17, vec![node("LSTM", &["x", "", "R"], &["y"], vec![int("hidden_size", 2)])], vec![r()]);
+    let reading = |extra: TensorProto| {
+        let mut proto = through(17, vec![], vec![w(), extra]);
+        proto.graph.as_mut().unwrap().node[0].input.push("B".into());
+        proto
+    };
+    let wide = {
+        let mut proto = through(17, vec![], vec![w()]);
+        let size = |n| Dimension { value: Some(dimension::Value::DimValue(n)), ..Default::default() };
+        let shape = Some(TensorShapeProto { dim: vec![size(5), size(1), size(4)] });
+        let tensor = type_proto::Value::TensorType(type_proto::Tensor { elem_type: Some(1), shape });
+        proto.graph.as_mut().unwrap().input[0].r#type = Some(TypeProto { value: Some(tensor), ..Default::default() });
+        proto
+    };
     let cases = [
+        (reading(t("B", &[1, 8])), "tensor 'B': B has shape [1, 8], expected [1, 16]"),
+        (wide, "tensor 'x': X has vectors of 4, but W is for vectors of 3"),
         (with(t("W", &[1, 9, 3]), r()), "node 'cell': tensor 'W': W has shape [1, 9, 3], expected [1, 8, input size]"),
         (with(t("W", &[8, 3]), r()), "tensor 'W': W has shape [8, 3]"),
         (with(t("W", &[2, 8, 3]), r()), "expected [1, 8, input size] for hidden_size 2, forward"),
@@ -518,4 +534,28 @@ fn units_are_gates_in_the_order_of_their_rows() {
     assert_eq!(names[11], "y/R/reverse/h");
     assert_eq!((units[11].rows(), units[11].shape(), units[11].direction_index), (4..6, [2, 2], 1));
     assert_eq!(units[0].shape(), [2, 3]);
+}
+
+#[test]
+fn a_weight_that_is_read_a_thousand_times_is_evaluated_once() {
+    let nodes = (0..5000).map(|i| lstm(&format!("step{i}"), "W", &format!("y{i}"))).collect();
+    let mut proto = model(17, nodes, vec![w(), r()]);
+    proto.graph.as_mut().unwrap().output = vec![value("y7")];
+    let found = survey(proto);
+    assert_eq!((found.nodes.len(), found.weights.len()), (5000, 2));
+    assert_eq!(found.stored_bytes(), 4 * 40);
+}
+
+#[test]
+fn many_nodes_together_cannot_ask_for_more_than_one() {
+    // each Expand is within bounds on its own
+    let node_of = |i: usize| node("Expand", &["v", "s"], &[&format!("w{i}")], vec![]);
+    let expand = (0..1000).map(node_of);
+    let read = (0..1000).map(|i| lstm(&format!("cell{i}"), &format!("w{i}"), &format!("y{i}")));
+    let constants = vec![tensor::float("v", &[1], &[1.0]), tensor::int64("s", &[3], &[1, 8, 1 << 16]), r()];
+    let mut proto = model(17, expand.chain(read).collect(), constants);
+    proto.graph.as_mut().unwrap().output = vec![value("y7")];
+    let found = survey(proto);
+    assert!((5..100).contains(&found.nodes.len()), "{}", found.nodes.len());
+    assert!(found.skipped[0].reason.contains("far larger"));
 }

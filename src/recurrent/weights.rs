@@ -14,7 +14,7 @@ use super::fold::{Budget, Constant, Data, Operation, data_inputs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::onnx::graph::{is_standard, plain_name};
-use crate::onnx::tensor::{is_external, stored_bytes};
+use crate::onnx::tensor::{is_external, shape, stored_bytes};
 use crate::onnx::{Definition, ElementType, Model, NodeProto, Origin, Scope, TensorProto, Values};
 
 /// Where the value of W or R comes from.
@@ -65,12 +65,15 @@ impl Source {
     /// # Errors
     /// Of reading the stored tensors; `Unsupported` if the model is not the one that was searched.
     pub fn values(&self, model: &Model) -> Result<Array3<f32>> {
-        let values = Values::new(&model.proto)?;
-        let traced = match trace(model, &values, &self.scope, &self.value, true) {
-            Ok(traced) => traced,
-            Err(stop) => return Err(stop.into_error(&self.value)),
-        };
-        three_dimensions(traced.constant, &self.value)
+        self.evaluate(model, &Values::new(&model.proto)?, &mut Budget::for_model(model))
+    }
+
+    /// As [`values`](Self::values), with an index of the model that is at hand.
+    pub(super) fn evaluate(&self, model: &Model, values: &Values<'_>, budget: &mut Budget) -> Result<Array3<f32>> {
+        match trace(model, values, &self.scope, &self.value, true, budget) {
+            Ok(traced) => three_dimensions(traced.constant, &self.value),
+            Err(stop) => Err(stop.into_error(&self.value)),
+        }
     }
 
     /// Stored bytes of the value in the element type of its constants: all of them if the value takes all of their
@@ -113,7 +116,7 @@ impl From<Error> for Stop {
     fn from(error: Error) -> Self {
         // a type that is not read, as opposed to a tensor that breaks the rules
         if error.kind() == ErrorKind::Unsupported {
-            return Stop::NotConstant(format!("a stored tensor, but: {error}"));
+            return Stop::NotConstant(format!("a tensor that is not read ({error})"));
         }
         Stop::Failed(error)
     }
@@ -135,18 +138,18 @@ pub(super) fn trace(
     scope: &Scope,
     name: &str,
     freeze_inputs: bool,
+    budget: &mut Budget,
 ) -> std::result::Result<Traced, Stop> {
-    let budget = Budget::for_model(model);
     Tracer { model, values, from: scope, freeze_inputs, budget, done: HashMap::new() }.trace(scope, name, 0)
 }
 
 struct Tracer<'a, 'm> {
-    model: &'m Model,
+    model: &'a Model,
     values: &'a Values<'m>,
     /// The graph of the recurrent node: routes are told from there.
     from: &'a Scope,
     freeze_inputs: bool,
-    budget: Budget,
+    budget: &'a mut Budget,
     /// What was evaluated already, by defining graph and name: a diamond of nodes costs once.
     done: HashMap<(Scope, String), Traced>,
 }
@@ -176,7 +179,7 @@ impl Tracer<'_, '_> {
         Ok(traced)
     }
 
-    fn initializer(&self, definition: &Definition, index: usize, name: &str) -> Tracing<Traced> {
+    fn initializer(&mut self, definition: &Definition, index: usize, name: &str) -> Tracing<Traced> {
         let mut frozen = BTreeSet::new();
         if definition.is_input {
             if !definition.scope.is_root() {
@@ -190,7 +193,8 @@ impl Tracer<'_, '_> {
             }
             frozen.insert(name.to_owned());
         }
-        let tensor = &self.model.graph(&definition.scope).initializer[index];
+        let model = self.model;
+        let tensor = &model.graph(&definition.scope).initializer[index];
         let route = if is_external(tensor) { "external data" } else { "initializer" };
         let mut traced = self.stored(&definition.scope, name, None, tensor, route)?;
         traced.frozen = frozen;
@@ -198,7 +202,7 @@ impl Tracer<'_, '_> {
     }
 
     fn stored(
-        &self,
+        &mut self,
         scope: &Scope,
         name: &str,
         node: Option<usize>,
@@ -206,6 +210,8 @@ impl Tracer<'_, '_> {
         route: &str,
     ) -> Tracing<Traced> {
         let element = ElementType::of(tensor).map_err(|e| e.at_tensor(name))?;
+        let shape = shape(tensor).map_err(|e| e.at_tensor(name))?;
+        self.budget.charge(&shape).map_err(|why| Stop::NotConstant(format!("tensor '{name}', which {why}")))?;
         let data = if element.is_float() {
             Data::Float(self.model.floats(tensor).map_err(|e| e.at_tensor(name))?.into_shared())
         } else {
@@ -264,22 +270,22 @@ impl Tracer<'_, '_> {
         let constants = data.iter().flat_map(|t| t.constants.iter().cloned()).collect();
         let route = shortened(format!("{}({})", node.op_type(), list(&data)));
         let inputs = inputs.iter().map(|t| t.as_ref().map(|t| t.constant.clone())).collect();
-        let mut operation = Operation { node, opset: model.opset(), inputs, budget: &mut self.budget };
+        let mut operation = Operation { node, opset: model.opset(), inputs, budget: self.budget };
         let constant = operation.fold(output).map_err(|why| Stop::NotConstant(format!("{}, which {why}", label())))?;
         Ok(Traced { constant, route, constants, frozen })
     }
 
     /// A Constant node with any of its attributes for numbers.
-    fn constant_node(&self, scope: &Scope, index: usize, name: &str) -> Tracing<Traced> {
-        let node = self.model.node(scope, index);
+    fn constant_node(&mut self, scope: &Scope, index: usize, name: &str) -> Tracing<Traced> {
+        let model = self.model;
+        let node = model.node(scope, index);
         let attribute = node.attribute.iter().find(|a| a.name() == "value" || a.name().starts_with("value_"));
         let route = "Constant node";
-        let numbers = |element, data, count: usize, size: u64| {
-            let constant = Constant { element, data };
-            Ok(self.root(scope, name, Some(index), constant, count as u64 * size, false, route))
+        let numbers = |element, data, bytes: usize| {
+            Ok(self.root(scope, name, Some(index), Constant { element, data }, bytes as u64, false, route))
         };
-        let float = |v: ArcArray<f32, IxDyn>| numbers(ElementType::Float, Data::Float(v.clone()), v.len(), 4);
-        let int = |v: ArcArray<i64, IxDyn>| numbers(ElementType::Int64, Data::Integer(v.clone()), v.len(), 8);
+        let float = |v: ArcArray<f32, IxDyn>| numbers(ElementType::Float, Data::Float(v.clone()), 4 * v.len());
+        let int = |v: ArcArray<i64, IxDyn>| numbers(ElementType::Int64, Data::Integer(v.clone()), 8 * v.len());
         let scalar = IxDyn(&[]);
         match attribute.map(|a| (a.name(), a)) {
             Some(("value", a)) if a.t.is_some() => {
@@ -307,7 +313,8 @@ impl Tracer<'_, '_> {
     fn input_behind(&self, scope: &Scope, node: usize) -> Option<String> {
         let mut seen = BTreeSet::new();
         let mut ahead = vec![(scope.clone(), node)];
-        while let Some((scope, node)) = ahead.pop() {
+        // of a chain of any length the reason need not be found: there is a plainer one
+        while let Some((scope, node)) = ahead.pop().filter(|_| seen.len() < limits::FOLD_DEPTH * limits::FOLD_DEPTH) {
             for name in self.model.node(&scope, node).input.iter().filter(|n| !n.is_empty()) {
                 let Some(definition) = self.values.resolve(&scope, name) else { continue };
                 match definition.origin {

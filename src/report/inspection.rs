@@ -63,6 +63,10 @@ pub struct Node {
     pub input_size: usize,
     /// `H`.
     pub hidden_size: usize,
+    /// Attributes that differ from their defaults, as `clip = 3`.
+    pub attributes: Vec<String>,
+    /// The optional inputs that it reads, by their names in the operator's specification.
+    pub reads: Vec<&'static str>,
     /// The operators whose bodies it is in, from the outside inwards.
     pub inside: Vec<String>,
     /// W and R.
@@ -104,6 +108,8 @@ impl Inspection {
             direction: node.attributes.direction.name().to_owned(),
             input_size: node.input_size,
             hidden_size: node.attributes.hidden,
+            attributes: node.attributes.unusual(node.cell),
+            reads: node.reads.names(),
             inside: node.bodies.clone(),
             weights: Matrix::BOTH.iter().map(|&matrix| weight(survey, index, matrix, share)).collect(),
         });
