@@ -11,6 +11,7 @@ pub mod encode;
 pub mod engine;
 pub mod error;
 pub mod limits;
+pub mod loss;
 pub mod onnx;
 pub mod plan;
 pub mod planner;

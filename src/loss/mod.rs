@@ -1,0 +1,186 @@
+//! How far the outputs of two models are apart.
+//!
+//! With `y` the original's output and `z` the other's, over all elements of all samples:
+//!
+//! - `max_abs = max |y - z|`, `rmse = sqrt(mean (y - z)^2)`
+//! - `nmse = sum (y - z)^2 / sum (y - mean y)^2`; no meaning where the original is constant
+//! - `snr_db = 10 log10(sum y^2 / sum (y - z)^2)`; no meaning for an exact match
+//! - `cosine = sum y z / sqrt(sum y^2 sum z^2)`
+//! - `agreement`: share of rows with the same largest class, the first one on a tie; of integers, share of equal elements
+//! - `kl`: mean over the rows of `sum p ln(p / q)`, in nats
+//!
+//! A *row* is the classes of one decision: the last axis, or the axis of the Softmax that the output comes from.
+//! Sums are taken in double precision, in a fixed order: the figures do not depend on the number of threads.
+
+mod classes;
+mod comparison;
+
+pub use classes::{Content, Rows};
+pub use comparison::{Comparison, CrossEntropy, Figures};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::{ElementType, Model, Values};
+use crate::samples::{Carry, Signature};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// What is counted as the loss of an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossKind {
+    /// Mean squared error over the variance of the original.
+    Nmse,
+    /// Mean Kullback-Leibler divergence from the original, in nats.
+    Kl,
+    /// Share of decisions that differ: `1 - agreement`.
+    Disagreement,
+    /// Rise of the mean cross-entropy with the labels over the original's, in nats; negative for a better model.
+    CrossEntropy,
+}
+
+impl LossKind {
+    const ALL: [LossKind; 4] = [LossKind::Nmse, LossKind::Kl, LossKind::Disagreement, LossKind::CrossEntropy];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            LossKind::Nmse => "nmse",
+            LossKind::Kl => "kl",
+            LossKind::Disagreement => "disagreement",
+            LossKind::CrossEntropy => "cross-entropy",
+        }
+    }
+
+    fn named(name: &str) -> Option<LossKind> {
+        LossKind::ALL.into_iter().find(|k| k.name() == name)
+    }
+}
+
+impl fmt::Display for LossKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The losses that were asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LossSpec {
+    /// For every output that is not named; where nothing is asked for, the content of the output decides.
+    pub default: Option<LossKind>,
+    /// For single outputs.
+    pub named: BTreeMap<String, LossKind>,
+}
+
+impl LossSpec {
+    /// Reads `KIND` or `NAME:KIND`, any number of them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for an unknown kind, and for two of the same output.
+    pub fn parse<T: AsRef<str>>(texts: &[T]) -> Result<LossSpec> {
+        let mut spec = LossSpec::default();
+        for text in texts.iter().map(AsRef::as_ref) {
+            let (output, kind) = text.rsplit_once(':').map_or((None, text), |(output, kind)| (Some(output), kind));
+            let Some(kind) = LossKind::named(kind) else {
+                let kinds = LossKind::ALL.map(LossKind::name).join(", ");
+                return Err(usage(format!("loss '{text}' is unknown, expected KIND or NAME:KIND with one of {kinds}")));
+            };
+            let before = match output {
+                None => spec.default.replace(kind),
+                Some(output) => spec.named.insert(output.to_owned(), kind),
+            };
+            if before.is_some() {
+                return Err(usage(format!("loss '{text}': there is a second one for the same output")));
+            }
+        }
+        Ok(spec)
+    }
+}
+
+/// An output that is judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// The graph output.
+    pub name: String,
+    /// What its elements are.
+    pub content: Content,
+    /// What counts as its loss.
+    pub loss: LossKind,
+    /// Whether the divergence is measured: always for probabilities, else only where it is asked for.
+    pub kl: bool,
+}
+
+/// The outputs of a model that are judged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judge {
+    /// In the order of the graph's outputs.
+    pub outputs: Vec<Judged>,
+}
+
+impl Judge {
+    /// All outputs but those that are fed back. Where `spec` says nothing, the loss is the divergence for an output
+    /// that comes from a Softmax or LogSoftmax, disagreement for integers, else the normalised squared error. For
+    /// integers only disagreement has a meaning, so that a default that was asked for does not reach them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] where `spec` names an output that the model does not have or that is fed back, and if no
+    /// output is left.
+    pub fn new(model: &Model, spec: &LossSpec, carry: &[Carry]) -> Result<Judge> {
+        let signature = Signature::of(model)?;
+        let values = Values::new(&model.proto)?;
+        let carried: BTreeSet<&str> = carry.iter().map(|c| c.output.as_str()).collect();
+        let known: Vec<&str> =
+            signature.outputs.iter().map(|o| o.name.as_str()).filter(|o| !carried.contains(o)).collect();
+        if known.is_empty() {
+            return Err(usage("every output of the model is fed back, so that none is left to be judged".to_owned()));
+        }
+        if let Some(name) = spec.named.keys().find(|name| !known.contains(&name.as_str())) {
+            let known = known.join(", ");
+            return Err(usage(format!("loss of '{name}': not an output that is judged, those are {known}")));
+        }
+        let outputs = signature.outputs.iter().filter(|o| known.contains(&o.name.as_str())).map(|port| {
+            let content = match port.element {
+                ElementType::Float | ElementType::Float16 | ElementType::Double | ElementType::Undefined => {
+                    Content::of(model, &values, &port.name)
+                }
+                _ => Content::Discrete,
+            };
+            let loss = match spec.named.get(&port.name) {
+                Some(kind) => *kind,
+                None if content == Content::Discrete => LossKind::Disagreement,
+                None => spec.default.unwrap_or(if content.is_distribution() { LossKind::Kl } else { LossKind::Nmse }),
+            };
+            Judged { name: port.name.clone(), content, loss, kl: loss == LossKind::Kl || content.is_distribution() }
+        });
+        Ok(Judge { outputs: outputs.collect() })
+    }
+
+    /// Has the divergence of this output measured, of all outputs without a name.
+    pub fn measure_kl(&mut self, output: Option<&str>) {
+        let outputs = self.outputs.iter_mut().filter(|o| output.is_none_or(|name| o.name == name));
+        outputs.for_each(|o| o.kl = true);
+    }
+
+    /// The names of the outputs.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.outputs.iter().map(|o| o.name.as_str())
+    }
+}
+
+fn usage(message: String) -> Error {
+    Error::new(ErrorKind::Usage, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_read() {
+        let spec = LossSpec::parse(&["nmse", "output:0:kl", "y:cross-entropy"]).unwrap();
+        assert_eq!(spec.default, Some(LossKind::Nmse));
+        assert_eq!(spec.named["output:0"], LossKind::Kl);
+        assert_eq!(spec.named["y"], LossKind::CrossEntropy);
+        for texts in [&["mse"][..], &["y:"], &["y:kl", "y:nmse"], &["kl", "kl"]] {
+            assert_eq!(LossSpec::parse(texts).unwrap_err().kind(), ErrorKind::Usage, "{texts:?}");
+        }
+    }
+}
