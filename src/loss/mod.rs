@@ -14,9 +14,11 @@
 
 mod classes;
 mod comparison;
+mod measure;
 
 pub use classes::{Content, Rows};
 pub use comparison::{Comparison, CrossEntropy, Figures};
+pub use measure::Reference;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{ElementType, Model, Values};

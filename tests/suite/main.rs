@@ -1,11 +1,11 @@
 //! The one integration test binary: every module tests one surface of the tool.
-
 mod architecture;
 mod cli;
 mod compress;
 mod corpus;
 mod engine;
+mod loss;
 mod onnx;
 mod recurrent;
-#[cfg(unix)]
+mod samples;
 mod side_files;

@@ -1,0 +1,358 @@
+//! Samples from files: those that people have, and those that should be refused with one line.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use dirnet::error::{Error, ErrorKind};
+use dirnet::onnx::{ElementType, LoadOptions, Model};
+use dirnet::samples::{Carry, Dim, Port, Samples, Signature, Tensor};
+use ndarray::{Array1, Array2, Array3, ArrayD, IxDyn, array, s};
+use ndarray_npy::{NpzWriter, WritableElement, write_npy};
+use proptest::prelude::*;
+
+use crate::corpus;
+
+/// `x [batch, 3]` of floats, `n [batch]` of 64-bit integers, `state [2, batch]` of floats.
+fn signature() -> Signature {
+    let port = |name: &str, element, dims: &[Dim]| Port { name: name.to_owned(), element, dims: Some(dims.to_vec()) };
+    let batch = Dim::Symbol("batch".to_owned());
+    Signature {
+        inputs: vec![
+            port("x", ElementType::Float, &[batch.clone(), Dim::Size(3)]),
+            port("n", ElementType::Int64, std::slice::from_ref(&batch)),
+            port("state", ElementType::Float, &[Dim::Size(2), batch.clone()]),
+        ],
+        outputs: vec![
+            port("y", ElementType::Float, &[batch.clone(), Dim::Size(4)]),
+            port("next", ElementType::Float, &[Dim::Size(2), batch]),
+        ],
+    }
+}
+
+fn one_input() -> Signature {
+    Signature { inputs: vec![signature().inputs.remove(0)], outputs: Vec::new() }
+}
+
+fn carry() -> Vec<Carry> {
+    vec![Carry::parse("state=next").unwrap()]
+}
+
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// An npz in the making.
+struct Npz(NpzWriter<File>, PathBuf);
+
+impl Npz {
+    fn new(directory: &Path, name: &str) -> Npz {
+        let path = directory.join(name);
+        Npz(NpzWriter::new_compressed(File::create(&path).unwrap()), path)
+    }
+
+    fn with<T: WritableElement, D: ndarray::Dimension>(mut self, name: &str, array: ndarray::Array<T, D>) -> Npz {
+        self.0.add_array(name, &array).unwrap();
+        self
+    }
+
+    fn finish(self) -> PathBuf {
+        self.0.finish().unwrap();
+        self.1
+    }
+}
+
+fn counted<const N: usize>(shape: [usize; N]) -> ArrayD<f32> {
+    let n: usize = shape.iter().product();
+    ArrayD::from_shape_vec(IxDyn(&shape), (0..n).map(|i| i as f32).collect()).unwrap()
+}
+
+fn read(path: impl Into<PathBuf>, signature: &Signature, carry: &[Carry]) -> Result<Samples, Error> {
+    Samples::read(&[path.into()], signature, carry)
+}
+
+#[test]
+fn samples_are_stacked_along_axis_0_and_what_is_not_is_the_same_for_all() {
+    let dir = scratch();
+    let path = Npz::new(dir.path(), "a.npz")
+        .with("x", counted([4, 2, 3]))
+        .with("n", array![7i64, 8])
+        .with("state", counted([4, 2, 2]))
+        .finish();
+    let samples = read(&path, &signature(), &[]).unwrap();
+    assert_eq!((samples.len(), samples.describe()), (4, "4 samples".to_owned()));
+    assert_eq!(samples.streams[3].origin, format!("{}[3]", path.display()));
+    let feed = &samples.streams[3].feeds[0];
+    assert_eq!(feed["x"].to_f32(), counted([4, 2, 3]).slice(s![3, .., ..]).into_dyn());
+    assert_eq!(feed["n"], Tensor::from(array![7i64, 8].into_dyn()));
+    assert_eq!(feed["x"].shape(), [2, 3]);
+}
+
+#[test]
+fn arrays_of_the_inputs_rank_are_one_sample() {
+    let dir = scratch();
+    write_npy(dir.path().join("b.npy"), &counted([5, 3])).unwrap();
+    write_npy(dir.path().join("a.npy"), &counted([2, 3])).unwrap();
+    fs::write(dir.path().join("notes.txt"), "not a sample").unwrap();
+    let samples = read(dir.path(), &one_input(), &[]).unwrap();
+    let shapes: Vec<_> = samples.feeds().map(|f| f["x"].shape()).collect();
+    assert_eq!(shapes, [[2, 3], [5, 3]], "in name order, sizes may differ");
+}
+
+#[test]
+fn a_stream_begins_with_zeros_or_with_what_the_file_gives() {
+    let dir = scratch();
+    let path = Npz::new(dir.path(), "a.npz").with("x", counted([4, 5, 3])).with("n", Array1::<i64>::zeros(5)).finish();
+    let samples = read(&path, &signature(), &carry()).unwrap();
+    assert_eq!((samples.len(), samples.describe()), (4, "4 steps in 1 stream".to_owned()));
+    let feeds = &samples.streams[0].feeds;
+    assert_eq!(feeds[0]["state"], Tensor::from(ArrayD::<f32>::zeros(IxDyn(&[2, 5]))), "batch as in x");
+    assert!(!feeds[1].contains_key("state"));
+
+    let path = Npz::new(dir.path(), "b.npz")
+        .with("x", counted([4, 5, 3]))
+        .with("n", Array1::<i64>::zeros(5))
+        .with("state", counted([2, 5]))
+        .finish();
+    let samples = read(&path, &signature(), &carry()).unwrap();
+    assert_eq!(samples.streams[0].feeds[0]["state"].to_f32(), counted([2, 5]));
+    assert!(!samples.streams[0].feeds[1].contains_key("state"));
+}
+
+#[test]
+fn the_last_fifth_is_held_out() {
+    let dir = scratch();
+    let path = Npz::new(dir.path(), "a.npz").with("x", counted([12, 1, 3])).finish();
+    let samples = read(&path, &one_input(), &[]).unwrap();
+    let (rest, held) = samples.hold_out(5).unwrap();
+    assert_eq!((rest.len(), held.len()), (10, 2));
+    assert_eq!(held.streams[0].origin, format!("{}[10]", path.display()));
+    assert!(samples.subset(1).hold_out(5).is_none(), "one sample cannot be both");
+    let (rest, held) = samples.subset(2).hold_out(5).unwrap();
+    assert_eq!((rest.len(), held.len()), (1, 1));
+}
+
+#[test]
+fn a_single_stream_is_cut_in_time_and_begins_anew() {
+    let dir = scratch();
+    let path = Npz::new(dir.path(), "a.npz")
+        .with("x", counted([10, 5, 3]))
+        .with("n", Array1::<i64>::zeros(5))
+        .with("state", counted([2, 5]))
+        .finish();
+    let (rest, held) = read(&path, &signature(), &carry()).unwrap().hold_out(5).unwrap();
+    assert_eq!((rest.len(), held.len(), held.streams.len()), (8, 2, 1));
+    assert_eq!(held.streams[0].feeds[0]["state"], Tensor::from(ArrayD::<f32>::zeros(IxDyn(&[2, 5]))));
+    assert_eq!(held.streams[0].feeds[1]["x"].to_f32(), counted([10, 5, 3]).slice(s![9, .., ..]).into_dyn());
+}
+
+#[test]
+fn subsets_are_spread_over_all() {
+    let dir = scratch();
+    let path = Npz::new(dir.path(), "a.npz").with("x", counted([10, 1, 3])).finish();
+    let samples = read(&path, &one_input(), &[]).unwrap();
+    let origins: Vec<_> = samples.subset(3).streams.into_iter().map(|s| s.origin).collect();
+    assert_eq!(origins, [0, 3, 6].map(|i| format!("{}[{i}]", path.display())));
+    assert_eq!(samples.subset(100), samples);
+    let stream = Samples { streams: vec![join(&samples)], carry: carry() };
+    assert_eq!(stream.subset(4).streams[0].feeds, stream.streams[0].feeds[..4]);
+}
+
+/// All feeds as one stream.
+fn join(samples: &Samples) -> dirnet::samples::Stream {
+    dirnet::samples::Stream { feeds: samples.feeds().cloned().collect(), ..Default::default() }
+}
+
+#[test]
+fn what_does_not_fit_is_one_line_that_names_file_and_array() {
+    let dir = scratch();
+    let d = dir.path();
+    let x = || Array3::<f32>::zeros((4, 2, 3));
+    let n = || Array2::<i64>::zeros((4, 2));
+    let nan = array![[1f32, 2., 3.], [4., f32::NAN, 6.]];
+    let cases = [
+        (Npz::new(d, "1.npz").with("x", x()).with("m", n()).finish(), "'m': the model has no input of this name"),
+        (Npz::new(d, "2.npz").with("x", x()).finish(), "'n': there is no array for this input"),
+        (
+            Npz::new(d, "3.npz").with("x", x().mapv(f64::from)).with("n", n()).finish(),
+            "'x': element type DOUBLE, but the model's input takes FLOAT",
+        ),
+        (
+            Npz::new(d, "4.npz").with("x", Array3::<f32>::zeros((4, 2, 5))).with("n", n()).finish(),
+            "'x': shape [4, 2, 5], but the model's input is [batch, 3]",
+        ),
+        (
+            Npz::new(d, "5.npz").with("x", Array1::<f32>::zeros(3)).with("n", n()).finish(),
+            "'x': shape [3], but the model's input is [batch, 3]",
+        ),
+        (
+            Npz::new(d, "6.npz").with("x", x()).with("n", Array2::<i64>::zeros((3, 2))).finish(),
+            "'x': holds 4 samples, but 'n' holds 3",
+        ),
+        (
+            Npz::new(d, "7.npz").with("x", nan).with("n", Array1::<i64>::zeros(2)).finish(),
+            "'x': the value at [1, 1] is NaN",
+        ),
+        (
+            Npz::new(d, "8.npz")
+                .with("x", Array3::<f32>::zeros((0, 2, 3)))
+                .with("n", Array2::<i64>::zeros((0, 2)))
+                .finish(),
+            "holds no samples",
+        ),
+        (Npz::new(d, "9.npz").finish(), "holds no arrays"),
+        (d.join("absent.npz"), "No such file"),
+    ];
+    write_npy(d.join("0.npy"), &Array2::<f32>::zeros((2, 3))).unwrap();
+    for (path, want) in cases {
+        let e = read(&path, &signature(), &carry()).unwrap_err();
+        let line = e.to_string();
+        assert!(line.contains(want) && line.starts_with(&d.display().to_string()) && !line.contains('\n'), "{line}");
+        assert!(matches!(e.kind(), ErrorKind::Samples | ErrorKind::Io), "{line}");
+    }
+    let e = read(d.join("0.npy"), &signature(), &carry()).unwrap_err();
+    assert!(e.message().contains("the model has 2 inputs, but an .npy file holds one"), "{e}");
+}
+
+#[test]
+fn an_input_that_is_carried_must_be_of_the_model() {
+    let wrong = [Carry::parse("stat=next").unwrap()];
+    assert_eq!(read("nowhere.npz", &signature(), &wrong).unwrap_err().kind(), ErrorKind::Usage);
+}
+
+#[test]
+fn a_zip_bomb_is_refused_before_it_is_unpacked() {
+    let dir = scratch();
+    let zeros = Array3::<f32>::zeros((5000, 4000, 3));
+    let path = Npz::new(dir.path(), "bomb.npz").with("x", zeros).finish();
+    assert!(fs::metadata(&path).unwrap().len() < 1 << 20);
+    let e = read(&path, &one_input(), &[]).unwrap_err();
+    assert!(e.message().contains("zip bomb") && e.kind() == ErrorKind::Samples, "{e}");
+}
+
+#[test]
+fn a_pickle_is_never_loaded() {
+    let dir = scratch();
+    let path = dir.path().join("objects.npy");
+    let header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n";
+    let mut file = File::create(&path).unwrap();
+    file.write_all(b"\x93NUMPY\x01\x00").unwrap();
+    file.write_all(&(header.len() as u16).to_le_bytes()).unwrap();
+    file.write_all(header).unwrap();
+    file.write_all(b"\x80\x04\x95").unwrap();
+    assert!(read(&path, &one_input(), &[]).unwrap_err().message().contains("Python objects"));
+}
+
+#[cfg(unix)]
+#[test]
+fn only_regular_files_are_read() {
+    let dir = scratch();
+    let path = dir.path().join("zero.npy");
+    std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+    assert!(read(&path, &one_input(), &[]).unwrap_err().message().contains("not a regular file"));
+}
+
+#[test]
+fn labels_go_with_the_samples() {
+    let dir = scratch();
+    let path = Npz::new(dir.path(), "a.npz").with("x", counted([10, 2, 3])).finish();
+    let labels = Npz::new(dir.path(), "l.npz").with("y", Array2::from_shape_fn((10, 2), |(i, _)| i as i32)).finish();
+    let mut samples = read(&path, &one_input(), &[]).unwrap();
+    samples.add_labels("y", &labels).unwrap();
+    let (_, held) = samples.hold_out(5).unwrap();
+    assert_eq!(held.streams[0].labels[0]["y"], array![8i64, 8].into_dyn());
+    let short = Npz::new(dir.path(), "s.npz").with("y", Array2::<i64>::zeros((9, 2))).finish();
+    let floats = Npz::new(dir.path(), "f.npz").with("y", Array2::<f32>::zeros((10, 2))).finish();
+    let two = Npz::new(dir.path(), "t.npz").with("a", array![1u8]).with("b", array![1u8]).finish();
+    for (path, want) in [(short, "there are 10 samples"), (floats, "labels are integers"), (two, "has no array 'y'")] {
+        assert!(samples.add_labels("y", &path).unwrap_err().message().contains(want));
+    }
+}
+
+#[test]
+fn data_sets_of_onnx_are_read_by_name_or_by_number() {
+    let Some(models) = corpus::models() else { return };
+    let case = models.join("onnx_node_tests/test_lstm_defaults");
+    let model = Model::load(&case.join("model.onnx"), &LoadOptions::default()).unwrap();
+    let signature = Signature::of(&model).unwrap();
+    let from_parent = read(&case, &signature, &[]).unwrap();
+    let from_set = read(case.join("test_data_set_0"), &signature, &[]).unwrap();
+    assert_eq!(from_parent.streams[0].feeds, from_set.streams[0].feeds);
+    let feed = &from_set.streams[0].feeds[0];
+    let shapes: Vec<_> = feed.iter().map(|(name, t)| (name.as_str(), t.shape().to_vec())).collect();
+    assert_eq!(shapes, [("R", vec![1, 12, 3]), ("W", vec![1, 12, 2]), ("X", vec![1, 3, 2])]);
+    assert_eq!(feed["X"].to_f32().as_slice().unwrap(), [1., 2., 3., 4., 5., 6.]);
+}
+
+#[test]
+fn the_samples_of_every_real_model_fit_it() {
+    let Some(models) = corpus::models() else { return };
+    // Model, samples, what is carried, and (feeds, streams).
+    let cases: [(&str, &str, &[&str], (usize, usize)); 9] = [
+        ("charlm/lstm256.onnx", "charlm/holdout.npz", &[], (16, 16)),
+        ("tract_byte_bilstm/model.onnx", "tract_byte_bilstm/model.calibration.npz", &[], (1, 1)),
+        ("g2p_id/decoder_model.onnx", "g2p_id/decoder_model.holdout.npz", &[], (22, 22)),
+        ("silero_vad_v5/silero_vad.onnx", "silero_vad_v5/silero_vad.calibration.npz", &["state=stateN"], (300, 1)),
+        ("silero_vad_v4/silero_vad.onnx", "silero_vad_v4/silero_vad.holdout.npz", &["h=hn", "c=cn"], (300, 1)),
+        (
+            "dtln_pytorch/model_p1.onnx",
+            "dtln_pytorch/model_p1.holdout.npz",
+            &["h1_in=out_state1[0:1]", "c1_in=out_state1[1:2]", "h2_in=out_state1[2:3]", "c2_in=out_state1[3:4]"],
+            (300, 1),
+        ),
+        (
+            "gtcrn_stream/gtcrn_simple.onnx",
+            "gtcrn_stream/gtcrn_simple.holdout.npz",
+            &["conv_cache=conv_cache_out", "tra_cache=tra_cache_out", "inter_cache=inter_cache_out"],
+            (300, 1),
+        ),
+        ("amp_lstm24/model.onnx", "amp_lstm24/model.holdout.npz", &["hin=hout", "cin=cout"], (18, 1)),
+        ("tashkeel_gru96/model.onnx", "tashkeel_gru96/model.calibration", &[], (5, 5)),
+    ];
+    for (model, path, carry, want) in cases {
+        let model = Model::load(&models.join(model), &LoadOptions::default()).unwrap();
+        let carry: Vec<Carry> = carry.iter().map(|c| Carry::parse(c).unwrap()).collect();
+        let samples = read(models.join(path), &Signature::of(&model).unwrap(), &carry).unwrap();
+        let found = (samples.len(), samples.streams.len());
+        assert!(found == want || (path.contains("tashkeel") && found.0 > 1), "{path}: {found:?}");
+    }
+}
+
+/// An npz as NumPy would write it, small enough to break every byte of it.
+fn small_npz() -> Vec<u8> {
+    let dir = scratch();
+    fs::read(Npz::new(dir.path(), "a.npz").with("x", counted([2, 2, 3])).with("n", array![1i64, 2]).finish()).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn broken_archives_never_panic(cuts in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), keep in any::<prop::sample::Index>()) {
+        let mut bytes = small_npz();
+        for (at, value) in cuts {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        bytes.truncate(keep.index(2 * bytes.len()).max(1));
+        let dir = scratch();
+        let path = dir.path().join("broken.npz");
+        fs::write(&path, &bytes).unwrap();
+        let _ = read(&path, &signature(), &carry());
+    }
+
+    #[test]
+    fn broken_arrays_never_panic(header in "[ -~]{0,80}", shape in "\\([0-9, ]{0,30}\\)", payload in prop::collection::vec(any::<u8>(), 0..64)) {
+        let dir = scratch();
+        let path = dir.path().join("broken.npy");
+        for text in [header, format!("{{'descr': '<f4', 'fortran_order': True, 'shape': {shape}, }}")] {
+            let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+            bytes.extend_from_slice(&(text.len() as u16 + 1).to_le_bytes());
+            bytes.extend_from_slice(text.as_bytes());
+            bytes.push(b'\n');
+            bytes.extend_from_slice(&payload);
+            fs::write(&path, &bytes).unwrap();
+            let _ = read(&path, &one_input(), &[]);
+        }
+    }
+}
