@@ -287,8 +287,9 @@ fn data_sets_of_onnx_are_read_by_name_or_by_number() {
 #[test]
 fn the_samples_of_every_real_model_fit_it() {
     let Some(models) = corpus::models() else { return };
-    // Model, samples, what is carried, and (feeds, streams).
-    let cases: [(&str, &str, &[&str], (usize, usize)); 9] = [
+    /// Model, samples, what is carried, and how many feeds and streams there are.
+    type Case = (&'static str, &'static str, &'static [&'static str], (usize, usize));
+    let cases: [Case; 9] = [
         ("charlm/lstm256.onnx", "charlm/holdout.npz", &[], (16, 16)),
         ("tract_byte_bilstm/model.onnx", "tract_byte_bilstm/model.calibration.npz", &[], (1, 1)),
         ("g2p_id/decoder_model.onnx", "g2p_id/decoder_model.holdout.npz", &[], (22, 22)),
