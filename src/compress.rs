@@ -272,7 +272,7 @@ fn anchors(survey: &Survey, uses: &[WeightUse]) -> BTreeMap<Scope, Vec<WeightUse
 }
 
 /// The innermost graph around all uses.
-fn common(survey: &Survey, uses: &[WeightUse]) -> Scope {
+pub(crate) fn common(survey: &Survey, uses: &[WeightUse]) -> Scope {
     let mut scopes = uses.iter().map(|u| &survey.nodes[u.node].scope);
     let first = scopes.next().cloned().unwrap_or_default();
     scopes.fold(first, |common, scope| common.common(scope))

@@ -10,6 +10,7 @@ pub mod dictionary;
 pub mod encode;
 pub mod engine;
 pub mod error;
+pub mod expand;
 pub mod limits;
 pub mod loss;
 pub mod onnx;

@@ -117,6 +117,11 @@ impl<'m> Rewriter<'m> {
         }
     }
 
+    /// Removes an entry of the model's `metadata_props`, if it is there.
+    pub fn remove_metadata(&mut self, key: &str) {
+        self.model.proto.metadata_props.retain(|e| e.key() != key);
+    }
+
     /// Imports an operator domain, unless the model imports it already, in whatever version.
     pub fn import(&mut self, domain: &str, version: i64) {
         let imports = &mut self.model.proto.opset_import;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the library, each of which may import those before it.
-const ORDER: [&str; 20] = [
+const ORDER: [&str; 21] = [
     "error",
     "limits",
     "progress",
@@ -23,6 +23,7 @@ const ORDER: [&str; 20] = [
     "tune",
     "plan",
     "compress",
+    "expand",
     "planner",
     "verify",
     "report",

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use dirnet::compress::{self, Learning, Weights};
 use dirnet::dictionary::{self, Metric, ScaleFormat};
+use dirnet::error::ErrorKind;
+use dirnet::expand;
 use dirnet::onnx::{LoadOptions, Model};
 use dirnet::planner::{self, Sizing};
 use dirnet::progress::Silent;
@@ -61,6 +63,14 @@ fn round_trip(path: &Path, ratio: f64, scales: ScaleFormat) {
         }
         assert!(rows == expected, "{}: {}", path.display(), unit.unit);
     }
+
+    let expanded = expand::expand(&result).unwrap();
+    let dense = recurrent::find(&expanded, &FindOptions::default()).unwrap();
+    for (a, b) in again.weights.iter().zip(&dense.weights) {
+        assert!(!expand::is_coded(dense.source(b)));
+        assert_eq!(again.source(a).values(&result).unwrap(), dense.source(b).values(&expanded).unwrap());
+    }
+    assert_eq!(expand::expand(&expanded).unwrap_err().kind(), ErrorKind::NothingToDo);
 }
 
 #[test]
