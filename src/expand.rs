@@ -1,4 +1,4 @@
-//! The inverse of [`compress`](crate::compress): dense weights again, for tools that want them.
+//! The inverse of [`coding`](crate::coding): dense weights again, for tools that want them.
 //!
 //! The values are those that the graph rebuilds, whatever codec made it: the decoding nodes are evaluated as the
 //! constants that they are, so nothing here knows a codec.
@@ -6,7 +6,7 @@
 use half::f16;
 use ndarray::Array3;
 
-use crate::compress::{NOTE, common};
+use crate::coding::{NOTE, common};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{ElementType, Model, Rewriter, TensorProto, tensor};
 use crate::recurrent::{self, FindOptions, Source};

@@ -5,7 +5,7 @@
 
 pub mod budget;
 pub mod cell;
-pub mod compress;
+pub mod coding;
 pub mod dictionary;
 pub mod encode;
 pub mod engine;

@@ -54,7 +54,7 @@ impl Choice {
     }
 }
 
-/// A choice for every unit, in the order of [`Weights::units`](crate::compress::Weights::units).
+/// A choice for every unit, in the order of [`Weights::units`](crate::coding::Weights::units).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// One for each unit.

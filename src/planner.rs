@@ -5,7 +5,7 @@
 //! given is corrected until the file just fits.
 
 use crate::budget::{self, Candidate};
-use crate::compress::{self, Learning, Weights};
+use crate::coding::{self, Learning, Weights};
 use crate::dictionary::{self, BlockSpec, ScaleFormat};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
@@ -36,9 +36,9 @@ impl Sizing<'_> {
     /// Bytes of the file that a plan makes.
     ///
     /// # Errors
-    /// As [`compress::apply`].
+    /// As [`coding::apply`].
     pub fn bytes(&self, plan: &Plan) -> Result<u64> {
-        compress::size(self.model, self.weights, plan, self.scales, self.note)
+        coding::size(self.model, self.weights, plan, self.scales, self.note)
     }
 
     /// The largest file in which the recurrent weights take `ratio` times fewer bytes than before.
@@ -114,7 +114,7 @@ pub fn uniform(sizing: &Sizing<'_>, target: u64) -> Result<Plan> {
 
 /// Bits that go into codes, as opposed to codebooks and graph.
 fn code_bits(weights: &Weights, plan: &Plan) -> f64 {
-    let bits = |(unit, choice): (&compress::WeightUnit, &Choice)| match choice {
+    let bits = |(unit, choice): (&coding::WeightUnit, &Choice)| match choice {
         Choice::Dense => 0.0,
         Choice::Block { spec, .. } => spec.bits_per_weight() * unit.unit.shape().iter().product::<usize>() as f64,
     };
@@ -142,7 +142,7 @@ impl Curves {
     /// Learns every unit at every rate, with codebooks of every reach that may pay.
     ///
     /// # Errors
-    /// As [`compress::learn`].
+    /// As [`coding::learn`].
     pub fn learn(
         weights: &Weights,
         how: &Learning<'_>,
@@ -154,7 +154,7 @@ impl Curves {
             for spec in specs() {
                 let choice = Choice::Block { spec, sharing };
                 let plan = Plan { choices: vec![choice; weights.units.len()] };
-                let (_, distortions) = compress::learn(weights, &plan, how, progress)?;
+                let (_, distortions) = coding::learn(weights, &plan, how, progress)?;
                 let sharers = weights.sharers(&plan);
                 for (u, distortion) in distortions.into_iter().enumerate() {
                     let bytes = unit_bytes(weights, u, spec, scales) + (spec.codebook_bytes() / sharers[u]) as u64;

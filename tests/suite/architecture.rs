@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the library, each of which may import those before it.
-const ORDER: [&str; 21] = [
+const ORDER: [&str; 22] = [
     "error",
     "limits",
     "progress",
@@ -22,9 +22,10 @@ const ORDER: [&str; 21] = [
     "budget",
     "tune",
     "plan",
-    "compress",
+    "coding",
     "expand",
     "planner",
+    "compress",
     "verify",
     "report",
 ];

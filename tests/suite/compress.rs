@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use dirnet::compress::{self, Learning, Weights};
+use dirnet::coding::{self, Learning, Weights};
 use dirnet::dictionary::{self, Metric, ScaleFormat};
 use dirnet::error::ErrorKind;
 use dirnet::expand;
@@ -43,8 +43,8 @@ fn round_trip(path: &Path, ratio: f64, scales: ScaleFormat) {
         .collect();
     let sensitivity = vec![1.0; metrics.len()];
     let how = Learning { metrics: &metrics, sensitivity: &sensitivity, options: quick(scales) };
-    let (coded, _) = compress::learn(&weights, &plan, &how, &Silent).unwrap();
-    let result = compress::apply(&model, &weights, &coded, "test").unwrap();
+    let (coded, _) = coding::learn(&weights, &plan, &how, &Silent).unwrap();
+    let result = coding::apply(&model, &weights, &coded, "test").unwrap();
     let bytes = result.saved_bytes().unwrap();
     assert!(bytes <= target, "{}: {bytes} > {target}", path.display());
     assert_eq!(bytes, sizing.bytes(&plan).unwrap(), "{}", path.display());
