@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ndarray::{Array3, ArrayView2, Axis, Slice};
+use ndarray::{Array3, ArrayView2, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
 
 use crate::dictionary::{self, BlockSpec, Codebook, Coded, Matrix as CodedMatrix, Metric, ScaleCodes, ScaleFormat};
@@ -40,6 +40,15 @@ pub struct WeightUnit {
     pub weight: usize,
     /// Its place, by the first node that uses it.
     pub unit: Unit,
+}
+
+impl WeightUnit {
+    /// Its rows in a tensor of the shape of its weight.
+    pub fn rows_mut<'t>(&self, tensor: &'t mut Array3<f32>) -> ArrayViewMut2<'t, f32> {
+        let mut rows = tensor.index_axis_mut(Axis(0), self.unit.direction_index);
+        rows.slice_axis_inplace(Axis(0), Slice::from(self.unit.rows()));
+        rows
+    }
 }
 
 impl Weights {
@@ -74,6 +83,11 @@ impl Weights {
         let mut rows = self.tensors[*weight].index_axis(Axis(0), unit.direction_index);
         rows.slice_axis_inplace(Axis(0), Slice::from(unit.rows()));
         rows
+    }
+
+    /// The energy `tr(W S W^T)` of a unit: the distortion of storing nothing.
+    pub fn energy(&self, unit: usize, metric: &Metric) -> f64 {
+        metric.distortion(self.rows(unit))
     }
 
     /// The node that a unit is named after.

@@ -4,6 +4,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::exit))]
 
 pub mod budget;
+pub mod calibrate;
 pub mod cell;
 pub mod coding;
 pub mod dictionary;

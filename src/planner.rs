@@ -5,7 +5,7 @@
 //! given is corrected until the file just fits.
 
 use crate::budget::{self, Candidate};
-use crate::coding::{self, Learning, Weights};
+use crate::coding::{self, CodedUnits, Learning, Weights};
 use crate::dictionary::{self, BlockSpec, ScaleFormat};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
@@ -125,6 +125,8 @@ fn code_bits(weights: &Weights, plan: &Plan) -> f64 {
 pub struct Curves {
     /// For each unit its candidates, in the same order for all.
     pub units: Vec<Vec<Point>>,
+    /// Every unit at one coarse rate, and its distortion.
+    pub coarse: (CodedUnits, Vec<f64>),
 }
 
 /// A point of a rate-distortion curve.
@@ -139,7 +141,7 @@ pub struct Point {
 }
 
 impl Curves {
-    /// Learns every unit at every rate, with codebooks of every reach that may pay.
+    /// Learns every unit at every rate, with codebooks of every reach that may pay. Keeps the codes of `coarse`.
     ///
     /// # Errors
     /// As [`coding::learn`].
@@ -147,14 +149,19 @@ impl Curves {
         weights: &Weights,
         how: &Learning<'_>,
         scales: ScaleFormat,
+        coarse: usize,
         progress: &dyn Progress,
     ) -> Result<Curves> {
+        let mut kept = (vec![None; weights.units.len()], vec![0.0; weights.units.len()]);
         let mut units = vec![Vec::new(); weights.units.len()];
         for sharing in reaches(weights) {
             for spec in specs() {
                 let choice = Choice::Block { spec, sharing };
                 let plan = Plan { choices: vec![choice; weights.units.len()] };
-                let (_, distortions) = coding::learn(weights, &plan, how, progress)?;
+                let (coded, distortions) = coding::learn(weights, &plan, how, progress)?;
+                if spec.width == coarse {
+                    kept = (coded, distortions.clone());
+                }
                 let sharers = weights.sharers(&plan);
                 for (u, distortion) in distortions.into_iter().enumerate() {
                     let bytes = unit_bytes(weights, u, spec, scales) + (spec.codebook_bytes() / sharers[u]) as u64;
@@ -166,7 +173,7 @@ impl Curves {
             let [rows, columns] = weights.units[u].unit.shape();
             points.push(Point { choice: Choice::Dense, bytes: (rows * columns * 4) as u64, distortion: 0.0 });
         }
-        Ok(Curves { units })
+        Ok(Curves { units, coarse: kept })
     }
 
     /// The plan of least predicted loss `sum_u s_u D_u` in a file of at most `target` bytes.

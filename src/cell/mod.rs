@@ -20,6 +20,7 @@ mod step;
 
 pub use activation::Activation;
 
+use crate::recurrent::{Attributes, Cell};
 use product::add_product;
 
 /// Which of the two cells, with what only that one has.
@@ -63,6 +64,21 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// What a recurrent node computes in one of its directions, by the node's attributes.
+    pub fn of(cell: Cell, attributes: &Attributes, direction: usize, inputs: usize) -> Spec {
+        let kind = match cell {
+            Cell::Lstm => Kind::Lstm { input_forget: attributes.input_forget },
+            Cell::Gru => Kind::Gru { linear_before_reset: attributes.linear_before_reset },
+        };
+        let each = attributes.activations.len() / attributes.direction.count();
+        let activation = |i: usize| {
+            let a = attributes.activations[direction * each + i.min(each - 1)];
+            Activation::named(a.name(), Some(a.alpha), Some(a.beta)).expect("both sides name the specification's own")
+        };
+        let activations = [activation(0), activation(1), activation(2)];
+        Spec { kind, hidden: attributes.hidden, inputs, activations, clip: attributes.clip }
+    }
+
     /// Rows of W and R: `G*H`.
     pub fn rows(&self) -> usize {
         self.kind.gates() * self.hidden

@@ -1,0 +1,223 @@
+//! Second moments `S = E[x x^T]` of the vectors that weights multiply, from running the original model.
+//!
+//! W multiplies `X_t`; R multiplies `H_(t-1)` of its direction; R of the h gate of a GRU without
+//! `linear_before_reset` multiplies `r (.) H_(t-1)`. Steps past a sequence's length do not count.
+//!
+//! Streams are run in parallel, a few at a time, and added up in their order: the figures do not depend on the number
+//! of threads, and memory does not grow with the number of samples.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use ndarray::{Array2, Array3, ArrayView2, Axis, linalg::general_mat_mul};
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
+use rayon::prelude::*;
+
+use crate::cell::{self, Kind, Spec};
+use crate::engine::{Engine, Overrides, Pass, Tap, Visit};
+use crate::error::Result;
+use crate::progress::Progress;
+use crate::recurrent::{Direction, RecurrentNode};
+use crate::samples::Samples;
+
+/// The vectors that some rows of a node's weights multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Vector {
+    /// X, for W.
+    Input,
+    /// The state before each step in a direction (0 or 1), for R.
+    State(usize),
+    /// The state times the reset gate, for R of the h gate of a GRU without `linear_before_reset`.
+    ResetState(usize),
+}
+
+/// A sum of `x x^T` and the number of vectors in it.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    /// `[n, n]`.
+    pub sum: Array2<f64>,
+    /// Vectors.
+    pub count: u64,
+}
+
+impl Moment {
+    /// Adds the sums of another moment of the same size.
+    pub fn merge(&mut self, other: &Moment) {
+        self.sum += &other.sum;
+        self.count += other.count;
+    }
+
+    /// `E[x x^T]`; zeros if there is no vector.
+    pub fn mean(&self) -> Array2<f64> {
+        &self.sum / (self.count.max(1) as f64)
+    }
+}
+
+/// Moments by recurrent node ([`Engine::number`]) and vector.
+#[derive(Clone, Debug, Default)]
+pub struct SecondMoments(BTreeMap<(usize, Vector), Moment>);
+
+impl SecondMoments {
+    /// The moment of a node's vectors; `None` if the node never ran.
+    pub fn get(&self, node: usize, vector: Vector) -> Option<&Moment> {
+        self.0.get(&(node, vector))
+    }
+
+    fn merge(&mut self, other: SecondMoments) {
+        for (key, moment) in other.0 {
+            match self.0.entry(key) {
+                std::collections::btree_map::Entry::Vacant(place) => {
+                    place.insert(moment);
+                }
+                std::collections::btree_map::Entry::Occupied(mut place) => place.get_mut().merge(&moment),
+            }
+        }
+    }
+}
+
+/// Streams that are run at the same time at most. Fixed, because each holds sums of its own.
+const AT_ONCE: usize = 4;
+
+/// Runs the original on the samples.
+///
+/// # Errors
+/// Those of running it, naming the sample.
+pub fn measure(engine: &Engine, samples: &Samples, progress: &dyn Progress) -> Result<SecondMoments> {
+    progress.phase("calibrate", samples.len() as u64);
+    let mut total = SecondMoments::default();
+    for streams in samples.streams.chunks(AT_ONCE) {
+        let parts: Vec<Result<SecondMoments>> = streams
+            .par_iter()
+            .map(|stream| {
+                let sums = Sums::default();
+                engine
+                    .run_stream(stream, &samples.carry, &Overrides::new(), Some(&sums))
+                    .map_err(|e| e.in_file(&stream.origin))?;
+                progress.advance(stream.feeds.len() as u64);
+                Ok(sums.finish())
+            })
+            .collect();
+        for part in parts {
+            total.merge(part?);
+        }
+    }
+    progress.done();
+    Ok(total)
+}
+
+/// Moments of a node that no sample reaches: its own cell, without biases, run on seeded noise.
+pub fn seeded(node: &RecurrentNode, number: usize, w: &Array3<f32>, r: &Array3<f32>, seed: u64) -> SecondMoments {
+    const STEPS: usize = 64;
+    const BATCH: usize = 16;
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let x: Vec<f32> = (0..STEPS * BATCH * node.input_size).map(|_| normal(&mut rng)).collect();
+    let passes = node.attributes.direction.each().iter().enumerate().map(|(d, &direction)| {
+        let spec = Spec::of(node.cell, &node.attributes, d, node.input_size);
+        let flat = |t: &Array3<f32>| t.index_axis(Axis(0), d).iter().copied().collect::<Vec<f32>>();
+        let (w, r) = (flat(w), flat(r));
+        let reverse = direction == Direction::Reverse;
+        let weights = cell::Weights { w: &w, r: &r, b: None, p: None };
+        let input = cell::Input { x: &x, steps: STEPS, batch: BATCH, h: None, c: None, lengths: None, reverse };
+        let (output, trace) = cell::forward_traced(&spec, &weights, &input);
+        let zeros = vec![0.0; BATCH * spec.hidden];
+        let initial_c = if matches!(spec.kind, Kind::Lstm { .. }) { zeros.clone() } else { Vec::new() };
+        let cell::Trace { gates, inner } = trace;
+        Pass { reverse, w, r, b: None, p: None, initial_h: zeros, initial_c, y: output.y, inner, gates }
+    });
+    let passes: Vec<Pass> = passes.collect();
+    let kind = Spec::of(node.cell, &node.attributes, 0, node.input_size).kind;
+    let hidden = node.attributes.hidden;
+    let sums = Sums::default();
+    sums.visit(&Visit {
+        node: number,
+        kind,
+        hidden,
+        inputs: node.input_size,
+        steps: STEPS,
+        batch: BATCH,
+        lengths: None,
+        x,
+        passes,
+    });
+    sums.finish()
+}
+
+/// A normal deviate by Box and Muller.
+fn normal(rng: &mut ChaCha8Rng) -> f32 {
+    let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
+    ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
+}
+
+/// Rows that are collected before they are multiplied: single steps of a stream would be products of one row.
+const ROWS: usize = 512;
+
+/// Sums up what one stream's runs show.
+#[derive(Default)]
+struct Sums(Mutex<BTreeMap<(usize, Vector), Sum>>);
+
+struct Sum {
+    moment: Moment,
+    waiting: Vec<f32>,
+}
+
+impl Sums {
+    fn finish(self) -> SecondMoments {
+        let sums = self.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        SecondMoments(
+            sums.into_iter()
+                .map(|(key, mut sum)| {
+                    sum.multiply();
+                    (key, sum.moment)
+                })
+                .collect(),
+        )
+    }
+}
+
+impl Tap for Sums {
+    fn visit(&self, visit: &Visit) {
+        let mut sums = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut add = |vector, size: usize, rows: Vec<f32>| {
+            let sum = sums.entry((visit.node, vector)).or_insert_with(|| Sum {
+                moment: Moment { sum: Array2::zeros((size, size)), count: 0 },
+                waiting: Vec::new(),
+            });
+            sum.add(rows);
+        };
+        add(Vector::Input, visit.inputs, visit.inputs());
+        for (direction, pass) in visit.passes.iter().enumerate() {
+            add(Vector::State(direction), visit.hidden, visit.states_before(pass));
+            if let Some(rows) = visit.reset_states(pass) {
+                add(Vector::ResetState(direction), visit.hidden, rows);
+            }
+        }
+    }
+}
+
+impl Sum {
+    fn add(&mut self, rows: Vec<f32>) {
+        if self.waiting.is_empty() {
+            self.waiting = rows
+        } else {
+            self.waiting.extend(rows)
+        }
+        if self.waiting.len() >= ROWS * self.moment.sum.nrows() {
+            self.multiply();
+        }
+    }
+
+    fn multiply(&mut self) {
+        let size = self.moment.sum.nrows();
+        let count = self.waiting.len() / size.max(1);
+        // Single precision within some rows, double over them: as exact as the states themselves.
+        for rows in self.waiting.chunks(ROWS * size.max(1)) {
+            let rows = ArrayView2::from_shape((rows.len() / size, size), rows).expect("whole rows are added");
+            let mut product = Array2::<f32>::zeros((size, size));
+            general_mat_mul(1.0, &rows.t(), &rows, 0.0, &mut product);
+            self.moment.sum.zip_mut_with(&product, |sum, &p| *sum += f64::from(p));
+        }
+        self.moment.count += count as u64;
+        self.waiting.clear();
+    }
+}
