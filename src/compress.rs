@@ -1,0 +1,250 @@
+//! The main job: from a model and samples to a smaller model.
+//!
+//! ```text
+//! Weights -> second moments -> curves, sensitivities -> Plan -> coded units -> Model
+//! ```
+//! Each step is a function of its own module; this one puts them in order and keeps what a report needs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::calibrate::{self, Moment, SecondMoments, Vector};
+use crate::coding::{self, CodedUnits, Learning, WeightUnit, Weights};
+use crate::dictionary::{self, Metric, ScaleFormat};
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::loss::Judge;
+use crate::onnx::Model;
+use crate::plan::Plan;
+use crate::planner::{Curves, Sizing};
+use crate::progress::Progress;
+use crate::recurrent::{Cell, Matrix, RecurrentNode};
+use crate::samples::Samples;
+use crate::sensitivity;
+
+/// Seconds that each phase took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seconds {
+    /// Running the original for second moments.
+    pub calibrate: f64,
+    /// Learning curves and the plan's codes.
+    pub learn: f64,
+    /// Measuring sensitivities and choosing.
+    pub allocate: f64,
+    /// Building the graph.
+    pub encode: f64,
+}
+
+/// A model that is being compressed: its weights, and what the samples told of them.
+pub struct Job<'a> {
+    /// The original.
+    pub model: &'a Model,
+    /// Its weights.
+    pub weights: Weights,
+    /// Seeds everything random.
+    pub seed: u64,
+    /// The note for the file.
+    pub note: String,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// Time per phase, so far.
+    pub seconds: Seconds,
+    metrics: Vec<Arc<Metric>>,
+}
+
+/// What a job's plan came to.
+pub struct Coded {
+    /// The plan.
+    pub plan: Plan,
+    /// The stored units.
+    pub units: CodedUnits,
+    /// Distortion of each unit; zero for a dense one.
+    pub distortion: Vec<f64>,
+    /// The compressed model.
+    pub model: Model,
+}
+
+/// Feeds that sensitivities are measured on at most: they need only tell units apart.
+const SENSITIVITY_FEEDS: usize = 48;
+/// Added to the diagonal of S, as a share of its mean: directions that the samples hardly show still count.
+const DAMP: f64 = 0.01;
+/// Row scales are stored as bytes: the feedback absorbs their rounding.
+const SCALES: ScaleFormat = ScaleFormat::Byte;
+/// Rounds of coding and refitting for the curves, which need only the order of things, and for what is stored.
+const CURVE_ROUNDS: usize = 1;
+const FINAL_ROUNDS: usize = 3;
+
+impl<'a> Job<'a> {
+    /// Calibrates: runs the original on the samples, or each recurrent cell on noise where the engine is `None`.
+    ///
+    /// # Errors
+    /// Those of running the model.
+    pub fn new(
+        model: &'a Model,
+        weights: Weights,
+        calibration: Option<(&Engine, &Samples)>,
+        seed: u64,
+        progress: &dyn Progress,
+    ) -> Result<Job<'a>> {
+        let start = Instant::now();
+        let measured = match calibration {
+            Some((engine, samples)) => calibrate::measure(engine, samples, progress)?,
+            None => SecondMoments::default(),
+        };
+        let numbers = weights.survey.nodes.iter().map(|n| calibration.and_then(|(e, _)| e.number(&n.scope, n.index)));
+        let mut moments =
+            Moments { weights: &weights, measured, numbers: numbers.collect(), seed, stand_ins: Vec::new() };
+        let mut metrics: BTreeMap<(usize, Vector), Arc<Metric>> = BTreeMap::new();
+        for unit in &weights.units {
+            let key = (unit.weight, vector(&weights, unit));
+            if !metrics.contains_key(&key) {
+                let moment = moments.of_weight(unit.weight, key.1);
+                metrics.insert(key, Arc::new(Metric::new(moment.mean().view(), DAMP)?));
+            }
+        }
+        let warnings = if calibration.is_some() { moments.stand_ins } else { Vec::new() };
+        Ok(Job {
+            model,
+            metrics: weights.units.iter().map(|u| metrics[&(u.weight, vector(&weights, u))].clone()).collect(),
+            weights,
+            seed,
+            note: String::new(),
+            warnings,
+            seconds: Seconds { calibrate: start.elapsed().as_secs_f64(), ..Seconds::default() },
+        })
+    }
+
+    /// What decides the size of a plan.
+    pub fn sizing(&self) -> Sizing<'_> {
+        Sizing { model: self.model, weights: &self.weights, scales: SCALES, note: &self.note }
+    }
+
+    /// Learns the curves of all units; `bits` a weight is about where the plan will be.
+    ///
+    /// # Errors
+    /// Those of the numerics.
+    pub fn curves(&mut self, bits: f64, progress: &dyn Progress) -> Result<Curves> {
+        let start = Instant::now();
+        // One step coarser than the plan will be: far above noise, still small enough to be quadratic.
+        let coarse = ((8.0 / bits).round() as usize + 1).clamp(3, dictionary::MAX_WIDTH);
+        let energy = self.equal();
+        let how = Learning { metrics: &self.metrics, sensitivity: &energy, options: self.options(CURVE_ROUNDS) };
+        let curves = Curves::learn(&self.weights, &how, SCALES, coarse, progress);
+        self.seconds.learn += start.elapsed().as_secs_f64();
+        curves
+    }
+
+    /// Measures what each unit's distortion costs at the outputs that `judge` names.
+    ///
+    /// # Errors
+    /// Those of running the model.
+    pub fn sensitivity(
+        &mut self,
+        curves: &Curves,
+        engine: &Engine,
+        samples: &Samples,
+        judge: &Judge,
+        progress: &dyn Progress,
+    ) -> Result<Vec<f64>> {
+        let start = Instant::now();
+        let samples = samples.subset(SENSITIVITY_FEEDS);
+        let reference = judge.reference(engine, &samples)?;
+        let (coarse, distortion) = &curves.coarse;
+        let measured = sensitivity::measure(engine, &self.weights, coarse, distortion, &reference, progress)?;
+        let energy: Vec<f64> = (0..measured.len()).map(|u| self.weights.energy(u, &self.metrics[u])).collect();
+        self.seconds.allocate += start.elapsed().as_secs_f64();
+        Ok(sensitivity::complete(&self.weights, &measured, &energy))
+    }
+
+    /// Learns a plan's codes, `sensitivity` weighing units that share a codebook, and builds the model.
+    ///
+    /// # Errors
+    /// Those of the numerics, and as [`coding::apply`].
+    pub fn code(&mut self, plan: Plan, sensitivity: Option<&[f64]>, progress: &dyn Progress) -> Result<Coded> {
+        let start = Instant::now();
+        let equal = self.equal();
+        let sensitivity = sensitivity.unwrap_or(&equal);
+        let how = Learning { metrics: &self.metrics, sensitivity, options: self.options(FINAL_ROUNDS) };
+        let (units, distortion) = coding::learn(&self.weights, &plan, &how, progress)?;
+        self.seconds.learn += start.elapsed().as_secs_f64();
+        let start = Instant::now();
+        let model = coding::apply(self.model, &self.weights, &units, &self.note)?;
+        self.seconds.encode += start.elapsed().as_secs_f64();
+        Ok(Coded { plan, units, distortion, model })
+    }
+
+    /// Weighs all units alike: by the inverse of their energy, so that a relative error counts the same everywhere.
+    fn equal(&self) -> Vec<f64> {
+        let energy = |u: usize| self.weights.energy(u, &self.metrics[u]);
+        (0..self.weights.units.len()).map(energy).map(|e| if e > 0.0 { 1.0 / e } else { 1.0 }).collect()
+    }
+
+    fn options(&self, rounds: usize) -> dictionary::Options {
+        dictionary::Options { seed: self.seed, rounds, scale_format: SCALES, ..Default::default() }
+    }
+}
+
+/// The vectors that a unit multiplies.
+fn vector(weights: &Weights, unit: &WeightUnit) -> Vector {
+    let direction = unit.unit.direction_index;
+    match unit.unit.matrix {
+        Matrix::W => Vector::Input,
+        Matrix::R => {
+            let node = &weights.survey.nodes[weights.survey.weights[unit.weight].uses[0].node];
+            let gated = node.cell == Cell::Gru && !node.attributes.linear_before_reset && unit.unit.gate == "h";
+            if gated { Vector::ResetState(direction) } else { Vector::State(direction) }
+        }
+    }
+}
+
+/// The moments that were measured, and what stands in for those that were not.
+struct Moments<'a> {
+    weights: &'a Weights,
+    measured: SecondMoments,
+    /// The engine's number of each node of the survey.
+    numbers: Vec<Option<usize>>,
+    seed: u64,
+    stand_ins: Vec<String>,
+}
+
+impl Moments<'_> {
+    /// The moment of a weight's vectors over all nodes that use it.
+    fn of_weight(&mut self, weight: usize, vector: Vector) -> Moment {
+        let uses = &self.weights.survey.weights[weight].uses;
+        let of_node = |node: usize| self.measured.get(self.numbers[node]?, vector);
+        let mut found = uses.iter().filter_map(|used| of_node(used.node));
+        if let Some(first) = found.next() {
+            let mut total = first.clone();
+            found.for_each(|moment| total.merge(moment));
+            return total;
+        }
+        let survey = &self.weights.survey;
+        let node = &survey.nodes[uses[0].node];
+        let is_twin = |other: &RecurrentNode| {
+            (other.cell, other.attributes.hidden, other.input_size, other.attributes.direction)
+                == (node.cell, node.attributes.hidden, node.input_size, node.attributes.direction)
+        };
+        let twin = survey.nodes.iter().enumerate().filter(|(_, other)| is_twin(other));
+        if let Some((name, moment)) = twin.filter_map(|(i, other)| Some((&other.name, of_node(i)?))).next() {
+            let text = format!("no sample reaches node '{}': calibrated with the inputs of '{name}'", node.name);
+            let moment = moment.clone();
+            self.warn(text);
+            return moment;
+        }
+        self.warn(format!("no sample reaches node '{}': calibrated with seeded random inputs", node.name));
+        let [w, r] = Matrix::BOTH.map(|m| {
+            let weight = survey.weight_of(uses[0].node, m).expect("both weights of a found node are found");
+            &self.weights.tensors[weight]
+        });
+        let number = uses[0].node;
+        let seeded = calibrate::seeded(node, number, w, r, self.seed);
+        seeded.get(number, vector).expect("a run of a node shows all its vectors").clone()
+    }
+
+    fn warn(&mut self, text: String) {
+        if !self.stand_ins.contains(&text) {
+            self.stand_ins.push(text);
+        }
+    }
+}

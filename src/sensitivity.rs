@@ -1,0 +1,87 @@
+//! What a unit's distortion costs at the model's output.
+//!
+//! The same distortion costs very different amounts in different gates. It is measured on the model itself: one unit
+//! is replaced by a coarse version of itself, the model is run, and `s_u = loss / D_u` is the loss per distortion. For
+//! small errors the loss is a quadratic form in the weights' errors, so that `sum_u s_u D_u` predicts the loss of a
+//! plan. The engine takes the coarse weights in place of the model's, so that nothing is planned or built anew.
+
+use std::sync::Arc;
+
+use crate::coding::{CodedUnits, Weights};
+use crate::engine::{Engine, Overrides};
+use crate::error::Result;
+use crate::loss::Reference;
+use crate::progress::Progress;
+
+/// Losses below this share of the median are noise: no unit is believed to matter less.
+const FLOOR: f64 = 0.01;
+
+/// The sensitivity of each unit, `None` where the samples never reach it.
+///
+/// `coarse` are the coarse units and `distortion` their distortions; a unit that has none of either is not measured.
+///
+/// # Errors
+/// Those of running the model.
+pub fn measure(
+    engine: &Engine,
+    weights: &Weights,
+    coarse: &CodedUnits,
+    distortion: &[f64],
+    reference: &Reference<'_>,
+    progress: &dyn Progress,
+) -> Result<Vec<Option<f64>>> {
+    progress.phase("sensitivity", weights.units.len() as u64);
+    let mut measured = Vec::with_capacity(weights.units.len());
+    for (unit, coded) in coarse.iter().enumerate() {
+        let sensitivity = match coded {
+            Some(coded) if distortion[unit] > 0.0 => {
+                let mut tensor = weights.tensors[weights.units[unit].weight].clone();
+                weights.units[unit].rows_mut(&mut tensor).assign(&coded.decode());
+                let loss = reference.compare(engine, &overrides(engine, weights, unit, tensor))?.mean_loss()?;
+                Some((loss / distortion[unit]).max(0.0))
+            }
+            _ => None,
+        };
+        measured.push(sensitivity);
+        progress.advance(1);
+    }
+    progress.done();
+    Ok(measured)
+}
+
+fn overrides(engine: &Engine, weights: &Weights, unit: usize, tensor: ndarray::Array3<f32>) -> Overrides {
+    let tensor = Arc::new(tensor);
+    let survey = &weights.survey;
+    let uses = survey.weights[weights.units[unit].weight].uses.iter();
+    uses.filter_map(|used| {
+        let node = &survey.nodes[used.node];
+        Some(((engine.number(&node.scope, node.index)?, used.matrix), tensor.clone()))
+    })
+    .collect()
+}
+
+/// Fills the gaps: a unit that was not reached is taken to matter as the median of the same gate and matrix elsewhere,
+/// or of all units. `scale` makes units comparable: sensitivities are compared times `scale`, the unit's energy.
+pub fn complete(weights: &Weights, measured: &[Option<f64>], scale: &[f64]) -> Vec<f64> {
+    let relative: Vec<Option<f64>> = measured.iter().zip(scale).map(|(s, e)| s.map(|s| s * e)).collect();
+    let all = median(relative.iter().flatten().copied()).unwrap_or(1.0);
+    let like = |unit: usize| {
+        let this = &weights.units[unit].unit;
+        let alike = relative
+            .iter()
+            .zip(&weights.units)
+            .filter(|(_, other)| (other.unit.matrix, other.unit.gate) == (this.matrix, this.gate));
+        median(alike.filter_map(|(s, _)| *s)).unwrap_or(all)
+    };
+    let fill = |unit: usize| {
+        let relative = relative[unit].unwrap_or_else(|| like(unit)).max(FLOOR * all);
+        if scale[unit] > 0.0 { relative / scale[unit] } else { 1.0 }
+    };
+    (0..measured.len()).map(fill).collect()
+}
+
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.filter(|v| *v > 0.0).collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
