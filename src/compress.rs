@@ -6,6 +6,7 @@
 //! Each step is a function of its own module; this one puts them in order and keeps what a report needs.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -98,9 +99,9 @@ impl<'a> Job<'a> {
         let mut metrics: BTreeMap<(usize, Vector), Arc<Metric>> = BTreeMap::new();
         for unit in &weights.units {
             let key = (unit.weight, vector(&weights, unit));
-            if !metrics.contains_key(&key) {
+            if let Entry::Vacant(place) = metrics.entry(key) {
                 let moment = moments.of_weight(unit.weight, key.1);
-                metrics.insert(key, Arc::new(Metric::new(moment.mean().view(), DAMP)?));
+                place.insert(Arc::new(Metric::new(moment.mean().view(), DAMP)?));
             }
         }
         let warnings = if calibration.is_some() { moments.stand_ins } else { Vec::new() };
