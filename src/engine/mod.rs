@@ -11,10 +11,13 @@
 //! Invariant: a run either gives the outputs that the ONNX specification asks for, to the rounding of single precision,
 //! or an error. It never panics, whatever tract does.
 
+mod branch;
 mod guard;
+mod lower;
 mod operator;
 mod plan;
 mod recorder;
+mod repeat;
 mod stream;
 mod value;
 
@@ -24,7 +27,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::graph::is_standard;
 use crate::onnx::{Model, NodeProto, Scope};
 use crate::recurrent::Cell;
-use crate::samples::{Feed, Tensor};
+use crate::samples::{Feed, Signature, Tensor};
 use plan::Plans;
 use std::collections::HashMap;
 
@@ -35,7 +38,7 @@ pub type Outputs = Vec<(String, Tensor)>;
 pub struct Engine {
     plans: Plans,
     numbers: HashMap<(Scope, usize), usize>,
-    declared: stream::Declared,
+    signature: Signature,
 }
 
 impl Engine {
@@ -45,7 +48,7 @@ impl Engine {
     /// [`ErrorKind::Engine`] for a model that tract cannot read, [`ErrorKind::Limit`] for one whose constants are too
     /// large to run.
     pub fn new(model: &Model) -> Result<Engine> {
-        Ok(Engine { plans: Plans::new(model)?, numbers: numbers(model), declared: stream::declared(model) })
+        Ok(Engine { plans: Plans::new(model)?, numbers: numbers(model), signature: Signature::of(model)? })
     }
 
     /// The number of the recurrent node at `index` of the graph at `scope`; `None` if there is no such node.

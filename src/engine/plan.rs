@@ -1,7 +1,7 @@
 //! Models planned by tract for concrete shapes, kept for the next feed of the same shapes.
 
 use super::guard::{self, call};
-use super::{Outputs, cell_of, error, operator, value};
+use super::{Outputs, branch, cell_of, error, lower, operator, repeat, value};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::onnx::proto::attribute_proto::AttributeType;
@@ -50,6 +50,7 @@ impl Plans {
         let graph = copy.graph.as_mut().ok_or_else(|| error("the model has no graph"))?;
         let mut next = 0;
         level_by_level(graph, &mut next);
+        lower::lower(model, graph);
         let outputs = graph.output.iter().map(|o| o.name().to_owned()).collect();
         let branches = graph.node.iter().any(|node| node.op_type() == "If");
         let bytes = copy.encode_to_vec();
@@ -57,6 +58,8 @@ impl Plans {
         let mut tract = tract_onnx::onnx().with_ignore_value_info(true);
         tract.op_register.insert("LSTM", operator::lstm);
         tract.op_register.insert("GRU", operator::gru);
+        tract.op_register.insert("If", branch::read);
+        tract.op_register.insert("Loop", repeat::read);
         let parsed = call("reading the model", || tract.model_for_read(&mut &*bytes))?;
         let inputs = parsed.inputs.iter().map(|outlet| parsed.nodes[outlet.node].name.clone()).collect();
         Ok(Plans { parsed, inputs, outputs, branches, recent: Mutex::default() })
@@ -116,12 +119,7 @@ impl Plans {
         model.inputs = free;
         let typed = call("planning", || model.into_typed())?;
         check_sizes(&typed)?;
-        let runnable = call("planning", || {
-            let mut typed = typed;
-            // Declutter folds only nodes that make at most 4 MiB, unless their inputs are known to be constant.
-            typed.compute_const_facts()?;
-            typed.into_decluttered()?.into_optimized()?.into_runnable()
-        })?;
+        let runnable = call("planning", || runnable(typed))?;
         Ok(Plan { runnable, inputs: names, outputs: self.outputs.clone() })
     }
 }
@@ -134,6 +132,13 @@ impl Plan {
             call("running", || outputs.iter().map(|o| value::from_tract(o)).collect::<TractResult<Vec<_>>>())?;
         Ok(self.outputs.iter().cloned().zip(tensors).collect())
     }
+}
+
+/// Folds what is constant, optimises the rest and orders it.
+pub(super) fn runnable(mut model: TypedModel) -> TractResult<Arc<TypedRunnableModel>> {
+    // Declutter folds only nodes that make at most 4 MiB, unless their inputs are known to be constant.
+    model.compute_const_facts()?;
+    model.into_decluttered()?.into_optimized()?.into_runnable()
 }
 
 fn bake(model: &mut InferenceModel, outlet: OutletId, tensor: &Tensor) -> TractResult<()> {
