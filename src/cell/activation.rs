@@ -68,6 +68,56 @@ impl Activation {
         Arch::new().dispatch(|| self.apply_inline(x));
     }
 
+    /// Whether no value comes from two arguments with different derivatives, so that [`slope`](Self::slope) is right.
+    pub fn is_monotone(self) -> bool {
+        match self {
+            Activation::LeakyRelu { alpha } | Activation::Elu { alpha } => alpha >= 0.,
+            Activation::ThresholdedRelu { alpha } => alpha >= 0.,
+            _ => true,
+        }
+    }
+
+    /// The derivative where the activation has the value `y`; 0 where it jumps.
+    #[inline(always)]
+    pub(super) fn slope(self, y: f32) -> f32 {
+        match self {
+            Activation::Sigmoid => y * (1. - y),
+            Activation::Tanh => 1. - y * y,
+            Activation::Relu | Activation::ThresholdedRelu { .. } => f32::from(y > 0.),
+            Activation::Affine { alpha, .. } => alpha,
+            Activation::LeakyRelu { alpha } => {
+                if y >= 0. {
+                    1.
+                } else {
+                    alpha
+                }
+            }
+            Activation::ScaledTanh { alpha, beta } => {
+                if alpha == 0. {
+                    0.
+                } else {
+                    beta * (alpha - y * y / alpha)
+                }
+            }
+            Activation::HardSigmoid { alpha, .. } => {
+                if y > 0. && y < 1. {
+                    alpha
+                } else {
+                    0.
+                }
+            }
+            Activation::Elu { alpha } => {
+                if y >= 0. {
+                    1.
+                } else {
+                    y + alpha
+                }
+            }
+            Activation::Softsign => (1. - y.abs()) * (1. - y.abs()),
+            Activation::Softplus => 1. - (-y).exp(),
+        }
+    }
+
     /// [`apply`](Self::apply) for callers that are inside a dispatch to the CPU's instructions already.
     #[inline(always)]
     pub(super) fn apply_inline(self, x: &mut [f32]) {

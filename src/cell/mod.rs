@@ -15,10 +15,12 @@
 //! state alone and give zeros), and no result depends on the number of threads.
 
 mod activation;
+mod backward;
 mod product;
 mod step;
 
 pub use activation::Activation;
+pub use backward::{GateGradients, Gradients, backward};
 
 use crate::recurrent::{Attributes, Cell};
 use product::add_product;
