@@ -96,7 +96,7 @@ impl Case {
                 let truth = near / (12. * f64::from(STEP));
                 let error = (f64::from(g) - truth).abs();
                 assert!(
-                    error < 4e-3 * (1. + truth.abs()),
+                    error < 2e-3 * (1. + truth.abs()),
                     "{:?} parameter {which}, {i}: {g} is not {truth}",
                     self.spec
                 );
@@ -137,7 +137,7 @@ fn peepholes_and_smooth_activations() {
         case.peepholes = matches!(kind, Kind::Lstm { .. });
         case.check();
         case.spec.activations =
-            [Activation::Softplus, Activation::Softsign, Activation::ScaledTanh { alpha: 0.5, beta: 1.5 }];
+            [Activation::Softsign, Activation::ScaledTanh { alpha: 0.5, beta: 1.5 }, Activation::Softsign];
         case.check();
         case.spec.activations = [
             Activation::Affine { alpha: 0.3, beta: 0.4 },
@@ -157,6 +157,7 @@ fn clips_and_kinks_stop_the_gradient() {
         Activation::ThresholdedRelu { alpha: 0.1 },
         Activation::HardSigmoid { alpha: 0.3, beta: 0.4 },
         Activation::Elu { alpha: 0.8 },
+        Activation::Softplus,
     ] {
         for (x, inside) in [(-2.7f32, false), (-0.61, true), (0.37, true), (0.93, true), (2.9, false)] {
             let at = |x: f32| {
