@@ -23,3 +23,4 @@ pub mod recurrent;
 pub mod report;
 pub mod samples;
 pub mod sensitivity;
+pub mod verify;

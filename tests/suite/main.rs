@@ -1,4 +1,5 @@
 //! The one integration test binary: every module tests one surface of the tool.
+
 mod architecture;
 mod cli;
 mod compress;
@@ -8,4 +9,6 @@ mod loss;
 mod onnx;
 mod recurrent;
 mod samples;
+#[cfg(unix)]
 mod side_files;
+mod verify;

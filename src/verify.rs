@@ -1,0 +1,473 @@
+//! Judges a compressed model against its original: runs both on the same inputs, measures, holds gates against it.
+//!
+//! Where the engine cannot run the original, each rewritten recurrent layer is run alone instead, on seeded inputs
+//! ([`Scope::Layers`]). That shows that the layers still do what they did, not that the model does, and is said in the
+//! verdict. A compressed model that cannot be run although its original can is an error.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ndarray::Array3;
+use serde::Serialize;
+
+use crate::engine::{Engine, Overrides};
+use crate::error::{Error, ErrorKind, Result};
+use crate::loss::{Content, Figures, Judge, Judged, LossKind, LossSpec};
+use crate::onnx::proto::{GraphProto, ModelProto, TensorShapeProto, TypeProto, ValueInfoProto};
+use crate::onnx::proto::{tensor_shape_proto, type_proto};
+use crate::onnx::{ElementType, LoadOptions, Model, Origin, TensorProto, Values, tensor};
+use crate::progress::Progress;
+use crate::recurrent::{self, FindOptions, Matrix, RecurrentNode};
+use crate::samples::{Random, RandomOptions, Samples};
+
+/// What runs the models.
+pub const ENGINE: &str = "tract";
+
+/// Steps, sequences and samples that a layer is run on where only layers can be run.
+const LAYER_STEPS: usize = 32;
+const LAYER_BATCH: usize = 4;
+const LAYER_SAMPLES: usize = 4;
+
+/// A figure that can be bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateKind {
+    /// Largest absolute difference, at most.
+    MaxAbs,
+    /// Normalised mean squared error, at most.
+    MaxNmse,
+    /// Signal to noise ratio in decibels, at least.
+    MinSnr,
+    /// Share of equal decisions, at least.
+    MinAgreement,
+    /// Mean divergence in nats, at most.
+    MaxKl,
+}
+
+impl GateKind {
+    /// All of them.
+    pub const ALL: [GateKind; 5] =
+        [GateKind::MaxAbs, GateKind::MaxNmse, GateKind::MinSnr, GateKind::MinAgreement, GateKind::MaxKl];
+
+    /// The flag without its dashes.
+    pub fn name(self) -> &'static str {
+        match self {
+            GateKind::MaxAbs => "max-abs",
+            GateKind::MaxNmse => "max-nmse",
+            GateKind::MinSnr => "min-snr",
+            GateKind::MinAgreement => "min-agreement",
+            GateKind::MaxKl => "max-kl",
+        }
+    }
+
+    /// What is bounded; infinite where an exact match or a vanished signal make it so, `None` where it has no meaning.
+    fn value(self, figures: &Figures) -> Option<f64> {
+        // Integers have no mean error, and with it neither a normalised one nor a noise.
+        let noise = figures.rmse;
+        match self {
+            GateKind::MaxAbs => figures.max_abs,
+            GateKind::MaxNmse => noise.map(|_| figures.nmse.unwrap_or(f64::INFINITY)),
+            GateKind::MinSnr => noise
+                .map(|noise| figures.snr_db.unwrap_or(if noise == 0.0 { f64::INFINITY } else { f64::NEG_INFINITY })),
+            GateKind::MinAgreement => figures.agreement,
+            GateKind::MaxKl => figures.kl,
+        }
+    }
+
+    fn is_minimum(self) -> bool {
+        matches!(self, GateKind::MinSnr | GateKind::MinAgreement)
+    }
+}
+
+/// A bound on a figure, of one output or of all that have no bound of their own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gate {
+    /// What is bounded.
+    pub kind: GateKind,
+    /// The output; `None` for all.
+    pub output: Option<String>,
+    /// The bound.
+    pub limit: f64,
+}
+
+/// What was run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// The whole models, from inputs to outputs.
+    Model,
+    /// Each rewritten recurrent layer alone.
+    Layers,
+}
+
+/// The result of a verification. Serialised, its keys are those of the report.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verdict {
+    /// What ran the models.
+    pub engine: &'static str,
+    /// Whole models, or layers alone.
+    pub scope: Scope,
+    /// Why only layers were run.
+    pub reason: Option<String>,
+    /// Runs that were compared.
+    pub samples: usize,
+    /// What calibration saw, in the caller's words.
+    pub calibrated_on: Option<String>,
+    /// The figures of every judged output, or layer.
+    pub outputs: Vec<Figures>,
+    /// Every gate as it was held against an output.
+    pub gates: Vec<Checked>,
+    /// Whether all gates hold and all numbers are finite that were.
+    pub passed: bool,
+    /// One line for each reason not to pass.
+    pub failures: Vec<String>,
+}
+
+/// A gate held against an output.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Checked {
+    /// The output.
+    pub output: String,
+    /// [`GateKind::name`].
+    pub gate: &'static str,
+    /// The bound.
+    pub limit: f64,
+    /// The figure; `None` where it has no meaning or is infinite.
+    pub value: Option<f64>,
+    /// Whether it holds.
+    pub passed: bool,
+}
+
+/// What to verify with.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings<'a> {
+    /// The inputs.
+    pub samples: &'a Samples,
+    /// What calibration saw: `calibration`, `same` or `random`; `None` if that is not known.
+    pub calibrated_on: Option<&'a str>,
+    /// Outputs whose divergence is measured though they are no probabilities are named here.
+    pub loss: &'a LossSpec,
+    /// The bounds.
+    pub gates: &'a [Gate],
+    /// For the inputs of layers that are run alone.
+    pub seed: u64,
+}
+
+/// Runs both models and judges. Advances `progress` by a step for each feed.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for a gate or loss of an output that is not judged, and for models of different outputs;
+/// [`ErrorKind::Samples`]; [`ErrorKind::Engine`] or [`ErrorKind::Limit`] where the compressed model cannot be run, or
+/// where the original cannot and it has no rewritten layers either.
+pub fn verify(
+    original: &Model,
+    compressed: &Model,
+    settings: &Settings<'_>,
+    progress: &dyn Progress,
+) -> Result<Verdict> {
+    let mut judge = Judge::new(original, settings.loss, &settings.samples.carry)?;
+    check_names(settings.gates, &judge)?;
+    for gate in settings.gates.iter().filter(|g| g.kind == GateKind::MaxKl) {
+        judge.measure_kl(gate.output.as_deref());
+    }
+    let engine = match Engine::new(original) {
+        Ok(engine) => engine,
+        Err(e) if cannot_run(&e) => return verify_layers(original, compressed, settings, &e),
+        Err(e) => return Err(e),
+    };
+    let compared =
+        Engine::new(compressed).and_then(|compressed| judge.compare(&engine, &compressed, settings.samples, progress));
+    match compared {
+        Ok(comparison) => Ok(verdict(Scope::Model, None, settings, comparison.figures())),
+        // Whose fault it is shows when the original is run alone.
+        Err(e) if cannot_run(&e) => match judge.reference(&engine, settings.samples) {
+            Err(e) if cannot_run(&e) => verify_layers(original, compressed, settings, &e),
+            Err(e) => Err(e),
+            Ok(_) => Err(in_compressed(&e)),
+        },
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether it is the engine that fails, not the samples or the models.
+fn cannot_run(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Engine | ErrorKind::Limit)
+}
+
+fn check_names(gates: &[Gate], judge: &Judge) -> Result<()> {
+    let judged = |gate: &&Gate| gate.output.as_ref().is_some_and(|name| !judge.names().any(|n| n == name));
+    match gates.iter().find(judged) {
+        None => Ok(()),
+        Some(gate) => {
+            let (name, known) = (gate.output.as_deref().unwrap_or_default(), judge.names().collect::<Vec<_>>());
+            let message = format!(
+                "--{} names '{name}', not an output that is judged, those are {}",
+                gate.kind.name(),
+                known.join(", ")
+            );
+            Err(Error::new(ErrorKind::Usage, message))
+        }
+    }
+}
+
+fn verdict(scope: Scope, reason: Option<String>, settings: &Settings<'_>, outputs: Vec<Figures>) -> Verdict {
+    let (gates, mut failures) = check_gates(settings.gates, &outputs);
+    for figures in outputs.iter().filter(|f| f.non_finite > 0) {
+        failures.push(format!(
+            "output '{}': {} elements are NaN or infinite in one of the models only",
+            figures.name, figures.non_finite
+        ));
+    }
+    Verdict {
+        engine: ENGINE,
+        scope,
+        reason,
+        samples: settings.samples.len(),
+        calibrated_on: settings.calibrated_on.map(str::to_owned),
+        outputs,
+        gates,
+        passed: failures.is_empty(),
+        failures,
+    }
+}
+
+/// Holds every gate against the outputs that it is for; a gate that cannot be held against any fails.
+fn check_gates(gates: &[Gate], outputs: &[Figures]) -> (Vec<Checked>, Vec<String>) {
+    let (mut all, mut failures) = (Vec::new(), Vec::new());
+    for gate in gates {
+        let own: BTreeSet<&str> =
+            gates.iter().filter(|g| g.kind == gate.kind).filter_map(|g| g.output.as_deref()).collect();
+        let is_for = |f: &&Figures| gate.output.as_ref().map_or(!own.contains(f.name.as_str()), |name| *name == f.name);
+        let mut held = false;
+        for figures in outputs.iter().filter(is_for) {
+            let Some(value) = gate.kind.value(figures) else { continue };
+            let passed = if gate.kind.is_minimum() { value >= gate.limit } else { value <= gate.limit };
+            held = true;
+            if !passed {
+                failures.push(failure(gate, figures, value));
+            }
+            all.push(Checked {
+                output: figures.name.clone(),
+                gate: gate.kind.name(),
+                limit: gate.limit,
+                value: value.is_finite().then_some(value),
+                passed,
+            });
+        }
+        let spoken_for = gate.output.is_none() && !outputs.is_empty() && outputs.iter().all(|f| own.contains(&*f.name));
+        if !held && !spoken_for {
+            let of = gate.output.as_ref().map_or_else(|| "any output".to_owned(), |name| format!("output '{name}'"));
+            failures.push(format!("--{} has no meaning for {of} that was run", gate.kind.name()));
+        }
+    }
+    (all, failures)
+}
+
+/// `output 'y': --max-nmse 0.01 is exceeded by 0.003: 0.013`
+fn failure(gate: &Gate, figures: &Figures, value: f64) -> String {
+    let (name, kind, limit) = (&figures.name, gate.kind.name(), short(gate.limit));
+    let (missed, by) =
+        if gate.kind.is_minimum() { ("missed", gate.limit - value) } else { ("exceeded", value - gate.limit) };
+    format!("output '{name}': --{kind} {limit} is {missed} by {}: {}", short(by), short(value))
+}
+
+/// Four significant digits.
+fn short(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        v if (1e-3..1e6).contains(&v) => {
+            let digits = usize::try_from(3 - v.log10().floor() as i64).unwrap_or(0);
+            let text = format!("{value:.digits$}");
+            if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+        }
+        _ => format!("{value:.3e}"),
+    }
+}
+
+/// Runs every recurrent node whose weights were rewritten alone, with the original's weights and with those that the
+/// compressed model's graph makes, on seeded inputs from N(0, 1) and states of zeros.
+///
+/// # Errors
+/// `why`, if there is no such node; [`ErrorKind::Engine`] for a node of the original that the compressed model lacks.
+fn verify_layers(original: &Model, compressed: &Model, settings: &Settings<'_>, why: &Error) -> Result<Verdict> {
+    let find = |model| recurrent::find(model, &FindOptions { freeze_inputs: true, ..FindOptions::default() });
+    let (before, after) = (find(original)?, find(compressed)?);
+    let mut outputs = Vec::new();
+    for node in &before.nodes {
+        let Some(twin) = after.nodes.iter().find(|n| n.name == node.name) else {
+            let message = "is no recurrent node of constant weights in the compressed model";
+            return Err(Error::new(ErrorKind::Engine, message).at_node(&node.name));
+        };
+        let dense = [node.w.values(original)?, node.r.values(original)?];
+        let decoded = [twin.w.values(compressed)?, twin.r.values(compressed)?];
+        if dense != decoded {
+            outputs.push(run_layer(original, node, &dense, decoded, settings.seed)?);
+        }
+    }
+    if outputs.is_empty() {
+        return Err(why.clone());
+    }
+    let mut verdict = verdict(Scope::Layers, Some(why.to_string()), settings, outputs);
+    verdict.samples = LAYER_SAMPLES;
+    Ok(verdict)
+}
+
+fn run_layer(
+    original: &Model,
+    node: &RecurrentNode,
+    dense: &[Array3<f32>; 2],
+    decoded: [Array3<f32>; 2],
+    seed: u64,
+) -> Result<Figures> {
+    let model = layer(original, node, dense)?;
+    let random = RandomOptions { dims: &[], carry: &[], seed, count: LAYER_SAMPLES };
+    let samples = Random::new(&model, &random)?.samples;
+    let engine = Engine::new(&model).map_err(|e| e.at_node(&node.name))?;
+    let output = Judged { name: "Y".to_owned(), content: Content::Values, loss: LossKind::Nmse, kl: false };
+    let judge = Judge { outputs: vec![output] };
+    let overrides: Overrides = Matrix::BOTH.iter().zip(decoded).map(|(&m, w)| ((0, m), Arc::new(w))).collect();
+    let reference = judge.reference(&engine, &samples).map_err(|e| e.at_node(&node.name))?;
+    let comparison = reference.compare(&engine, &overrides).map_err(|e| e.at_node(&node.name))?;
+    let figures = comparison.figures().remove(0);
+    // The largest hidden unit is no decision.
+    Ok(Figures { name: node.name.clone(), agreement: None, ..figures })
+}
+
+/// A model of one node: its input X, its weights, its biases and peepholes where they are stored constants.
+fn layer(original: &Model, node: &RecurrentNode, weights: &[Array3<f32>; 2]) -> Result<Model> {
+    let proto = original.node(&node.scope, node.index);
+    let mut alone = proto.clone();
+    alone.output = vec!["Y".to_owned()];
+    alone.input = vec!["X".to_owned(), "W".to_owned(), "R".to_owned()];
+    let mut constants: Vec<TensorProto> = Vec::new();
+    for (name, array) in ["W", "R"].into_iter().zip(weights) {
+        let values: Vec<f32> = array.iter().copied().collect();
+        constants.push(tensor::float(name, array.shape(), &values));
+    }
+    let values = Values::new(&original.proto)?;
+    for (input, name) in [(3, "B"), (7, "P")] {
+        let Some(stored) = proto.input.get(input).and_then(|value| stored(original, &values, node, value)) else {
+            continue;
+        };
+        let floats = original.floats(stored)?;
+        let flat: Vec<f32> = floats.iter().copied().collect();
+        constants.push(tensor::float(name, floats.shape(), &flat));
+        alone.input.resize(input + 1, String::new());
+        alone.input[input] = name.to_owned();
+    }
+    let shape = match node.attributes.layout {
+        0 => [LAYER_STEPS, LAYER_BATCH, node.input_size],
+        _ => [LAYER_BATCH, LAYER_STEPS, node.input_size],
+    };
+    let graph = GraphProto {
+        name: Some("layer".to_owned()),
+        node: vec![alone],
+        initializer: constants,
+        input: vec![float_info("X", Some(&shape))],
+        output: vec![float_info("Y", None)],
+        ..Default::default()
+    };
+    let proto = ModelProto {
+        // Before version 4 every initializer had to be an input as well.
+        ir_version: Some(original.ir_version().max(4)),
+        opset_import: original.proto.opset_import.clone(),
+        graph: Some(graph),
+        ..Default::default()
+    };
+    Model::from_proto(proto, &LoadOptions { allow_newer: true })
+}
+
+/// The initializer behind an input of a node, or the tensor of a Constant node.
+fn stored<'m>(model: &'m Model, values: &Values<'_>, node: &RecurrentNode, value: &str) -> Option<&'m TensorProto> {
+    let definition = values.resolve(&node.scope, value)?;
+    match definition.origin {
+        Origin::Node { node, .. } => {
+            let constant = model.node(&definition.scope, node);
+            let value = constant.attribute.iter().find(|a| constant.op_type() == "Constant" && a.name() == "value")?;
+            value.t.as_ref()
+        }
+        _ => model.initializer(definition),
+    }
+}
+
+fn float_info(name: &str, shape: Option<&[usize]>) -> ValueInfoProto {
+    use tensor_shape_proto::{Dimension, dimension::Value};
+    let dim = |&size: &usize| Dimension { value: Some(Value::DimValue(size as i64)), ..Default::default() };
+    let shape = shape.map(|shape| TensorShapeProto { dim: shape.iter().map(dim).collect() });
+    let tensor = type_proto::Tensor { elem_type: Some(ElementType::Float as i32), shape };
+    let kind = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() };
+    ValueInfoProto { name: Some(name.to_owned()), r#type: Some(kind), ..Default::default() }
+}
+
+/// Says that it is the compressed model that cannot be run.
+fn in_compressed(error: &Error) -> Error {
+    Error::new(error.kind(), format!("the original can be run, the compressed model cannot: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(name: &str) -> Figures {
+        Figures {
+            name: name.to_owned(),
+            max_abs: Some(0.5),
+            rmse: Some(0.1),
+            nmse: Some(0.013),
+            snr_db: Some(18.9),
+            agreement: Some(0.97),
+            ..Figures::default()
+        }
+    }
+
+    fn gate(kind: GateKind, output: Option<&str>, limit: f64) -> Gate {
+        Gate { kind, output: output.map(str::to_owned), limit }
+    }
+
+    #[test]
+    fn a_failure_says_which_output_failed_what_by_how_much() {
+        let failures = |g| check_gates(&[g], &[figures("y")]).1;
+        assert_eq!(
+            failures(gate(GateKind::MaxNmse, None, 0.01)),
+            ["output 'y': --max-nmse 0.01 is exceeded by 0.003: 0.013"]
+        );
+        assert_eq!(
+            failures(gate(GateKind::MinSnr, Some("y"), 20.0)),
+            ["output 'y': --min-snr 20 is missed by 1.1: 18.9"]
+        );
+        assert!(failures(gate(GateKind::MinAgreement, None, 0.97)).is_empty());
+    }
+
+    #[test]
+    fn a_gate_of_its_own_replaces_that_of_all() {
+        let gates = [gate(GateKind::MaxAbs, None, 0.1), gate(GateKind::MaxAbs, Some("y"), 1.0)];
+        let (checked, failures) = check_gates(&gates, &[figures("y"), figures("z")]);
+        assert_eq!(failures, ["output 'z': --max-abs 0.1 is exceeded by 0.4: 0.5"]);
+        assert_eq!(checked.len(), 2);
+        assert!(check_gates(&gates, &[figures("y")]).1.is_empty());
+    }
+
+    #[test]
+    fn a_gate_without_meaning_fails() {
+        let kl = |output| check_gates(&[gate(GateKind::MaxKl, output, 1.0)], &[figures("y")]).1;
+        assert_eq!(kl(None), ["--max-kl has no meaning for any output that was run"]);
+        assert_eq!(kl(Some("z")), ["--max-kl has no meaning for output 'z' that was run"]);
+    }
+
+    #[test]
+    fn an_exact_match_passes_and_a_changed_constant_does_not() {
+        let exact = Figures { rmse: Some(0.0), nmse: Some(0.0), snr_db: None, ..figures("y") };
+        let constant = Figures { nmse: None, snr_db: None, ..figures("y") };
+        let gates = [gate(GateKind::MinSnr, None, 90.0), gate(GateKind::MaxNmse, None, 0.1)];
+        let (checked, failures) = check_gates(&gates, &[exact]);
+        assert!(failures.is_empty() && checked[0].value.is_none());
+        assert_eq!(check_gates(&gates, &[constant]).1.len(), 2);
+    }
+
+    #[test]
+    fn numbers_are_shown_short() {
+        for (value, text) in [(0.0, "0"), (0.013, "0.013"), (18.94444, "18.94"), (2e-5, "2.000e-5"), (120.0, "120")] {
+            assert_eq!(short(value), text);
+        }
+        assert_eq!((short(123456.7), short(-0.5)), ("123457".to_owned(), "-0.5".to_owned()));
+    }
+}
