@@ -64,6 +64,11 @@ impl SecondMoments {
         self.0.get(&(node, vector))
     }
 
+    /// The most vectors that any weight multiplied.
+    pub fn vectors(&self) -> u64 {
+        self.0.values().map(|moment| moment.count).max().unwrap_or(0)
+    }
+
     fn merge(&mut self, other: SecondMoments) {
         for (key, moment) in other.0 {
             match self.0.entry(key) {

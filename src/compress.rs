@@ -52,6 +52,8 @@ pub struct Job<'a> {
     /// Time per phase, so far.
     pub seconds: Seconds,
     metrics: Vec<Arc<Metric>>,
+    /// Calibration samples over the steps that they gave.
+    samples_per_step: f64,
 }
 
 /// What a job's plan came to.
@@ -66,8 +68,8 @@ pub struct Coded {
     pub model: Model,
 }
 
-/// Feeds that sensitivities are measured on at most: they need only tell units apart.
-const SENSITIVITY_FEEDS: usize = 48;
+/// Steps of sequences that sensitivities are measured on, at about: they need only tell units apart.
+const SENSITIVITY_STEPS: f64 = 8192.0;
 /// Added to the diagonal of S, as a share of its mean: directions that the samples hardly show still count.
 const DAMP: f64 = 0.01;
 /// Row scales are stored as bytes: the feedback absorbs their rounding.
@@ -93,6 +95,8 @@ impl<'a> Job<'a> {
             Some((engine, samples)) => calibrate::measure(engine, samples, progress)?,
             None => SecondMoments::default(),
         };
+        let feeds = calibration.map_or(0, |(_, samples)| samples.len());
+        let samples_per_step = feeds as f64 / measured.vectors().max(1) as f64;
         let numbers = weights.survey.nodes.iter().map(|n| calibration.and_then(|(e, _)| e.number(&n.scope, n.index)));
         let mut moments =
             Moments { weights: &weights, measured, numbers: numbers.collect(), seed, stand_ins: Vec::new() };
@@ -111,6 +115,7 @@ impl<'a> Job<'a> {
             weights,
             seed,
             note: String::new(),
+            samples_per_step,
             warnings,
             seconds: Seconds { calibrate: start.elapsed().as_secs_f64(), ..Seconds::default() },
         })
@@ -149,7 +154,7 @@ impl<'a> Job<'a> {
         progress: &dyn Progress,
     ) -> Result<Vec<f64>> {
         let start = Instant::now();
-        let samples = samples.subset(SENSITIVITY_FEEDS);
+        let samples = samples.subset((SENSITIVITY_STEPS * self.samples_per_step).ceil() as usize);
         let reference = judge.reference(engine, &samples)?;
         let (coarse, distortion) = &curves.coarse;
         let measured = sensitivity::measure(engine, &self.weights, coarse, distortion, &reference, progress)?;
