@@ -1,29 +1,34 @@
 //! `Y += X A^T` for row-major matrices, on the calling thread.
 //!
-//! Every element is a dot product of two rows, so nothing has to be copied into another order first, which is what a
-//! general matrix product spends its time on when X has few rows and A is used once. Rows of A are read once for
-//! each [`BLOCK`] rows of X; a tile of [`ROWS`] by [`COLUMNS`] sums stays in registers.
+//! A general product first copies its operands into an order of its own. That pays where X has many rows; where it has
+//! few, A is read once at the speed of memory instead, and every element of Y is a dot product of two rows as they lie.
 
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
 use pulp::{Arch, Simd, WithSimd};
 
-/// Rows of X that are multiplied by a tile of A before the next tile is read: few enough to stay in the nearest caches.
-const BLOCK: usize = 48;
-
-/// Rows of A in a tile.
-const ROWS: usize = 4;
-
-/// Rows of X in a tile: with `ROWS` of A, 12 sums, 3 operands and 1 to spare fill the 16 registers of AVX2.
-const COLUMNS: usize = 3;
+/// Rows of A whose dot products are computed side by side: with up to 3 rows of X, 12 sums, 3 operands and 1 to spare
+/// fill the 16 registers of AVX2.
+const TILE: usize = 4;
 
 /// `y [m, rows] += x [m, cols] a [rows, cols]^T`, with `m` from `x`. Consecutive rows of `y` start `stride` apart, so
 /// that `y` may be some columns of a wider matrix.
 pub(super) fn add_product(y: &mut [f32], stride: usize, x: &[f32], a: &[f32], rows: usize, cols: usize) {
-    if cols > 0 && rows > 0 && !x.is_empty() {
-        Arch::new().dispatch(AddProduct { y, stride, x, a: &a[..rows * cols], cols });
+    let m = x.len().checked_div(cols).unwrap_or(0);
+    if m == 0 || rows == 0 {
+        return;
     }
+    if m <= 3 {
+        return Arch::new().dispatch(AddFew { y, stride, x, a: &a[..rows * cols], cols });
+    }
+    // The transpose of a column-major view: the row-major constructor with a stride mixes up its strides (faer 0.24.4).
+    let y = MatMut::from_column_major_slice_with_stride_mut(y, rows, m, stride).transpose_mut();
+    let (x, a) = (MatRef::from_row_major_slice(x, m, cols), MatRef::from_row_major_slice(a, rows, cols));
+    matmul(y, Accum::Add, x, a.transpose(), 1., Par::Seq);
 }
 
-struct AddProduct<'a> {
+/// The product for up to three rows of X.
+struct AddFew<'a> {
     y: &'a mut [f32],
     stride: usize,
     x: &'a [f32],
@@ -31,50 +36,44 @@ struct AddProduct<'a> {
     cols: usize,
 }
 
-impl WithSimd for AddProduct<'_> {
+impl WithSimd for AddFew<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let AddProduct { y, stride, x, a, cols } = self;
-        for (y, x) in y.chunks_mut(BLOCK * stride).zip(x.chunks(BLOCK * cols)) {
-            let tiles = a.chunks_exact(ROWS * cols);
-            let left = a.len() / cols / ROWS * ROWS;
-            for (i, a) in tiles.clone().enumerate() {
-                strip::<S, ROWS>(simd, &mut y[i * ROWS..], stride, x, a, cols);
-            }
-            for (i, a) in tiles.remainder().chunks_exact(cols).enumerate() {
-                strip::<S, 1>(simd, &mut y[left + i..], stride, x, a, cols);
-            }
+        match self.x.len() / self.cols {
+            1 => self.add::<S, 1>(simd),
+            2 => self.add::<S, 2>(simd),
+            _ => self.add::<S, 3>(simd),
         }
     }
 }
 
-/// `N` rows of A by all rows of X.
-#[inline(always)]
-fn strip<S: Simd, const N: usize>(simd: S, y: &mut [f32], stride: usize, x: &[f32], a: &[f32], cols: usize) {
-    let mut y = y.chunks_mut(stride);
-    let tiles = x.chunks_exact(COLUMNS * cols);
-    let left = tiles.remainder();
-    for x in tiles {
-        for sums in tile::<S, N, COLUMNS>(simd, x, a, cols) {
-            add(y.next(), sums);
+impl AddFew<'_> {
+    #[inline(always)]
+    fn add<S: Simd, const M: usize>(self, simd: S) {
+        let AddFew { y, stride, x, a, cols } = self;
+        let tiles = a.chunks_exact(TILE * cols);
+        let rest = tiles.remainder().chunks_exact(cols);
+        let mut column = 0;
+        for a in tiles {
+            for (y, sums) in y[column..].chunks_mut(stride).zip(dots::<S, TILE, M>(simd, x, a, cols)) {
+                y[..TILE].iter_mut().zip(sums).for_each(|(y, s)| *y += s);
+            }
+            column += TILE;
+        }
+        for a in rest {
+            for (y, [sum]) in y[column..].chunks_mut(stride).zip(dots::<S, 1, M>(simd, x, a, cols)) {
+                y[0] += sum;
+            }
+            column += 1;
         }
     }
-    for x in left.chunks_exact(cols) {
-        add(y.next(), tile::<S, N, 1>(simd, x, a, cols)[0]);
-    }
 }
 
+/// The dot products of `M` rows of X with `N` rows of A, side by side so that no addition waits for another.
 #[inline(always)]
-fn add<const N: usize>(y: Option<&mut [f32]>, sums: [f32; N]) {
-    let y = y.expect("y has a row for each row of x");
-    y[..N].iter_mut().zip(sums).for_each(|(y, s)| *y += s);
-}
-
-/// The dot products of `M` rows of X with `N` rows of A.
-#[inline(always)]
-fn tile<S: Simd, const N: usize, const M: usize>(simd: S, x: &[f32], a: &[f32], cols: usize) -> [[f32; N]; M] {
+fn dots<S: Simd, const N: usize, const M: usize>(simd: S, x: &[f32], a: &[f32], cols: usize) -> [[f32; N]; M] {
     let x: [(&[S::f32s], &[f32]); M] = std::array::from_fn(|i| S::as_simd_f32s(&x[i * cols..][..cols]));
     let a: [(&[S::f32s], &[f32]); N] = std::array::from_fn(|j| S::as_simd_f32s(&a[j * cols..][..cols]));
     // Cut to one length that the compiler sees, so that it checks no index in the loop.
@@ -104,7 +103,7 @@ mod tests {
 
     #[test]
     fn every_shape_agrees_with_the_plain_sum() {
-        for m in [1, 2, 3, 17, 2 * BLOCK + 5] {
+        for m in [1, 2, 3, 4, 17] {
             for (rows, cols, stride) in [(1, 1, 1), (7, 5, 9), (8, 33, 8), (40, 16, 60), (12, 0, 12)] {
                 let value = |i: usize| ((i * 37 % 101) as f32 - 50.) / 50.;
                 let x: Vec<f32> = (0..m * cols).map(value).collect();
