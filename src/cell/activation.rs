@@ -1,6 +1,6 @@
 //! The activation functions of ONNX's recurrent operators, over slices, in loops that the compiler vectorises.
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
 /// An activation with its `activation_alpha` and `activation_beta`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,7 +65,7 @@ impl Activation {
 
     /// Applies it to every element.
     pub fn apply(self, x: &mut [f32]) {
-        Arch::new().dispatch(|| self.apply_inline(x));
+        Arch::new().dispatch(Apply(self, x));
     }
 
     /// Whether no value comes from two arguments with different derivatives, so that [`slope`](Self::slope) is right.
@@ -134,6 +134,18 @@ impl Activation {
             Activation::Softsign => each(x, |v| v / (1. + v.abs())),
             Activation::Softplus => each(x, |v| v.max(0.) + (-v.abs()).exp().ln_1p()),
         }
+    }
+}
+
+/// An activation over a slice, compiled for the CPU's vector instructions.
+struct Apply<'a>(Activation, &'a mut [f32]);
+
+impl WithSimd for Apply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        self.0.apply_inline(self.1);
     }
 }
 
