@@ -95,6 +95,12 @@ impl Weights {
         &self.survey.nodes[self.survey.weights[self.units[unit].weight].uses[0].node]
     }
 
+    /// Bytes of one weight of a unit as a dense value.
+    pub fn element_bytes(&self, unit: usize) -> u64 {
+        let source = self.survey.source(&self.survey.weights[self.units[unit].weight]);
+        u64::from(source.element.bits().unwrap_or(32)) / 8
+    }
+
     /// Weights in all units.
     pub fn parameters(&self) -> u64 {
         self.tensors.iter().map(|t| t.len() as u64).sum()

@@ -45,6 +45,14 @@ pub enum Choice {
 }
 
 impl Choice {
+    /// Whom its codebook serves, if it has one.
+    pub fn sharing(self) -> Option<Sharing> {
+        match self {
+            Choice::Dense => None,
+            Choice::Block { sharing, .. } => Some(sharing),
+        }
+    }
+
     /// The codec's name in reports.
     pub fn codec(self) -> &'static str {
         match self {

@@ -17,6 +17,8 @@ const WIDTHS: std::ops::RangeInclusive<usize> = 1..=dictionary::MAX_WIDTH;
 /// Atoms of a codebook: an index is a byte. With 16 atoms two indices share a byte, but the table of pairs that decodes
 /// them costs as much as 256 atoms of twice the width, which do better at the same rate.
 const ATOMS: usize = 256;
+/// About what the nodes that decode one run of rows take in the file, with their names.
+const NODES: u64 = 350;
 /// How often the budget is corrected by the exact size of what it gave.
 const CORRECTIONS: usize = 12;
 
@@ -171,58 +173,113 @@ impl Curves {
         }
         for (u, points) in units.iter_mut().enumerate() {
             let [rows, columns] = weights.units[u].unit.shape();
-            points.push(Point { choice: Choice::Dense, bytes: (rows * columns * 4) as u64, distortion: 0.0 });
+            points.push(Point {
+                choice: Choice::Dense,
+                bytes: (rows * columns) as u64 * weights.element_bytes(u),
+                distortion: 0.0,
+            });
         }
         Ok(Curves { units, coarse: kept })
     }
 
     /// The plan of least predicted loss `sum_u s_u D_u` in a file of at most `target` bytes.
     ///
+    /// Budgets for single units compete with budgets for whole matrices, which need fewer nodes, and with one rate for
+    /// all: the finer choice is not the better one where graph and codebooks weigh more than codes.
+    ///
     /// # Errors
     /// [`ErrorKind::Target`] if no plan fits, with the nearest that does.
     pub fn allocate(&self, sizing: &Sizing<'_>, sensitivity: &[f64], target: u64) -> Result<Plan> {
-        let mut best: Option<(f64, Plan)> = None;
-        let mut smallest = u64::MAX;
-        let mut reaches: Vec<Sharing> = Vec::new();
-        for point in &self.units[0] {
-            if let Choice::Block { sharing, .. } = point.choice
-                && !reaches.contains(&sharing)
-            {
-                reaches.push(sharing);
-            }
+        let units = sizing.weights.units.len();
+        let single: Vec<Vec<usize>> = (0..units).map(|u| vec![u]).collect();
+        let weight = |u: &usize| sizing.weights.units[*u].weight;
+        let matrices: Vec<Vec<usize>> =
+            (0..units).collect::<Vec<_>>().chunk_by(|a, b| weight(a) == weight(b)).map(<[usize]>::to_vec).collect();
+
+        let mut search = Search { curves: self, sizing, sensitivity, target, best: None, smallest: u64::MAX };
+        for reach in self.reaches() {
+            search.divide(&single, &[reach, Sharing::Unit])?;
+            search.divide(&matrices, &[reach])?;
         }
-        for reach in reaches {
-            // A private codebook may always be had; a shared one competes with it.
-            let allowed = |choice: Choice| match choice {
-                Choice::Dense => true,
-                Choice::Block { sharing, .. } => sharing == reach || sharing == Sharing::Unit,
-            };
-            let points: Vec<Vec<Point>> =
-                self.units.iter().map(|c| c.iter().filter(|p| allowed(p.choice)).copied().collect()).collect();
-            let curves: Vec<Vec<Candidate>> = points
-                .iter()
-                .zip(sensitivity)
-                .map(|(c, s)| c.iter().map(|p| Candidate { bytes: p.bytes, loss: s * p.distortion }).collect())
-                .collect();
-            let mut budget =
-                target.saturating_sub(sizing.model.bytes().saturating_sub(sizing.weights.survey.stored_bytes()));
-            for _ in 0..CORRECTIONS {
-                let Some(picks) = budget::allocate(&curves, budget) else { break };
-                let plan = Plan { choices: picks.iter().zip(&points).map(|(&i, p)| p[i].choice).collect() };
-                let bytes = sizing.bytes(&plan)?;
-                smallest = smallest.min(bytes);
-                let loss: f64 = picks.iter().zip(&curves).map(|(&i, c)| c[i].loss).sum();
-                if bytes <= target && best.as_ref().is_none_or(|(least, _)| loss < *least) {
-                    best = Some((loss, plan));
-                }
-                let corrected = (budget + target).saturating_sub(bytes);
-                if corrected == budget {
-                    break;
-                }
-                budget = corrected;
-            }
+        if let Ok(plan) = uniform(sizing, target) {
+            search.offer(plan)?;
         }
-        best.map(|(_, plan)| plan).ok_or_else(|| sizing.too_small(target, smallest))
+        search.best.map(|(_, plan)| plan).ok_or_else(|| sizing.too_small(target, search.smallest))
+    }
+
+    /// What a plan is predicted to lose. Infinite for a choice that is not on the curves.
+    pub fn predicted_loss(&self, plan: &Plan, sensitivity: &[f64]) -> f64 {
+        let of_unit = |((points, choice), s): ((&Vec<Point>, &Choice), &f64)| {
+            points.iter().find(|p| p.choice == *choice).map_or(f64::INFINITY, |p| s * p.distortion)
+        };
+        self.units.iter().zip(&plan.choices).zip(sensitivity).map(of_unit).sum()
+    }
+
+    fn reaches(&self) -> Vec<Sharing> {
+        let mut reaches: Vec<Sharing> = self.units[0].iter().filter_map(|p| p.choice.sharing()).collect();
+        reaches.dedup();
+        reaches
+    }
+}
+
+/// The search for the best plan under a target.
+struct Search<'a> {
+    curves: &'a Curves,
+    sizing: &'a Sizing<'a>,
+    sensitivity: &'a [f64],
+    target: u64,
+    best: Option<(f64, Plan)>,
+    smallest: u64,
+}
+
+impl Search<'_> {
+    /// Divides the bytes among groups of units, each of which gets one choice.
+    fn divide(&mut self, groups: &[Vec<usize>], sharings: &[Sharing]) -> Result<()> {
+        let allowed = |choice: Choice| choice.sharing().is_none_or(|sharing| sharings.contains(&sharing));
+        let points: Vec<usize> =
+            (0..self.curves.units[0].len()).filter(|&i| allowed(self.curves.units[0][i].choice)).collect();
+        let candidates: Vec<Vec<Candidate>> =
+            groups.iter().map(|group| points.iter().map(|&i| self.candidate(group, i)).collect()).collect();
+        let floor = candidates.iter().flat_map(|c| c.iter().map(|c| c.bytes).min()).sum();
+        let kept = self.sizing.model.bytes().saturating_sub(self.sizing.weights.survey.stored_bytes());
+        let mut budget = self.target.saturating_sub(kept).max(floor);
+        for _ in 0..CORRECTIONS {
+            let Some(picks) = budget::allocate(&candidates, budget) else { break };
+            let mut plan = Plan { choices: vec![Choice::Dense; self.curves.units.len()] };
+            for (group, pick) in groups.iter().zip(picks) {
+                group.iter().for_each(|&u| plan.choices[u] = self.curves.units[u][points[pick]].choice);
+            }
+            let bytes = self.offer(plan)?;
+            let corrected = (budget + self.target).saturating_sub(bytes);
+            if corrected == budget || bytes > self.target && budget == floor {
+                break;
+            }
+            budget = corrected.max(floor);
+        }
+        Ok(())
+    }
+
+    /// Keeps a plan if it fits and is the best so far; returns its bytes.
+    fn offer(&mut self, plan: Plan) -> Result<u64> {
+        let bytes = self.sizing.bytes(&plan)?;
+        self.smallest = self.smallest.min(bytes);
+        let loss = self.curves.predicted_loss(&plan, self.sensitivity);
+        if bytes <= self.target && self.best.as_ref().is_none_or(|(least, _)| loss < *least) {
+            self.best = Some((loss, plan));
+        }
+        Ok(bytes)
+    }
+
+    /// One choice for a group of units: those that share a codebook are rebuilt by one run of nodes.
+    fn candidate(&self, group: &[usize], point: usize) -> Candidate {
+        let points = group.iter().map(|&u| &self.curves.units[u][point]);
+        let bytes: u64 = points.clone().map(|p| p.bytes).sum();
+        let saved = match points.clone().next().and_then(|p| p.choice.sharing()) {
+            Some(Sharing::Unit) | None => 0,
+            Some(_) => (group.len() as u64 - 1) * NODES,
+        };
+        let loss = group.iter().zip(points).map(|(&u, p)| self.sensitivity[u] * p.distortion).sum();
+        Candidate { bytes: bytes - saved, loss }
     }
 }
 
@@ -247,11 +304,10 @@ fn reaches(weights: &Weights) -> Vec<Sharing> {
 
 /// Bytes of a unit's codes and scales, and of about the nodes that decode it.
 fn unit_bytes(weights: &Weights, unit: usize, spec: BlockSpec, scales: ScaleFormat) -> u64 {
-    const NODES: usize = 350;
     let [rows, columns] = weights.units[unit].unit.shape();
     let scale = match scales {
         ScaleFormat::Float => 4,
         ScaleFormat::Byte => 1,
     };
-    (rows * (spec.row_bytes(columns) + scale) + NODES) as u64
+    (rows * (spec.row_bytes(columns) + scale)) as u64 + NODES
 }
