@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use dirnet::onnx::{LoadOptions, Model};
 use dirnet::recurrent::{self, FindOptions, Survey};
 use dirnet::report::FileFormat;
+use dirnet::verify::{Gate, Measure};
 
 use super::value::{self, Limit};
 
@@ -123,9 +124,21 @@ pub enum Format {
 }
 
 impl Gates {
-    /// Whether nothing is asked for.
-    pub fn is_empty(&self) -> bool {
-        [&self.max_abs, &self.max_nmse, &self.min_snr, &self.min_agreement, &self.max_kl].iter().all(|g| g.is_empty())
+    /// The limits as the library takes them.
+    pub fn gates(&self) -> Vec<Gate> {
+        let Gates { max_abs, max_nmse, min_snr, min_agreement, max_kl } = self;
+        let of = |limits: &[Limit], measure| {
+            let gate = move |limit: &Limit| Gate { output: limit.output.clone(), measure, limit: limit.value };
+            limits.iter().map(gate).collect::<Vec<_>>()
+        };
+        [
+            of(max_abs, Measure::MaxAbs),
+            of(max_nmse, Measure::MaxNmse),
+            of(min_snr, Measure::MinSnr),
+            of(min_agreement, Measure::MinAgreement),
+            of(max_kl, Measure::MaxKl),
+        ]
+        .concat()
     }
 }
 

@@ -47,7 +47,7 @@ pub struct Args {
 
 /// Compresses the model.
 pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
-    if args.no_verify && !args.gates.is_empty() {
+    if args.no_verify && !args.gates.gates().is_empty() {
         bail!("a gate needs the models to be run; drop it or --no-verify");
     }
     args.run.start()?;

@@ -13,6 +13,7 @@ mod expand;
 mod inspect;
 mod output;
 mod progress;
+mod samples;
 mod value;
 mod verify;
 

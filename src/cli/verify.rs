@@ -1,12 +1,16 @@
 //! `dirnet verify ORIGINAL COMPRESSED`: run both, measure, judge; for CI.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::Result;
 use clap::ValueHint;
+use dirnet::loss::LossSpec;
+use dirnet::report::{Command, Report, Seconds, Verify};
+use dirnet::verify;
 
 use super::args::{Gates, Output, Run, Samples};
-use super::not_yet;
+use super::progress::progress;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -35,9 +39,21 @@ pub struct Args {
 
 /// Judges the pair.
 pub fn run(args: &Args) -> Result<()> {
+    let start = Instant::now();
     args.run.start()?;
     let (original, compressed) = (args.run.load(&args.original)?, args.run.load(&args.compressed)?);
     args.output.check(None, &[&original, &compressed])?;
-    let _ = (&args.samples, &args.gates);
-    not_yet("verify")
+    let (samples, warnings) = args.samples.judged(&original)?;
+    let load = start.elapsed().as_secs_f64();
+    let progress = progress(args.output.quiet);
+    let verdict =
+        verify::verify(&original, &compressed, &samples, &args.gates.gates(), &LossSpec::default(), &*progress)?;
+    let total = start.elapsed().as_secs_f64();
+    let failed = verdict.error();
+    let mut report = Report::between(Command::Verify, &original, &compressed);
+    report.warnings = warnings;
+    report.verify = Some(Verify { verdict, calibrated_on: None });
+    report.seconds = Seconds { load: Some(load), verify: Some(total - load), total, ..Seconds::default() };
+    args.output.show(&report)?;
+    failed.map_or(Ok(()), |error| Err(error.into()))
 }

@@ -14,6 +14,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::verify::Verdict;
 use crate::{onnx, recurrent};
 
 pub use inspection::{Inspection, Node, Weight};
@@ -73,6 +74,8 @@ pub struct Report {
     pub schema: u32,
     /// What made it.
     pub tool: Tool,
+    /// What it was asked to do.
+    pub command: Command,
     /// The whole file.
     pub model: Model,
     /// The weights of the nodes that are compressed; none when two given files were compared.
@@ -87,6 +90,18 @@ pub struct Report {
     pub verify: Option<Verify>,
     /// Time per phase.
     pub seconds: Seconds,
+}
+
+/// What a report is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Command {
+    /// A model was made smaller.
+    Compress,
+    /// Two models were compared.
+    Verify,
+    /// A budget was made, and no model.
+    Plan,
 }
 
 /// The tool that made the report.
@@ -188,57 +203,12 @@ impl From<&recurrent::Skipped> for Skipped {
 /// The comparison of original and result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verify {
-    /// What ran the models.
-    pub engine: String,
-    /// `model`, or `layers` where the model as a whole cannot be run.
-    pub scope: String,
-    /// Samples that it was judged on.
-    pub samples: u64,
+    /// What came out.
+    #[serde(flatten)]
+    pub verdict: Verdict,
     /// What calibration saw: `calibration` (other samples than these), `same` (these very samples), `random` (seeded
     /// random inputs); none if that is not known.
-    pub calibrated_on: Option<String>,
-    /// The difference per output.
-    pub outputs: Vec<Output>,
-    /// The limits that were asked for.
-    pub gates: Vec<Gate>,
-    /// Whether every gate holds.
-    pub passed: bool,
-}
-
-/// How far one output is from the original's.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Output {
-    /// The output's name.
-    pub name: String,
-    /// Largest absolute difference.
-    pub max_abs: Option<f64>,
-    /// Root mean square of the difference.
-    pub rmse: Option<f64>,
-    /// Mean squared difference over the variance of the original.
-    pub nmse: Option<f64>,
-    /// `10 log10(signal / noise)`.
-    pub snr_db: Option<f64>,
-    /// Cosine of the angle between the two.
-    pub cosine: Option<f64>,
-    /// Share of equal argmax over the last axis.
-    pub agreement: Option<f64>,
-    /// Mean Kullback-Leibler divergence over the last axis, in nats.
-    pub kl: Option<f64>,
-}
-
-/// A limit on one output.
-#[derive(Clone, Debug, Serialize)]
-pub struct Gate {
-    /// The output's name.
-    pub output: String,
-    /// The flag without its dashes: `max-abs`, `min-snr`, ...
-    pub gate: String,
-    /// What was asked for.
-    pub limit: f64,
-    /// What was measured.
-    pub value: Option<f64>,
-    /// Whether it holds.
-    pub passed: bool,
+    pub calibrated_on: Option<&'static str>,
 }
 
 /// Seconds per phase; none for a phase that did not run.
@@ -258,6 +228,34 @@ pub struct Seconds {
     pub verify: Option<f64>,
     /// From start to end.
     pub total: f64,
+}
+
+impl Report {
+    /// The sizes of two models; what else there is to tell is to be filled in.
+    #[must_use]
+    pub fn between(command: Command, original: &onnx::Model, result: &onnx::Model) -> Self {
+        let (before, after) = (original.bytes(), result.bytes());
+        Report {
+            schema: SCHEMA,
+            tool: Tool::default(),
+            command,
+            model: Model {
+                path: path_of(original),
+                output: None,
+                bytes_before: before,
+                bytes_after: Some(after),
+                ratio: ratio(before, after),
+                opset: result.opset(),
+                producer: producer_of(original),
+            },
+            recurrent: None,
+            units: Vec::new(),
+            skipped: Vec::new(),
+            warnings: Vec::new(),
+            verify: None,
+            seconds: Seconds::default(),
+        }
+    }
 }
 
 impl Show for Report {

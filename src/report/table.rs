@@ -8,8 +8,9 @@ use std::fmt::Write;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::size::{figure, grouped, percent, times};
-use super::{Bytes, Inspection, Node, Report, Skipped, Unit, Verify, Weight};
+use super::{Bytes, Command, Inspection, Node, Report, Skipped, Unit, Verify, Weight};
 use crate::error::Escaped;
+use crate::verify::Scope;
 
 /// The width that tables fit.
 const WIDTH: usize = 80;
@@ -85,7 +86,7 @@ pub(super) fn report(report: &Report, style: &Style) -> String {
         verification(verify, style, &mut out);
     }
     warnings(&report.warnings, style, &mut out);
-    closing(report, &mut out);
+    closing(report, style, &mut out);
     out
 }
 
@@ -146,16 +147,20 @@ fn loss_of(unit: &Unit) -> Option<f64> {
 }
 
 fn verification(verify: &Verify, style: &Style, out: &mut String) {
-    let samples = if verify.samples == 1 { "1 sample".to_owned() } else { format!("{} samples", verify.samples) };
-    let seen = match verify.calibrated_on.as_deref() {
+    let Verify { verdict, calibrated_on } = verify;
+    let samples = if verdict.samples == 1 { "1 sample".to_owned() } else { format!("{} samples", verdict.samples) };
+    let seen = match calibrated_on {
         Some("same") => ", the very ones it was calibrated on",
         Some("random") => ", seeded random inputs",
         _ => "",
     };
-    let scope = if verify.scope == "layers" { "layer by layer" } else { "end to end" };
-    heading(style, &format!("verified {scope} in {} on {samples}{seen}", verify.engine), out);
+    let scope = match verdict.scope {
+        Scope::Model => "end to end",
+        Scope::Layers => "layer by layer",
+    };
+    heading(style, &format!("verified {scope} in {} on {samples}{seen}", verdict.engine), out);
     let mut columns = Columns::new(1, ["output", "snr dB", "nmse", "max abs", "cosine", "agree", "kl"]);
-    for output in &verify.outputs {
+    for output in &verdict.outputs {
         columns.row([
             name(&output.name, 24),
             output.snr_db.map_or_else(|| "-".to_owned(), |db| format!("{db:.1}")),
@@ -167,15 +172,15 @@ fn verification(verify: &Verify, style: &Style, out: &mut String) {
         ]);
     }
     columns.draw(style, out);
-    for gate in &verify.gates {
+    for gate in &verdict.gates {
         let verdict = if gate.passed { style.good("passed") } else { style.bad("FAILED") };
-        let asked = if gate.gate.starts_with("min") { "at least" } else { "at most" };
+        let asked = if gate.gate.is_lower() { "at least" } else { "at most" };
         line_of(
             out,
             format!(
                 "  {verdict}  {}: --{} wants {asked} {}, measured {}",
                 name(&gate.output, 24),
-                gate.gate,
+                gate.gate.name(),
                 gate.limit,
                 figure(gate.value)
             ),
@@ -193,24 +198,36 @@ fn warnings(warnings: &[String], style: &Style, out: &mut String) {
 }
 
 /// What to do next.
-fn closing(report: &Report, out: &mut String) {
+fn closing(report: &Report, style: &Style, out: &mut String) {
     out.push('\n');
-    let passed = report.verify.as_ref().is_none_or(|verify| verify.passed);
-    let Some(written) = &report.model.output else {
-        if !passed {
+    let passed = report.verify.as_ref().is_none_or(|verify| verify.verdict.passed);
+    match (report.command, &report.model.output) {
+        (Command::Compress, Some(written)) => {
+            line_of(out, format!("wrote {} in {}", Escaped(written), duration(report.seconds.total)));
+            if let Some(ratio) = report.recurrent.as_ref().and_then(|recurrent| recurrent.ratio) {
+                let (finer, coarser) = ((ratio * 0.7).max(2.0).round(), (ratio * 1.5).round());
+                line_of(
+                    out,
+                    "next: ship it as it is (optimisers that fold constants undo the gain), or try".to_owned(),
+                );
+                let tries = format!("--ratio {coarser} for a smaller file, --ratio {finer} for a more exact one");
+                line_of(out, format!("      {tries}"));
+            }
+        }
+        (Command::Compress, None) => {
+            line_of(out, style.bad("nothing was written: a gate failed"));
             line_of(
                 out,
-                "nothing was written; relax the gate, ask for a lower --ratio, or look at it with --keep-failed"
-                    .to_owned(),
+                "next: a lower --ratio, more --calibration samples, or --keep-failed to look at it".to_owned(),
             );
         }
-        return;
-    };
-    line_of(out, format!("wrote {} in {}", Escaped(written), duration(report.seconds.total)));
-    if let Some(ratio) = report.recurrent.as_ref().and_then(|recurrent| recurrent.ratio) {
-        let (finer, coarser) = ((ratio * 0.7).max(2.0).round(), (ratio * 1.5).round());
-        line_of(out, "next: ship it as it is (optimisers that fold constants undo the gain), or try".to_owned());
-        line_of(out, format!("      --ratio {coarser} for a smaller file, --ratio {finer} for a more exact one"));
+        (Command::Verify, _) if passed => {
+            line_of(out, format!("{} in {}", style.good("passed"), duration(report.seconds.total)));
+        }
+        (Command::Verify, _) => line_of(out, style.bad("FAILED")),
+        (Command::Plan, _) => {
+            line_of(out, "next: dirnet compress with the same flags, or with --plan FILE after --save FILE".to_owned());
+        }
     }
 }
 
@@ -328,8 +345,10 @@ fn duration(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Gate, Model, Output, Recurrent, SCHEMA, Seconds, Show, Tool};
+    use super::super::{Model, Recurrent, SCHEMA, Seconds, Show, Tool};
     use super::*;
+    use crate::loss::Figures;
+    use crate::verify::{Judgement, Measure, Verdict};
 
     fn unit(node: &str, gate: &str, bits: u64) -> Unit {
         Unit {
@@ -353,6 +372,7 @@ mod tests {
         Report {
             schema: SCHEMA,
             tool: Tool::default(),
+            command: Command::Compress,
             model: Model {
                 path: "model.onnx".to_owned(),
                 output: Some("small.onnx".to_owned()),
@@ -377,28 +397,31 @@ mod tests {
             }],
             warnings: vec!["no samples".to_owned()],
             verify: Some(Verify {
-                engine: "tract".to_owned(),
-                scope: "model".to_owned(),
-                samples: 12,
-                calibrated_on: Some("same".to_owned()),
-                outputs: vec![Output {
-                    name: "logits".to_owned(),
-                    max_abs: Some(0.81),
-                    rmse: Some(0.05),
-                    nmse: Some(0.0021),
-                    snr_db: Some(26.7),
-                    cosine: Some(0.99892),
-                    agreement: Some(0.97913),
-                    kl: Some(f64::NAN),
-                }],
-                gates: vec![Gate {
-                    output: "logits".to_owned(),
-                    gate: "min-snr".to_owned(),
-                    limit: 30.0,
-                    value: Some(26.7),
+                verdict: Verdict {
+                    engine: "tract",
+                    scope: Scope::Model,
+                    samples: 12,
+                    outputs: vec![Figures {
+                        name: "logits".to_owned(),
+                        max_abs: Some(0.81),
+                        rmse: Some(0.05),
+                        nmse: Some(0.0021),
+                        snr_db: Some(26.7),
+                        cosine: Some(0.99892),
+                        agreement: Some(0.97913),
+                        kl: Some(f64::NAN),
+                        ..Figures::default()
+                    }],
+                    gates: vec![Judgement {
+                        output: "logits".to_owned(),
+                        gate: Measure::MinSnr,
+                        limit: 30.0,
+                        value: Some(26.7),
+                        passed: false,
+                    }],
                     passed: false,
-                }],
-                passed: false,
+                },
+                calibrated_on: Some("same"),
             }),
             seconds: Seconds { total: 12.3, ..Seconds::default() },
         }

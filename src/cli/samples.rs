@@ -1,0 +1,114 @@
+//! From the sample flags to the inputs that models are run on.
+//!
+//! What is learned from and what is judged on are kept apart wherever there is more than one sample, and where they are
+//! not, the report says so.
+
+use anyhow::{Context, Result, bail};
+use dirnet::onnx::Model;
+use dirnet::samples::{Carry, Random, RandomOptions, Samples, Signature};
+
+use super::args;
+
+/// One part in so many of the calibration is kept out for the verification.
+const HELD_OUT: usize = 5;
+/// Samples that are made up where there are none: the steps of one stream are shorter runs than whole samples.
+const RANDOM_SAMPLES: usize = 16;
+const RANDOM_STEPS: usize = 128;
+
+/// The inputs of a job.
+pub struct Inputs {
+    /// To learn from.
+    pub calibration: Samples,
+    /// To judge on.
+    pub holdout: Samples,
+    /// What the report says of their relation: `calibration`, `same` or `random`.
+    pub calibrated_on: &'static str,
+    /// What the user should know about them.
+    pub warnings: Vec<String>,
+}
+
+impl args::Samples {
+    /// Reads or makes up what a model is calibrated with and judged on.
+    pub fn inputs(&self, model: &Model) -> Result<Inputs> {
+        let carry = self.carry()?;
+        let signature = Signature::of(model)?;
+        let holdout = self.read(&self.holdout, &signature, &carry, "--holdout")?;
+        match (self.read(&self.calibration, &signature, &carry, "--calibration")?, holdout) {
+            (Some(calibration), Some(holdout)) => {
+                Ok(Inputs { calibration, holdout, calibrated_on: "calibration", warnings: Vec::new() })
+            }
+            (Some(all), None) => Ok(match all.hold_out(HELD_OUT) {
+                Some((calibration, holdout)) => {
+                    Inputs { calibration, holdout, calibrated_on: "calibration", warnings: Vec::new() }
+                }
+                None => Inputs {
+                    calibration: all.clone(),
+                    holdout: all,
+                    calibrated_on: "same",
+                    warnings: vec!["there is one sample: the result is judged on what it was calibrated on".to_owned()],
+                },
+            }),
+            (None, holdout) => {
+                let (calibration, mut warnings) = self.random(model, &carry, 0)?;
+                warnings.insert(
+                    0,
+                    "calibrated on random inputs: real ones, with --calibration, lose far less at the same size"
+                        .to_owned(),
+                );
+                let holdout = match holdout {
+                    Some(holdout) => holdout,
+                    None => self.random(model, &carry, 1)?.0,
+                };
+                Ok(Inputs { calibration, holdout, calibrated_on: "random", warnings })
+            }
+        }
+    }
+
+    /// Reads or makes up what two models are compared on, and nothing else.
+    pub fn judged(&self, model: &Model) -> Result<(Samples, Vec<String>)> {
+        let carry = self.carry()?;
+        let signature = Signature::of(model)?;
+        if let Some(holdout) = self.read(&self.holdout, &signature, &carry, "--holdout")? {
+            return Ok((holdout, Vec::new()));
+        }
+        // The part that `compress` keeps out of the same files.
+        if let Some(all) = self.read(&self.calibration, &signature, &carry, "--calibration")? {
+            return Ok((all.hold_out(HELD_OUT).map_or(all, |(_, holdout)| holdout), Vec::new()));
+        }
+        let (samples, mut warnings) = self.random(model, &carry, 1)?;
+        warnings.insert(0, "judged on random inputs: real ones, with --holdout, say more".to_owned());
+        Ok((samples, warnings))
+    }
+
+    fn carry(&self) -> Result<Vec<Carry>> {
+        Ok(self.stream.iter().map(|text| Carry::parse(text)).collect::<dirnet::error::Result<_>>()?)
+    }
+
+    fn read(
+        &self,
+        paths: &[std::path::PathBuf],
+        signature: &Signature,
+        carry: &[Carry],
+        flag: &str,
+    ) -> Result<Option<Samples>> {
+        if paths.is_empty() {
+            return Ok(None);
+        }
+        if !self.dim.is_empty() {
+            bail!("--dim is for random inputs: with {flag}, sizes are those of the samples");
+        }
+        let samples = Samples::read(paths, signature, carry).with_context(|| flag.to_owned())?;
+        if samples.is_empty() {
+            bail!("{flag}: there is no sample in {}", paths[0].display());
+        }
+        Ok(Some(samples))
+    }
+
+    /// Seeded random inputs; another `part` gives others.
+    fn random(&self, model: &Model, carry: &[Carry], part: u64) -> Result<(Samples, Vec<String>)> {
+        let count = if carry.is_empty() { RANDOM_SAMPLES } else { RANDOM_STEPS };
+        let seed = self.seed.wrapping_mul(2).wrapping_add(part);
+        let random = Random::new(model, &RandomOptions { dims: &self.dim, carry, seed, count })?;
+        Ok((random.samples, random.guesses))
+    }
+}
