@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum, ValueHint};
 use dirnet::onnx::{LoadOptions, Model};
-use dirnet::recurrent::{self, FindOptions, Survey};
+use dirnet::recurrent::FindOptions;
 use dirnet::report::FileFormat;
-use dirnet::verify::{Gate, Measure};
+use dirnet::verify::{Gate, GateKind};
+use regex::Regex;
 
+use super::config::Overrides;
 use super::value::{self, Limit};
 
 /// What size or loss to reach.
@@ -40,6 +42,16 @@ pub struct Samples {
     /// Samples are steps of a stream: output OUT of one is input IN of the next; OUT[a:b] for a slice of axis 0
     #[arg(long, value_name = "IN=OUT", num_args = 1..)]
     pub stream: Vec<String>,
+    /// Classes of the calibration samples: NAME is the output, FILE holds integers
+    #[arg(long, value_name = "NAME=FILE", num_args = 1.., value_parser = value::labels)]
+    pub labels: Vec<(String, PathBuf)>,
+    /// Classes of the holdout samples
+    #[arg(long, value_name = "NAME=FILE", num_args = 1.., value_parser = value::labels)]
+    pub holdout_labels: Vec<(String, PathBuf)>,
+    /// Loss of the outputs, or NAME:KIND for one: nmse, kl, disagreement, cross-entropy [default: kl after Softmax,
+    /// else nmse]
+    #[arg(long, value_name = "KIND", num_args = 1..)]
+    pub loss: Vec<String>,
     /// Size of a symbolic dimension, where there are no samples
     #[arg(long, value_name = "NAME=SIZE", num_args = 1.., value_parser = value::dimension)]
     pub dim: Vec<(String, usize)>,
@@ -75,10 +87,10 @@ pub struct Gates {
 pub struct Nodes {
     /// Only nodes whose name matches
     #[arg(long, value_name = "RE", value_parser = value::pattern)]
-    pub include: Option<regex::Regex>,
+    pub include: Option<Regex>,
     /// No nodes whose name matches
     #[arg(long, value_name = "RE", value_parser = value::pattern)]
-    pub exclude: Option<regex::Regex>,
+    pub exclude: Option<Regex>,
     /// Treat initializers that are also graph inputs as constants, and drop those inputs
     #[arg(long)]
     pub freeze_inputs: bool,
@@ -123,31 +135,38 @@ pub enum Format {
     Json,
 }
 
+impl Target {
+    /// What is aimed at where nothing is asked for.
+    pub const RATIO: f64 = 8.0;
+}
+
 impl Gates {
     /// The limits as the library takes them.
     pub fn gates(&self) -> Vec<Gate> {
         let Gates { max_abs, max_nmse, min_snr, min_agreement, max_kl } = self;
-        let of = |limits: &[Limit], measure| {
-            let gate = move |limit: &Limit| Gate { output: limit.output.clone(), measure, limit: limit.value };
+        let of = |limits: &[Limit], kind| {
+            let gate = move |limit: &Limit| Gate { output: limit.output.clone(), kind, limit: limit.value };
             limits.iter().map(gate).collect::<Vec<_>>()
         };
         [
-            of(max_abs, Measure::MaxAbs),
-            of(max_nmse, Measure::MaxNmse),
-            of(min_snr, Measure::MinSnr),
-            of(min_agreement, Measure::MinAgreement),
-            of(max_kl, Measure::MaxKl),
+            of(max_abs, GateKind::MaxAbs),
+            of(max_nmse, GateKind::MaxNmse),
+            of(min_snr, GateKind::MinSnr),
+            of(min_agreement, GateKind::MinAgreement),
+            of(max_kl, GateKind::MaxKl),
         ]
         .concat()
     }
 }
 
 impl Nodes {
-    /// Finds the recurrent nodes of the model that was read from `path`.
-    pub fn find(&self, model: &Model, path: &Path) -> Result<Survey> {
-        let Nodes { include, exclude, freeze_inputs } = self;
-        let options = FindOptions { freeze_inputs: *freeze_inputs, include: include.clone(), exclude: exclude.clone() };
-        recurrent::find(model, &options).map_err(|error| error.in_file(path).into())
+    /// What to look for in a model.
+    pub fn options(&self, overrides: &Overrides) -> Result<FindOptions> {
+        let skipped = overrides.iter().filter(|(_, node)| node.skip).map(|(pattern, _)| pattern.as_str());
+        let patterns: Vec<String> =
+            self.exclude.iter().map(Regex::as_str).chain(skipped).map(|pattern| format!("(?:{pattern})")).collect();
+        let exclude = if patterns.is_empty() { None } else { Some(Regex::new(&patterns.join("|"))?) };
+        Ok(FindOptions { freeze_inputs: self.freeze_inputs, include: self.include.clone(), exclude })
     }
 }
 

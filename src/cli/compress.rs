@@ -1,61 +1,111 @@
 //! `dirnet compress MODEL -o OUT`: the main job.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::ValueHint;
+use dirnet::compress::Coded;
+use dirnet::error::{Error, ErrorKind};
+use dirnet::progress::Progress;
+use dirnet::report::{Command, Report};
+use dirnet::verify::{self, Settings, Verdict};
 
-use super::args::{Gates, Nodes, Output, Run, Samples, Target};
+use super::args::{self, Gates, Output, Target};
 use super::config::Overrides;
-use super::not_yet;
+use super::job::{Flags, Setup, Study};
+use super::progress::progress;
 
 const EXAMPLES: &str = "\
 Examples:
   dirnet compress model.onnx -o small.onnx --ratio 8 --calibration samples.npz
   dirnet compress model.onnx -o small.onnx --calibration train/ --holdout test/ --min-snr 20
   dirnet compress vad.onnx -o small.onnx --calibration audio/ --stream state=stateN";
+const GATES: &str = "Gates (for all outputs, or NAME:VALUE for one)";
 
 /// Make a model smaller: rewrite the weights of its LSTM and GRU nodes, run both models, compare
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// An ONNX file; it is never changed
-    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
-    model: PathBuf,
     /// Where the result goes
     #[arg(short, long = "output", value_name = "OUT", required_unless_present = "config", value_hint = ValueHint::FilePath)]
     out: Option<PathBuf>,
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
-    samples: Samples,
+    flags: Flags,
     #[command(flatten)]
     gates: Gates,
     /// Do not run the models to compare them
-    #[arg(long, help_heading = "Gates (for all outputs, or NAME:VALUE for one)")]
+    #[arg(long, help_heading = GATES)]
     no_verify: bool,
     /// Write the result even if a gate failed
-    #[arg(long, help_heading = "Gates (for all outputs, or NAME:VALUE for one)")]
+    #[arg(long, help_heading = GATES)]
     keep_failed: bool,
     #[command(flatten)]
-    nodes: Nodes,
-    #[command(flatten)]
     output: Output,
-    #[command(flatten)]
-    run: Run,
 }
 
 /// Compresses the model.
 pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
+    let start = Instant::now();
     if args.no_verify && !args.gates.gates().is_empty() {
         bail!("a gate needs the models to be run; drop it or --no-verify");
     }
-    args.run.start()?;
-    let model = args.run.load(&args.model)?;
-    let out = super::args::output(args.out.as_deref())?;
-    model.check_target(out)?;
-    args.output.check(Some(out), &[&model])?;
-    let _ = (overrides, &args.target, &args.samples, &args.gates, args.no_verify, args.keep_failed, &args.nodes);
-    let _ = super::progress::progress(args.output.quiet);
-    not_yet("compress")
+    let out = args::output(args.out.as_deref())?;
+    let setup = Setup::read(&args.flags, overrides, |model| {
+        model.check_target(out)?;
+        args.output.check(Some(out), &[model])
+    })?;
+    let progress = progress(args.output.quiet);
+    let mut study = setup.study(&args.flags, &*progress)?;
+    let target = args.target.bytes(&study)?;
+    let plan = study.plan(target, &*progress)?;
+    let coded = study.code(plan, &*progress)?;
+    let verifying = Instant::now();
+    let verdict = args.verify(&setup, &coded, &*progress)?;
+    let verified = verifying.elapsed().as_secs_f64();
+    let failed = verdict.as_ref().filter(|verdict| !verdict.passed);
+    let error = failed.map(|verdict| Error::new(ErrorKind::Gate, verdict.failures.join("; ")));
+
+    let written = error.is_none() || args.keep_failed;
+    let writing = Instant::now();
+    let bytes = if written { coded.model.save(out)? } else { coded.model.saved_bytes()? };
+    let mut report = Report::of_job(Command::Compress, &study.job, &coded, study.sensitivity(), bytes);
+    report.model.output = written.then(|| out.to_string_lossy().into_owned());
+    report.warnings = study.warnings;
+    report.seconds.load = Some(setup.seconds);
+    report.seconds.encode = report.seconds.encode.map(|seconds| seconds + writing.elapsed().as_secs_f64());
+    report.seconds.verify = verdict.is_some().then_some(verified);
+    report.verify = verdict;
+    report.seconds.total = start.elapsed().as_secs_f64();
+    args.output.show(&report)?;
+    error.map_or(Ok(()), |error| Err(error.into()))
+}
+
+impl Args {
+    fn verify(&self, setup: &Setup, coded: &Coded, progress: &dyn Progress) -> Result<Option<Verdict>> {
+        if self.no_verify {
+            return Ok(None);
+        }
+        let settings = Settings {
+            samples: &setup.inputs.holdout,
+            calibrated_on: Some(setup.inputs.calibrated_on),
+            loss: &setup.loss,
+            gates: &self.gates.gates(),
+            seed: self.flags.samples.seed,
+        };
+        let verdict = verify::verify(&setup.model, &coded.model, &settings, progress);
+        Ok(Some(verdict.map_err(|error| error.in_file(&self.flags.model))?))
+    }
+}
+
+impl Target {
+    /// The largest file that will do.
+    pub fn bytes(&self, study: &Study<'_>) -> Result<u64> {
+        if self.max_loss.is_some() {
+            bail!("--max-loss is not available yet in this version; use --ratio or --max-size");
+        }
+        Ok(self.max_size.unwrap_or_else(|| study.job.sizing().target(self.ratio.unwrap_or(Target::RATIO))))
+    }
 }

@@ -4,9 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueHint;
+use dirnet::error::Escaped;
+use dirnet::expand;
+use dirnet::report::Bytes;
 
-use super::args::Run;
-use super::not_yet;
+use super::args::{self, Run};
+use super::output::print;
 
 const EXAMPLES: &str = "\
 Example:
@@ -33,8 +36,12 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     args.run.start()?;
     let model = args.run.load(&args.compressed)?;
-    let out = super::args::output(args.out.as_deref())?;
+    let out = args::output(args.out.as_deref())?;
     model.check_target(out)?;
-    let _ = args.quiet;
-    not_yet("expand")
+    let dense = expand::expand(&model).map_err(|error| error.in_file(&args.compressed))?;
+    let bytes = dense.save(out)?;
+    if args.quiet {
+        return Ok(());
+    }
+    print(&format!("wrote {}: {}, {} before\n", Escaped(&out.to_string_lossy()), Bytes(bytes), Bytes(model.bytes())))
 }

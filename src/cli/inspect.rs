@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueHint;
+use dirnet::recurrent;
 use dirnet::report::Inspection;
 
 use super::args::{Nodes, Output, Run};
+use super::config::Overrides;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,6 +35,7 @@ pub fn run(args: &Args) -> Result<()> {
     args.run.start()?;
     let model = args.run.load(&args.model)?;
     args.output.check(None, &[&model])?;
-    let survey = args.nodes.find(&model, &args.model)?;
+    let options = args.nodes.options(&Overrides::new())?;
+    let survey = recurrent::find(&model, &options).map_err(|error| error.in_file(&args.model))?;
     args.output.show(&Inspection::new(&model, &survey))
 }

@@ -11,6 +11,7 @@ mod compress;
 mod config;
 mod expand;
 mod inspect;
+mod job;
 mod output;
 mod progress;
 mod samples;
@@ -166,12 +167,6 @@ fn subcommand_of(usage: &str) -> String {
         Some(word) if word.chars().all(|c| c.is_ascii_lowercase()) => format!("{word} "),
         _ => String::new(),
     }
-}
-
-/// The refusal of what the library does not do yet.
-fn not_yet(what: &str) -> anyhow::Result<()> {
-    let message = format!("'{what}' is not available yet in this version");
-    Err(dirnet::error::Error::new(ErrorKind::Usage, message).into())
 }
 
 /// Shows what went wrong on one line and says with which code to leave.

@@ -3,7 +3,10 @@
 //! What is learned from and what is judged on are kept apart wherever there is more than one sample, and where they are
 //! not, the report says so.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, bail};
+use dirnet::loss::LossSpec;
 use dirnet::onnx::Model;
 use dirnet::samples::{Carry, Random, RandomOptions, Samples, Signature};
 
@@ -27,13 +30,26 @@ pub struct Inputs {
     pub warnings: Vec<String>,
 }
 
+impl Inputs {
+    /// What calibration saw, in words.
+    pub fn origin(&self) -> String {
+        let random = if self.calibrated_on == "random" { "random " } else { "" };
+        format!("{random}{}", self.calibration.describe())
+    }
+}
+
 impl args::Samples {
+    /// What counts as the loss of each output.
+    pub fn loss(&self) -> Result<LossSpec> {
+        Ok(LossSpec::parse(&self.loss)?)
+    }
+
     /// Reads or makes up what a model is calibrated with and judged on.
     pub fn inputs(&self, model: &Model) -> Result<Inputs> {
         let carry = self.carry()?;
         let signature = Signature::of(model)?;
-        let holdout = self.read(&self.holdout, &signature, &carry, "--holdout")?;
-        match (self.read(&self.calibration, &signature, &carry, "--calibration")?, holdout) {
+        let holdout = self.read(&self.holdout, &self.holdout_labels, &signature, &carry, "--holdout")?;
+        match (self.read(&self.calibration, &self.labels, &signature, &carry, "--calibration")?, holdout) {
             (Some(calibration), Some(holdout)) => {
                 Ok(Inputs { calibration, holdout, calibrated_on: "calibration", warnings: Vec::new() })
             }
@@ -68,11 +84,11 @@ impl args::Samples {
     pub fn judged(&self, model: &Model) -> Result<(Samples, Vec<String>)> {
         let carry = self.carry()?;
         let signature = Signature::of(model)?;
-        if let Some(holdout) = self.read(&self.holdout, &signature, &carry, "--holdout")? {
+        if let Some(holdout) = self.read(&self.holdout, &self.holdout_labels, &signature, &carry, "--holdout")? {
             return Ok((holdout, Vec::new()));
         }
         // The part that `compress` keeps out of the same files.
-        if let Some(all) = self.read(&self.calibration, &signature, &carry, "--calibration")? {
+        if let Some(all) = self.read(&self.calibration, &self.labels, &signature, &carry, "--calibration")? {
             return Ok((all.hold_out(HELD_OUT).map_or(all, |(_, holdout)| holdout), Vec::new()));
         }
         let (samples, mut warnings) = self.random(model, &carry, 1)?;
@@ -86,20 +102,27 @@ impl args::Samples {
 
     fn read(
         &self,
-        paths: &[std::path::PathBuf],
+        paths: &[PathBuf],
+        labels: &[(String, PathBuf)],
         signature: &Signature,
         carry: &[Carry],
         flag: &str,
     ) -> Result<Option<Samples>> {
         if paths.is_empty() {
-            return Ok(None);
+            return match labels.first() {
+                Some((output, _)) => bail!("labels of '{output}' without the samples that they are for: {flag}"),
+                None => Ok(None),
+            };
         }
         if !self.dim.is_empty() {
             bail!("--dim is for random inputs: with {flag}, sizes are those of the samples");
         }
-        let samples = Samples::read(paths, signature, carry).with_context(|| flag.to_owned())?;
+        let mut samples = Samples::read(paths, signature, carry).with_context(|| flag.to_owned())?;
         if samples.is_empty() {
             bail!("{flag}: there is no sample in {}", paths[0].display());
+        }
+        for (output, file) in labels {
+            samples.add_labels(output, file)?;
         }
         Ok(Some(samples))
     }

@@ -1,7 +1,9 @@
 //! Values of flags that are more than a number: sizes, ratios, bindings of names.
 //!
 //! Names of a model's values may hold any character, `:` and `=` included (`output:0` is common), so a pair is cut at
-//! the last `:` or `=` before a value.
+//! the last `:` or `=` before a value and at the first `=` before a file.
+
+use std::path::PathBuf;
 
 /// A file size as people write it: `800KB` and `2MB` are powers of ten, `1.5MiB` of two, a bare number is bytes.
 pub fn size(text: &str) -> Result<u64, String> {
@@ -92,6 +94,14 @@ pub fn dimension(text: &str) -> Result<(String, usize), String> {
     }
 }
 
+/// `NAME=FILE` of the labels of an output.
+pub fn labels(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, file)) if !name.is_empty() && !file.is_empty() => Ok((name.to_owned(), PathBuf::from(file))),
+        _ => Err("expected NAME=FILE.npz with the name of an output".to_owned()),
+    }
+}
+
 /// A regular expression that compiles.
 pub fn pattern(text: &str) -> Result<regex::Regex, String> {
     // The crate's message shows the pattern over several lines, the last of which says what is wrong.
@@ -140,6 +150,7 @@ mod tests {
     #[test]
     fn bindings() {
         assert_eq!(dimension("batch=4"), Ok(("batch".into(), 4)));
+        assert_eq!(labels("logits=a=b.npz"), Ok(("logits".into(), "a=b.npz".into())));
         assert!(dimension("batch=0").is_err() && dimension("=3").is_err() && dimension("batch").is_err());
     }
 

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::ValueHint;
-use dirnet::loss::LossSpec;
-use dirnet::report::{Command, Report, Seconds, Verify};
-use dirnet::verify;
+use dirnet::error::{Error, ErrorKind};
+use dirnet::report::{Command, Report, Seconds};
+use dirnet::verify::{self, Settings};
 
 use super::args::{Gates, Output, Run, Samples};
 use super::progress::progress;
@@ -43,17 +43,23 @@ pub fn run(args: &Args) -> Result<()> {
     args.run.start()?;
     let (original, compressed) = (args.run.load(&args.original)?, args.run.load(&args.compressed)?);
     args.output.check(None, &[&original, &compressed])?;
+    let loss = args.samples.loss()?;
     let (samples, warnings) = args.samples.judged(&original)?;
     let load = start.elapsed().as_secs_f64();
-    let progress = progress(args.output.quiet);
-    let verdict =
-        verify::verify(&original, &compressed, &samples, &args.gates.gates(), &LossSpec::default(), &*progress)?;
+    let settings = Settings {
+        samples: &samples,
+        calibrated_on: None,
+        loss: &loss,
+        gates: &args.gates.gates(),
+        seed: args.samples.seed,
+    };
+    let verdict = verify::verify(&original, &compressed, &settings, &*progress(args.output.quiet))?;
     let total = start.elapsed().as_secs_f64();
-    let failed = verdict.error();
+    let error = (!verdict.passed).then(|| Error::new(ErrorKind::Gate, verdict.failures.join("; ")));
     let mut report = Report::between(Command::Verify, &original, &compressed);
     report.warnings = warnings;
-    report.verify = Some(Verify { verdict, calibrated_on: None });
+    report.verify = Some(verdict);
     report.seconds = Seconds { load: Some(load), verify: Some(total - load), total, ..Seconds::default() };
     args.output.show(&report)?;
-    failed.map_or(Ok(()), |error| Err(error.into()))
+    error.map_or(Ok(()), |error| Err(error.into()))
 }

@@ -8,11 +8,13 @@ mod inspection;
 mod json;
 mod size;
 pub mod table;
+mod units;
 
 use std::path::Path;
 
 use serde::Serialize;
 
+use crate::compress::{Coded, Job};
 use crate::error::{Error, ErrorKind, Result};
 use crate::verify::Verdict;
 use crate::{onnx, recurrent};
@@ -87,7 +89,7 @@ pub struct Report {
     /// What the user should know.
     pub warnings: Vec<String>,
     /// How far original and result are apart, if they were run.
-    pub verify: Option<Verify>,
+    pub verify: Option<Verdict>,
     /// Time per phase.
     pub seconds: Seconds,
 }
@@ -200,17 +202,6 @@ impl From<&recurrent::Skipped> for Skipped {
     }
 }
 
-/// The comparison of original and result.
-#[derive(Clone, Debug, Serialize)]
-pub struct Verify {
-    /// What came out.
-    #[serde(flatten)]
-    pub verdict: Verdict,
-    /// What calibration saw: `calibration` (other samples than these), `same` (these very samples), `random` (seeded
-    /// random inputs); none if that is not known.
-    pub calibrated_on: Option<&'static str>,
-}
-
 /// Seconds per phase; none for a phase that did not run.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Seconds {
@@ -231,6 +222,33 @@ pub struct Seconds {
 }
 
 impl Report {
+    /// What a job came to, but for what only its caller knows: warnings, verdict, output, time of loading.
+    #[must_use]
+    pub fn of_job(command: Command, job: &Job<'_>, coded: &Coded, sensitivity: Option<&[f64]>, bytes: u64) -> Self {
+        let mut report = Report::between(command, job.model, &coded.model);
+        let survey = &job.weights.survey;
+        let before = survey.stored_bytes();
+        let after = (bytes + before).saturating_sub(job.model.bytes());
+        report.model.bytes_after = Some(bytes);
+        report.model.ratio = ratio(job.model.bytes(), bytes);
+        report.recurrent = Some(Recurrent {
+            bytes_before: before,
+            bytes_after: after,
+            ratio: ratio(before, after),
+            parameters: job.weights.parameters(),
+        });
+        report.units = units::of_job(job, coded, sensitivity, after);
+        report.skipped = survey.skipped.iter().map(Skipped::from).collect();
+        report.seconds = Seconds {
+            calibrate: Some(job.seconds.calibrate),
+            learn: Some(job.seconds.learn),
+            allocate: Some(job.seconds.allocate),
+            encode: Some(job.seconds.encode),
+            ..Seconds::default()
+        };
+        report
+    }
+
     /// The sizes of two models; what else there is to tell is to be filled in.
     #[must_use]
     pub fn between(command: Command, original: &onnx::Model, result: &onnx::Model) -> Self {

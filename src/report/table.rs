@@ -8,9 +8,9 @@ use std::fmt::Write;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::size::{figure, grouped, percent, times};
-use super::{Bytes, Command, Inspection, Node, Report, Skipped, Unit, Verify, Weight};
+use super::{Bytes, Command, Inspection, Node, Report, Skipped, Unit, Weight};
 use crate::error::Escaped;
-use crate::verify::Scope;
+use crate::verify::{Scope, Verdict};
 
 /// The width that tables fit.
 const WIDTH: usize = 80;
@@ -146,10 +146,9 @@ fn loss_of(unit: &Unit) -> Option<f64> {
     Some(unit.sensitivity? * unit.distortion?)
 }
 
-fn verification(verify: &Verify, style: &Style, out: &mut String) {
-    let Verify { verdict, calibrated_on } = verify;
+fn verification(verdict: &Verdict, style: &Style, out: &mut String) {
     let samples = if verdict.samples == 1 { "1 sample".to_owned() } else { format!("{} samples", verdict.samples) };
-    let seen = match calibrated_on {
+    let seen = match verdict.calibrated_on.as_deref() {
         Some("same") => ", the very ones it was calibrated on",
         Some("random") => ", seeded random inputs",
         _ => "",
@@ -174,15 +173,15 @@ fn verification(verify: &Verify, style: &Style, out: &mut String) {
     columns.draw(style, out);
     for gate in &verdict.gates {
         let verdict = if gate.passed { style.good("passed") } else { style.bad("FAILED") };
-        let asked = if gate.gate.is_lower() { "at least" } else { "at most" };
+        let asked = if gate.gate.starts_with("min") { "at least" } else { "at most" };
+        let measured = gate.value.map_or_else(|| "no number".to_owned(), |value| figure(Some(value)));
         line_of(
             out,
             format!(
-                "  {verdict}  {}: --{} wants {asked} {}, measured {}",
+                "  {verdict}  {}: --{} {asked} {}, measured {measured}",
                 name(&gate.output, 24),
-                gate.gate.name(),
-                gate.limit,
-                figure(gate.value)
+                gate.gate,
+                gate.limit
             ),
         );
     }
@@ -200,7 +199,7 @@ fn warnings(warnings: &[String], style: &Style, out: &mut String) {
 /// What to do next.
 fn closing(report: &Report, style: &Style, out: &mut String) {
     out.push('\n');
-    let passed = report.verify.as_ref().is_none_or(|verify| verify.verdict.passed);
+    let passed = report.verify.as_ref().is_none_or(|verdict| verdict.passed);
     match (report.command, &report.model.output) {
         (Command::Compress, Some(written)) => {
             line_of(out, format!("wrote {} in {}", Escaped(written), duration(report.seconds.total)));
@@ -348,7 +347,7 @@ mod tests {
     use super::super::{Model, Recurrent, SCHEMA, Seconds, Show, Tool};
     use super::*;
     use crate::loss::Figures;
-    use crate::verify::{Judgement, Measure, Verdict};
+    use crate::verify::Checked;
 
     fn unit(node: &str, gate: &str, bits: u64) -> Unit {
         Unit {
@@ -396,32 +395,32 @@ mod tests {
                 warning: false,
             }],
             warnings: vec!["no samples".to_owned()],
-            verify: Some(Verify {
-                verdict: Verdict {
-                    engine: "tract",
-                    scope: Scope::Model,
-                    samples: 12,
-                    outputs: vec![Figures {
-                        name: "logits".to_owned(),
-                        max_abs: Some(0.81),
-                        rmse: Some(0.05),
-                        nmse: Some(0.0021),
-                        snr_db: Some(26.7),
-                        cosine: Some(0.99892),
-                        agreement: Some(0.97913),
-                        kl: Some(f64::NAN),
-                        ..Figures::default()
-                    }],
-                    gates: vec![Judgement {
-                        output: "logits".to_owned(),
-                        gate: Measure::MinSnr,
-                        limit: 30.0,
-                        value: Some(26.7),
-                        passed: false,
-                    }],
+            verify: Some(Verdict {
+                engine: "tract",
+                scope: Scope::Model,
+                reason: None,
+                samples: 12,
+                calibrated_on: Some("same".to_owned()),
+                outputs: vec![Figures {
+                    name: "logits".to_owned(),
+                    max_abs: Some(0.81),
+                    rmse: Some(0.05),
+                    nmse: Some(0.0021),
+                    snr_db: Some(26.7),
+                    cosine: Some(0.99892),
+                    agreement: Some(0.97913),
+                    kl: Some(f64::NAN),
+                    ..Figures::default()
+                }],
+                gates: vec![Checked {
+                    output: "logits".to_owned(),
+                    gate: "min-snr",
+                    limit: 30.0,
+                    value: Some(26.7),
                     passed: false,
-                },
-                calibrated_on: Some("same"),
+                }],
+                passed: false,
+                failures: Vec::new(),
             }),
             seconds: Seconds { total: 12.3, ..Seconds::default() },
         }

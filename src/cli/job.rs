@@ -1,0 +1,203 @@
+//! What `compress`, `plan` and `sweep` have in common: everything between the flags and a plan.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum, ValueHint};
+use dirnet::coding::Weights;
+use dirnet::compress::{Coded, Job};
+use dirnet::engine::Engine;
+use dirnet::error::ErrorKind;
+use dirnet::loss::{Judge, LossSpec};
+use dirnet::onnx::Model;
+use dirnet::plan::Plan;
+use dirnet::planner::{self, Curves};
+use dirnet::progress::Progress;
+use dirnet::recurrent::FindOptions;
+
+use super::args::{Nodes, Run, Samples};
+use super::config::Overrides;
+use super::samples::Inputs;
+
+/// The flags.
+#[derive(Args)]
+pub struct Flags {
+    /// An ONNX file; it is never changed
+    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub samples: Samples,
+    #[command(flatten)]
+    pub how: How,
+    #[command(flatten)]
+    pub nodes: Nodes,
+    #[command(flatten)]
+    pub run: Run,
+}
+
+/// How budgets are made.
+#[derive(Args)]
+#[command(next_help_heading = "How")]
+pub struct How {
+    /// What decides the bytes of a unit
+    #[arg(long, value_enum, value_name = "KIND", default_value_t = Sensitivity::Measured)]
+    pub sensitivity: Sensitivity,
+}
+
+/// How it is found out what an error in a unit costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sensitivity {
+    /// Run the model with one unit coarse at a time; budgets follow
+    Measured,
+    /// One rate for all units
+    None,
+}
+
+impl Sensitivity {
+    /// The word for it on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Sensitivity::Measured => "measured",
+            Sensitivity::None => "none",
+        }
+    }
+}
+
+/// A model and its samples, read and checked.
+pub struct Setup {
+    pub model: Model,
+    pub inputs: Inputs,
+    pub loss: LossSpec,
+    /// What the user should know so far.
+    pub warnings: Vec<String>,
+    /// Seconds that reading took.
+    pub seconds: f64,
+    path: PathBuf,
+    options: FindOptions,
+    /// None if the engine cannot run the model; then each layer is calibrated by itself.
+    engine: Option<Engine>,
+}
+
+impl Setup {
+    /// Reads and checks everything that the flags name. `check` sees the model first: outputs that cannot be written
+    /// are refused before anything takes long.
+    pub fn read(flags: &Flags, overrides: &Overrides, check: impl FnOnce(&Model) -> Result<()>) -> Result<Setup> {
+        let start = Instant::now();
+        flags.run.start()?;
+        let path = flags.model.clone();
+        let model = flags.run.load(&path)?;
+        check(&model)?;
+        let loss = flags.samples.loss()?;
+        let options = flags.nodes.options(overrides)?;
+        // A model without anything to compress needs no samples to be told so.
+        let survey = Weights::read(&model, &options).map_err(|error| error.in_file(&path))?.survey;
+        let inputs = flags.samples.inputs(&model)?;
+        Judge::new(&model, &loss, &inputs.holdout.carry)?;
+        let mut warnings = inputs.warnings.clone();
+        let faulty = survey.skipped.iter().filter(|skipped| skipped.warning);
+        warnings.extend(faulty.map(|skipped| format!("node '{}' is left alone: {}", skipped.node, skipped.reason)));
+        let engine = match Engine::new(&model) {
+            Ok(engine) => Some(engine),
+            Err(error) if cannot_run(&error) => {
+                warnings.push(without_engine(&error));
+                None
+            }
+            Err(error) => return Err(error.in_file(path).into()),
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(Setup { model, inputs, loss, warnings, seconds, path, options, engine })
+    }
+
+    /// Calibrates.
+    pub fn study<'a>(&'a self, flags: &Flags, progress: &dyn Progress) -> Result<Study<'a>> {
+        let calibrate = |engine: Option<&Engine>| {
+            let weights = Weights::read(&self.model, &self.options)?;
+            let calibration = engine.map(|engine| (engine, &self.inputs.calibration));
+            Job::new(&self.model, weights, calibration, flags.samples.seed, progress)
+        };
+        let mut warnings = self.warnings.clone();
+        let (engine, mut job) = match calibrate(self.engine.as_ref()) {
+            Ok(job) => (self.engine.as_ref(), job),
+            Err(error) if cannot_run(&error) => {
+                warnings.push(without_engine(&error));
+                (None, calibrate(None)?)
+            }
+            Err(error) => return Err(error.in_file(&self.path).into()),
+        };
+        warnings.append(&mut job.warnings);
+        job.note = note(flags, self);
+        let measured = flags.how.sensitivity == Sensitivity::Measured;
+        Ok(Study { setup: self, engine: engine.filter(|_| measured), job, budgets: None, warnings })
+    }
+
+    fn judge(&self) -> Result<Judge> {
+        Ok(Judge::new(&self.model, &self.loss, &self.inputs.calibration.carry)?)
+    }
+}
+
+/// A calibrated model, of which plans can be made.
+pub struct Study<'a> {
+    pub job: Job<'a>,
+    pub warnings: Vec<String>,
+    setup: &'a Setup,
+    /// What sensitivities are measured with; none for one rate for all units.
+    engine: Option<&'a Engine>,
+    budgets: Option<(Curves, Vec<f64>)>,
+}
+
+impl Study<'_> {
+    /// The best plan for a file of at most `target` bytes.
+    pub fn plan(&mut self, target: u64, progress: &dyn Progress) -> Result<Plan> {
+        let Some(engine) = self.engine else {
+            return Ok(planner::uniform(&self.job.sizing(), target)?);
+        };
+        if self.budgets.is_none() {
+            let curves = self.job.curves(self.bits(target), progress)?;
+            let samples = &self.setup.inputs.calibration;
+            let sensitivity = self.job.sensitivity(&curves, engine, samples, &self.setup.judge()?, progress)?;
+            self.budgets = Some((curves, sensitivity));
+        }
+        let (curves, sensitivity) = self.budgets.as_ref().expect("made just now");
+        Ok(curves.allocate(&self.job.sizing(), sensitivity, target)?)
+    }
+
+    /// Learns the codes of a plan and builds the model.
+    pub fn code(&mut self, plan: Plan, progress: &dyn Progress) -> Result<Coded> {
+        let sensitivity = self.budgets.as_ref().map(|(_, sensitivity)| &sensitivity[..]);
+        Ok(self.job.code(plan, sensitivity, progress)?)
+    }
+
+    /// What a unit's distortion costs, if that was measured.
+    pub fn sensitivity(&self) -> Option<&[f64]> {
+        self.budgets.as_ref().map(|(_, sensitivity)| &sensitivity[..])
+    }
+
+    /// About the bits a weight of a plan for `target` bytes.
+    fn bits(&self, target: u64) -> f64 {
+        let kept = self.job.model.bytes().saturating_sub(self.job.weights.survey.stored_bytes());
+        let weights = self.job.weights.parameters().max(1);
+        (target.saturating_sub(kept) as f64 * 8.0 / weights as f64).clamp(1.0, 8.0)
+    }
+}
+
+/// What is written into the file about its making. It is part of what the same flags give the same bytes of, so that
+/// nothing in it may depend on when or where.
+fn note(flags: &Flags, setup: &Setup) -> String {
+    serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "codec": "block",
+        "sensitivity": flags.how.sensitivity.name(),
+        "calibrated_on": setup.inputs.origin(),
+        "seed": flags.samples.seed,
+    })
+    .to_string()
+}
+
+fn cannot_run(error: &dirnet::error::Error) -> bool {
+    matches!(error.kind(), ErrorKind::Engine | ErrorKind::Limit)
+}
+
+fn without_engine(error: &dirnet::error::Error) -> String {
+    format!("the model cannot be run: layers are calibrated on seeded random inputs, with one rate for all ({error})")
+}
