@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::ValueHint;
 use dirnet::compress::Coded;
 use dirnet::error::{Error, ErrorKind};
+use dirnet::plan_file;
 use dirnet::progress::Progress;
 use dirnet::report::{Command, Report};
 use dirnet::verify::{self, Settings, Verdict};
@@ -21,6 +22,7 @@ Examples:
   dirnet compress model.onnx -o small.onnx --ratio 8 --calibration samples.npz
   dirnet compress model.onnx -o small.onnx --calibration train/ --holdout test/ --min-snr 20
   dirnet compress vad.onnx -o small.onnx --calibration audio/ --stream state=stateN";
+const TARGET: &str = "Target (one)";
 const GATES: &str = "Gates (for all outputs, or NAME:VALUE for one)";
 
 /// Make a model smaller: rewrite the weights of its LSTM and GRU nodes, run both models, compare
@@ -32,6 +34,9 @@ pub struct Args {
     out: Option<PathBuf>,
     #[command(flatten)]
     target: Target,
+    /// Store what a file says that `dirnet plan --save` wrote
+    #[arg(long, value_name = "FILE.toml", group = "target", value_hint = ValueHint::FilePath, help_heading = TARGET)]
+    plan: Option<PathBuf>,
     #[command(flatten)]
     flags: Flags,
     #[command(flatten)]
@@ -53,15 +58,13 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
         bail!("a gate needs the models to be run; drop it or --no-verify");
     }
     let out = args::output(args.out.as_deref())?;
-    let setup = Setup::read(&args.flags, overrides, |model| {
+    let setup = Setup::read(&args.flags, &args.target, overrides, |model| {
         model.check_target(out)?;
         args.output.check(Some(out), &[model])
     })?;
     let progress = progress(args.output.quiet);
     let mut study = setup.study(&args.flags, &*progress)?;
-    let target = args.target.bytes(&study)?;
-    let plan = study.plan(target, &*progress)?;
-    let coded = study.code(plan, &*progress)?;
+    let coded = args.reach(&mut study, &*progress)?;
     let verifying = Instant::now();
     let verdict = args.verify(&setup, &coded, &*progress)?;
     let verified = verifying.elapsed().as_secs_f64();
@@ -71,7 +74,9 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let written = error.is_none() || args.keep_failed;
     let writing = Instant::now();
     let bytes = if written { coded.model.save(out)? } else { coded.model.saved_bytes()? };
-    let mut report = Report::of_job(Command::Compress, &study.job, &coded, study.sensitivity(), bytes);
+    let outcome = study.outcome(&coded.plan, bytes, Some(&coded.distortion));
+    let mut report = Report::of_job(Command::Compress, &study.job, &outcome);
+    report.model.opset = coded.model.opset();
     report.model.output = written.then(|| out.to_string_lossy().into_owned());
     report.warnings = study.warnings;
     report.seconds.load = Some(setup.seconds);
@@ -84,6 +89,21 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
 }
 
 impl Args {
+    /// Makes the model that the target, or a saved plan, asks for.
+    fn reach(&self, study: &mut Study<'_>, progress: &dyn Progress) -> Result<Coded> {
+        if let Some(bound) = self.target.max_loss {
+            return study.within(bound, progress);
+        }
+        let plan = match &self.plan {
+            Some(file) => {
+                let text = std::fs::read_to_string(file).with_context(|| format!("{}: cannot read", file.display()))?;
+                plan_file::read(&text, &study.job.weights).map_err(|error| error.in_file(file))?
+            }
+            None => study.plan(study.bytes(&self.target), progress)?,
+        };
+        study.code(plan, progress)
+    }
+
     fn verify(&self, setup: &Setup, coded: &Coded, progress: &dyn Progress) -> Result<Option<Verdict>> {
         if self.no_verify {
             return Ok(None);
@@ -97,15 +117,5 @@ impl Args {
         };
         let verdict = verify::verify(&setup.model, &coded.model, &settings, progress);
         Ok(Some(verdict.map_err(|error| error.in_file(&self.flags.model))?))
-    }
-}
-
-impl Target {
-    /// The largest file that will do.
-    pub fn bytes(&self, study: &Study<'_>) -> Result<u64> {
-        if self.max_loss.is_some() {
-            bail!("--max-loss is not available yet in this version; use --ratio or --max-size");
-        }
-        Ok(self.max_size.unwrap_or_else(|| study.job.sizing().target(self.ratio.unwrap_or(Target::RATIO))))
     }
 }

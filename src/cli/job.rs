@@ -8,17 +8,23 @@ use clap::{Args, ValueEnum, ValueHint};
 use dirnet::coding::Weights;
 use dirnet::compress::{Coded, Job};
 use dirnet::engine::Engine;
-use dirnet::error::ErrorKind;
+use dirnet::error::{Error, ErrorKind};
 use dirnet::loss::{Judge, LossSpec};
 use dirnet::onnx::Model;
 use dirnet::plan::Plan;
 use dirnet::planner::{self, Curves};
 use dirnet::progress::Progress;
 use dirnet::recurrent::FindOptions;
+use dirnet::report::Outcome;
+use dirnet::search;
 
-use super::args::{Nodes, Run, Samples};
+use super::args::{Nodes, Run, Samples, Target};
 use super::config::Overrides;
 use super::samples::Inputs;
+
+/// The ratio of the smallest file that a search for a loss looks at, and how many it looks at.
+const SMALLEST: f64 = 40.0;
+const LOOKS: usize = 9;
 
 /// The flags.
 #[derive(Args)]
@@ -82,7 +88,12 @@ pub struct Setup {
 impl Setup {
     /// Reads and checks everything that the flags name. `check` sees the model first: outputs that cannot be written
     /// are refused before anything takes long.
-    pub fn read(flags: &Flags, overrides: &Overrides, check: impl FnOnce(&Model) -> Result<()>) -> Result<Setup> {
+    pub fn read(
+        flags: &Flags,
+        target: &Target,
+        overrides: &Overrides,
+        check: impl FnOnce(&Model) -> Result<()>,
+    ) -> Result<Setup> {
         let start = Instant::now();
         flags.run.start()?;
         let path = flags.model.clone();
@@ -92,7 +103,10 @@ impl Setup {
         let options = flags.nodes.options(overrides)?;
         // A model without anything to compress needs no samples to be told so.
         let survey = Weights::read(&model, &options).map_err(|error| error.in_file(&path))?.survey;
-        let inputs = flags.samples.inputs(&model)?;
+        let mut inputs = flags.samples.inputs(&model)?;
+        if target.max_loss.is_some() {
+            inputs.hold_back();
+        }
         Judge::new(&model, &loss, &inputs.holdout.carry)?;
         let mut warnings = inputs.warnings.clone();
         let faulty = survey.skipped.iter().filter(|skipped| skipped.warning);
@@ -128,7 +142,7 @@ impl Setup {
         warnings.append(&mut job.warnings);
         job.note = note(flags, self);
         let measured = flags.how.sensitivity == Sensitivity::Measured;
-        Ok(Study { setup: self, engine: engine.filter(|_| measured), job, budgets: None, warnings })
+        Ok(Study { job, warnings, setup: self, engine, measured, budgets: None })
     }
 
     fn judge(&self) -> Result<Judge> {
@@ -141,15 +155,16 @@ pub struct Study<'a> {
     pub job: Job<'a>,
     pub warnings: Vec<String>,
     setup: &'a Setup,
-    /// What sensitivities are measured with; none for one rate for all units.
     engine: Option<&'a Engine>,
+    /// Whether budgets follow measured sensitivities; else one rate for all units.
+    measured: bool,
     budgets: Option<(Curves, Vec<f64>)>,
 }
 
 impl Study<'_> {
     /// The best plan for a file of at most `target` bytes.
     pub fn plan(&mut self, target: u64, progress: &dyn Progress) -> Result<Plan> {
-        let Some(engine) = self.engine else {
+        let Some(engine) = self.engine.filter(|_| self.measured) else {
             return Ok(planner::uniform(&self.job.sizing(), target)?);
         };
         if self.budgets.is_none() {
@@ -168,9 +183,58 @@ impl Study<'_> {
         Ok(self.job.code(plan, sensitivity, progress)?)
     }
 
-    /// What a unit's distortion costs, if that was measured.
-    pub fn sensitivity(&self) -> Option<&[f64]> {
-        self.budgets.as_ref().map(|(_, sensitivity)| &sensitivity[..])
+    /// The largest file that will do.
+    pub fn bytes(&self, target: &Target) -> u64 {
+        target.max_size.unwrap_or_else(|| self.job.sizing().target(target.ratio.unwrap_or(Target::RATIO)))
+    }
+
+    /// The smallest model whose loss on samples held back from the calibration stays at or under `bound`.
+    pub fn within(&mut self, bound: f64, progress: &dyn Progress) -> Result<Coded> {
+        let Some(engine) = self.engine else {
+            let message = "--max-loss needs the model to be run, and it cannot be; use --ratio or --max-size";
+            return Err(Error::new(ErrorKind::Engine, message).into());
+        };
+        let setup = self.setup;
+        let judge = setup.judge()?;
+        let reference = judge.reference(engine, setup.inputs.search.as_ref().unwrap_or(&setup.inputs.calibration))?;
+        let mut best: Option<Coded> = None;
+        let mut least = f64::INFINITY;
+        let range = self.job.sizing().target(SMALLEST)..=self.job.model.bytes();
+        let found = search::smallest(range, bound, LOOKS, |bytes| {
+            let coded = match self.plan(bytes, progress).and_then(|plan| self.code(plan, progress)) {
+                Ok(coded) => coded,
+                Err(error) => return cannot_be_had(error),
+            };
+            let loss =
+                reference.compare(&Engine::new(&coded.model)?, &dirnet::engine::Overrides::new())?.worst_loss()?;
+            least = least.min(loss);
+            if loss <= bound {
+                best = Some(coded);
+            }
+            Ok(loss)
+        })?;
+        match (found, best) {
+            // Each find is smaller than the one before.
+            (Some(_), Some(coded)) => Ok(coded),
+            _ => {
+                let message =
+                    format!("no plan keeps the loss at or under {bound}; the nearest is --max-loss {least:.3e}");
+                Err(Error::new(ErrorKind::Target, message).into())
+            }
+        }
+    }
+
+    /// What a plan came to, or is expected to: the distortions are those of the curves unless they are given.
+    pub fn outcome<'o>(&'o self, plan: &'o Plan, bytes: u64, distortion: Option<&'o [f64]>) -> Outcome<'o> {
+        let sensitivity = self.budgets.as_ref().map(|(_, sensitivity)| &sensitivity[..]);
+        Outcome { plan, bytes, distortion, sensitivity }
+    }
+
+    /// The distortion of each unit that the curves promise.
+    pub fn promised(&self, plan: &Plan) -> Option<Vec<f64>> {
+        let (curves, _) = self.budgets.as_ref()?;
+        let units = curves.units.iter().zip(&plan.choices);
+        units.map(|(points, choice)| Some(points.iter().find(|point| point.choice == *choice)?.distortion)).collect()
     }
 
     /// About the bits a weight of a plan for `target` bytes.
@@ -178,6 +242,15 @@ impl Study<'_> {
         let kept = self.job.model.bytes().saturating_sub(self.job.weights.survey.stored_bytes());
         let weights = self.job.weights.parameters().max(1);
         (target.saturating_sub(kept) as f64 * 8.0 / weights as f64).clamp(1.0, 8.0)
+    }
+}
+
+/// A size without a plan is merely too small; every other failure ends the search.
+fn cannot_be_had(error: anyhow::Error) -> dirnet::error::Result<f64> {
+    match error.downcast::<Error>() {
+        Ok(error) if error.kind() == ErrorKind::Target => Ok(f64::INFINITY),
+        Ok(error) => Err(error),
+        Err(other) => Err(Error::new(ErrorKind::Usage, other.to_string())),
     }
 }
 
@@ -194,10 +267,10 @@ fn note(flags: &Flags, setup: &Setup) -> String {
     .to_string()
 }
 
-fn cannot_run(error: &dirnet::error::Error) -> bool {
+fn cannot_run(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Engine | ErrorKind::Limit)
 }
 
-fn without_engine(error: &dirnet::error::Error) -> String {
+fn without_engine(error: &Error) -> String {
     format!("the model cannot be run: layers are calibrated on seeded random inputs, with one rate for all ({error})")
 }

@@ -13,8 +13,10 @@ mod expand;
 mod inspect;
 mod job;
 mod output;
+mod plan;
 mod progress;
 mod samples;
+mod sweep;
 mod value;
 mod verify;
 
@@ -53,6 +55,8 @@ enum Command {
     Inspect(inspect::Args),
     Compress(compress::Args),
     Verify(verify::Args),
+    Plan(plan::Args),
+    Sweep(sweep::Args),
     Expand(expand::Args),
     Completions(completions::Args),
 }
@@ -81,6 +85,8 @@ fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Compress(args) => compress::run(&args, &overrides),
         Command::Verify(args) => verify::run(&args),
+        Command::Plan(args) => plan::run(&args, &overrides),
+        Command::Sweep(args) => sweep::run(&args, &overrides),
         Command::Expand(args) => expand::run(&args),
         Command::Completions(args) => completions::run(&args, Cli::command()),
     };

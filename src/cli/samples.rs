@@ -22,6 +22,9 @@ const RANDOM_STEPS: usize = 128;
 pub struct Inputs {
     /// To learn from.
     pub calibration: Samples,
+    /// To search a size on: part of the calibration that is not learned from. None if nothing is searched, or the
+    /// calibration is too little to be parted.
+    pub search: Option<Samples>,
     /// To judge on.
     pub holdout: Samples,
     /// What the report says of their relation: `calibration`, `same` or `random`.
@@ -31,6 +34,16 @@ pub struct Inputs {
 }
 
 impl Inputs {
+    /// Holds part of the calibration back for a search.
+    pub fn hold_back(&mut self) {
+        match self.calibration.hold_out(HELD_OUT) {
+            Some((calibration, search)) => (self.calibration, self.search) = (calibration, Some(search)),
+            None => {
+                self.warnings.push("there is one sample: --max-loss is searched on what is learned from".to_owned())
+            }
+        }
+    }
+
     /// What calibration saw, in words.
     pub fn origin(&self) -> String {
         let random = if self.calibrated_on == "random" { "random " } else { "" };
@@ -51,14 +64,15 @@ impl args::Samples {
         let holdout = self.read(&self.holdout, &self.holdout_labels, &signature, &carry, "--holdout")?;
         match (self.read(&self.calibration, &self.labels, &signature, &carry, "--calibration")?, holdout) {
             (Some(calibration), Some(holdout)) => {
-                Ok(Inputs { calibration, holdout, calibrated_on: "calibration", warnings: Vec::new() })
+                Ok(Inputs { calibration, search: None, holdout, calibrated_on: "calibration", warnings: Vec::new() })
             }
             (Some(all), None) => Ok(match all.hold_out(HELD_OUT) {
                 Some((calibration, holdout)) => {
-                    Inputs { calibration, holdout, calibrated_on: "calibration", warnings: Vec::new() }
+                    Inputs { calibration, search: None, holdout, calibrated_on: "calibration", warnings: Vec::new() }
                 }
                 None => Inputs {
                     calibration: all.clone(),
+                    search: None,
                     holdout: all,
                     calibrated_on: "same",
                     warnings: vec!["there is one sample: the result is judged on what it was calibrated on".to_owned()],
@@ -75,7 +89,7 @@ impl args::Samples {
                     Some(holdout) => holdout,
                     None => self.random(model, &carry, 1)?.0,
                 };
-                Ok(Inputs { calibration, holdout, calibrated_on: "random", warnings })
+                Ok(Inputs { calibration, search: None, holdout, calibrated_on: "random", warnings })
             }
         }
     }

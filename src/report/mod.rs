@@ -7,6 +7,7 @@
 mod inspection;
 mod json;
 mod size;
+mod sweep;
 pub mod table;
 mod units;
 
@@ -14,13 +15,15 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::compress::{Coded, Job};
+use crate::compress::Job;
 use crate::error::{Error, ErrorKind, Result};
+use crate::plan::Plan;
 use crate::verify::Verdict;
 use crate::{onnx, recurrent};
 
 pub use inspection::{Inspection, Node, Weight};
 pub use size::Bytes;
+pub use sweep::{Point, Sweep};
 
 /// The version of the JSON.
 pub const SCHEMA: u32 = 1;
@@ -92,6 +95,19 @@ pub struct Report {
     pub verify: Option<Verdict>,
     /// Time per phase.
     pub seconds: Seconds,
+}
+
+/// A plan and what it came to.
+#[derive(Clone, Copy)]
+pub struct Outcome<'a> {
+    /// How each unit is stored.
+    pub plan: &'a Plan,
+    /// Bytes of the whole file.
+    pub bytes: u64,
+    /// Distortion of each unit, if it was learned.
+    pub distortion: Option<&'a [f64]>,
+    /// Loss at the output per distortion of each unit, if it was measured.
+    pub sensitivity: Option<&'a [f64]>,
 }
 
 /// What a report is about.
@@ -224,26 +240,27 @@ pub struct Seconds {
 impl Report {
     /// What a job came to, but for what only its caller knows: warnings, verdict, output, time of loading.
     #[must_use]
-    pub fn of_job(command: Command, job: &Job<'_>, coded: &Coded, sensitivity: Option<&[f64]>, bytes: u64) -> Self {
-        let mut report = Report::between(command, job.model, &coded.model);
+    pub fn of_job(command: Command, job: &Job<'_>, outcome: &Outcome<'_>) -> Self {
+        let mut report = Report::between(command, job.model, job.model);
         let survey = &job.weights.survey;
         let before = survey.stored_bytes();
-        let after = (bytes + before).saturating_sub(job.model.bytes());
-        report.model.bytes_after = Some(bytes);
-        report.model.ratio = ratio(job.model.bytes(), bytes);
+        let after = (outcome.bytes + before).saturating_sub(job.model.bytes());
+        report.model.bytes_after = Some(outcome.bytes);
+        report.model.ratio = ratio(job.model.bytes(), outcome.bytes);
         report.recurrent = Some(Recurrent {
             bytes_before: before,
             bytes_after: after,
             ratio: ratio(before, after),
             parameters: job.weights.parameters(),
         });
-        report.units = units::of_job(job, coded, sensitivity, after);
+        report.units = units::of_plan(job, outcome, after);
         report.skipped = survey.skipped.iter().map(Skipped::from).collect();
+        let ran = |seconds: f64| (seconds > 0.0).then_some(seconds);
         report.seconds = Seconds {
-            calibrate: Some(job.seconds.calibrate),
-            learn: Some(job.seconds.learn),
-            allocate: Some(job.seconds.allocate),
-            encode: Some(job.seconds.encode),
+            calibrate: ran(job.seconds.calibrate),
+            learn: ran(job.seconds.learn),
+            allocate: ran(job.seconds.allocate),
+            encode: ran(job.seconds.encode),
             ..Seconds::default()
         };
         report

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::size::{figure, grouped, percent, times};
-use super::{Bytes, Command, Inspection, Node, Report, Skipped, Unit, Weight};
+use super::{Bytes, Command, Inspection, Node, Point, Report, Skipped, Sweep, Unit, Weight};
 use crate::error::Escaped;
 use crate::verify::{Scope, Verdict};
 
@@ -78,8 +78,9 @@ impl Columns {
 pub(super) fn report(report: &Report, style: &Style) -> String {
     let mut out = String::new();
     sizes(report, style, &mut out);
+    let loss: f64 = report.units.iter().filter_map(loss_of).sum();
     for units in report.units.chunk_by(|a, b| a.node == b.node) {
-        node_units(units, style, &mut out);
+        node_units(units, loss, style, &mut out);
     }
     skipped(&report.skipped, style, &mut out);
     if let Some(verify) = &report.verify {
@@ -107,18 +108,17 @@ fn sizes(report: &Report, style: &Style, out: &mut String) {
     columns.draw(style, out);
 }
 
-/// The units of one node; neighbours of a matrix that are coded alike share a line.
-fn node_units(units: &[Unit], style: &Style, out: &mut String) {
+/// The units of one node; neighbours of a matrix that are coded alike share a line. `loss` is what all units of the
+/// model are predicted to cost.
+fn node_units(units: &[Unit], loss: f64, style: &Style, out: &mut String) {
     heading(style, &format!("{} ({})", name(&units[0].node, 60), units[0].op), out);
-    let weighed = units.iter().any(|unit| loss_of(unit).is_some());
-    let total: f64 = units.iter().filter_map(loss_of).sum();
     let mut columns = Columns::new(4, ["", "gate", "shape", "codec", "bits", "before", "after", "ratio", ""]);
     for group in units.chunk_by(coded_alike) {
         let unit = &group[0];
         let (before, after) = group.iter().fold((0, 0), |(b, a), unit| (b + unit.bytes_before, a + unit.bytes_after));
         let weights = group.len() * unit.shape[0] * unit.shape[1];
         let direction = if unit.direction == "reverse" { " reverse" } else { "" };
-        let share = (weighed && total > 0.0).then(|| group.iter().filter_map(loss_of).sum::<f64>() / total);
+        let share = (loss > 0.0).then(|| group.iter().filter_map(loss_of).sum::<f64>() / loss);
         columns.row([
             format!("{}{direction}", unit.tensor),
             group.iter().map(|unit| unit.gate.as_str()).collect::<Vec<_>>().join(" "),
@@ -174,7 +174,9 @@ fn verification(verdict: &Verdict, style: &Style, out: &mut String) {
     for gate in &verdict.gates {
         let verdict = if gate.passed { style.good("passed") } else { style.bad("FAILED") };
         let asked = if gate.gate.starts_with("min") { "at least" } else { "at most" };
-        let measured = gate.value.map_or_else(|| "no number".to_owned(), |value| figure(Some(value)));
+        // Without a value it is infinite: nothing differs, or there is no signal to compare with.
+        let none = if gate.passed { "an exact match" } else { "no signal" };
+        let measured = gate.value.map_or_else(|| none.to_owned(), |value| figure(Some(value)));
         line_of(
             out,
             format!(
@@ -228,6 +230,45 @@ fn closing(report: &Report, style: &Style, out: &mut String) {
             line_of(out, "next: dirnet compress with the same flags, or with --plan FILE after --save FILE".to_owned());
         }
     }
+}
+
+/// Size against loss.
+pub(super) fn sweep(sweep: &Sweep, style: &Style) -> String {
+    let mut out = String::new();
+    let before = (Bytes(sweep.recurrent_bytes), Bytes(sweep.model.bytes_before));
+    line_of(&mut out, format!("recurrent weights {}, whole file {}", before.0, before.1));
+    let names = sweep.points.iter().map(|point| point.outputs.len()).max().unwrap_or(0);
+    for output in 0..names {
+        let at = |point: &Point| point.outputs.get(output).cloned();
+        let title = sweep.points.iter().find_map(at).map_or_else(String::new, |figures| name(&figures.name, 60));
+        heading(style, &format!("output {title}"), &mut out);
+        let mut columns = Columns::new(0, ["ratio", "file", "of file", "snr dB", "nmse", "max abs", "agree", "kl"]);
+        for (point, figures) in sweep.points.iter().filter_map(|point| Some((point, at(point)?))) {
+            columns.row([
+                times(point.ratio),
+                point.bytes_after.map_or_else(|| "-".to_owned(), |bytes| Bytes(bytes).to_string()),
+                percent(point.bytes_after.map(|bytes| bytes as f64 / sweep.model.bytes_before.max(1) as f64)),
+                figures.snr_db.map_or_else(|| "-".to_owned(), |db| format!("{db:.1}")),
+                figure(figures.nmse),
+                figure(figures.max_abs),
+                percent(figures.agreement),
+                figure(figures.kl),
+            ]);
+        }
+        columns.draw(style, &mut out);
+    }
+    for point in &sweep.points {
+        if let Some(reason) = &point.reason {
+            line_of(&mut out, format!("{}: {}", times(Some(point.target)), Escaped(reason)));
+        }
+    }
+    warnings(&sweep.warnings, style, &mut out);
+    out.push('\n');
+    line_of(
+        &mut out,
+        format!("next: dirnet compress with the ratio of your choice ({})", duration(sweep.seconds.total)),
+    );
+    out
 }
 
 /// What `inspect` found.

@@ -1,33 +1,40 @@
-//! The units of a job: what each was, how it is stored, and what it takes of the file.
+//! The units of a plan: what each was, how it is stored, and what it takes of the file.
 
 use std::collections::BTreeSet;
 
-use super::Unit;
+use super::{Outcome, Unit};
 use crate::coding::Weights;
-use crate::compress::{Coded, Job};
-use crate::dictionary;
+use crate::compress::Job;
+use crate::dictionary::ScaleFormat;
 use crate::plan::Choice;
 use crate::recurrent::Survey;
 
 /// All units, whose bytes after add up to `after`: codes and scales of their own, codebooks in equal parts among those
 /// that share one, and so what is left, the nodes of the graph.
-pub(super) fn of_job(job: &Job<'_>, coded: &Coded, sensitivity: Option<&[f64]>, after: u64) -> Vec<Unit> {
+pub(super) fn of_plan(job: &Job<'_>, outcome: &Outcome<'_>, after: u64) -> Vec<Unit> {
     let weights = &job.weights;
     let before = bytes_before(weights);
-    let dense: Vec<bool> = coded.units.iter().map(Option::is_none).collect();
-    let sharers = weights.sharers(&coded.plan);
+    let sharers = weights.sharers(outcome.plan);
+    let scale = match job.sizing().scales {
+        ScaleFormat::Float => 4,
+        ScaleFormat::Byte => 1,
+    };
     let own: Vec<u64> = (0..weights.units.len())
-        .map(|u| match &coded.units[u] {
-            Some(unit) => stored_bytes(unit) + (unit.codebook.spec.codebook_bytes() / sharers[u].max(1)) as u64,
-            None => before[u],
+        .map(|u| match outcome.plan.choices[u] {
+            Choice::Dense => before[u],
+            Choice::Block { spec, .. } => {
+                let [rows, columns] = weights.units[u].unit.shape();
+                (rows * (spec.row_bytes(columns) + scale) + spec.codebook_bytes() / sharers[u].max(1)) as u64
+            }
         })
         .collect();
+    let is_coded = |u: usize| outcome.plan.choices[u] != Choice::Dense;
     let mut rest = after.saturating_sub(own.iter().sum());
-    let mut takers = dense.iter().filter(|dense| !**dense).count() as u64;
+    let mut takers = (0..own.len()).filter(|&u| is_coded(u)).count() as u64;
     let unit = |u: usize| {
         let found = &weights.units[u].unit;
         let mut bytes = own[u];
-        if !dense[u] {
+        if is_coded(u) {
             let part = rest / takers;
             (bytes, rest, takers) = (bytes + part, rest - part, takers - 1);
         }
@@ -39,12 +46,12 @@ pub(super) fn of_job(job: &Job<'_>, coded: &Coded, sensitivity: Option<&[f64]>, 
             direction: found.direction.name().to_owned(),
             gate: found.gate.to_owned(),
             shape: found.shape(),
-            codec: codec(coded.plan.choices[u]),
+            codec: codec(outcome.plan.choices[u]),
             bits_per_weight: bytes as f64 * 8.0 / (rows * columns).max(1) as f64,
             bytes_before: before[u],
             bytes_after: bytes,
-            sensitivity: sensitivity.map(|measured| measured[u]),
-            distortion: Some(coded.distortion[u]),
+            sensitivity: outcome.sensitivity.map(|measured| measured[u]),
+            distortion: outcome.distortion.map(|measured| measured[u]),
         }
     };
     (0..weights.units.len()).map(unit).collect()
@@ -56,12 +63,6 @@ fn codec(choice: Choice) -> String {
         Choice::Block { spec, sharing } => format!("{}-{}/{}", choice.codec(), spec.width, sharing.name()),
         Choice::Dense => choice.codec().to_owned(),
     }
-}
-
-/// Codes and scales.
-fn stored_bytes(unit: &dictionary::Coded) -> u64 {
-    let scales = if unit.scale_codes.is_some() { unit.rows } else { unit.rows * 4 };
-    (unit.rows * unit.codebook.spec.row_bytes(unit.columns) + scales) as u64
 }
 
 /// Stored bytes of every unit: those of its tensor, which count as often as it is stored, in equal parts.

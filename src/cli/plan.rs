@@ -1,0 +1,63 @@
+//! `dirnet plan MODEL`: the budget of every unit, nothing written but the plan.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::ValueHint;
+use dirnet::plan_file;
+use dirnet::report::{Command, Report};
+
+use super::args::{Output, Target};
+use super::config::Overrides;
+use super::job::{Flags, Setup};
+use super::progress::progress;
+
+const EXAMPLES: &str = "\
+Examples:
+  dirnet plan model.onnx --ratio 12 --calibration samples.npz
+  dirnet plan model.onnx --max-size 800KB --calibration samples.npz --save plan.toml
+  dirnet compress model.onnx -o small.onnx --calibration samples.npz --plan plan.toml";
+
+/// Show how many bytes each gate of each layer would get, and write no model
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    flags: Flags,
+    /// Write the plan, for `dirnet compress --plan`
+    #[arg(long, value_name = "FILE.toml", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    save: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Makes the plan.
+pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
+    let start = Instant::now();
+    let setup = Setup::read(&args.flags, &args.target, overrides, |model| {
+        if let Some(file) = &args.save {
+            model.check_target(file)?;
+        }
+        args.output.check(args.save.as_deref(), &[model])
+    })?;
+    let progress = progress(args.output.quiet);
+    let mut study = setup.study(&args.flags, &*progress)?;
+    let plan = match args.target.max_loss {
+        Some(bound) => study.within(bound, &*progress)?.plan,
+        None => study.plan(study.bytes(&args.target), &*progress)?,
+    };
+    if let Some(file) = &args.save {
+        let text = plan_file::write(&study.job.weights, &plan)?;
+        std::fs::write(file, text).with_context(|| format!("{}: cannot write the plan", file.display()))?;
+    }
+    let bytes = study.job.sizing().bytes(&plan)?;
+    let promised = study.promised(&plan);
+    let mut report = Report::of_job(Command::Plan, &study.job, &study.outcome(&plan, bytes, promised.as_deref()));
+    report.warnings = study.warnings;
+    report.seconds.load = Some(setup.seconds);
+    report.seconds.total = start.elapsed().as_secs_f64();
+    args.output.show(&report)
+}

@@ -1,0 +1,98 @@
+//! `dirnet sweep MODEL --ratios 4,8,12,16`: size against loss.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use dirnet::engine::Engine;
+use dirnet::error::{Error, ErrorKind};
+use dirnet::loss::Judge;
+use dirnet::report::{self, Point, Report, Sweep};
+
+use super::args::{Output, Target};
+use super::config::Overrides;
+use super::job::{Flags, Setup, Study};
+use super::progress::progress;
+use super::value;
+
+const EXAMPLES: &str = "\
+Examples:
+  dirnet sweep model.onnx --ratios 4,8,12,16 --calibration samples.npz
+  dirnet sweep model.onnx --ratios 8,16 --calibration samples.npz --format json";
+
+/// Compress at several ratios and show what each costs; no model is written
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Recurrent weight bytes before / after, several
+    #[arg(long, value_name = "R,R,...", value_delimiter = ',', value_parser = value::ratio, default_values_t = [4.0, 8.0, 12.0, 16.0])]
+    ratios: Vec<f64>,
+    #[command(flatten)]
+    flags: Flags,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Tries all ratios.
+pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
+    let start = Instant::now();
+    let target = Target { ratio: None, max_size: None, max_loss: None };
+    let setup = Setup::read(&args.flags, &target, overrides, |model| args.output.check(None, &[model]))?;
+    let engine = Engine::new(&setup.model).map_err(|error| error.in_file(&args.flags.model))?;
+    let judge = Judge::new(&setup.model, &setup.loss, &setup.inputs.holdout.carry)?;
+    let reference = judge.reference(&engine, &setup.inputs.holdout)?;
+    let progress = progress(args.output.quiet);
+    let mut study = setup.study(&args.flags, &*progress)?;
+
+    let model = Report::between(report::Command::Plan, &setup.model, &setup.model).model;
+    let mut sweep =
+        Sweep::new(report::Model { bytes_after: None, ratio: None, ..model }, study.job.weights.survey.stored_bytes());
+    for &ratio in &args.ratios {
+        sweep.points.push(match try_ratio(&mut study, ratio, &reference, &*progress) {
+            Ok(point) => point,
+            Err(error) => unreachable_point(ratio, error)?,
+        });
+    }
+    sweep.warnings = study.warnings;
+    sweep.seconds.load = Some(setup.seconds);
+    sweep.seconds.total = start.elapsed().as_secs_f64();
+    args.output.show(&sweep)?;
+    match sweep.points.iter().find_map(|point| point.reason.as_ref()) {
+        Some(reason) if sweep.points.iter().all(|point| point.ratio.is_none()) => {
+            Err(Error::new(ErrorKind::Target, reason.clone()).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn try_ratio(
+    study: &mut Study<'_>,
+    ratio: f64,
+    reference: &dirnet::loss::Reference<'_>,
+    progress: &dyn dirnet::progress::Progress,
+) -> Result<Point> {
+    let plan = study.plan(study.job.sizing().target(ratio), progress)?;
+    let coded = study.code(plan, progress)?;
+    let comparison = reference.compare(&Engine::new(&coded.model)?, &dirnet::engine::Overrides::new())?;
+    let bytes = coded.model.saved_bytes()?;
+    let before = study.job.weights.survey.stored_bytes();
+    Ok(Point {
+        target: ratio,
+        ratio: report::ratio(before, (bytes + before).saturating_sub(study.job.model.bytes())),
+        bytes_after: Some(bytes),
+        reason: None,
+        loss: comparison.worst_loss().ok(),
+        outputs: comparison.figures(),
+    })
+}
+
+/// A ratio that cannot be had is a line of the table; every other failure ends the sweep.
+fn unreachable_point(target: f64, error: anyhow::Error) -> Result<Point> {
+    match error.downcast::<Error>() {
+        Ok(error) if error.kind() == ErrorKind::Target => {
+            let reason = Some(error.to_string());
+            Ok(Point { target, ratio: None, bytes_after: None, reason, loss: None, outputs: Vec::new() })
+        }
+        Ok(error) => Err(error.into()),
+        Err(error) => Err(error),
+    }
+}
