@@ -8,6 +8,9 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::MAX_WIDTH;
 
+/// Targets that are compared side by side.
+const TOGETHER: usize = 4;
+
 /// Atoms prepared for the search.
 pub(super) struct Nearest {
     width: usize,
@@ -80,23 +83,48 @@ fn search<S: Simd, const D: usize>(simd: S, Search { atoms, targets, out }: Sear
     for (j, column) in columns.iter_mut().enumerate() {
         *column = &S::as_simd_f32s(&atoms.components[j * count..][..count]).0[..norms.len()];
     }
-    for (target, out) in targets.chunks_exact(D).zip(out) {
-        let mut splat = [simd.splat_f32s(0.0); D];
-        for (s, &t) in splat.iter_mut().zip(target) {
-            *s = simd.splat_f32s(-t);
-        }
-        let mut best = simd.splat_f32s(f32::INFINITY);
-        let mut best_at = simd.splat_u32s(0);
-        for (v, &norm) in norms.iter().enumerate() {
-            let mut score = norm;
-            for j in 0..D {
-                score = simd.mul_add_f32s(splat[j], columns[j][v], score);
+    let mut groups = targets.chunks_exact(TOGETHER * D);
+    let mut outs = out.chunks_exact_mut(TOGETHER);
+    for (group, out) in groups.by_ref().zip(outs.by_ref()) {
+        scan::<S, D, TOGETHER>(simd, norms, &columns, group, out);
+    }
+    for (target, out) in groups.remainder().chunks_exact(D).zip(outs.into_remainder()) {
+        scan::<S, D, 1>(simd, norms, &columns, target, std::slice::from_mut(out));
+    }
+}
+
+/// `N` targets side by side: the comparisons of one target wait for each other, those of several do not.
+#[inline(always)]
+fn scan<S: Simd, const D: usize, const N: usize>(
+    simd: S,
+    norms: &[S::f32s],
+    columns: &[&[S::f32s]; D],
+    targets: &[f32],
+    out: &mut [u8],
+) {
+    let mut splat = [[simd.splat_f32s(0.0); D]; N];
+    for (splat, &t) in splat.as_flattened_mut().iter_mut().zip(targets) {
+        *splat = simd.splat_f32s(-t);
+    }
+    let mut best = [simd.splat_f32s(f32::INFINITY); N];
+    let mut best_at = [simd.splat_u32s(0); N];
+    for (v, &norm) in norms.iter().enumerate() {
+        let mut score = [norm; N];
+        for j in 0..D {
+            let column = columns[j][v];
+            for i in 0..N {
+                score[i] = simd.mul_add_f32s(splat[i][j], column, score[i]);
             }
-            let better = simd.less_than_f32s(score, best);
-            best = simd.select_f32s(better, score, best);
-            best_at = simd.select_u32s(better, simd.splat_u32s(v as u32), best_at);
         }
-        *out = first_of_lanes::<S>(&best, &best_at);
+        let at = simd.splat_u32s(v as u32);
+        for i in 0..N {
+            let better = simd.less_than_f32s(score[i], best[i]);
+            best[i] = simd.select_f32s(better, score[i], best[i]);
+            best_at[i] = simd.select_u32s(better, at, best_at[i]);
+        }
+    }
+    for (out, (best, best_at)) in out.iter_mut().zip(best.iter().zip(&best_at)) {
+        *out = first_of_lanes::<S>(best, best_at);
     }
 }
 
