@@ -51,7 +51,12 @@ pub fn learn(matrices: &[Matrix<'_>], spec: BlockSpec, options: &Options) -> Res
             units.iter_mut().for_each(|unit| unit.rescale(step));
         }
         let step = round_scales(&mut units, options.scale_format);
-        let fits = code_units(&mut units, spec, &atoms, options.sweeps);
+        // Codes that are there are a better start for the next atoms than coding anew.
+        let (start, sweeps) = match round {
+            0 => (Start::Paths(options.paths), options.sweeps),
+            _ => (Start::Codes, options.sweeps.max(1)),
+        };
+        let fits = code_units(&mut units, spec, &atoms, start, sweeps);
         let total = fits.iter().zip(&units).map(|(fit, unit)| fit.refit_scales(unit, step) * unit.importance).sum();
         for (unit, fit) in units.iter_mut().zip(&fits) {
             fit.apply(unit, step);
@@ -84,9 +89,9 @@ pub fn code(matrix: &Matrix<'_>, codebook: &Arc<Codebook>, options: &Options) ->
     let mut tried = Vec::new();
     for trial in SCALE_TRIALS {
         unit.scales = start.iter().map(|scale| scale * trial).collect();
-        let fit = code_unit(&mut unit, spec, &atoms, 0);
+        let fit = code_unit(&mut unit, spec, &atoms, Start::Paths(1), 0);
         fit.apply(&mut unit, None);
-        let fit = code_unit(&mut unit, spec, &atoms, 0);
+        let fit = code_unit(&mut unit, spec, &atoms, Start::Codes, 1);
         tried.push((unit.scales.clone(), fit));
     }
     for row in 0..unit.rows {
@@ -95,7 +100,7 @@ pub fn code(matrix: &Matrix<'_>, codebook: &Arc<Codebook>, options: &Options) ->
         unit.scales[row] = fit.rows[row].best_scale(scales[row]);
     }
     let step = round_scales(std::slice::from_mut(&mut unit), options.scale_format);
-    let fit = code_unit(&mut unit, spec, &atoms, options.sweeps);
+    let fit = code_unit(&mut unit, spec, &atoms, Start::Paths(options.paths), options.sweeps);
     fit.apply(&mut unit, step);
     let state = unit.state(step);
     Ok(state.into_coded(&unit, codebook))
@@ -120,8 +125,6 @@ struct Unit<'a> {
     weights: Vec<f32>,
     /// `w M w^T` of each row.
     energy: Vec<f64>,
-    /// `W V`.
-    whitened: Vec<f32>,
     /// `[rows]`; at first the rms of the row.
     scales: Vec<f32>,
     /// `[rows, P]`.
@@ -209,21 +212,24 @@ impl<'a> Unit<'a> {
         let peak = matrix.weights.iter().fold(0.0f32, |m, w| m.max(w.abs()));
         let unit = if peak > 0.0 { power_of_two(peak) } else { 1.0 };
         let weights: Vec<f32> = matrix.weights.iter().map(|&w| (f64::from(w) / unit) as f32).collect();
-        let mut whitened = vec![0.0; weights.len()];
         let chunk = ROWS_TOGETHER * columns;
-        whitened.par_chunks_mut(chunk).zip(weights.par_chunks(chunk)).for_each(|(out, weights)| {
-            out.copy_from_slice(&matrix.metric.times_factor(weights));
-        });
+        let energy = weights
+            .par_chunks(chunk)
+            .map(|w| {
+                let g = matrix.metric.times_damped(w);
+                w.chunks_exact(columns).zip(g.chunks_exact(columns)).map(|(w, g)| dot(w, g)).collect::<Vec<f64>>()
+            })
+            .collect::<Vec<_>>()
+            .concat();
         Ok(Unit {
             metric: matrix.metric,
             rows,
             columns,
             unit,
             importance: matrix.importance * matrix.metric.scale() * unit * unit,
-            energy: whitened.chunks_exact(columns).map(|row| dot(row, row)).collect(),
+            energy,
             scales: weights.chunks_exact(columns).map(rms).collect(),
             weights,
-            whitened,
             codes: Vec::new(),
         })
     }
@@ -338,7 +344,7 @@ fn sample(units: &[Unit<'_>], spec: BlockSpec, seed: u64) -> Points {
 }
 
 fn conditional_variances(unit: &Unit<'_>, spec: BlockSpec) -> Vec<f32> {
-    pieces(unit.columns, spec.width).map(|(start, size)| unit.metric.conditional_variance(start, size)).collect()
+    unit.metric.factor(spec).variances()
 }
 
 /// Rounds atoms to levels and returns the value of a level.
@@ -366,18 +372,29 @@ fn round_scales(units: &mut [Unit<'_>], format: ScaleFormat) -> Option<f32> {
     step
 }
 
-fn code_units(units: &mut [Unit<'_>], spec: BlockSpec, atoms: &[f32], sweeps: usize) -> Vec<Fit> {
-    units.par_iter_mut().map(|unit| code_unit(unit, spec, atoms, sweeps)).collect()
+fn code_units(units: &mut [Unit<'_>], spec: BlockSpec, atoms: &[f32], start: Start, sweeps: usize) -> Vec<Fit> {
+    units.par_iter_mut().map(|unit| code_unit(unit, spec, atoms, start, sweeps)).collect()
+}
+
+/// Where the codes of a matrix come from.
+#[derive(Clone, Copy)]
+enum Start {
+    /// Coded anew, keeping so many paths.
+    Paths(usize),
+    /// Those that it has.
+    Codes,
 }
 
 /// Finds the codes of a matrix for its scales.
-fn code_unit(unit: &mut Unit<'_>, spec: BlockSpec, atoms: &[f32], sweeps: usize) -> Fit {
+fn code_unit(unit: &mut Unit<'_>, spec: BlockSpec, atoms: &[f32], start: Start, sweeps: usize) -> Fit {
     let (n, count) = (unit.columns, spec.pieces(unit.columns));
-    let mut coder = Coder::new(unit.metric, spec.width, atoms);
-    if sweeps > 0 {
-        coder = coder.with_revision();
-    }
-    let mut codes = vec![0; unit.rows * count];
+    let coder = Coder::new(unit.metric, spec, atoms);
+    let (forward, paths) = match start {
+        Start::Paths(paths) => (Some(coder.forward()), paths),
+        Start::Codes => (None, 0),
+    };
+    let mut codes = std::mem::take(&mut unit.codes);
+    codes.resize(unit.rows * count, 0);
     let shared = &*unit;
     let rows = codes
         .par_chunks_mut(ROWS_TOGETHER * count)
@@ -385,8 +402,9 @@ fn code_unit(unit: &mut Unit<'_>, spec: BlockSpec, atoms: &[f32], sweeps: usize)
         .map(|(chunk, codes)| {
             let (first, rows) = (chunk * ROWS_TOGETHER, codes.len() / count);
             let scales = &shared.scales[first..][..rows];
-            let mut whitened = shared.whitened[first * n..][..rows * n].to_vec();
-            coder.code(&mut whitened, scales, codes);
+            if let Some(forward) = &forward {
+                forward.code(&shared.weights[first * n..][..rows * n], scales, paths, codes);
+            }
             let mut gradient = unit_gradient(shared, first, spec, atoms, codes);
             for _ in 0..sweeps {
                 if coder.revise(&mut gradient, scales, codes) == 0 {

@@ -5,10 +5,17 @@
 //! atom nearest to its block of what is left of `Z`, in the metric `V_bb`, and its share `r c V_b` is taken off all
 //! blocks to the right. This is successive cancellation (Babai's nearest plane); GPTQ's column updates and LDLQ are
 //! the same thing for scalars (`V` is the inverse of GPTQ's Cholesky factor of `M^-1`, so nothing is inverted here).
+//! Three things from the detection of signals (MIMO) make it better than that:
 //!
-//! A piece on the left was chosen before those on the right were known. [`Coder::revise`] goes over the pieces again:
-//! with `G = E M` each piece can be replaced by the best atom given *all* the others, which never raises the
-//! distortion (iterated conditional modes).
+//! - **Order** ([`Factor`]). The first block is coded at the variance it has given all others, the last at its full
+//!   one. Small ones go last. Codes stay where they are in the row: only the order of choosing changes.
+//! - **Paths** ([`Coder::code`]). Instead of one, the best few partial rows are kept (the M-algorithm, K-best).
+//! - **Revision** ([`Coder::revise`]). A piece was chosen before those after it were known. With `G = E M` each piece
+//!   is replaced by the best atom given *all* the others, which never raises the distortion (iterated conditional
+//!   modes).
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par, Side};
@@ -16,8 +23,8 @@ use ndarray::{ArrayView2, Axis};
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::MAX_WIDTH;
-use super::nearest::Nearest;
+use super::nearest::{Nearest, Scores};
+use super::{BlockSpec, MAX_WIDTH};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Rows that are worked on together: enough for a matrix product, few enough to stay in the cache.
@@ -25,6 +32,16 @@ pub(super) const ROWS_TOGETHER: usize = 64;
 
 /// Columns that are brought up to date piece by piece; those beyond get one matrix product for all of them.
 const PANEL: usize = 64;
+
+/// Paths are kept while paths times columns are at most this: they gain most where the matrix is narrow and the input
+/// strongly correlated, and their cost grows with the square of the columns.
+const PATHS_TIMES_COLUMNS: usize = 1024;
+
+/// Atoms that a path may go on with.
+const CHILDREN: usize = 3;
+
+/// Factors that a metric remembers; they take as much memory as the moment.
+const FACTORS_KEPT: usize = 3;
 
 /// Less damping than this and rounding to `f32` could make `M` indefinite.
 const LEAST_DAMPING: f64 = 1e-6;
@@ -40,8 +57,8 @@ pub struct Metric {
     damping: f64,
     /// `M / scale`, `[n, n]`.
     damped: Vec<f32>,
-    /// `V`, upper triangular, `M / scale = V V^T`.
-    factor: Vec<f32>,
+    /// The factors used last, for their specs.
+    factors: Mutex<Vec<(BlockSpec, Arc<Factor>)>>,
 }
 
 impl Metric {
@@ -87,26 +104,18 @@ impl Metric {
     /// The metric of an input whose components are independent and of mean square 0.
     fn identity(size: usize) -> Metric {
         let identity: Vec<f32> = (0..size * size).map(|i| f32::from(u8::from(i % (size + 1) == 0))).collect();
-        Metric { size, scale: 0.0, damping: 1.0, factor: identity.clone(), damped: identity }
+        Metric { size, scale: 0.0, damping: 1.0, factors: Mutex::default(), damped: identity }
     }
 
     /// None if the damped matrix is not positive definite; with a damping above `size` it always is.
     fn factored(size: usize, scale: f64, damping: f64, relative: impl Fn(usize, usize) -> f64) -> Option<Metric> {
         let damped = |i: usize, j: usize| relative(i, j) + if i == j { damping } else { 0.0 };
-        // V is the Cholesky factor of M with the order of rows and columns reversed, reversed back.
-        let last = size - 1;
-        let reversed = faer::Mat::from_fn(size, size, |i, j| if j <= i { damped(last - i, last - j) } else { 0.0 });
-        let llt = reversed.as_ref().llt(Side::Lower).ok()?;
+        let lower = faer::Mat::from_fn(size, size, |i, j| if j <= i { damped(i, j) } else { 0.0 });
+        let llt = lower.as_ref().llt(Side::Lower).ok()?;
         let lower = llt.L();
-        let mut factor = vec![0.0; size * size];
-        for i in 0..size {
-            for j in i..size {
-                factor[i * size + j] = lower[(last - i, last - j)] as f32;
-            }
-        }
-        let positive = (0..size).all(|i| factor[i * (size + 1)].is_normal());
+        let positive = (0..size).all(|i| (lower[(i, i)] as f32).is_normal());
         let damped = (0..size * size).map(|i| damped(i / size, i % size) as f32).collect();
-        positive.then_some(Metric { size, scale, damping, damped, factor })
+        positive.then_some(Metric { size, scale, damping, damped, factors: Mutex::default() })
     }
 
     /// `n`.
@@ -149,12 +158,7 @@ impl Metric {
 
     /// `X M` for `X [rows, n]`.
     pub(super) fn times_damped(&self, x: &[f32]) -> Vec<f32> {
-        self.times(x, &self.damped)
-    }
-
-    /// `X V` for `X [rows, n]`.
-    pub(super) fn times_factor(&self, x: &[f32]) -> Vec<f32> {
-        self.times(x, &self.factor)
+        times(x, &self.damped, self.size)
     }
 
     /// Entry of `M`.
@@ -162,25 +166,34 @@ impl Metric {
         self.damped[i * self.size + j]
     }
 
-    /// Geometric mean of the conditional variances of the `width` columns from `start` on, given all to the right.
-    pub(super) fn conditional_variance(&self, start: usize, width: usize) -> f32 {
-        let log = |i: usize| self.factor[i * (self.size + 1)].ln();
-        ((start..start + width).map(log).sum::<f32>() * 2.0 / width as f32).exp()
+    /// The factor for a spec, made if it is not among those used last.
+    pub(super) fn factor(&self, spec: BlockSpec) -> Arc<Factor> {
+        let kept = || self.factors.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, factor)) = kept().iter().find(|(of, _)| *of == spec) {
+            return Arc::clone(factor);
+        }
+        // Two threads may do the same work here; they come to the same result.
+        let factor = Arc::new(Factor::new(self, spec));
+        let mut kept = kept();
+        kept.truncate(FACTORS_KEPT - 1);
+        kept.insert(0, (spec, Arc::clone(&factor)));
+        factor
     }
+}
 
-    fn times(&self, x: &[f32], right: &[f32]) -> Vec<f32> {
-        let (rows, n) = (x.len() / self.size, self.size);
-        let mut out = vec![0.0; x.len()];
-        matmul(
-            MatMut::from_row_major_slice_mut(&mut out, rows, n),
-            Accum::Replace,
-            MatRef::from_row_major_slice(x, rows, n),
-            MatRef::from_row_major_slice(right, n, n),
-            1.0,
-            Par::Seq,
-        );
-        out
-    }
+/// `X A` for `X [rows, n]` and `A [n, n]`.
+fn times(x: &[f32], a: &[f32], n: usize) -> Vec<f32> {
+    let rows = x.len() / n;
+    let mut out = vec![0.0; x.len()];
+    matmul(
+        MatMut::from_row_major_slice_mut(&mut out, rows, n),
+        Accum::Replace,
+        MatRef::from_row_major_slice(x, rows, n),
+        MatRef::from_row_major_slice(a, n, n),
+        1.0,
+        Par::Seq,
+    );
+    out
 }
 
 /// The power of two at or below a positive number: dividing by it is exact.
@@ -192,15 +205,152 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }
 
+/// The triangular factor `V` of `M` with the pieces of a row in the order of coding.
+///
+/// The order is found from the end: the next to the last place goes to the piece with the least variance given those
+/// after it (a Cholesky decomposition with the smallest pivots first, the sorted QR of detection theory).
+///
+/// What a coarse codebook gets wrong is noise to the pieces that come after, so the coarser it is, the more damping
+/// pays here: `NOISE * 2^(-2 bits)` on top.
+pub(super) struct Factor {
+    steps: Vec<Step>,
+    /// The column at each place of the order.
+    columns: Vec<usize>,
+    /// `V`, `[n, n]`, upper triangular.
+    values: Vec<f32>,
+}
+
+/// A piece in the order of coding.
+#[derive(Clone, Copy)]
+struct Step {
+    piece: usize,
+    /// Its place in the order.
+    index: usize,
+    /// Its first place among the ordered columns.
+    start: usize,
+    size: usize,
+}
+
+/// Damping of the factor relative to the noise of a code with so many bits a weight.
+const NOISE: f64 = 0.4;
+
+impl Factor {
+    fn new(metric: &Metric, spec: BlockSpec) -> Factor {
+        let n = metric.size;
+        let noise = NOISE * (-2.0 * spec.bits_per_weight()).exp2();
+        let mut elimination = Elimination::new(metric, noise);
+        let all: Vec<(usize, usize)> = pieces(n, spec.width).collect();
+        let mut left: Vec<usize> = (0..all.len()).collect();
+        let mut order = Vec::with_capacity(all.len());
+        while !left.is_empty() {
+            let variance = |p: usize| {
+                let (start, size) = all[p];
+                elimination.variances[start..start + size].iter().sum::<f64>() / size as f64
+            };
+            let least = (0..left.len()).min_by(|&a, &b| variance(left[a]).total_cmp(&variance(left[b])));
+            let piece = left.remove(least.expect("there are pieces left"));
+            let (start, size) = all[piece];
+            (start..start + size).rev().for_each(|column| elimination.eliminate(column));
+            order.push(piece);
+        }
+        order.reverse();
+        let mut start = 0;
+        let place = |(index, &piece): (usize, &usize)| {
+            let step = Step { piece, index, start, size: all[piece].1 };
+            start += step.size;
+            step
+        };
+        let steps: Vec<Step> = order.iter().enumerate().map(place).collect();
+        let columns: Vec<usize> = order.iter().flat_map(|&p| all[p].0..all[p].0 + all[p].1).collect();
+        let mut values = vec![0.0; n * n];
+        for (i, &column) in columns.iter().enumerate() {
+            for j in i..n {
+                values[i * n + j] = elimination.rows[(n - 1 - j) * n + column] as f32;
+            }
+        }
+        Factor { steps, columns, values }
+    }
+
+    /// For each piece the geometric mean of the variances that its columns have when they are coded.
+    pub fn variances(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.steps.len()];
+        for step in &self.steps {
+            let log = |i: usize| self.values[i * (self.columns.len() + 1)].ln();
+            let mean = (step.start..step.start + step.size).map(log).sum::<f32>() / step.size as f32;
+            out[step.piece] = (2.0 * mean).exp();
+        }
+        out
+    }
+}
+
+/// A Cholesky decomposition, one column at a time in any order: `M = sum_k l_k l_k^T`.
+struct Elimination {
+    size: usize,
+    /// `M` less the outer products of the rows before `current`, `[n, n]`.
+    remainder: Vec<f64>,
+    /// `l_k`, `[k, n]`; zero for columns that were eliminated before.
+    rows: Vec<f64>,
+    /// What is left of the diagonal.
+    variances: Vec<f64>,
+    eliminated: Vec<bool>,
+    /// The rows that are not in `remainder` yet.
+    pending: Range<usize>,
+}
+
+impl Elimination {
+    fn new(metric: &Metric, noise: f64) -> Self {
+        let n = metric.size;
+        let mut remainder: Vec<f64> = metric.damped.iter().map(|&m| f64::from(m)).collect();
+        remainder.iter_mut().step_by(n + 1).for_each(|m| *m += noise);
+        let variances = remainder.iter().step_by(n + 1).copied().collect();
+        Elimination { size: n, remainder, rows: vec![0.0; n * n], variances, eliminated: vec![false; n], pending: 0..0 }
+    }
+
+    fn eliminate(&mut self, column: usize) {
+        let n = self.size;
+        if self.pending.len() == PANEL {
+            self.settle();
+        }
+        let k = self.pending.end;
+        let (before, rest) = self.rows.split_at_mut(k * n);
+        let row = &mut rest[..n];
+        row.copy_from_slice(&self.remainder[column * n..][..n]);
+        let before = &before[self.pending.start * n..];
+        Arch::new().dispatch(|| {
+            for earlier in before.chunks_exact(n) {
+                let factor = earlier[column];
+                row.iter_mut().zip(earlier).for_each(|(x, e)| *x -= factor * e);
+            }
+        });
+        // M was positive definite before it was rounded to f32; the floor keeps it so.
+        let pivot = row[column].max(LEAST_DAMPING / 2.0).sqrt();
+        row[column] = pivot * pivot;
+        for ((x, variance), &eliminated) in row.iter_mut().zip(&mut self.variances).zip(&self.eliminated) {
+            *x = if eliminated { 0.0 } else { *x / pivot };
+            *variance -= *x * *x;
+        }
+        self.eliminated[column] = true;
+        self.pending.end += 1;
+    }
+
+    /// Takes the pending rows off the remainder.
+    fn settle(&mut self) {
+        let n = self.size;
+        let rows = &self.rows[self.pending.start * n..self.pending.end * n];
+        let rows = MatRef::from_row_major_slice(rows, self.pending.len(), n);
+        let remainder = MatMut::from_row_major_slice_mut(&mut self.remainder, n, n);
+        matmul(remainder, Accum::Add, rows.transpose(), rows, -1.0, Par::Seq);
+        self.pending.start = self.pending.end;
+    }
+}
+
 /// Finds codes for rows, given a metric and the levels of the atoms.
 pub(super) struct Coder<'a> {
     metric: &'a Metric,
-    width: usize,
+    spec: BlockSpec,
     /// `[K, d]`.
     atoms: &'a [f32],
-    /// The atoms as piece `p` sees them, times `V_pp`.
-    ahead: Vec<Nearest>,
-    /// The atoms as piece `p` sees them with all others given; empty until wanted.
+    /// The atoms as each piece sees them with all others given.
     around: Vec<Around>,
 }
 
@@ -213,60 +363,21 @@ struct Around {
 }
 
 impl<'a> Coder<'a> {
-    pub fn new(metric: &'a Metric, width: usize, atoms: &'a [f32]) -> Self {
-        let n = metric.size;
-        let ahead = pieces(n, width)
-            .map(|(start, size)| Nearest::new(atoms, width, size, |i, j| metric.factor[(start + i) * n + start + j]))
+    pub fn new(metric: &'a Metric, spec: BlockSpec, atoms: &'a [f32]) -> Self {
+        let around = pieces(metric.size, spec.width)
+            .map(|(start, size)| Around::new(metric, atoms, spec.width, start, size))
             .collect();
-        Coder { metric, width, atoms, ahead, around: Vec::new() }
+        Coder { metric, spec, atoms, around }
     }
 
-    /// Makes [`Self::revise`] possible.
-    pub fn with_revision(mut self) -> Self {
-        self.around = pieces(self.metric.size, self.width)
-            .map(|(start, size)| Around::new(self.metric, self.atoms, self.width, start, size))
-            .collect();
-        self
-    }
-
-    /// Codes `[rows, P]` for rows with the given scales, from `Z = W V` `[rows, n]`, which is used up.
-    pub fn code(&self, whitened: &mut [f32], scales: &[f32], codes: &mut [u8]) {
-        let (rows, n, count) = (scales.len(), self.metric.size, self.ahead.len());
-        let mut decoded = vec![0.0; rows * n];
-        let (mut targets, mut found) = (vec![0.0; rows * MAX_WIDTH], vec![0; rows]);
-        let pieces: Vec<(usize, usize)> = pieces(n, self.width).collect();
-        let mut first = 0;
-        while first < count {
-            let last = (first + PANEL.div_ceil(self.width)).min(count);
-            let (begin, end) = (pieces[first].0, pieces[last - 1].0 + pieces[last - 1].1);
-            for piece in first..last {
-                let (start, size) = pieces[piece];
-                let targets = &mut targets[..rows * size];
-                for ((target, row), &scale) in targets.chunks_exact_mut(size).zip(whitened.chunks_exact(n)).zip(scales)
-                {
-                    let inverse = reciprocal(scale);
-                    target.iter_mut().zip(&row[start..]).for_each(|(t, x)| *t = x * inverse);
-                }
-                self.ahead[piece].find(targets, &mut found);
-                for (i, &code) in found.iter().enumerate() {
-                    codes[i * count + piece] = code;
-                    let levels = &self.atoms[usize::from(code) * self.width..][..size];
-                    let out = &mut decoded[i * n + start..][..size];
-                    out.iter_mut().zip(levels).for_each(|(q, level)| *q = level * scales[i]);
-                }
-                let factor = &self.metric.factor;
-                Arch::new().dispatch(|| cancel(whitened, &decoded, factor, n, start..start + size, end));
-            }
-            matmul(
-                MatMut::from_row_major_slice_mut(whitened, rows, n).subcols_mut(end, n - end),
-                Accum::Add,
-                MatRef::from_row_major_slice(&decoded, rows, n).subcols(begin, end - begin),
-                MatRef::from_row_major_slice(&self.metric.factor, n, n).submatrix(begin, end, end - begin, n - end),
-                -1.0,
-                Par::Seq,
-            );
-            first = last;
-        }
+    /// What [`Self::code`] needs besides; worth making once for many rows.
+    pub fn forward(&self) -> Forward<'a> {
+        let (n, factor) = (self.metric.size, self.metric.factor(self.spec));
+        let seen = |step: &Step| {
+            let basis = |i: usize, j: usize| factor.values[(step.start + i) * n + step.start + j];
+            Nearest::new(self.atoms, self.spec.width, step.size, basis)
+        };
+        Forward { width: self.spec.width, atoms: self.atoms, seen: factor.steps.iter().map(seen).collect(), factor }
     }
 
     /// One sweep over the pieces, each given all others, from `G = E M` `[rows, n]`, which is kept up to date.
@@ -275,7 +386,7 @@ impl<'a> Coder<'a> {
         let (rows, n, count) = (scales.len(), self.metric.size, self.around.len());
         let (mut targets, mut found) = (vec![0.0; rows * MAX_WIDTH], vec![0; rows]);
         let mut changed = 0;
-        for (piece, (start, size)) in pieces(n, self.width).enumerate() {
+        for (piece, (start, size)) in pieces(n, self.spec.width).enumerate() {
             let around = &self.around[piece];
             let targets = &mut targets[..rows * size];
             for (i, target) in targets.chunks_exact_mut(size).enumerate() {
@@ -289,7 +400,7 @@ impl<'a> Coder<'a> {
                     continue;
                 }
                 changed += 1;
-                let levels = |code: u8| &self.atoms[usize::from(code) * self.width..][..size];
+                let levels = |code: u8| &self.atoms[usize::from(code) * self.spec.width..][..size];
                 let mut step = [0.0; MAX_WIDTH];
                 for (s, (new, old)) in step.iter_mut().zip(levels(new).iter().zip(levels(old))) {
                     *s = (new - old) * scales[i];
@@ -299,6 +410,161 @@ impl<'a> Coder<'a> {
             }
         }
         changed
+    }
+}
+
+/// Codes rows from the first piece to the last of the order, each given what those before it got wrong.
+pub(super) struct Forward<'a> {
+    width: usize,
+    /// `[K, d]`.
+    atoms: &'a [f32],
+    factor: Arc<Factor>,
+    /// The atoms as the piece of each step sees them, times `V_bb`.
+    seen: Vec<Nearest>,
+}
+
+impl Forward<'_> {
+    /// Codes `[rows, P]` for weights `[rows, n]` with the given scales, keeping up to `paths` partial rows.
+    pub fn code(&self, weights: &[f32], scales: &[f32], paths: usize, codes: &mut [u8]) {
+        let (n, count) = (self.factor.columns.len(), self.factor.steps.len());
+        let kept = paths.min(PATHS_TIMES_COLUMNS / n).max(1);
+        let together = ROWS_TOGETHER.div_ceil(kept);
+        let groups = weights.chunks(together * n).zip(scales.chunks(together)).zip(codes.chunks_mut(together * count));
+        for ((weights, scales), codes) in groups {
+            let mut paths = Paths::new(self, weights, scales, kept);
+            paths.run();
+            paths.write(codes);
+        }
+    }
+}
+
+/// The partial rows that are kept, `kept` slots for each row.
+struct Paths<'a> {
+    forward: &'a Forward<'a>,
+    scales: &'a [f32],
+    kept: usize,
+    /// What is left of `Z`, `[slots, n]`.
+    left: Vec<f32>,
+    /// Decoded weights in the order of coding, `[slots, n]`.
+    decoded: Vec<f32>,
+    /// Codes in the order of coding, `[slots, P]`.
+    codes: Vec<u8>,
+    /// `|E V|^2` so far, `[slots]`.
+    costs: Vec<f32>,
+    /// The slots in use, for each row.
+    live: Vec<Vec<usize>>,
+}
+
+/// A way to go on: from a slot with an atom.
+#[derive(Clone, Copy)]
+struct Child {
+    cost: f32,
+    slot: usize,
+    code: u8,
+}
+
+impl<'a> Paths<'a> {
+    fn new(forward: &'a Forward<'a>, weights: &[f32], scales: &'a [f32], kept: usize) -> Self {
+        let (n, slots) = (forward.factor.columns.len(), scales.len() * kept);
+        let mut ordered = vec![0.0; slots * n];
+        for (row, weights) in ordered.chunks_exact_mut(n * kept).zip(weights.chunks_exact(n)) {
+            row.iter_mut().zip(&forward.factor.columns).for_each(|(out, &column)| *out = weights[column]);
+        }
+        Paths {
+            forward,
+            scales,
+            kept,
+            left: times(&ordered, &forward.factor.values, n),
+            decoded: vec![0.0; slots * n],
+            codes: vec![0; slots * forward.factor.steps.len()],
+            costs: vec![0.0; slots],
+            live: (0..scales.len()).map(|row| vec![row * kept]).collect(),
+        }
+    }
+
+    fn run(&mut self) {
+        let Factor { steps, columns, values } = &*self.forward.factor;
+        let n = columns.len();
+        let mut scores = Scores::default();
+        for panel in steps.chunks(PANEL.div_ceil(self.forward.width)) {
+            let (begin, last) = (panel[0].start, panel[panel.len() - 1]);
+            let end = last.start + last.size;
+            for step in panel {
+                for row in 0..self.scales.len() {
+                    let children = self.children(row, step, &mut scores);
+                    self.settle(row, step, begin, children);
+                }
+                let piece = step.start..step.start + step.size;
+                Arch::new().dispatch(|| cancel(&mut self.left, &self.decoded, values, n, piece, end));
+            }
+            let slots = self.costs.len();
+            matmul(
+                MatMut::from_row_major_slice_mut(&mut self.left, slots, n).subcols_mut(end, n - end),
+                Accum::Add,
+                MatRef::from_row_major_slice(&self.decoded, slots, n).subcols(begin, end - begin),
+                MatRef::from_row_major_slice(values, n, n).submatrix(begin, end, end - begin, n - end),
+                -1.0,
+                Par::Seq,
+            );
+        }
+    }
+
+    /// The best ways to go on with a row, at most as many as there are slots.
+    fn children(&self, row: usize, step: &Step, scores: &mut Scores) -> Vec<Child> {
+        let (n, scale) = (self.forward.factor.columns.len(), self.scales[row]);
+        let atoms = &self.forward.seen[step.index];
+        let mut children = Vec::with_capacity(self.kept * CHILDREN);
+        for &slot in &self.live[row] {
+            let left = &self.left[slot * n + step.start..][..step.size];
+            let mut target = [0.0; MAX_WIDTH];
+            target.iter_mut().zip(left).for_each(|(t, x)| *t = x * reciprocal(scale));
+            for &code in atoms.nearest(&target[..step.size], CHILDREN.min(self.kept), scores).iter() {
+                let miss = |(j, x): (usize, &f32)| (x - scale * atoms.component(usize::from(code), j)).powi(2);
+                let cost = self.costs[slot] + left.iter().enumerate().map(miss).sum::<f32>();
+                children.push(Child { cost, slot, code });
+            }
+        }
+        children.sort_by(|a, b| a.cost.total_cmp(&b.cost));
+        children.truncate(self.kept);
+        children
+    }
+
+    /// Gives each child a slot, that of its parent to the first, and decodes its piece.
+    fn settle(&mut self, row: usize, step: &Step, begin: usize, children: Vec<Child>) {
+        let (n, count) = (self.forward.factor.columns.len(), self.forward.factor.steps.len());
+        let slots = row * self.kept..(row + 1) * self.kept;
+        let mut free: Vec<usize> = slots.filter(|s| children.iter().all(|child| child.slot != *s)).collect();
+        let mut live: Vec<usize> = Vec::with_capacity(children.len());
+        for child in &children {
+            let mut slot = child.slot;
+            if live.contains(&slot) {
+                slot = free.pop().expect("there are no more children than slots");
+                self.left.copy_within(child.slot * n + step.start..(child.slot + 1) * n, slot * n + step.start);
+                self.decoded.copy_within(child.slot * n + begin..child.slot * n + step.start, slot * n + begin);
+                self.codes.copy_within(child.slot * count..child.slot * count + step.index, slot * count);
+            }
+            live.push(slot);
+        }
+        for (child, &slot) in children.iter().zip(&live) {
+            self.costs[slot] = child.cost;
+            self.codes[slot * count + step.index] = child.code;
+            let levels = &self.forward.atoms[usize::from(child.code) * self.forward.width..][..step.size];
+            let decoded = &mut self.decoded[slot * n + step.start..][..step.size];
+            decoded.iter_mut().zip(levels).for_each(|(q, level)| *q = level * self.scales[row]);
+        }
+        self.live[row] = live;
+    }
+
+    /// The codes of the best path of each row.
+    fn write(&self, codes: &mut [u8]) {
+        let steps = &self.forward.factor.steps;
+        for (live, out) in self.live.iter().zip(codes.chunks_exact_mut(steps.len())) {
+            let best = live.iter().min_by(|a, b| self.costs[**a].total_cmp(&self.costs[**b]));
+            let best = best.expect("every row has a path");
+            for (step, &code) in steps.iter().zip(&self.codes[best * steps.len()..]) {
+                out[step.piece] = code;
+            }
+        }
     }
 }
 
@@ -347,7 +613,7 @@ fn reciprocal(scale: f32) -> f32 {
 
 /// Takes the decoded columns `piece` times their rows of `V` off the columns from there to `end`.
 #[inline(always)]
-fn cancel(whitened: &mut [f32], decoded: &[f32], factor: &[f32], n: usize, piece: std::ops::Range<usize>, end: usize) {
+fn cancel(whitened: &mut [f32], decoded: &[f32], factor: &[f32], n: usize, piece: Range<usize>, end: usize) {
     for (row, decoded) in whitened.chunks_exact_mut(n).zip(decoded.chunks_exact(n)) {
         for column in piece.clone() {
             let q = decoded[column];

@@ -175,6 +175,8 @@ pub struct Options {
     pub kmeans_iterations: usize,
     /// Steps of conjugate gradient when the atoms are fitted to the codes.
     pub refit_steps: usize,
+    /// Partial rows that are kept while a row is coded, where the matrix is narrow; wide ones keep fewer.
+    pub paths: usize,
     /// How often each piece's atom is chosen again with all others given.
     pub sweeps: usize,
     /// How row scales are stored.
@@ -188,7 +190,8 @@ impl Default for Options {
             rounds: 3,
             kmeans_iterations: 12,
             refit_steps: 6,
-            sweeps: 2,
+            paths: 8,
+            sweeps: 3,
             scale_format: ScaleFormat::Float,
         }
     }

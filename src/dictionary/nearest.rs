@@ -42,11 +42,62 @@ impl Nearest {
         self.components[j * self.half_norms.len() + k]
     }
 
+    /// The `count` atoms nearest to a target `[width]`, the nearest first.
+    pub fn nearest<'a>(&self, target: &[f32], count: usize, scores: &'a mut Scores) -> &'a [u8] {
+        Arch::new().dispatch(|| scores.fill(self, target));
+        scores.take(count)
+    }
+
     /// The index of the nearest atom for each of the `targets` `[m, width]`.
     pub fn find(&self, targets: &[f32], out: &mut [u8]) {
         debug_assert_eq!(targets.len(), out.len() * self.width);
         Arch::new().dispatch(Search { atoms: self, targets, out });
     }
+}
+
+/// Atoms in a group of [`Scores`].
+const GROUP: usize = 16;
+
+/// The scores of all atoms for one target; kept to save allocations.
+#[derive(Default)]
+pub(super) struct Scores {
+    scores: Vec<f32>,
+    /// The least score of each group of atoms.
+    least: Vec<f32>,
+    taken: Vec<u8>,
+}
+
+impl Scores {
+    #[inline(always)]
+    fn fill(&mut self, atoms: &Nearest, target: &[f32]) {
+        self.scores.clear();
+        self.scores.extend_from_slice(&atoms.half_norms);
+        for (&t, column) in target.iter().zip(atoms.components.chunks_exact(self.scores.len())) {
+            self.scores.iter_mut().zip(column).for_each(|(score, a)| *score -= t * a);
+        }
+        self.least.clear();
+        self.least.extend(self.scores.chunks_exact(GROUP).map(least));
+    }
+
+    /// The atoms with the least scores.
+    fn take(&mut self, count: usize) -> &[u8] {
+        self.taken.clear();
+        for _ in 0..count {
+            let first = |values: &[f32], value: f32| values.iter().position(|v| *v == value).unwrap_or(0);
+            let group = first(&self.least, least(&self.least));
+            let scores = &mut self.scores[group * GROUP..][..GROUP];
+            let within = first(scores, self.least[group]);
+            scores[within] = f32::INFINITY;
+            self.least[group] = least(scores);
+            self.taken.push((group * GROUP + within) as u8);
+        }
+        &self.taken
+    }
+}
+
+#[inline(always)]
+fn least(values: &[f32]) -> f32 {
+    values.iter().fold(f32::INFINITY, |m, &v| if v < m { v } else { m })
 }
 
 struct Search<'a> {
@@ -162,10 +213,15 @@ mod tests {
             let search = Nearest::new(&atoms, width, width, |i, j| f32::from(u8::from(i == j)));
             let mut found = vec![0; 100];
             search.find(&targets, &mut found);
+            let mut scores = Scores::default();
             for (target, &found) in targets.chunks(width).zip(&found) {
                 let distance = |k: usize| (0..width).map(|j| (target[j] - atoms[k * width + j]).powi(2)).sum::<f32>();
                 let best = (0..count).fold(0, |b, k| if distance(k) < distance(b) { k } else { b });
                 assert_eq!(usize::from(found), best);
+                let mut order: Vec<usize> = (0..count).collect();
+                order.sort_by(|a, b| distance(*a).total_cmp(&distance(*b)));
+                let nearest = search.nearest(target, 5, &mut scores);
+                assert!(nearest.iter().zip(order).all(|(&k, o)| usize::from(k) == o), "{nearest:?}");
             }
         }
     }
