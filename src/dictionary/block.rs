@@ -14,8 +14,9 @@ use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
 
 use super::cluster::{Points, kmeans};
-use super::feedback::{Coder, ROWS_TOGETHER, dot, pieces, power_of_two};
-use super::{BlockSpec, Codebook, Coded, Learned, MAX_WIDTH, Matrix, Metric, Options, ScaleCodes, ScaleFormat};
+use super::feedback::Coder;
+use super::metric::{ROWS_TOGETHER, dot, power_of_two};
+use super::{BlockSpec, Codebook, Coded, Learned, MAX_WIDTH, Matrix, Metric, Options, ScaleCodes, ScaleFormat, pieces};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Points for k-means, for each atom.

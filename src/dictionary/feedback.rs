@@ -15,20 +15,16 @@
 //!   modes).
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par, Side};
-use ndarray::{ArrayView2, Axis};
+use faer::{Accum, MatMut, MatRef, Par};
 use pulp::Arch;
-use rayon::prelude::*;
 
+use super::factor::{Factor, Step};
+use super::metric::{LEAST_DAMPING, Metric, ROWS_TOGETHER, times};
 use super::nearest::{Nearest, Scores};
-use super::{BlockSpec, MAX_WIDTH};
-use crate::error::{Error, ErrorKind, Result};
-
-/// Rows that are worked on together: enough for a matrix product, few enough to stay in the cache.
-pub(super) const ROWS_TOGETHER: usize = 64;
+use super::{BlockSpec, MAX_WIDTH, pieces};
 
 /// Columns that are brought up to date piece by piece; those beyond get one matrix product for all of them.
 const PANEL: usize = 64;
@@ -39,310 +35,6 @@ const PATHS_TIMES_COLUMNS: usize = 1024;
 
 /// Atoms that a path may go on with.
 const CHILDREN: usize = 3;
-
-/// Factors that a metric remembers; they take as much memory as the moment.
-const FACTORS_KEPT: usize = 3;
-
-/// Less damping than this and rounding to `f32` could make `M` indefinite.
-const LEAST_DAMPING: f64 = 1e-6;
-
-/// What an error in the weights of a matrix costs: the damped second moment `M = S + damp * mean(diag S) * I` of its
-/// input, and its triangular factor.
-///
-/// Kept relative to the mean of `diag S`, so that inputs of any size are safe.
-pub struct Metric {
-    size: usize,
-    /// `mean(diag S)`; 0 if the input was always 0.
-    scale: f64,
-    damping: f64,
-    /// `M / scale`, `[n, n]`.
-    damped: Vec<f32>,
-    /// The factors used last, for their specs.
-    factors: Mutex<Vec<(BlockSpec, Arc<Factor>)>>,
-}
-
-impl Metric {
-    /// From the second moment `S [n, n]`; `damp` is relative to the mean of its diagonal (0.01 is usual).
-    ///
-    /// A singular `S` is fine. One that is not positive semidefinite, which rounding and foreign data can bring
-    /// about, is damped until it is. `S = 0` gives the metric of the identity, in which every `distortion` is 0.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Usage`] if `S` is empty, not square or not finite, or if `damp` is negative or not finite.
-    pub fn new<T: Copy + Into<f64>>(second_moment: ArrayView2<'_, T>, damp: f64) -> Result<Metric> {
-        let size = second_moment.nrows();
-        let usage = |message: String| Err(Error::new(ErrorKind::Usage, message));
-        if size == 0 || second_moment.ncols() != size {
-            return usage(format!("a second moment of shape {:?}: it has to be square", second_moment.shape()));
-        }
-        if !(damp >= 0.0 && damp.is_finite()) {
-            return usage(format!("damping of {damp}: it has to be 0 or more"));
-        }
-        let moment = second_moment.mapv(Into::into);
-        if !moment.iter().all(|s: &f64| s.is_finite()) {
-            return usage("a second moment that is not finite: check the samples".into());
-        }
-        let variance: Vec<f64> = moment.diag().iter().map(|s| s.max(0.0)).collect();
-        let scale = variance.iter().map(|v| v / size as f64).sum::<f64>();
-        if scale < f64::MIN_POSITIVE {
-            return Ok(Metric::identity(size));
-        }
-        // No correlation exceeds 1: true of every S, and it bounds what damping has to make up for.
-        let relative = |i: usize, j: usize| {
-            let bound = (variance[i] / scale).sqrt() * (variance[j] / scale).sqrt();
-            (moment[(i, j)] / scale / 2.0 + moment[(j, i)] / scale / 2.0).clamp(-bound, bound)
-        };
-        let mut damping = damp.max(LEAST_DAMPING);
-        loop {
-            if let Some(metric) = Metric::factored(size, scale, damping, relative) {
-                return Ok(metric);
-            }
-            damping *= 10.0;
-        }
-    }
-
-    /// The metric of an input whose components are independent and of mean square 0.
-    fn identity(size: usize) -> Metric {
-        let identity: Vec<f32> = (0..size * size).map(|i| f32::from(u8::from(i % (size + 1) == 0))).collect();
-        Metric { size, scale: 0.0, damping: 1.0, factors: Mutex::default(), damped: identity }
-    }
-
-    /// None if the damped matrix is not positive definite; with a damping above `size` it always is.
-    fn factored(size: usize, scale: f64, damping: f64, relative: impl Fn(usize, usize) -> f64) -> Option<Metric> {
-        let damped = |i: usize, j: usize| relative(i, j) + if i == j { damping } else { 0.0 };
-        let lower = faer::Mat::from_fn(size, size, |i, j| if j <= i { damped(i, j) } else { 0.0 });
-        let llt = lower.as_ref().llt(Side::Lower).ok()?;
-        let lower = llt.L();
-        let positive = (0..size).all(|i| (lower[(i, i)] as f32).is_normal());
-        let damped = (0..size * size).map(|i| damped(i / size, i % size) as f32).collect();
-        positive.then_some(Metric { size, scale, damping, damped, factors: Mutex::default() })
-    }
-
-    /// `n`.
-    pub fn size(&self) -> usize {
-        self.size
-    }
-
-    /// `tr(E S E^T)` with the undamped `S`, for an error `[rows, n]`.
-    ///
-    /// # Panics
-    /// If the error has not `n` columns.
-    pub fn distortion(&self, error: ArrayView2<'_, f32>) -> f64 {
-        assert_eq!(error.ncols(), self.size, "columns of the error against the size of the metric");
-        let peak = error.iter().fold(0.0f32, |m, e| m.max(e.abs()));
-        if peak == 0.0 {
-            return 0.0;
-        }
-        let unit = power_of_two(peak);
-        let chunks: Vec<_> = error.axis_chunks_iter(Axis(0), ROWS_TOGETHER).collect();
-        let sums: Vec<f64> = chunks
-            .into_par_iter()
-            .map(|chunk| {
-                let error: Vec<f32> = chunk.iter().map(|&e| (f64::from(e) / unit) as f32).collect();
-                let gradient = self.times_damped(&error);
-                self.undamped(dot(&error, &gradient), &error)
-            })
-            .collect();
-        sums.iter().sum::<f64>() * unit * unit * self.scale
-    }
-
-    /// From `tr(E M E^T)` to `tr(E S E^T)`, both relative to `scale`.
-    pub(super) fn undamped(&self, damped: f64, error: &[f32]) -> f64 {
-        (damped - self.damping * dot(error, error)).max(0.0)
-    }
-
-    /// `mean(diag S)`, by which the distortions inside this module are to be multiplied.
-    pub(super) fn scale(&self) -> f64 {
-        self.scale
-    }
-
-    /// `X M` for `X [rows, n]`.
-    pub(super) fn times_damped(&self, x: &[f32]) -> Vec<f32> {
-        times(x, &self.damped, self.size)
-    }
-
-    /// Entry of `M`.
-    pub(super) fn entry(&self, i: usize, j: usize) -> f32 {
-        self.damped[i * self.size + j]
-    }
-
-    /// The factor for a spec, made if it is not among those used last.
-    pub(super) fn factor(&self, spec: BlockSpec) -> Arc<Factor> {
-        let kept = || self.factors.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, factor)) = kept().iter().find(|(of, _)| *of == spec) {
-            return Arc::clone(factor);
-        }
-        // Two threads may do the same work here; they come to the same result.
-        let factor = Arc::new(Factor::new(self, spec));
-        let mut kept = kept();
-        kept.truncate(FACTORS_KEPT - 1);
-        kept.insert(0, (spec, Arc::clone(&factor)));
-        factor
-    }
-}
-
-/// `X A` for `X [rows, n]` and `A [n, n]`.
-fn times(x: &[f32], a: &[f32], n: usize) -> Vec<f32> {
-    let rows = x.len() / n;
-    let mut out = vec![0.0; x.len()];
-    matmul(
-        MatMut::from_row_major_slice_mut(&mut out, rows, n),
-        Accum::Replace,
-        MatRef::from_row_major_slice(x, rows, n),
-        MatRef::from_row_major_slice(a, n, n),
-        1.0,
-        Par::Seq,
-    );
-    out
-}
-
-/// The power of two at or below a positive number: dividing by it is exact.
-pub(super) fn power_of_two(x: f32) -> f64 {
-    f64::from(x).log2().floor().exp2()
-}
-
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
-}
-
-/// The triangular factor `V` of `M` with the pieces of a row in the order of coding.
-///
-/// The order is found from the end: the next to the last place goes to the piece with the least variance given those
-/// after it (a Cholesky decomposition with the smallest pivots first, the sorted QR of detection theory).
-///
-/// What a coarse codebook gets wrong is noise to the pieces that come after, so the coarser it is, the more damping
-/// pays here: `NOISE * 2^(-2 bits)` on top.
-pub(super) struct Factor {
-    steps: Vec<Step>,
-    /// The column at each place of the order.
-    columns: Vec<usize>,
-    /// `V`, `[n, n]`, upper triangular.
-    values: Vec<f32>,
-}
-
-/// A piece in the order of coding.
-#[derive(Clone, Copy)]
-struct Step {
-    piece: usize,
-    /// Its place in the order.
-    index: usize,
-    /// Its first place among the ordered columns.
-    start: usize,
-    size: usize,
-}
-
-/// Damping of the factor relative to the noise of a code with so many bits a weight.
-const NOISE: f64 = 0.4;
-
-impl Factor {
-    fn new(metric: &Metric, spec: BlockSpec) -> Factor {
-        let n = metric.size;
-        let noise = NOISE * (-2.0 * spec.bits_per_weight()).exp2();
-        let mut elimination = Elimination::new(metric, noise);
-        let all: Vec<(usize, usize)> = pieces(n, spec.width).collect();
-        let mut left: Vec<usize> = (0..all.len()).collect();
-        let mut order = Vec::with_capacity(all.len());
-        while !left.is_empty() {
-            let variance = |p: usize| {
-                let (start, size) = all[p];
-                elimination.variances[start..start + size].iter().sum::<f64>() / size as f64
-            };
-            let least = (0..left.len()).min_by(|&a, &b| variance(left[a]).total_cmp(&variance(left[b])));
-            let piece = left.remove(least.expect("there are pieces left"));
-            let (start, size) = all[piece];
-            (start..start + size).rev().for_each(|column| elimination.eliminate(column));
-            order.push(piece);
-        }
-        order.reverse();
-        let mut start = 0;
-        let place = |(index, &piece): (usize, &usize)| {
-            let step = Step { piece, index, start, size: all[piece].1 };
-            start += step.size;
-            step
-        };
-        let steps: Vec<Step> = order.iter().enumerate().map(place).collect();
-        let columns: Vec<usize> = order.iter().flat_map(|&p| all[p].0..all[p].0 + all[p].1).collect();
-        let mut values = vec![0.0; n * n];
-        for (i, &column) in columns.iter().enumerate() {
-            for j in i..n {
-                values[i * n + j] = elimination.rows[(n - 1 - j) * n + column] as f32;
-            }
-        }
-        Factor { steps, columns, values }
-    }
-
-    /// For each piece the geometric mean of the variances that its columns have when they are coded.
-    pub fn variances(&self) -> Vec<f32> {
-        let mut out = vec![0.0; self.steps.len()];
-        for step in &self.steps {
-            let log = |i: usize| self.values[i * (self.columns.len() + 1)].ln();
-            let mean = (step.start..step.start + step.size).map(log).sum::<f32>() / step.size as f32;
-            out[step.piece] = (2.0 * mean).exp();
-        }
-        out
-    }
-}
-
-/// A Cholesky decomposition, one column at a time in any order: `M = sum_k l_k l_k^T`.
-struct Elimination {
-    size: usize,
-    /// `M` less the outer products of the rows before `current`, `[n, n]`.
-    remainder: Vec<f64>,
-    /// `l_k`, `[k, n]`; zero for columns that were eliminated before.
-    rows: Vec<f64>,
-    /// What is left of the diagonal.
-    variances: Vec<f64>,
-    eliminated: Vec<bool>,
-    /// The rows that are not in `remainder` yet.
-    pending: Range<usize>,
-}
-
-impl Elimination {
-    fn new(metric: &Metric, noise: f64) -> Self {
-        let n = metric.size;
-        let mut remainder: Vec<f64> = metric.damped.iter().map(|&m| f64::from(m)).collect();
-        remainder.iter_mut().step_by(n + 1).for_each(|m| *m += noise);
-        let variances = remainder.iter().step_by(n + 1).copied().collect();
-        Elimination { size: n, remainder, rows: vec![0.0; n * n], variances, eliminated: vec![false; n], pending: 0..0 }
-    }
-
-    fn eliminate(&mut self, column: usize) {
-        let n = self.size;
-        if self.pending.len() == PANEL {
-            self.settle();
-        }
-        let k = self.pending.end;
-        let (before, rest) = self.rows.split_at_mut(k * n);
-        let row = &mut rest[..n];
-        row.copy_from_slice(&self.remainder[column * n..][..n]);
-        let before = &before[self.pending.start * n..];
-        Arch::new().dispatch(|| {
-            for earlier in before.chunks_exact(n) {
-                let factor = earlier[column];
-                row.iter_mut().zip(earlier).for_each(|(x, e)| *x -= factor * e);
-            }
-        });
-        // M was positive definite before it was rounded to f32; the floor keeps it so.
-        let pivot = row[column].max(LEAST_DAMPING / 2.0).sqrt();
-        row[column] = pivot * pivot;
-        for ((x, variance), &eliminated) in row.iter_mut().zip(&mut self.variances).zip(&self.eliminated) {
-            *x = if eliminated { 0.0 } else { *x / pivot };
-            *variance -= *x * *x;
-        }
-        self.eliminated[column] = true;
-        self.pending.end += 1;
-    }
-
-    /// Takes the pending rows off the remainder.
-    fn settle(&mut self) {
-        let n = self.size;
-        let rows = &self.rows[self.pending.start * n..self.pending.end * n];
-        let rows = MatRef::from_row_major_slice(rows, self.pending.len(), n);
-        let remainder = MatMut::from_row_major_slice_mut(&mut self.remainder, n, n);
-        matmul(remainder, Accum::Add, rows.transpose(), rows, -1.0, Par::Seq);
-        self.pending.start = self.pending.end;
-    }
-}
 
 /// Finds codes for rows, given a metric and the levels of the atoms.
 pub(super) struct Coder<'a> {
@@ -364,7 +56,7 @@ struct Around {
 
 impl<'a> Coder<'a> {
     pub fn new(metric: &'a Metric, spec: BlockSpec, atoms: &'a [f32]) -> Self {
-        let around = pieces(metric.size, spec.width)
+        let around = pieces(metric.size(), spec.width)
             .map(|(start, size)| Around::new(metric, atoms, spec.width, start, size))
             .collect();
         Coder { metric, spec, atoms, around }
@@ -372,7 +64,7 @@ impl<'a> Coder<'a> {
 
     /// What [`Self::code`] needs besides; worth making once for many rows.
     pub fn forward(&self) -> Forward<'a> {
-        let (n, factor) = (self.metric.size, self.metric.factor(self.spec));
+        let (n, factor) = (self.metric.size(), self.metric.factor(self.spec));
         let seen = |step: &Step| {
             let basis = |i: usize, j: usize| factor.values[(step.start + i) * n + step.start + j];
             Nearest::new(self.atoms, self.spec.width, step.size, basis)
@@ -383,7 +75,7 @@ impl<'a> Coder<'a> {
     /// One sweep over the pieces, each given all others, from `G = E M` `[rows, n]`, which is kept up to date.
     /// Returns how many codes changed.
     pub fn revise(&self, gradient: &mut [f32], scales: &[f32], codes: &mut [u8]) -> usize {
-        let (rows, n, count) = (scales.len(), self.metric.size, self.around.len());
+        let (rows, n, count) = (scales.len(), self.metric.size(), self.around.len());
         let (mut targets, mut found) = (vec![0.0; rows * MAX_WIDTH], vec![0; rows]);
         let mut changed = 0;
         for (piece, (start, size)) in pieces(n, self.spec.width).enumerate() {
@@ -405,7 +97,7 @@ impl<'a> Coder<'a> {
                 for (s, (new, old)) in step.iter_mut().zip(levels(new).iter().zip(levels(old))) {
                     *s = (new - old) * scales[i];
                 }
-                let (row, damped) = (&mut gradient[i * n..][..n], &self.metric.damped[start * n..][..size * n]);
+                let (row, damped) = (&mut gradient[i * n..][..n], &self.metric.damped()[start * n..][..size * n]);
                 Arch::new().dispatch(|| step_back(row, &step[..size], damped));
             }
         }
@@ -601,11 +293,6 @@ impl Around {
     }
 }
 
-/// `(start, size)` of each piece of a row of `n` weights.
-pub(super) fn pieces(n: usize, width: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..n).step_by(width).map(move |start| (start, width.min(n - start)))
-}
-
 /// `1 / scale`, and 0 for a scale of 0: such a row is 0 whatever its codes are.
 fn reciprocal(scale: f32) -> f32 {
     if scale.abs() >= f32::MIN_POSITIVE { scale.recip() } else { 0.0 }
@@ -628,5 +315,71 @@ fn cancel(whitened: &mut [f32], decoded: &[f32], factor: &[f32], n: usize, piece
 fn step_back(row: &mut [f32], step: &[f32], damped: &[f32]) {
     for (&s, damped) in step.iter().zip(damped.chunks_exact(row.len())) {
         row.iter_mut().zip(damped).for_each(|(g, m)| *g -= s * m);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array2, ArrayView2};
+
+    use super::super::metric::dot;
+    use super::*;
+
+    const N: usize = 90;
+    const ROWS: usize = 70;
+
+    fn metric() -> Metric {
+        let moment = Array2::from_shape_fn((N, N), |(i, j)| 0.95f64.powi(i.abs_diff(j) as i32));
+        Metric::new(moment.view(), 0.01).unwrap()
+    }
+
+    /// Weights and atoms without any structure: the fractional parts of a quadratic sequence.
+    fn values(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * i + seed) as f64 * 0.618_034).fract() as f32 - 0.5).collect()
+    }
+
+    fn error(weights: &[f32], atoms: &[f32], spec: BlockSpec, codes: &[u8]) -> Vec<f32> {
+        let decoded = codes
+            .chunks(spec.pieces(N))
+            .flat_map(|row| row.iter().flat_map(|&c| &atoms[usize::from(c) * spec.width..][..spec.width]).take(N));
+        weights.iter().zip(decoded).map(|(w, q)| w - q).collect()
+    }
+
+    fn cost(metric: &Metric, error: &[f32]) -> f64 {
+        dot(error, &metric.times_damped(error))
+    }
+
+    #[test]
+    fn more_paths_cost_less_and_revision_keeps_its_books() {
+        let (metric, spec) = (metric(), BlockSpec::new(4, 16).unwrap());
+        let (weights, atoms) = (values(ROWS * N, 0), values(16 * 4, 5));
+        let coder = Coder::new(&metric, spec, &atoms);
+        let mut codes = vec![0; ROWS * spec.pieces(N)];
+        let mut coded = |paths| {
+            coder.forward().code(&weights, &[1.0; ROWS], paths, &mut codes);
+            (cost(&metric, &error(&weights, &atoms, spec, &codes)), codes.clone())
+        };
+        let ((one, mut codes), (eight, _)) = (coded(1), coded(8));
+        assert!(eight < 0.95 * one, "{one} {eight}");
+
+        let mut gradient = metric.times_damped(&error(&weights, &atoms, spec, &codes));
+        assert!(coder.revise(&mut gradient, &[1.0; ROWS], &mut codes) > 0);
+        let after = error(&weights, &atoms, spec, &codes);
+        let wanted = metric.times_damped(&after);
+        assert!(gradient.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 1e-4));
+        assert!(cost(&metric, &after) < 0.95 * one);
+    }
+
+    #[test]
+    fn distortion_is_the_definition() {
+        let metric = metric();
+        let error = values(ROWS * N, 3);
+        let error = ArrayView2::from_shape((ROWS, N), &error).unwrap();
+        let moment = |i: usize, j: usize| 0.95f64.powi(i.abs_diff(j) as i32);
+        let row = |e: ndarray::ArrayView1<'_, f32>| -> f64 {
+            (0..N * N).map(|x| f64::from(e[x / N]) * moment(x / N, x % N) * f64::from(e[x % N])).sum()
+        };
+        let wanted: f64 = error.outer_iter().map(row).sum();
+        assert!((metric.distortion(error) / wanted - 1.0).abs() < 1e-4);
     }
 }

@@ -12,7 +12,9 @@
 
 mod block;
 mod cluster;
+mod factor;
 mod feedback;
+mod metric;
 mod nearest;
 
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use ndarray::{Array2, ArrayView2};
 use crate::error::{Error, ErrorKind, Result};
 
 pub use block::{code, learn};
-pub use feedback::Metric;
+pub use metric::Metric;
 
 /// The widest piece: at 8 weights a byte a weight takes one bit, and below that no model that we met survives.
 pub const MAX_WIDTH: usize = 8;
@@ -204,4 +206,9 @@ pub struct Learned {
     pub coded: Vec<Coded>,
     /// `tr((W-Q) S (W-Q)^T)` of each matrix, with the undamped `S` of its metric and without its importance.
     pub distortion: Vec<f64>,
+}
+
+/// `(start, size)` of each piece of a row of `n` weights.
+fn pieces(n: usize, width: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..n).step_by(width).map(move |start| (start, width.min(n - start)))
 }

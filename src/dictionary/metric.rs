@@ -1,0 +1,188 @@
+//! What an error in the weights of a matrix costs.
+//!
+//! A matrix multiplies vectors `x` with `S = E[x x^T]`, so an error `E` in its weights costs `E[|E x|^2] =
+//! tr(E S E^T)`. Learning damps `S`, because the moment of samples knows less than it seems to; reports do not.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par, Side};
+use ndarray::{ArrayView2, Axis};
+use rayon::prelude::*;
+
+use super::BlockSpec;
+use super::factor::Factor;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Rows that are worked on together: enough for a matrix product, few enough to stay in the cache.
+pub(super) const ROWS_TOGETHER: usize = 64;
+
+/// Less damping than this and rounding to `f32` could make `M` indefinite.
+pub(super) const LEAST_DAMPING: f64 = 1e-6;
+
+/// Factors that a metric remembers; they take as much memory as the moment.
+const FACTORS_KEPT: usize = 3;
+
+/// What an error in the weights of a matrix costs: the damped second moment `M = S + damp * mean(diag S) * I` of its
+/// input, and its triangular factor.
+///
+/// Kept relative to the mean of `diag S`, so that inputs of any size are safe.
+pub struct Metric {
+    size: usize,
+    /// `mean(diag S)`; 0 if the input was always 0.
+    scale: f64,
+    damping: f64,
+    /// `M / scale`, `[n, n]`.
+    damped: Vec<f32>,
+    /// The factors used last, for their specs.
+    factors: Mutex<Vec<(BlockSpec, Arc<Factor>)>>,
+}
+
+impl Metric {
+    /// From the second moment `S [n, n]`; `damp` is relative to the mean of its diagonal (0.01 is usual).
+    ///
+    /// A singular `S` is fine. One that is not positive semidefinite, which rounding and foreign data can bring
+    /// about, is damped until it is. `S = 0` gives the metric of the identity, in which every `distortion` is 0.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if `S` is empty, not square or not finite, or if `damp` is negative or not finite.
+    pub fn new<T: Copy + Into<f64>>(second_moment: ArrayView2<'_, T>, damp: f64) -> Result<Metric> {
+        let size = second_moment.nrows();
+        let usage = |message: String| Err(Error::new(ErrorKind::Usage, message));
+        if size == 0 || second_moment.ncols() != size {
+            return usage(format!("a second moment of shape {:?}: it has to be square", second_moment.shape()));
+        }
+        if !(damp >= 0.0 && damp.is_finite()) {
+            return usage(format!("damping of {damp}: it has to be 0 or more"));
+        }
+        let moment = second_moment.mapv(Into::into);
+        if !moment.iter().all(|s: &f64| s.is_finite()) {
+            return usage("a second moment that is not finite: check the samples".into());
+        }
+        let variance: Vec<f64> = moment.diag().iter().map(|s| s.max(0.0)).collect();
+        let scale = variance.iter().map(|v| v / size as f64).sum::<f64>();
+        if scale < f64::MIN_POSITIVE {
+            return Ok(Metric::identity(size));
+        }
+        // No correlation exceeds 1: true of every S, and it bounds what damping has to make up for.
+        let relative = |i: usize, j: usize| {
+            let bound = (variance[i] / scale).sqrt() * (variance[j] / scale).sqrt();
+            (moment[(i, j)] / scale / 2.0 + moment[(j, i)] / scale / 2.0).clamp(-bound, bound)
+        };
+        let mut damping = damp.max(LEAST_DAMPING);
+        loop {
+            if let Some(metric) = Metric::factored(size, scale, damping, relative) {
+                return Ok(metric);
+            }
+            damping *= 10.0;
+        }
+    }
+
+    /// The metric of an input whose components are independent and of mean square 0.
+    fn identity(size: usize) -> Metric {
+        let identity: Vec<f32> = (0..size * size).map(|i| f32::from(u8::from(i % (size + 1) == 0))).collect();
+        Metric { size, scale: 0.0, damping: 1.0, factors: Mutex::default(), damped: identity }
+    }
+
+    /// None if the damped matrix is not positive definite; with a damping above `size` it always is.
+    fn factored(size: usize, scale: f64, damping: f64, relative: impl Fn(usize, usize) -> f64) -> Option<Metric> {
+        let damped = |i: usize, j: usize| relative(i, j) + if i == j { damping } else { 0.0 };
+        let lower = faer::Mat::from_fn(size, size, |i, j| if j <= i { damped(i, j) } else { 0.0 });
+        let llt = lower.as_ref().llt(Side::Lower).ok()?;
+        let lower = llt.L();
+        let positive = (0..size).all(|i| (lower[(i, i)] as f32).is_normal());
+        let damped = (0..size * size).map(|i| damped(i / size, i % size) as f32).collect();
+        positive.then_some(Metric { size, scale, damping, damped, factors: Mutex::default() })
+    }
+
+    /// `n`.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// `tr(E S E^T)` with the undamped `S`, for an error `[rows, n]`.
+    ///
+    /// # Panics
+    /// If the error has not `n` columns.
+    pub fn distortion(&self, error: ArrayView2<'_, f32>) -> f64 {
+        assert_eq!(error.ncols(), self.size, "columns of the error against the size of the metric");
+        let peak = error.iter().fold(0.0f32, |m, e| m.max(e.abs()));
+        if peak == 0.0 {
+            return 0.0;
+        }
+        let unit = power_of_two(peak);
+        let chunks: Vec<_> = error.axis_chunks_iter(Axis(0), ROWS_TOGETHER).collect();
+        let sums: Vec<f64> = chunks
+            .into_par_iter()
+            .map(|chunk| {
+                let error: Vec<f32> = chunk.iter().map(|&e| (f64::from(e) / unit) as f32).collect();
+                let gradient = self.times_damped(&error);
+                self.undamped(dot(&error, &gradient), &error)
+            })
+            .collect();
+        sums.iter().sum::<f64>() * unit * unit * self.scale
+    }
+
+    /// From `tr(E M E^T)` to `tr(E S E^T)`, both relative to `scale`.
+    pub(super) fn undamped(&self, damped: f64, error: &[f32]) -> f64 {
+        (damped - self.damping * dot(error, error)).max(0.0)
+    }
+
+    /// `mean(diag S)`, by which the distortions inside this module are to be multiplied.
+    pub(super) fn scale(&self) -> f64 {
+        self.scale
+    }
+
+    /// `X M` for `X [rows, n]`.
+    pub(super) fn times_damped(&self, x: &[f32]) -> Vec<f32> {
+        times(x, &self.damped, self.size)
+    }
+
+    /// `M`, `[n, n]`.
+    pub(super) fn damped(&self) -> &[f32] {
+        &self.damped
+    }
+
+    /// Entry of `M`.
+    pub(super) fn entry(&self, i: usize, j: usize) -> f32 {
+        self.damped[i * self.size + j]
+    }
+
+    /// The factor for a spec, made if it is not among those used last.
+    pub(super) fn factor(&self, spec: BlockSpec) -> Arc<Factor> {
+        let kept = || self.factors.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, factor)) = kept().iter().find(|(of, _)| *of == spec) {
+            return Arc::clone(factor);
+        }
+        // Two threads may do the same work here; they come to the same result.
+        let factor = Arc::new(Factor::new(self, spec));
+        let mut kept = kept();
+        kept.truncate(FACTORS_KEPT - 1);
+        kept.insert(0, (spec, Arc::clone(&factor)));
+        factor
+    }
+}
+
+/// `X A` for `X [rows, n]` and `A [n, n]`.
+pub(super) fn times(x: &[f32], a: &[f32], n: usize) -> Vec<f32> {
+    let rows = x.len() / n;
+    let mut out = vec![0.0; x.len()];
+    matmul(
+        MatMut::from_row_major_slice_mut(&mut out, rows, n),
+        Accum::Replace,
+        MatRef::from_row_major_slice(x, rows, n),
+        MatRef::from_row_major_slice(a, n, n),
+        1.0,
+        Par::Seq,
+    );
+    out
+}
+
+/// The power of two at or below a positive number: dividing by it is exact.
+pub(super) fn power_of_two(x: f32) -> f64 {
+    f64::from(x).log2().floor().exp2()
+}
+
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
