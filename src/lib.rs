@@ -25,4 +25,5 @@ pub mod report;
 pub mod samples;
 pub mod search;
 pub mod sensitivity;
+pub mod tune;
 pub mod verify;

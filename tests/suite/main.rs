@@ -11,4 +11,5 @@ mod recurrent;
 mod samples;
 #[cfg(unix)]
 mod side_files;
+mod tune;
 mod verify;

@@ -1,0 +1,478 @@
+//! Tuning: with the codes fixed, atoms and row scales are moved until the layers do what the original's do.
+//!
+//! Layers are taken in the order of the graph. The inputs of a layer are traced through the model as it is coded so
+//! far, so that a layer also mends what came before it; its targets are traced from the original. Gradients go back
+//! through time within a layer, and through layers that read one another where an output of the model is a linear
+//! function of the last one's states: these are tuned as one, against that output. There are no labels, and the stored
+//! bytes do not change.
+//!
+//! A part of the samples is left out to judge by: what is not better there is not kept. Every run of the same model on
+//! the same samples gives the same bytes, for any number of threads.
+
+mod head;
+mod parameters;
+mod sequences;
+mod stack;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ndarray::Axis;
+use rand::SeedableRng;
+use rand::rngs::ChaCha8Rng;
+use rand::seq::SliceRandom;
+
+use crate::cell::Spec;
+use crate::coding::{CodedUnits, Weights};
+use crate::engine::{Engine, Outputs, Overrides};
+use crate::error::Result;
+use crate::loss::Judge;
+use crate::progress::Progress;
+use crate::recurrent::{self, Matrix};
+use crate::samples::Samples;
+use head::Head;
+use parameters::{Parameters, Place};
+use sequences::{Record, Site, Tracing, Window, Windows};
+use stack::{Direction, Goal, Stack};
+
+/// Multiplications and additions that all steps of [`Effort::Fast`] may take together: about a minute on two cores.
+const FAST_OPERATIONS: f64 = 4e12;
+
+/// Operations for a weight and a step of a sequence: twice each the product, its gradient in the weight and that in
+/// what it is multiplied with.
+const OPERATIONS: f64 = 6.0;
+
+/// Steps of Adam in one descent, from the largest rate to none.
+const FAST_STEPS: std::ops::RangeInclusive<usize> = 24..=250;
+const FULL_STEPS: usize = 200;
+
+/// Descents of [`Effort::Full`] at most, and the share of the loss that one has to take off to be followed by another.
+const DESCENTS: usize = 6;
+const PAYS: f64 = 0.01;
+
+/// Steps of all sequences that a step of Adam is computed from, about, and the number of windows at least.
+const BATCH_STEPS: usize = 2048;
+const BATCH_WINDOWS: usize = 32;
+
+/// Steps of sequences to tune on and to judge by, at most.
+const TRACED_STEPS: usize = 1 << 16;
+
+/// Windows to judge by, at most.
+const JUDGED: usize = 128;
+
+/// Streams that are run to find out which layers read which.
+const PROBES: usize = 6;
+
+/// How much is spent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Effort {
+    /// A fixed number of operations, about a minute on two cores for a model of any size.
+    #[default]
+    Fast,
+    /// Until it stops paying.
+    Full,
+}
+
+/// How to tune.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// How much is spent.
+    pub effort: Effort,
+    /// Steps of Adam for each layer, in place of what the effort says.
+    pub steps: Option<usize>,
+    /// Orders samples and batches.
+    pub seed: u64,
+}
+
+/// What was tuned, and what it gave.
+#[derive(Clone, Debug, Default)]
+pub struct TuneReport {
+    /// In the order of tuning.
+    pub layers: Vec<Tuned>,
+}
+
+/// What became of one layer, or of layers that were tuned as one.
+#[derive(Clone, Debug)]
+pub struct Tuned {
+    /// The names of the nodes.
+    pub nodes: Vec<String>,
+    /// What they were to match.
+    pub target: Target,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What a layer is tuned against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Its own hidden states in the original; the loss is `mean (Y^ - Y)^2 + 0.1 mean (C^ - C)^2`.
+    States,
+    /// An output of the model; the loss is its mean divergence in nats, or its squared error over its variance.
+    Output(String),
+}
+
+/// What came of tuning.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// It was better on samples left out, and is kept.
+    Kept {
+        /// Loss on the samples left out, before.
+        before: f64,
+        /// And after.
+        after: f64,
+        /// Steps of Adam.
+        steps: usize,
+        /// Only scales were tuned where a codebook serves other layers too.
+        scales_only: bool,
+    },
+    /// It was not better, and is as it was.
+    Dropped {
+        /// Loss on the samples left out, before.
+        before: f64,
+        /// And after.
+        after: f64,
+        /// Steps of Adam.
+        steps: usize,
+    },
+    /// It was not tried, for a reason.
+    Skipped(String),
+}
+
+/// Tunes the coded units of a model in place. `judge` names the outputs that may serve as targets; without it, every
+/// layer is tuned against its own states.
+///
+/// # Errors
+/// Those of running the model on the samples.
+pub fn tune(
+    engine: &Engine,
+    weights: &Weights,
+    coded: &mut CodedUnits,
+    samples: &Samples,
+    judge: Option<&Judge>,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<TuneReport> {
+    let mut report = TuneReport::default();
+    let mut sites = Vec::new();
+    for nodes in sites_of(weights) {
+        match Layer::new(engine, weights, coded, nodes.clone()) {
+            Some(Ok(layer)) => sites.push(layer),
+            Some(Err(reason)) => report.layers.push(Tuned {
+                nodes: names(weights, &nodes),
+                target: Target::States,
+                outcome: Outcome::Skipped(reason),
+            }),
+            None => {}
+        }
+    }
+    let numbers: BTreeMap<usize, usize> =
+        sites.iter().enumerate().flat_map(|(i, site)| site.numbers.iter().map(move |&n| (n, i))).collect();
+    let tracing = Tracing { engine, samples, seed: options.seed, sites: &numbers };
+    let stacks = stacks(&tracing, &sites, judge)?;
+    let mut tuner = Tuner { engine, weights, coded, sites: &sites, tracing, options, progress, descent: 0 };
+    let total: usize = sites.iter().map(Layer::weights).sum();
+    tuner.descent = tuner.steps_of_a_descent(total);
+    let descents = if options.effort == Effort::Full { DESCENTS } else { 1 };
+    progress.phase("tune", (tuner.descent * descents * stacks.len()) as u64);
+    for (layers, head) in stacks {
+        let tuned = tuner.stack(&layers, head, descents)?;
+        report.layers.push(tuned);
+    }
+    progress.done();
+    Ok(report)
+}
+
+/// The nodes of the survey by the weights that they use: those with the same W and R are one layer, run several times.
+fn sites_of(weights: &Weights) -> Vec<Vec<usize>> {
+    let survey = &weights.survey;
+    let mut sites: Vec<([Option<usize>; 2], Vec<usize>)> = Vec::new();
+    for node in 0..survey.nodes.len() {
+        let key = Matrix::BOTH.map(|matrix| survey.weight_of(node, matrix));
+        match sites.iter_mut().find(|(other, _)| *other == key) {
+            Some((_, nodes)) => nodes.push(node),
+            None => sites.push((key, vec![node])),
+        }
+    }
+    sites.into_iter().map(|(_, nodes)| nodes).collect()
+}
+
+fn names(weights: &Weights, nodes: &[usize]) -> Vec<String> {
+    nodes.iter().map(|&n| weights.survey.nodes[n].name.clone()).collect()
+}
+
+/// A layer that can be tuned.
+struct Layer {
+    /// Indices in the survey of the nodes that have these weights; more than one in branches, for example.
+    nodes: Vec<usize>,
+    /// Their numbers in the engine.
+    numbers: Vec<usize>,
+    /// By direction.
+    specs: Vec<Spec>,
+    reverse: Vec<bool>,
+    /// W and R, by index in [`Weights::tensors`].
+    tensors: [usize; 2],
+}
+
+impl Layer {
+    /// `None` if nothing of it is coded, or a reason why it cannot be tuned.
+    fn new(
+        engine: &Engine,
+        weights: &Weights,
+        coded: &CodedUnits,
+        nodes: Vec<usize>,
+    ) -> Option<std::result::Result<Layer, String>> {
+        let survey = &weights.survey;
+        let tensors = Matrix::BOTH
+            .map(|matrix| survey.weight_of(nodes[0], matrix).expect("both weights of a found node are found"));
+        if !weights.units.iter().zip(coded).any(|(unit, coded)| coded.is_some() && tensors.contains(&unit.weight)) {
+            return None;
+        }
+        let foreign = |weight: usize| survey.weights[weight].uses.iter().find(|used| !nodes.contains(&used.node));
+        if tensors[0] == tensors[1] {
+            return Some(Err("its W and its R are the same weights".into()));
+        }
+        if let Some(used) = tensors.into_iter().find_map(foreign) {
+            return Some(Err(format!("it shares weights with '{}'", survey.nodes[used.node].name)));
+        }
+        let node = &survey.nodes[nodes[0]];
+        let directions = node.attributes.direction.each();
+        let specs: Vec<Vec<Spec>> = nodes
+            .iter()
+            .map(|&n| {
+                let node = &survey.nodes[n];
+                (0..directions.len()).map(|d| Spec::of(node.cell, &node.attributes, d, node.input_size)).collect()
+            })
+            .collect();
+        let alike = |&n: &usize| survey.nodes[n].attributes.direction == node.attributes.direction;
+        if !nodes.iter().all(alike) || specs.iter().any(|s| *s != specs[0]) {
+            return Some(Err("nodes with other attributes use the same weights".into()));
+        }
+        if let Some(odd) = specs[0].iter().flat_map(|s| s.activations).find(|a| !a.is_monotone()) {
+            return Some(Err(format!("no derivative by its value for {odd:?}")));
+        }
+        let numbers: Option<Vec<usize>> =
+            nodes.iter().map(|&n| engine.number(&survey.nodes[n].scope, survey.nodes[n].index)).collect();
+        Some(Ok(Layer {
+            numbers: numbers?,
+            reverse: directions.iter().map(|d| *d == recurrent::Direction::Reverse).collect(),
+            specs: specs.into_iter().next()?,
+            tensors,
+            nodes,
+        }))
+    }
+
+    fn weights(&self) -> usize {
+        self.specs.iter().map(|s| s.rows() * (s.inputs + s.hidden)).sum()
+    }
+}
+
+/// Layers to be tuned together, in the order of the graph, and the output that they are tuned against if it is not
+/// the states of the only layer.
+fn stacks(tracing: &Tracing<'_>, sites: &[Layer], judge: Option<&Judge>) -> Result<Vec<(Vec<usize>, Option<Head>)>> {
+    let alone = |i: usize| (vec![i], None);
+    let (Some(judge), Some(last)) = (judge, sites.len().checked_sub(1)) else {
+        return Ok((0..sites.len()).map(alone).collect());
+    };
+    let runs = tracing.originals(PROBES)?;
+    let Some(head) = Head::find(&runs, last, judge) else {
+        return Ok((0..sites.len()).map(alone).collect());
+    };
+    let mut chain = vec![last];
+    while let Some(before) = (0..chain[0]).rev().find(|&i| reads(&runs, i, chain[0])) {
+        chain.insert(0, before);
+    }
+    let mut stacks: Vec<_> = (0..sites.len()).filter(|i| !chain.contains(i)).map(alone).collect();
+    stacks.push((chain, Some(head)));
+    Ok(stacks)
+}
+
+/// Whether a layer reads exactly what another gives.
+fn reads(runs: &[(BTreeMap<usize, Site>, Vec<Outputs>)], before: usize, after: usize) -> bool {
+    let same = |a: &Record, b: &Record| (a.steps, a.batch) == (b.steps, b.batch) && a.joined() == b.x;
+    let mut seen = false;
+    let all = runs.iter().all(|(sites, _)| match (sites.get(&before), sites.get(&after)) {
+        (Some(a), Some(b)) => {
+            seen = true;
+            a.records.len() == b.records.len() && a.records.iter().zip(&b.records).all(|(a, b)| same(a, b))
+        }
+        (None, None) => true,
+        _ => false,
+    });
+    all && seen
+}
+
+struct Tuner<'a> {
+    engine: &'a Engine,
+    weights: &'a Weights,
+    coded: &'a mut CodedUnits,
+    sites: &'a [Layer],
+    tracing: Tracing<'a>,
+    options: &'a Options,
+    progress: &'a dyn Progress,
+    /// Steps of one descent.
+    descent: usize,
+}
+
+impl Tuner<'_> {
+    fn steps_of_a_descent(&self, weights: usize) -> usize {
+        match (self.options.steps, self.options.effort) {
+            (Some(steps), _) => steps,
+            (None, Effort::Full) => FULL_STEPS,
+            (None, Effort::Fast) => {
+                let step = OPERATIONS * weights as f64 * BATCH_STEPS as f64;
+                ((FAST_OPERATIONS / step) as usize).clamp(*FAST_STEPS.start(), *FAST_STEPS.end())
+            }
+        }
+    }
+
+    fn stack(&mut self, layers: &[usize], head: Option<Head>, descents: usize) -> Result<Tuned> {
+        let nodes = layers.iter().flat_map(|&l| names(self.weights, &self.sites[l].nodes)).collect();
+        let target = head.as_ref().map_or(Target::States, |head| Target::Output(head.output.clone()));
+        let mut goal = head.map_or(Goal::States, Goal::Output);
+        let places = self.places(layers);
+        let (mut steps, mut losses, mut scales_only) = (0, None, false);
+        for descent in 0..descents {
+            let windows = self.tracing.windows(layers, &self.overrides(), TRACED_STEPS)?;
+            if let Some(reason) = refusal(&windows) {
+                self.progress.advance((self.descent * descents) as u64);
+                return Ok(Tuned { nodes, target, outcome: Outcome::Skipped(reason) });
+            }
+            let mut stack = Stack { layers: self.directions(layers, &windows), goal };
+            let mut parameters = Parameters::new(&places, self.coded);
+            scales_only |= parameters.shares_outside();
+            let left_out: Vec<&Window> = spread(&windows.left_out, JUDGED);
+            parameters.write(&mut stack);
+            let before = stack.loss(&left_out);
+            self.descend(&mut stack, &mut parameters, &windows, descent);
+            let after = stack.loss(&left_out);
+            goal = stack.goal;
+            steps += self.descent;
+            let first = losses.map_or(before, |(first, _)| first);
+            if after < before {
+                parameters.store(self.coded);
+                losses = Some((first, after));
+            } else if losses.is_none() {
+                self.progress.advance((self.descent * (descents - 1)) as u64);
+                return Ok(Tuned { nodes, target, outcome: Outcome::Dropped { before, after, steps } });
+            }
+            if after.is_nan() || after > before * (1.0 - PAYS) {
+                self.progress.advance((self.descent * (descents - 1 - descent)) as u64);
+                break;
+            }
+        }
+        let (before, after) = losses.unwrap_or_default();
+        Ok(Tuned { nodes, target, outcome: Outcome::Kept { before, after, steps, scales_only } })
+    }
+
+    fn descend(&self, stack: &mut Stack, parameters: &mut Parameters, windows: &Windows, descent: usize) {
+        let seed = self.options.seed ^ (descent as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let all: Vec<&Window> = windows.tuned_on.iter().collect();
+        let mean = all.iter().map(|w| w.steps).sum::<usize>() / all.len().max(1);
+        let size = (BATCH_STEPS / mean.max(1)).clamp(BATCH_WINDOWS, BATCH_STEPS / 8).min(all.len());
+        let mut order: Vec<&Window> = Vec::new();
+        for step in 0..self.descent {
+            if order.len() < size {
+                order = all.clone();
+                order.shuffle(&mut rng);
+            }
+            let batch = order.split_off(order.len() - size);
+            let (_, gradients) = stack.gradients(&batch);
+            parameters.advance(&gradients, share(step, self.descent));
+            parameters.write(stack);
+            self.progress.advance(1);
+        }
+    }
+
+    /// Where the units of some layers are in a stack of them.
+    fn places(&self, layers: &[usize]) -> Vec<Place> {
+        let mut places = Vec::new();
+        for (layer, &site) in layers.iter().enumerate() {
+            for (unit, of) in self.weights.units.iter().enumerate() {
+                if let Some(matrix) = self.sites[site].tensors.iter().position(|&t| t == of.weight) {
+                    let (direction, row) = (of.unit.direction_index, of.unit.rows().start);
+                    places.push(Place { unit, layer, direction, matrix: Matrix::BOTH[matrix], row });
+                }
+            }
+        }
+        places
+    }
+
+    /// The layers with the weights of the original.
+    fn directions(&self, layers: &[usize], windows: &Windows) -> Vec<Vec<Direction>> {
+        let of_layer = |(&site, constants): (&usize, &Vec<sequences::Constants>)| {
+            let site = &self.sites[site];
+            let direction = |(d, constants): (usize, &sequences::Constants)| {
+                let [w, r] = site
+                    .tensors
+                    .map(|t| self.weights.tensors[t].index_axis(Axis(0), d).iter().copied().collect::<Vec<f32>>());
+                let sequences::Constants { b, p } = constants.clone();
+                Direction { spec: site.specs[d].clone(), reverse: site.reverse[d], w, r, b, p }
+            };
+            constants.iter().enumerate().map(direction).collect()
+        };
+        layers.iter().zip(&windows.constants).map(of_layer).collect()
+    }
+
+    /// The weights as they are coded now, for all nodes.
+    fn overrides(&self) -> Overrides {
+        let survey = &self.weights.survey;
+        let changed: BTreeSet<usize> =
+            self.weights.units.iter().zip(&*self.coded).filter(|(_, c)| c.is_some()).map(|(u, _)| u.weight).collect();
+        let mut overrides = Overrides::new();
+        for weight in changed {
+            let mut tensor = self.weights.tensors[weight].clone();
+            for (unit, coded) in self.weights.units.iter().zip(&*self.coded).filter(|(u, _)| u.weight == weight) {
+                if let Some(coded) = coded {
+                    unit.rows_mut(&mut tensor).assign(&coded.decode());
+                }
+            }
+            let tensor = Arc::new(tensor);
+            for used in &survey.weights[weight].uses {
+                let node = &survey.nodes[used.node];
+                if let Some(number) = self.engine.number(&node.scope, node.index) {
+                    overrides.insert((number, used.matrix), tensor.clone());
+                }
+            }
+        }
+        overrides
+    }
+}
+
+/// Why windows cannot be tuned on.
+fn refusal(windows: &Windows) -> Option<String> {
+    if windows.constants.is_empty() {
+        return Some("no sample reaches it".into());
+    }
+    if windows.vary {
+        return Some("its B or P is not the same in all its runs".into());
+    }
+    if windows.tuned_on.is_empty() || windows.left_out.is_empty() {
+        return Some("the samples are too few to leave some out".into());
+    }
+    None
+}
+
+/// At most `count` of the windows, evenly spread.
+fn spread(windows: &[Window], count: usize) -> Vec<&Window> {
+    let count = windows.len().min(count);
+    (0..count).map(|i| &windows[i * windows.len() / count]).collect()
+}
+
+/// The share of the largest step: up over the first steps, then half a cosine down to nothing.
+fn share(step: usize, steps: usize) -> f64 {
+    const WARM_UP: f64 = 5.0;
+    let done = step as f64 / steps.max(1) as f64;
+    ((step as f64 + 1.0) / WARM_UP).min(1.0) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_goes_up_then_down_to_nothing() {
+        assert!(share(0, 100) < share(2, 100) && share(5, 100) > 0.9);
+        assert!(share(50, 100) < 0.6 && share(99, 100) < 0.01);
+    }
+}

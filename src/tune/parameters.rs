@@ -1,0 +1,265 @@
+//! The continuous numbers of a coded stack: atoms and row scales, moved by Adam (Kingma and Ba, 2015).
+//!
+//! What is tuned is what is stored: a weight is computed from atoms rounded to `i8` and scales rounded to their
+//! format, and the gradient is passed to the numbers before rounding as if there were none (the straight-through
+//! estimator of Bengio et al., 2013). So there is nothing to lose when the numbers are stored in the end.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::stack::{Stack, StackGradients};
+use crate::coding::CodedUnits;
+use crate::dictionary::{BlockSpec, Codebook, Coded};
+use crate::recurrent::Matrix;
+
+/// The largest step of an atom, against the rms of its codebook, and of a scale, against itself.
+const ATOM_RATE: f64 = 0.012;
+const SCALE_RATE: f64 = 0.006;
+
+/// Decay of the means of gradients and of their squares.
+const DECAY: [f32; 2] = [0.9, 0.98];
+
+/// Where a unit's rows are in a stack.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    /// Index among the units of the model.
+    pub(super) unit: usize,
+    pub(super) layer: usize,
+    pub(super) direction: usize,
+    pub(super) matrix: Matrix,
+    /// Its first row in W or R.
+    pub(super) row: usize,
+}
+
+/// Numbers that are moved together, each by at most `rate`.
+struct Tuned {
+    values: Vec<f32>,
+    /// The largest step, by number.
+    rates: Vec<f32>,
+    mean: Vec<f32>,
+    square: Vec<f32>,
+}
+
+impl Tuned {
+    fn new(values: Vec<f32>, rates: Vec<f32>) -> Tuned {
+        let zeros = vec![0.0; values.len()];
+        Tuned { values, rates, mean: zeros.clone(), square: zeros }
+    }
+
+    /// A step of Adam, the `count`th.
+    fn advance(&mut self, gradient: &[f32], share: f64, count: i32) {
+        let [a, b] = DECAY;
+        let [corrected_a, corrected_b] = DECAY.map(|d| 1.0 - f64::from(d).powi(count));
+        for (i, &g) in gradient.iter().enumerate() {
+            self.mean[i] = a * self.mean[i] + (1.0 - a) * g;
+            self.square[i] = b * self.square[i] + (1.0 - b) * g * g;
+            let size = (f64::from(self.square[i]) / corrected_b).sqrt();
+            if size > 0.0 {
+                let step = f64::from(self.mean[i]) / corrected_a / size;
+                self.values[i] -= (share * step) as f32 * self.rates[i];
+            }
+        }
+    }
+}
+
+struct Book {
+    spec: BlockSpec,
+    original: Arc<Codebook>,
+    /// `None` if the atoms are to stay: they serve units elsewhere, or are all levels that there are.
+    atoms: Option<Tuned>,
+}
+
+struct Member {
+    place: Place,
+    book: usize,
+    rows: usize,
+    columns: usize,
+    codes: Vec<u8>,
+    /// What one unit of the stored scale is worth, for scales that are bytes.
+    step: Option<f32>,
+    /// In units of `step`.
+    scales: Tuned,
+}
+
+/// All that is tuned of a stack.
+pub(super) struct Parameters {
+    books: Vec<Book>,
+    members: Vec<Member>,
+    count: i32,
+}
+
+impl Parameters {
+    /// The parameters of the coded units at `places`.
+    pub(super) fn new(places: &[Place], coded: &CodedUnits) -> Parameters {
+        let mut books: Vec<Book> = Vec::new();
+        let mut members = Vec::new();
+        for &place in places {
+            let Some(unit) = &coded[place.unit] else { continue };
+            let known = books.iter().position(|book| Arc::ptr_eq(&book.original, &unit.codebook));
+            let book = known.unwrap_or_else(|| {
+                let here = |other: usize| places.iter().any(|place| place.unit == other);
+                let elsewhere = coded.iter().enumerate().any(|(other, coded)| {
+                    coded.as_ref().is_some_and(|c| Arc::ptr_eq(&c.codebook, &unit.codebook)) && !here(other)
+                });
+                books.push(Book::new(&unit.codebook, elsewhere));
+                books.len() - 1
+            });
+            members.push(Member::new(place, book, unit));
+        }
+        Parameters { books, members, count: 0 }
+    }
+
+    /// Whether some codebook stays as it is because it serves other nodes too.
+    pub(super) fn shares_outside(&self) -> bool {
+        self.books.iter().any(|book| book.atoms.is_none() && book.spec.width > 1)
+    }
+
+    /// Moves everything against the gradients; `share` of the largest step.
+    pub(super) fn advance(&mut self, gradients: &StackGradients, share: f64) {
+        self.count += 1;
+        let parts: Vec<(Vec<f32>, Vec<f32>)> = self
+            .members
+            .par_iter()
+            .map(|member| {
+                let gradients = &gradients[member.place.layer][member.place.direction];
+                let all = if member.place.matrix == Matrix::W { &gradients.w } else { &gradients.r };
+                let own = &all[member.place.row * member.columns..][..member.rows * member.columns];
+                member.gradients(own, &self.books[member.book])
+            })
+            .collect();
+        for (index, book) in self.books.iter_mut().enumerate() {
+            let Some(atoms) = &mut book.atoms else { continue };
+            let mut sum = vec![0.0; atoms.values.len()];
+            for (member, (part, _)) in self.members.iter().zip(&parts).filter(|(m, _)| m.book == index) {
+                let _ = member;
+                sum.iter_mut().zip(part).for_each(|(sum, g)| *sum += g);
+            }
+            atoms.advance(&sum, share, self.count);
+            atoms.values.iter_mut().for_each(|v| *v = v.clamp(-127.0, 127.0));
+        }
+        for (member, (_, gradient)) in self.members.iter_mut().zip(&parts) {
+            member.scales.advance(gradient, share, self.count);
+            let most = if member.step.is_some() { 255.0 } else { f32::MAX };
+            member.scales.values.iter_mut().for_each(|s| *s = s.clamp(0.0, most));
+        }
+    }
+
+    /// Puts the weights that the parameters stand for into the stack.
+    pub(super) fn write(&self, stack: &mut Stack) {
+        let decoded: Vec<Vec<f32>> =
+            self.members.par_iter().map(|member| member.decode(&self.books[member.book])).collect();
+        for (member, decoded) in self.members.iter().zip(decoded) {
+            let Place { layer, direction, matrix, row, .. } = member.place;
+            let direction = &mut stack.layers[layer][direction];
+            let all = if matrix == Matrix::W { &mut direction.w } else { &mut direction.r };
+            all[row * member.columns..][..decoded.len()].copy_from_slice(&decoded);
+        }
+    }
+
+    /// Stores the parameters in the units.
+    pub(super) fn store(&self, coded: &mut CodedUnits) {
+        let books: Vec<Arc<Codebook>> = self.books.iter().map(Book::stored).collect();
+        for member in &self.members {
+            let Some(unit) = &mut coded[member.place.unit] else { continue };
+            unit.codebook = books[member.book].clone();
+            unit.scales = member.stored_scales();
+            if let Some(scales) = &mut unit.scale_codes {
+                scales.codes = member.scales.values.iter().map(|s| s.round() as u8).collect();
+            }
+        }
+    }
+}
+
+impl Book {
+    fn new(codebook: &Arc<Codebook>, elsewhere: bool) -> Book {
+        let every_level = codebook.spec == BlockSpec { width: 1, atoms: 256 };
+        let values: Vec<f32> = codebook.atoms.iter().map(|&level| f32::from(level)).collect();
+        let rms = (values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / values.len().max(1) as f64).sqrt();
+        let rates = vec![(ATOM_RATE * rms) as f32; values.len()];
+        let atoms = (!elsewhere && !every_level).then(|| Tuned::new(values, rates));
+        Book { spec: codebook.spec, original: codebook.clone(), atoms }
+    }
+
+    /// The levels as they will be stored.
+    fn levels(&self) -> Vec<f32> {
+        match &self.atoms {
+            Some(atoms) => atoms.values.iter().map(|v| v.round()).collect(),
+            None => self.original.atoms.iter().map(|&level| f32::from(level)).collect(),
+        }
+    }
+
+    fn stored(&self) -> Arc<Codebook> {
+        if self.atoms.is_none() {
+            return self.original.clone();
+        }
+        Arc::new(Codebook { spec: self.spec, atoms: self.levels().iter().map(|&level| level as i8).collect() })
+    }
+}
+
+impl Member {
+    fn new(place: Place, book: usize, coded: &Coded) -> Member {
+        let step = coded.scale_codes.as_ref().map(|scales| scales.step);
+        let values: Vec<f32> = match &coded.scale_codes {
+            Some(scales) => scales.codes.iter().map(|&code| f32::from(code)).collect(),
+            None => coded.scales.clone(),
+        };
+        let rates = values.iter().map(|v| v * SCALE_RATE as f32).collect();
+        Member {
+            place,
+            book,
+            rows: coded.rows,
+            columns: coded.columns,
+            codes: coded.codes.clone(),
+            step,
+            scales: Tuned::new(values, rates),
+        }
+    }
+
+    /// The scales as they will be decoded.
+    fn stored_scales(&self) -> Vec<f32> {
+        match self.step {
+            Some(step) => self.scales.values.iter().map(|s| s.round() * step).collect(),
+            None => self.scales.values.clone(),
+        }
+    }
+
+    fn rows_of_codes(&self, spec: BlockSpec) -> std::slice::ChunksExact<'_, u8> {
+        self.codes.chunks_exact(spec.pieces(self.columns))
+    }
+
+    fn decode(&self, book: &Book) -> Vec<f32> {
+        let levels = book.levels();
+        let mut out = vec![0.0; self.rows * self.columns];
+        let rows = out.chunks_exact_mut(self.columns).zip(self.rows_of_codes(book.spec));
+        for ((row, codes), scale) in rows.zip(self.stored_scales()) {
+            for (piece, &code) in row.chunks_mut(book.spec.width).zip(codes) {
+                let atom = &levels[usize::from(code) * book.spec.width..];
+                piece.iter_mut().zip(atom).for_each(|(w, level)| *w = level * scale);
+            }
+        }
+        out
+    }
+
+    /// From gradients in the weights `[rows, n]` to those in the atoms and in the scales.
+    fn gradients(&self, weights: &[f32], book: &Book) -> (Vec<f32>, Vec<f32>) {
+        let levels = book.levels();
+        let width = book.spec.width;
+        let mut atoms = vec![0.0; levels.len()];
+        let mut scales = vec![0.0; self.rows];
+        let rows = weights.chunks_exact(self.columns).zip(self.rows_of_codes(book.spec));
+        for (((row, codes), scale), of_scale) in rows.zip(self.stored_scales()).zip(&mut scales) {
+            for (piece, &code) in row.chunks(width).zip(codes) {
+                let at = usize::from(code) * width;
+                let atom = levels[at..].iter().zip(&mut atoms[at..]);
+                for (g, (level, of_atom)) in piece.iter().zip(atom) {
+                    *of_scale += g * level;
+                    *of_atom += g * scale;
+                }
+            }
+        }
+        let unit = self.step.unwrap_or(1.0);
+        scales.iter_mut().for_each(|g| *g *= unit);
+        (atoms, scales)
+    }
+}

@@ -1,0 +1,108 @@
+//! Tuning brings a coded model nearer to the original, and gives the same bytes for any number of threads.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use dirnet::coding::{CodedUnits, Weights};
+use dirnet::compress::Job;
+use dirnet::dictionary::BlockSpec;
+use dirnet::engine::Engine;
+use dirnet::loss::{Judge, LossSpec};
+use dirnet::onnx::{LoadOptions, Model};
+use dirnet::plan::{Choice, Plan, Sharing};
+use dirnet::progress::Silent;
+use dirnet::recurrent::FindOptions;
+use dirnet::samples::{Samples, Signature};
+use dirnet::tune::{self, Options, Outcome, Target, TuneReport};
+
+struct Fixture {
+    model: Model,
+    samples: Samples,
+}
+
+fn charlm(name: &str) -> Fixture {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/charlm");
+    let model = Model::load(&folder.join(name), &LoadOptions::default()).expect("the fixture is a model");
+    let signature = Signature::of(&model).expect("it has inputs");
+    let samples = Samples::read(&[folder.join("calibration.npz")], &signature, &[]).expect("they fit the model");
+    Fixture { samples: samples.subset(3), model }
+}
+
+/// The model coded at 2 bits a weight, one codebook for all units that `sharing` reaches.
+fn coded(fixture: &Fixture, engine: &Engine, sharing: Sharing) -> (Weights, CodedUnits) {
+    let weights = || Weights::read(&fixture.model, &FindOptions::default()).expect("it has recurrent nodes");
+    let mut job = Job::new(&fixture.model, weights(), Some((engine, &fixture.samples)), 0, &Silent).expect("it runs");
+    let spec = BlockSpec::new(4, 256).expect("there is such a spec");
+    let plan = Plan { choices: vec![Choice::Block { spec, sharing }; job.weights.units.len()] };
+    (weights(), job.code(plan, None, &Silent).expect("it can be coded").units)
+}
+
+fn tuned(
+    fixture: &Fixture,
+    engine: &Engine,
+    weights: &Weights,
+    units: &CodedUnits,
+    judge: Option<&Judge>,
+) -> (CodedUnits, TuneReport) {
+    let mut units = units.clone();
+    let options = Options { steps: Some(3), ..Options::default() };
+    let report = tune::tune(engine, weights, &mut units, &fixture.samples, judge, &options, &Silent).expect("it runs");
+    (units, report)
+}
+
+fn stored(units: &CodedUnits) -> Vec<(Vec<i8>, Vec<u8>, Vec<u32>)> {
+    let one = |unit: &dirnet::dictionary::Coded| {
+        (unit.codebook.atoms.clone(), unit.codes.clone(), unit.scales.iter().map(|s| s.to_bits()).collect())
+    };
+    units.iter().flatten().map(one).collect()
+}
+
+#[test]
+fn layers_come_nearer_to_their_own_states() {
+    let fixture = charlm("gru256.onnx");
+    let engine = Engine::new(&fixture.model).expect("it runs");
+    let (weights, units) = coded(&fixture, &engine, Sharing::Unit);
+    let (after, report) = tuned(&fixture, &engine, &weights, &units, None);
+    assert!(!report.layers.is_empty());
+    for layer in &report.layers {
+        assert_eq!(layer.target, Target::States);
+        assert!(matches!(layer.outcome, Outcome::Kept { before, after, .. } if after < before), "{layer:?}");
+    }
+    for (before, after) in units.iter().flatten().zip(after.iter().flatten()) {
+        assert_eq!((&before.codes, before.codebook.spec), (&after.codes, after.codebook.spec));
+        let codes = after.scale_codes.as_ref().expect("scales are bytes");
+        assert!(after.scales.iter().zip(&codes.codes).all(|(s, &c)| *s == f32::from(c) * codes.step));
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("there can be a thread");
+    let (alone, _) = pool.install(|| tuned(&fixture, &engine, &weights, &units, None));
+    assert_eq!(stored(&after), stored(&alone));
+}
+
+#[test]
+fn layers_that_read_one_another_are_tuned_against_the_output() {
+    let fixture = charlm("lstm256.onnx");
+    let engine = Engine::new(&fixture.model).expect("it runs");
+    let judge = Judge::new(&fixture.model, &LossSpec::parse(&["kl"]).expect("a loss"), &[]).expect("it has an output");
+    let (weights, units) = coded(&fixture, &engine, Sharing::Model);
+    let (after, report) = tuned(&fixture, &engine, &weights, &units, Some(&judge));
+    let [layer] = &report.layers[..] else { panic!("{report:?}") };
+    assert_eq!(layer.nodes.len(), 2);
+    assert_eq!(layer.target, Target::Output("logits".into()));
+    assert!(
+        matches!(layer.outcome, Outcome::Kept { before, after, scales_only: false, .. } if after < before),
+        "{layer:?}"
+    );
+    let first = after[0].as_ref().expect("all units are coded");
+    assert!(after.iter().flatten().all(|unit| Arc::ptr_eq(&unit.codebook, &first.codebook)));
+
+    // Tuned alone, neither layer may touch the codebook that both use.
+    let (alone, report) = tuned(&fixture, &engine, &weights, &units, None);
+    for layer in &report.layers {
+        assert!(
+            matches!(layer.outcome, Outcome::Kept { scales_only: true, .. } | Outcome::Dropped { .. }),
+            "{layer:?}"
+        );
+    }
+    let before = units[0].as_ref().expect("all units are coded");
+    assert!(alone.iter().flatten().all(|unit| Arc::ptr_eq(&unit.codebook, &before.codebook)));
+}
