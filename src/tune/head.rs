@@ -4,13 +4,11 @@
 //! on some steps, checked on others), then errors of `Y` can be weighed by what they do to the output. For
 //! probabilities the same is asked of their logarithms, less the mean of each row, which a Softmax does not see.
 
-use std::collections::BTreeMap;
-
 use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::Solve;
 use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
 
-use super::sequences::Site;
+use super::sequences::{Probe, Site};
 use crate::engine::Outputs;
 use crate::loss::{Content, Judge, Judged, LossKind};
 
@@ -44,11 +42,11 @@ enum Kind {
 
 impl Head {
     /// The first judged output that is linear in the states of `site`.
-    pub(super) fn find(runs: &[(BTreeMap<usize, Site>, Vec<Outputs>)], site: usize, judge: &Judge) -> Option<Head> {
+    pub(super) fn find(runs: &[Probe], site: usize, judge: &Judge) -> Option<Head> {
         judge.outputs.iter().find_map(|output| Head::of_output(runs, site, output))
     }
 
-    fn of_output(runs: &[(BTreeMap<usize, Site>, Vec<Outputs>)], site: usize, output: &Judged) -> Option<Head> {
+    fn of_output(runs: &[Probe], site: usize, output: &Judged) -> Option<Head> {
         [false, true].into_iter().find_map(|batch_first| {
             let mut rows = Rows::default();
             for (sites, steps) in runs {

@@ -24,7 +24,7 @@ use rand::seq::SliceRandom;
 
 use crate::cell::Spec;
 use crate::coding::{CodedUnits, Weights};
-use crate::engine::{Engine, Outputs, Overrides};
+use crate::engine::{Engine, Overrides};
 use crate::error::Result;
 use crate::loss::Judge;
 use crate::progress::Progress;
@@ -32,7 +32,7 @@ use crate::recurrent::{self, Matrix};
 use crate::samples::Samples;
 use head::Head;
 use parameters::{Parameters, Place};
-use sequences::{Record, Site, Tracing, Window, Windows};
+use sequences::{Probe, Record, Tracing, Window, Windows};
 use stack::{Direction, Goal, Stack};
 
 /// Multiplications and additions that all steps of [`Effort::Fast`] may take together: about a minute on two cores.
@@ -287,7 +287,7 @@ fn stacks(tracing: &Tracing<'_>, sites: &[Layer], judge: Option<&Judge>) -> Resu
 }
 
 /// Whether a layer reads exactly what another gives.
-fn reads(runs: &[(BTreeMap<usize, Site>, Vec<Outputs>)], before: usize, after: usize) -> bool {
+fn reads(runs: &[Probe], before: usize, after: usize) -> bool {
     let same = |a: &Record, b: &Record| (a.steps, a.batch) == (b.steps, b.batch) && a.joined() == b.x;
     let mut seen = false;
     let all = runs.iter().all(|(sites, _)| match (sites.get(&before), sites.get(&after)) {

@@ -131,8 +131,7 @@ impl Parameters {
         for (index, book) in self.books.iter_mut().enumerate() {
             let Some(atoms) = &mut book.atoms else { continue };
             let mut sum = vec![0.0; atoms.values.len()];
-            for (member, (part, _)) in self.members.iter().zip(&parts).filter(|(m, _)| m.book == index) {
-                let _ = member;
+            for (_, (part, _)) in self.members.iter().zip(&parts).filter(|(m, _)| m.book == index) {
                 sum.iter_mut().zip(part).for_each(|(sum, g)| *sum += g);
             }
             atoms.advance(&sum, share, self.count);

@@ -13,7 +13,7 @@ use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
 use crate::cell::Kind;
-use crate::engine::{Engine, Overrides, Pass, Tap, Visit};
+use crate::engine::{Engine, Outputs, Overrides, Pass, Tap, Visit};
 use crate::error::Result;
 use crate::samples::{Samples, Stream};
 
@@ -223,6 +223,9 @@ pub(super) struct Windows {
 /// Of the sequences, every so many is left out.
 const LEFT_OUT: usize = 5;
 
+/// What the original did on one stream: records by site, and the outputs of each step.
+pub(super) type Probe = (BTreeMap<usize, Site>, Vec<Outputs>);
+
 /// What is traced.
 pub(super) struct Tracing<'a> {
     pub(super) engine: &'a Engine,
@@ -258,11 +261,8 @@ impl Tracing<'_> {
         Ok(result)
     }
 
-    /// Runs the original on some streams: records by site, and the outputs of each step.
-    pub(super) fn originals(
-        &self,
-        streams: usize,
-    ) -> Result<Vec<(BTreeMap<usize, Site>, Vec<crate::engine::Outputs>)>> {
+    /// Runs the original on some streams.
+    pub(super) fn originals(&self, streams: usize) -> Result<Vec<Probe>> {
         let run = |stream: &&Stream| {
             let recorder = Recorder::new(self.sites);
             let outputs = self.engine.run_stream(stream, &self.samples.carry, &Overrides::new(), Some(&recorder))?;

@@ -203,8 +203,7 @@ impl Run {
         let mut sum = 0.0;
         let mut gradient = vec![0.0; a.len()];
         let rows = gradient.chunks_exact_mut(n).zip(a.chunks_exact(n).zip(b.chunks_exact(n)));
-        for (i, (gradient, (a, b))) in rows.enumerate().filter(|(i, _)| self.is_valid(*i)) {
-            let _ = i;
+        for (_, (gradient, (a, b))) in rows.enumerate().filter(|(i, _)| self.is_valid(*i)) {
             for ((g, a), b) in gradient.iter_mut().zip(a).zip(b) {
                 sum += f64::from(a - b) * f64::from(a - b);
                 *g = (2.0 * weight) as f32 * (a - b);
