@@ -9,6 +9,7 @@ use dirnet::coding::Weights;
 use dirnet::compress::{Coded, Job};
 use dirnet::engine::Engine;
 use dirnet::error::{Error, ErrorKind};
+use dirnet::expand;
 use dirnet::loss::{Judge, LossSpec};
 use dirnet::onnx::Model;
 use dirnet::plan::Plan;
@@ -103,6 +104,10 @@ impl Setup {
         let options = flags.nodes.options(overrides)?;
         // A model without anything to compress needs no samples to be told so.
         let survey = Weights::read(&model, &options).map_err(|error| error.in_file(&path))?.survey;
+        if survey.weights.iter().any(|weight| expand::is_coded(survey.source(weight))) {
+            let message = "its weights are coded already: compress the original, or what 'dirnet expand' makes of it";
+            return Err(Error::new(ErrorKind::NothingToDo, message).in_file(path).into());
+        }
         let mut inputs = flags.samples.inputs(&model)?;
         if target.max_loss.is_some() {
             inputs.hold_back();

@@ -1,11 +1,15 @@
 //! What is in a model: its recurrent nodes, where their weights come from, and what cannot be compressed.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::{SCHEMA, Show, Skipped, Tool, table};
+use crate::coding::NOTE;
 use crate::error::Result;
+use crate::expand::is_coded;
 use crate::onnx::Model;
-use crate::recurrent::{Matrix, Survey};
+use crate::recurrent::{ConstantRef, Matrix, Survey};
 
 /// What `inspect` tells.
 #[derive(Clone, Debug, Serialize)]
@@ -18,7 +22,9 @@ pub struct Inspection {
     pub model: InspectedModel,
     /// The weights that can be compressed.
     pub recurrent: InspectedWeights,
-    /// Recurrent nodes that can be compressed.
+    /// What this tool wrote into the file when it compressed it.
+    pub made_by: Option<serde_json::Value>,
+    /// Recurrent nodes that can be compressed, or are.
     pub nodes: Vec<Node>,
     /// Recurrent nodes that cannot.
     pub skipped: Vec<Skipped>,
@@ -88,6 +94,8 @@ pub struct Weight {
     pub bytes: u64,
     /// Stored bytes over the bytes of the file.
     pub share: Option<f64>,
+    /// Whether it is coded already: rebuilt from a dictionary when the model is loaded.
+    pub coded: bool,
     /// How the constant reaches the node.
     pub route: String,
     /// The first node whose weights are the same, bit for bit: they are coded once.
@@ -100,7 +108,7 @@ impl Inspection {
     pub fn new(model: &Model, survey: &Survey) -> Self {
         let file = model.bytes();
         let share = |bytes: u64| (file > 0).then(|| bytes as f64 / file as f64);
-        let bytes = survey.stored_bytes();
+        let bytes = stored_bytes(survey);
         let parameters = survey.weights.iter().map(|weight| survey.source(weight).elements() as u64).sum();
         let nodes = survey.nodes.iter().enumerate().map(|(index, node)| Node {
             node: node.name.clone(),
@@ -123,6 +131,7 @@ impl Inspection {
                 ir_version: model.ir_version(),
                 producer: super::producer_of(model),
             },
+            made_by: made_by(model),
             recurrent: InspectedWeights { bytes, parameters, share: share(bytes) },
             nodes: nodes.collect(),
             skipped: survey.skipped.iter().map(Skipped::from).collect(),
@@ -130,18 +139,40 @@ impl Inspection {
     }
 }
 
+/// Stored bytes of all weights; of coded ones those of codes, codebooks and scales.
+fn stored_bytes(survey: &Survey) -> u64 {
+    let sources = || survey.weights.iter().map(|weight| survey.source(weight));
+    if !sources().any(is_coded) {
+        return survey.stored_bytes();
+    }
+    let constants: BTreeSet<&ConstantRef> = sources().flat_map(|source| &source.constants).collect();
+    constants.into_iter().map(|constant| constant.bytes).sum()
+}
+
+/// The note in the metadata, as JSON if it is that, else as text.
+fn made_by(model: &Model) -> Option<serde_json::Value> {
+    let note = model.proto.metadata_props.iter().find(|entry| entry.key() == NOTE)?.value();
+    Some(serde_json::from_str(note).unwrap_or_else(|_| serde_json::Value::String(note.to_owned())))
+}
+
 fn weight(survey: &Survey, node: usize, matrix: Matrix, share: impl Fn(u64) -> Option<f64>) -> Weight {
     let source = survey.nodes[node].source(matrix);
     let stored = source.constants.first().map_or(source.element, |constant| constant.element);
     let first = survey.weight_of(node, matrix).map(|weight| survey.weights[weight].uses[0]);
     let twin = first.filter(|first| first.node != node || first.matrix != matrix);
+    let coded = is_coded(source);
+    let bytes = match coded {
+        true => source.constants.iter().map(|constant| constant.bytes).sum(),
+        false => source.stored_bytes(),
+    };
     Weight {
         tensor: matrix.to_string(),
         shape: source.shape,
         element: stored.as_str_name().to_ascii_lowercase(),
         external: source.constants.iter().any(|constant| constant.external),
-        bytes: source.stored_bytes(),
-        share: share(source.stored_bytes()),
+        bytes,
+        share: share(bytes),
+        coded,
         route: source.route.clone(),
         same_as: twin.map(|twin| survey.nodes[twin.node].name.clone()),
     }

@@ -291,6 +291,16 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
         return out;
     }
     let weights = &found.recurrent;
+    if found.nodes.iter().flat_map(|node| &node.weights).any(|weight| weight.coded) {
+        let made =
+            found.made_by.as_ref().map_or_else(String::new, |note| format!(" by dirnet, {}", Escaped(&facts(note))));
+        line_of(&mut out, format!("compressed{made}"));
+        let (count, bytes) = (grouped(weights.parameters), Bytes(weights.bytes));
+        let bits = weights.bytes as f64 * 8.0 / weights.parameters.max(1) as f64;
+        line_of(&mut out, format!("{count} weights in {bytes}, {bits:.2} bits each"));
+        line_of(&mut out, format!("next: dirnet expand {} -o OUT for dense weights", Escaped(&model.path)));
+        return out;
+    }
     let nodes = if found.nodes.len() == 1 { "1 node".to_owned() } else { format!("{} nodes", found.nodes.len()) };
     line_of(
         &mut out,
@@ -304,6 +314,19 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
     let command = format!("next: dirnet compress {} -o OUT --ratio 8 --calibration SAMPLES", Escaped(&model.path));
     line_of(&mut out, command);
     out
+}
+
+/// A note as words: `calibrated_on 16 samples, codec block, ...`.
+fn facts(note: &serde_json::Value) -> String {
+    let plain = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    match note.as_object() {
+        Some(entries) => {
+            let facts: Vec<String> =
+                entries.iter().map(|(key, value)| format!("{} {}", key.replace('_', " "), plain(value))).collect();
+            facts.join(", ")
+        }
+        None => plain(note),
+    }
 }
 
 fn inspected_node(node: &Node, style: &Style, out: &mut String) {
@@ -321,7 +344,7 @@ fn inspected_node(node: &Node, style: &Style, out: &mut String) {
         columns.row([
             weight.tensor.clone(),
             format!("{directions} x {rows} x {n}"),
-            weight.element.clone(),
+            if weight.coded { "coded".to_owned() } else { weight.element.clone() },
             if in_column { origin.clone() } else { String::new() },
             Bytes(weight.bytes).to_string(),
             percent(weight.share),
@@ -339,6 +362,7 @@ fn inspected_node(node: &Node, style: &Style, out: &mut String) {
 fn origin(weight: &Weight) -> String {
     match &weight.same_as {
         Some(twin) => format!("same as in {}", Escaped(twin)),
+        None if weight.coded => "dictionary".to_owned(),
         None => Escaped(&weight.route).to_string(),
     }
 }

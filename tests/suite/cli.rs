@@ -240,3 +240,121 @@ fn broken_models_get_one_line() {
         }
     }
 }
+
+/// The whole way: compress, inspect, verify, expand, and back again.
+#[test]
+fn a_model_goes_there_and_back() {
+    let directory = scratch();
+    let at = |name: &str| fixture("charlm").join(name).to_string_lossy().into_owned();
+    let (model, calibration, holdout) = (at("gru256.onnx"), at("calibration.npz"), at("holdout.npz"));
+    let dirnet = |arguments: &[&str]| run(directory.path(), arguments);
+
+    let compress = ["compress", &model, "--sensitivity", "none", "--ratio", "8", "--calibration", &calibration];
+    let shown = dirnet(&[&compress[..], &["-o", "small.onnx", "--report", "report.json", "-q"]].concat());
+    assert_eq!(shown, "exit 0\n");
+    let report = std::fs::read_to_string(directory.path().join("report.json")).expect("was written");
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    let bytes = std::fs::metadata(directory.path().join("small.onnx")).expect("was written").len();
+    assert_eq!(report["model"]["bytes_after"], bytes);
+    let (before, after) = (&report["recurrent"]["bytes_before"], &report["recurrent"]["bytes_after"]);
+    let number = |value: &serde_json::Value| value.as_u64().expect("a count of bytes");
+    assert_eq!(number(&report["model"]["bytes_before"]) - bytes, number(before) - number(after));
+    assert!(report["recurrent"]["ratio"].as_f64().expect("a ratio") >= 8.0);
+    let units = report["units"].as_array().expect("units");
+    assert_eq!(units.len(), 12);
+    assert_eq!(units.iter().map(|unit| number(&unit["bytes_after"])).sum::<u64>(), number(after));
+    assert_eq!(units.iter().map(|unit| number(&unit["bytes_before"])).sum::<u64>(), number(before));
+    assert_eq!(report["verify"]["samples"], 3);
+    assert_eq!(report["verify"]["calibrated_on"], "calibration");
+
+    let again = [&compress[..], &["-o", "again.onnx", "--threads", "1", "-q"]].concat();
+    assert_eq!(dirnet(&again), "exit 0\n");
+    let read = |name: &str| std::fs::read(directory.path().join(name)).expect("was written");
+    assert!(read("small.onnx") == read("again.onnx"), "the bytes depend on the number of threads");
+
+    let shown = dirnet(&["inspect", "small.onnx"]);
+    assert!(shown.contains("compressed by dirnet, ") && shown.contains("dirnet expand small.onnx"), "{shown}");
+    let shown = dirnet(&["compress", "small.onnx", "-o", "smaller.onnx"]);
+    assert!(shown.starts_with("exit 1\n! error: small.onnx: its weights are coded already"), "{shown}");
+
+    assert_eq!(dirnet(&["expand", "small.onnx", "-o", "dense.onnx", "-q"]), "exit 0\n");
+    let shown = dirnet(&["verify", "dense.onnx", "small.onnx", "--holdout", &calibration, "--max-abs", "0"]);
+    assert!(shown.starts_with("exit 0\n") && shown.contains("max-abs at most 0, measured 0"), "{shown}");
+
+    let shown = dirnet(&["verify", &model, "small.onnx", "--holdout", &holdout, "--min-snr", "logits:90"]);
+    assert!(shown.starts_with("exit 1\n"), "{shown}");
+    assert!(shown.contains("\n! error: output 'logits': --min-snr 90 is missed by "), "{shown}");
+    let shown = dirnet(&["verify", &model, "small.onnx", "--min-snr", "logit:20"]);
+    assert!(shown.starts_with("exit 2\n! error: --min-snr names 'logit', not an output"), "{shown}");
+}
+
+/// A gate that fails leaves no file, and `--keep-failed` does.
+#[test]
+fn a_failed_gate_writes_nothing() {
+    let directory = scratch();
+    let (model, samples) = (fixture("charlm/gru256.onnx"), fixture("charlm/calibration.npz"));
+    let arguments = ["compress", &model.to_string_lossy(), "-o", "small.onnx", "--sensitivity", "none"];
+    let gates = ["--calibration", &samples.to_string_lossy(), "--max-abs", "1e-9"];
+    let shown = run(directory.path(), &[&arguments[..], &gates].concat());
+    assert!(shown.starts_with("exit 1\n") && shown.contains("nothing was written"), "{shown}");
+    assert_eq!(std::fs::read_dir(directory.path()).expect("reads").count(), 0);
+    let shown = run(directory.path(), &[&arguments[..], &gates, &["--keep-failed"]].concat());
+    assert!(shown.starts_with("exit 1\n") && shown.contains("wrote small.onnx"), "{shown}");
+    assert!(directory.path().join("small.onnx").exists());
+}
+
+#[test]
+fn targets_that_cannot_be_met_exit_1_with_the_nearest() {
+    let directory = scratch();
+    let model = fixture("charlm/gru256.onnx");
+    let shown = run(
+        directory.path(),
+        &["compress", &model.to_string_lossy(), "-o", "s.onnx", "--ratio", "400", "--sensitivity", "none"],
+    );
+    assert!(shown.starts_with("exit 1\n! error: no plan makes a file of at most "), "{shown}");
+    assert!(shown.contains("the nearest is ") && shown.contains(" --ratio "), "{shown}");
+}
+
+/// A plan that was saved makes the same model as the flags that it was made from.
+#[test]
+fn a_saved_plan_is_applied() {
+    let directory = scratch();
+    let (model, samples) = (fixture("charlm/gru256.onnx"), fixture("charlm/calibration.npz"));
+    let flags = [&model.to_string_lossy(), "--calibration", &*samples.to_string_lossy(), "--sensitivity", "none"];
+    let dirnet = |arguments: &[&str]| run(directory.path(), &[arguments, &flags[..]].concat());
+    let shown = dirnet(&["plan", "--ratio", "10", "--save", "plan.toml"]);
+    assert!(shown.starts_with("exit 0\n") && shown.contains("recurrent weights"), "{shown}");
+    assert_eq!(dirnet(&["compress", "-o", "a.onnx", "--ratio", "10", "-q"]), "exit 0\n");
+    assert_eq!(dirnet(&["compress", "-o", "b.onnx", "--plan", "plan.toml", "-q"]), "exit 0\n");
+    let read = |name: &str| std::fs::read(directory.path().join(name)).expect("was written");
+    assert!(read("a.onnx") == read("b.onnx"), "the plan makes another model");
+
+    let plan = String::from_utf8(read("plan.toml")).expect("text");
+    for (from, to, message) in [
+        ("gate = \"z\"", "gate = \"q\"", "there is no unit for /m/rnn/GRU/W/forward/z"),
+        (
+            "codec = \"block\"",
+            "codec = \"magic\"",
+            "node '/m/rnn/GRU': codec 'magic' is unknown, expected block or dense",
+        ),
+        ("version = 1", "version = 2", "plan of version 2, expected 1"),
+        ("version = 1", "version = 1\nspeed = 3", "line 4: unknown field `speed`, expected `version` or `unit`"),
+    ] {
+        std::fs::write(directory.path().join("bad.toml"), plan.replacen(from, to, 1)).expect("writes");
+        let shown = dirnet(&["compress", "-o", "c.onnx", "--plan", "bad.toml"]);
+        assert_eq!(shown, format!("exit 2\n! error: bad.toml: {message}\n"));
+    }
+}
+
+#[test]
+fn nothing_to_do_exits_1() {
+    let model = shared().join("models/no_rnn/model_v8.onnx");
+    if !model.exists() {
+        return println!("skipped: there is no {}", model.display());
+    }
+    let directory = scratch();
+    let model = model.to_string_lossy();
+    let shown = run(directory.path(), &["compress", &model, "-o", "s.onnx"]);
+    assert_eq!(shown, format!("exit 1\n! error: {model}: nothing to compress: the model has no LSTM or GRU node\n"));
+    assert!(run(directory.path(), &["inspect", &model]).starts_with("exit 0\n"));
+}
