@@ -9,7 +9,9 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use ndarray::{Array2, Array3, ArrayView2, Axis, linalg::general_mat_mul};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use ndarray::{Array2, Array3, Axis};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
@@ -128,6 +130,7 @@ pub fn seeded(node: &RecurrentNode, number: usize, w: &Array3<f32>, r: &Array3<f
         let zeros = vec![0.0; BATCH * spec.hidden];
         let initial_c = if matches!(spec.kind, Kind::Lstm { .. }) { zeros.clone() } else { Vec::new() };
         let cell::Trace { gates, inner } = trace;
+        let (w, r) = (w.into(), r.into());
         Pass { reverse, w, r, b: None, p: None, initial_h: zeros, initial_c, y: output.y, inner, gates }
     });
     let passes: Vec<Pass> = passes.collect();
@@ -216,10 +219,12 @@ impl Sum {
         let size = self.moment.sum.nrows();
         let count = self.waiting.len() / size.max(1);
         // Single precision within some rows, double over them: as exact as the states themselves.
+        let mut product = Array2::<f32>::zeros((size, size));
         for rows in self.waiting.chunks(ROWS * size.max(1)) {
-            let rows = ArrayView2::from_shape((rows.len() / size, size), rows).expect("whole rows are added");
-            let mut product = Array2::<f32>::zeros((size, size));
-            general_mat_mul(1.0, &rows.t(), &rows, 0.0, &mut product);
+            let rows = MatRef::from_row_major_slice(rows, rows.len() / size, size);
+            let into = product.as_slice_mut().expect("a new array is row-major");
+            let into = MatMut::from_row_major_slice_mut(into, size, size);
+            matmul(into, Accum::Replace, rows.transpose(), rows, 1.0, Par::Seq);
             self.moment.sum.zip_mut_with(&product, |sum, &p| *sum += f64::from(p));
         }
         self.moment.count += count as u64;

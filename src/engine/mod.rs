@@ -21,7 +21,7 @@ mod repeat;
 mod stream;
 mod value;
 
-pub use recorder::{Overrides, Pass, Tap, Visit};
+pub use recorder::{Floats, Overrides, Pass, Tap, Visit};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::graph::is_standard;

@@ -1,6 +1,6 @@
 //! `LSTM` and `GRU` as operators of tract that compute what [`cell`](crate::cell) does.
 
-use super::recorder::{self, Pass, Visit};
+use super::recorder::{self, Floats, Pass, Visit};
 use crate::cell::{Activation, Input, Kind, Output, Spec, Trace, Weights, forward, forward_traced};
 use crate::onnx::NodeProto;
 use crate::recurrent::{Attributes, Cell, Direction, Matrix};
@@ -200,10 +200,10 @@ struct Run<'a> {
     batch: usize,
     inputs: usize,
     x: Vec<f32>,
-    w: Cow<'a, [f32]>,
-    r: Cow<'a, [f32]>,
-    b: Option<Cow<'a, [f32]>>,
-    p: Option<Cow<'a, [f32]>>,
+    w: Floats,
+    r: Floats,
+    b: Option<Floats>,
+    p: Option<Floats>,
     lengths: Option<Vec<usize>>,
     /// `[dirs, B, H]`.
     h: Option<Vec<f32>>,
@@ -211,7 +211,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(op: &'a Recurrent, values: &'a [TValue]) -> TractResult<Run<'a>> {
+    fn new(op: &'a Recurrent, values: &[TValue]) -> TractResult<Run<'a>> {
         let (dirs, hidden) = (op.attributes.direction.count(), op.attributes.hidden);
         let rows = op.kind().gates() * hidden;
         let [steps, batch, inputs] = *values[0].shape() else { bail!("X is not of 3 dimensions") };
@@ -225,11 +225,11 @@ impl<'a> Run<'a> {
             steps,
             batch,
             inputs,
-            x: floats("X", &values[0], values[0].shape(), op.batch_first())?.into_owned(),
+            x: sequence_first("X", &values[0], values[0].shape(), op.batch_first())?,
             w: op.weights(Matrix::W, &values[1], [dirs, rows, inputs])?,
             r: op.weights(Matrix::R, &values[2], [dirs, rows, hidden])?,
-            b: optional(0).map(|value| floats("B", value, &[dirs, 2 * rows], false)).transpose()?,
-            p: optional(4).map(|value| floats("P", value, &[dirs, 3 * hidden], false)).transpose()?,
+            b: optional(0).map(|value| floats("B", value, &[dirs, 2 * rows])).transpose()?,
+            p: optional(4).map(|value| floats("P", value, &[dirs, 3 * hidden])).transpose()?,
             lengths: optional(1).map(|value| lengths(value, steps, batch)).transpose()?.flatten(),
             h: states("initial_h", 2)?,
             c: states("initial_c", 3)?,
@@ -295,13 +295,14 @@ impl<'a> Run<'a> {
         };
         let lstm = self.op.cell == Cell::Lstm;
         let passes = results.into_iter().enumerate().map(|(d, (direction, output, trace))| {
-            let weights = self.weights(d);
+            let hidden = self.op.attributes.hidden;
+            let rows = self.op.kind().gates() * hidden;
             Pass {
                 reverse: direction == Direction::Reverse,
-                w: weights.w.to_vec(),
-                r: weights.r.to_vec(),
-                b: weights.b.map(<[f32]>::to_vec),
-                p: weights.p.map(<[f32]>::to_vec),
+                w: self.w.part(d, rows * self.inputs),
+                r: self.r.part(d, rows * hidden),
+                b: self.b.as_ref().map(|b| b.part(d, 2 * rows)),
+                p: self.p.as_ref().map(|p| p.part(d, 3 * hidden)),
                 initial_h: part(&self.h, d),
                 initial_c: if lstm { part(&self.c, d) } else { Vec::new() },
                 y: output.y,
@@ -325,34 +326,40 @@ impl<'a> Run<'a> {
 
 impl Recurrent {
     /// W or R of the node, or what the caller put in its place.
-    fn weights<'a>(&self, matrix: Matrix, value: &'a TValue, shape: [usize; 3]) -> TractResult<Cow<'a, [f32]>> {
+    fn weights(&self, matrix: Matrix, value: &TValue, shape: [usize; 3]) -> TractResult<Floats> {
         let Some(other) = recorder::weights(self.number, matrix) else {
-            return floats(if matrix == Matrix::W { "W" } else { "R" }, value, &shape, false);
+            return floats(if matrix == Matrix::W { "W" } else { "R" }, value, &shape);
         };
         ensure!(other.shape() == shape, "{matrix} put in place is of shape {:?}, expected {shape:?}", other.shape());
-        Ok(Cow::Owned(other.iter().copied().collect()))
+        Ok(Floats::of_array(other))
     }
 
     /// `initial_h` or `initial_c` as `[dirs, B, H]`.
     fn state(&self, name: &str, value: &TValue, [dirs, batch, hidden]: [usize; 3]) -> TractResult<Vec<f32>> {
         let shape = if self.batch_first() { [batch, dirs, hidden] } else { [dirs, batch, hidden] };
-        Ok(floats(name, value, &shape, self.batch_first())?.into_owned())
+        sequence_first(name, value, &shape, self.batch_first())
     }
 }
 
-/// The elements of an input in row-major order, with the first two axes exchanged where `exchange` says so.
-fn floats<'a>(name: &str, value: &'a TValue, shape: &[usize], exchange: bool) -> TractResult<Cow<'a, [f32]>> {
+fn check_shape(name: &str, value: &TValue, shape: &[usize]) -> TractResult<()> {
     ensure!(value.shape() == shape, "{name} is of shape {:?}, expected {shape:?}", value.shape());
+    Ok(())
+}
+
+/// The elements of an input.
+fn floats(name: &str, value: &TValue, shape: &[usize]) -> TractResult<Floats> {
+    check_shape(name, value, shape)?;
+    Floats::of_tensor(value)
+}
+
+/// The elements of an input, with its first two axes exchanged if the batch is first.
+fn sequence_first(name: &str, value: &TValue, shape: &[usize], batch_first: bool) -> TractResult<Vec<f32>> {
+    check_shape(name, value, shape)?;
     let mut tensor = value.cast_to::<f32>()?;
-    if exchange {
-        let mut axes: Vec<usize> = (0..shape.len()).collect();
-        axes.swap(0, 1);
-        tensor = Cow::Owned(tensor.into_owned().permute_axes(&axes)?);
+    if batch_first {
+        tensor = Cow::Owned(tensor.into_owned().permute_axes(&[1, 0, 2])?);
     }
-    Ok(match tensor {
-        Cow::Borrowed(tensor) => Cow::Borrowed(tensor.try_as_plain_ram()?.as_slice::<f32>()?),
-        Cow::Owned(tensor) => Cow::Owned(tensor.try_as_plain_ram()?.as_slice::<f32>()?.to_vec()),
-    })
+    Ok(tensor.try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
 }
 
 /// `sequence_lens`; `None` where every sequence is as long as the input.

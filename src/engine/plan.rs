@@ -9,7 +9,7 @@ use crate::onnx::{AttributeProto, GraphProto, Model, NodeProto};
 use crate::samples::{Feed, Tensor};
 use prost::Message;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tract_onnx::prelude::{
     DatumType, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, IntoTValue, TractResult,
     TypedModel, TypedRunnableModel,
@@ -17,12 +17,18 @@ use tract_onnx::prelude::{
 use tract_onnx::tract_hir::internal::OutletId;
 use tract_onnx::tract_hir::tract_core::ops::konst::Const;
 
-/// Plans kept at a time. A plan holds the folded weights of the model, so this bounds memory; samples of more shapes
-/// than that are planned again and again, which costs time only.
-const KEPT: usize = 4;
+/// Bytes of plans that are kept: samples of many shapes (sentences, say) are run again and again. A plan is taken to be
+/// as large as the model.
+const KEPT_BYTES: usize = 512 << 20;
+
+/// How many plans are kept at least, whatever their size, and at most.
+const KEPT: (usize, usize) = (2, 128);
 
 /// Type and shape of each input of the model, and the value of those that are baked into the plan.
 type Key = Vec<(DatumType, Vec<usize>, Option<Tensor>)>;
+
+/// A plan, or why there is none, made by whoever needs it first while the others wait.
+type Slot = Arc<OnceLock<Result<Arc<Plan>>>>;
 
 /// A model as tract parsed it, and its plans.
 pub(super) struct Plans {
@@ -32,7 +38,8 @@ pub(super) struct Plans {
     /// The model has branches: integers and flags that are single numbers are taken for constants, so that the branch
     /// that they choose is planned and optimised like the rest.
     branches: bool,
-    recent: Mutex<VecDeque<(Key, Arc<Plan>)>>,
+    kept: usize,
+    recent: Mutex<VecDeque<(Key, Slot)>>,
 }
 
 /// A model planned for one set of input shapes.
@@ -62,29 +69,25 @@ impl Plans {
         tract.op_register.insert("Loop", repeat::read);
         let parsed = call("reading the model", || tract.model_for_read(&mut &*bytes))?;
         let inputs = parsed.inputs.iter().map(|outlet| parsed.nodes[outlet.node].name.clone()).collect();
-        Ok(Plans { parsed, inputs, outputs, branches, recent: Mutex::default() })
+        let kept = (KEPT_BYTES / bytes.len().max(1)).clamp(KEPT.0, KEPT.1);
+        Ok(Plans { parsed, inputs, outputs, branches, kept, recent: Mutex::default() })
     }
 
     /// The plan for the shapes of a feed.
     pub(super) fn for_feed(&self, feed: &Feed) -> Result<Arc<Plan>> {
         let key = self.key(feed)?;
-        if let Some(plan) = self.recall(&key) {
-            return Ok(plan);
-        }
-        // Not under the lock: threads with feeds of other shapes need not wait. Two may make the same plan.
-        let plan = Arc::new(self.plan(&key)?);
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.push_front((key, plan.clone()));
-        recent.truncate(KEPT);
-        Ok(plan)
+        // The lock is held for the look-up only: threads with feeds of other shapes need not wait for a plan.
+        let slot = self.slot(&key);
+        slot.get_or_init(|| self.plan(&key).map(Arc::new)).clone()
     }
 
-    fn recall(&self, key: &Key) -> Option<Arc<Plan>> {
+    fn slot(&self, key: &Key) -> Slot {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = recent.iter().position(|(k, _)| k == key)?;
-        let hit = recent.remove(at)?;
-        recent.push_front(hit);
-        Some(recent[0].1.clone())
+        let found = recent.iter().position(|(k, _)| k == key).and_then(|at| recent.remove(at));
+        let (key, slot) = found.unwrap_or_else(|| (key.clone(), Slot::default()));
+        recent.push_front((key, slot.clone()));
+        recent.truncate(self.kept);
+        slot
     }
 
     fn key(&self, feed: &Feed) -> Result<Key> {

@@ -7,12 +7,81 @@ use crate::cell::Kind;
 use crate::error::Result;
 use crate::recurrent::Matrix;
 use ndarray::Array3;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
+use tract_onnx::prelude::{IntoArcTensor, TValue, Tensor, TractResult};
 
 /// Weights `[dirs, G*H, n]` to be used in place of the model's, by number of the recurrent node and matrix.
 pub type Overrides = BTreeMap<(usize, Matrix), Arc<Array3<f32>>>;
+
+/// Numbers that belong to somebody else: a part of the model's weights, or of those put in their place. Costs nothing to
+/// clone, so that a visit does not copy the weights at every step of a stream.
+#[derive(Clone, Debug)]
+pub struct Floats {
+    whole: Whole,
+    range: Range<usize>,
+}
+
+#[derive(Clone, Debug)]
+enum Whole {
+    Tensor(Arc<Tensor>),
+    Array(Arc<Array3<f32>>),
+    Vector(Arc<Vec<f32>>),
+}
+
+impl Floats {
+    /// All of a tensor that lies in memory as single-precision numbers; converted if it does not.
+    pub(super) fn of_tensor(value: &TValue) -> TractResult<Floats> {
+        let tensor = match value.cast_to::<f32>()? {
+            Cow::Borrowed(_) => value.clone().into_arc_tensor(),
+            Cow::Owned(tensor) => Arc::new(tensor),
+        };
+        let len = tensor.try_as_plain_ram()?.as_slice::<f32>()?.len();
+        Ok(Floats { whole: Whole::Tensor(tensor), range: 0..len })
+    }
+
+    /// All of an array, in row-major order.
+    pub(super) fn of_array(array: Arc<Array3<f32>>) -> Floats {
+        let len = array.len();
+        if array.is_standard_layout() {
+            return Floats { whole: Whole::Array(array), range: 0..len };
+        }
+        array.iter().copied().collect::<Vec<f32>>().into()
+    }
+
+    /// Part `index` of equal parts of `len` numbers.
+    pub(super) fn part(&self, index: usize, len: usize) -> Floats {
+        let start = self.range.start + index * len;
+        assert!(start + len <= self.range.end, "part {index} of {len} numbers is beyond the end");
+        Floats { whole: self.whole.clone(), range: start..start + len }
+    }
+}
+
+impl From<Vec<f32>> for Floats {
+    fn from(vector: Vec<f32>) -> Floats {
+        let range = 0..vector.len();
+        Floats { whole: Whole::Vector(Arc::new(vector)), range }
+    }
+}
+
+impl Deref for Floats {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        let all = match &self.whole {
+            Whole::Tensor(tensor) => {
+                let plain = tensor.try_as_plain_ram().and_then(|plain| plain.as_slice::<f32>());
+                plain.expect("the tensor was seen to be plain when this was made")
+            }
+            Whole::Array(array) => array.as_slice().expect("the array was seen to be row-major when this was made"),
+            Whole::Vector(vector) => vector,
+        };
+        &all[self.range.clone()]
+    }
+}
 
 /// Is shown each run of each recurrent node.
 pub trait Tap: Sync {
@@ -49,13 +118,13 @@ pub struct Pass {
     /// From the last valid step to the first.
     pub reverse: bool,
     /// `W [G*H, I]`, as it was used.
-    pub w: Vec<f32>,
+    pub w: Floats,
     /// `R [G*H, H]`, as it was used.
-    pub r: Vec<f32>,
+    pub r: Floats,
     /// `b [2*G*H]`.
-    pub b: Option<Vec<f32>>,
+    pub b: Option<Floats>,
     /// `P [3*H]`.
-    pub p: Option<Vec<f32>>,
+    pub p: Option<Floats>,
     /// `H_0 [B, H]`.
     pub initial_h: Vec<f32>,
     /// `C_0 [B, H]`; empty for a GRU.

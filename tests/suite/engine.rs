@@ -1,44 +1,50 @@
-//! The engine against reference outputs: onnxruntime's for each recurrent attribute, ONNX's own for its operator tests.
+//! The engine against references: onnxruntime's for each recurrent attribute and for real models, ONNX's own for its
+//! operator tests; and what callers rely on: taps, overrides, errors instead of panics.
 
+mod references;
+
+use crate::corpus::{beside_models, models};
 use bytes::Bytes;
-use dirnet::engine::Engine;
+use dirnet::engine::{Engine, Outputs, Overrides, Tap, Visit};
 use dirnet::error::ErrorKind;
 use dirnet::onnx::model::decode_tensor;
 use dirnet::onnx::proto::tensor_proto::DataType;
 use dirnet::onnx::{LoadOptions, Model};
-use dirnet::samples::{Feed, Tensor};
+use dirnet::recurrent::{FindOptions, Matrix, find};
+use dirnet::samples::{Carry, Feed, Samples, Signature, Stream, Tensor};
+use ndarray::{Array3, ArrayD};
+use rayon::prelude::*;
+use references::{REFERENCES, STEPS};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
-/// A folder beside the models that tests use; `None`, with a notice, where it is absent.
-fn shared(folder: &str) -> Option<PathBuf> {
-    let models = std::env::var_os("DIRNET_MODELS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models"), PathBuf::from);
-    let path = if folder == "models" { models } else { models.join("..").join(folder) };
-    if !path.is_dir() {
-        eprintln!("skipped: {} is absent", path.display());
-        return None;
-    }
-    Some(path)
+fn load(path: &Path) -> Model {
+    Model::load(path, &LoadOptions::default()).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// A tensor as ONNX's test data stores it, with its name.
-fn read_tensor(path: &Path) -> (String, Tensor) {
+fn read_samples(model: &Model, path: &Path, carry: &[Carry]) -> Samples {
+    Samples::read(&[path.to_owned()], &Signature::of(model).unwrap(), carry).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// A tensor as ONNX's test data stores it.
+fn read_tensor(model: &Model, path: &Path) -> Tensor {
     let tensor = decode_tensor(Bytes::from(fs::read(path).unwrap())).unwrap();
-    let holder = Model::load(&shared("bad").unwrap().join("ok/model.onnx"), &LoadOptions::default()).unwrap();
-    let value = match DataType::try_from(tensor.data_type()).unwrap() {
-        DataType::Float => holder.floats(&tensor).unwrap().into(),
-        DataType::Int32 => holder.integers(&tensor).unwrap().mapv(|v| v as i32).into(),
-        DataType::Int64 => holder.integers(&tensor).unwrap().into(),
+    match DataType::try_from(tensor.data_type()).unwrap() {
+        DataType::Float => model.floats(&tensor).unwrap().into(),
+        DataType::Int32 => model.integers(&tensor).unwrap().mapv(|v| v as i32).into(),
+        DataType::Int64 => model.integers(&tensor).unwrap().into(),
         other => panic!("{other:?}"),
-    };
-    (tensor.name().to_owned(), value)
+    }
+}
+
+fn numbered(folder: &Path, stem: &str) -> Vec<PathBuf> {
+    (0..).map(|i| folder.join(format!("{stem}_{i}.pb"))).take_while(|path| path.exists()).collect()
 }
 
 fn inputs(folder: &Path, model: &Model) -> Feed {
     let names = model.proto.graph.as_ref().unwrap().input.iter().map(|i| i.name().to_owned());
-    let files = (0..).map(|i| folder.join(format!("input_{i}.pb"))).take_while(|path| path.exists());
-    files.zip(names).map(|(path, name)| (name, read_tensor(&path).1)).collect()
+    names.zip(numbered(folder, "input")).map(|(name, path)| (name, read_tensor(model, &path))).collect()
 }
 
 fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
@@ -46,23 +52,22 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
     a.to_f32().iter().zip(&b.to_f32()).map(|(a, b)| (a - b).abs()).fold(0., f32::max)
 }
 
-fn check_case(model: &Path, data: &Path) {
-    let name = model.display();
-    let model = Model::load(model, &LoadOptions::default()).unwrap();
+fn check_case(path: &Path, data: &Path) {
+    let name = path.display();
+    let model = load(path);
     let engine = Engine::new(&model).unwrap();
     let outputs = engine.run(&inputs(data, &model), None).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let wanted: Vec<PathBuf> =
-        (0..).map(|i| data.join(format!("output_{i}.pb"))).take_while(|path| path.exists()).collect();
+    let wanted = numbered(data, "output");
     assert!(!wanted.is_empty(), "{name}: no reference output");
     for ((output, tensor), wanted) in outputs.iter().zip(&wanted) {
-        let difference = largest_difference(tensor, &read_tensor(wanted).1);
+        let difference = largest_difference(tensor, &read_tensor(&model, wanted));
         assert!(difference <= 1e-5, "{name}: output '{output}' is off by {difference}");
     }
 }
 
 #[test]
 fn every_recurrent_attribute_is_obeyed() {
-    let Some(cases) = shared("rnn_cases") else { return };
+    let Some(cases) = beside_models("rnn_cases") else { return };
     for case in fs::read_dir(cases).unwrap() {
         let case = case.unwrap().path();
         check_case(&case.join("model.onnx"), &case);
@@ -71,7 +76,7 @@ fn every_recurrent_attribute_is_obeyed() {
 
 #[test]
 fn the_operator_tests_of_onnx_pass() {
-    let Some(models) = shared("models") else { return };
+    let Some(models) = models() else { return };
     for case in fs::read_dir(models.join("onnx_node_tests")).unwrap() {
         let case = case.unwrap().path();
         if case.is_dir() && !case.ends_with("test_simple_rnn_defaults") {
@@ -80,10 +85,143 @@ fn the_operator_tests_of_onnx_pass() {
     }
 }
 
+/// Root mean square, first, middle and last element.
+fn figures(tensor: &Tensor) -> [f64; 4] {
+    let all: Vec<f64> = tensor.to_f64().into_iter().collect();
+    let square = all.iter().map(|v| v * v).sum::<f64>() / all.len() as f64;
+    [square.sqrt(), all[0], all[all.len() / 2], all[all.len() - 1]]
+}
+
+#[test]
+fn real_models_agree_with_onnxruntime() {
+    let Some(models) = models() else { return };
+    REFERENCES.par_iter().for_each(|reference| {
+        let model = load(&models.join(reference.model));
+        let carry: Vec<Carry> = reference.carry.iter().map(|c| Carry::parse(c).unwrap()).collect();
+        let mut stream = read_samples(&model, &models.join(reference.samples), &carry).streams.swap_remove(0);
+        stream.feeds.truncate(if carry.is_empty() { 1 } else { STEPS });
+        let engine = Engine::new(&model).unwrap();
+        let mut steps = engine
+            .run_stream(&stream, &carry, &Overrides::new(), None)
+            .unwrap_or_else(|e| panic!("{}: {e}", reference.model));
+        let outputs = steps.pop().unwrap();
+        assert_eq!(outputs.len(), reference.outputs.len());
+        for ((name, tensor), (wanted, figures_wanted)) in outputs.iter().zip(reference.outputs) {
+            assert_eq!(name, wanted);
+            for (found, wanted) in figures(tensor).into_iter().zip(figures_wanted) {
+                let off = (found - wanted).abs();
+                assert!(off <= 2e-4 * figures_wanted[0], "{}: output '{name}': {found}, not {wanted}", reference.model);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_loop_gives_what_its_body_gives_step_by_step() {
+    let Some(models) = models() else { return };
+    let single = load(&models.join("dtln_pytorch/model_p1.onnx"));
+    let carry: Vec<Carry> = REFERENCES
+        .iter()
+        .find(|r| r.model == "dtln_pytorch/model_p1.onnx")
+        .unwrap()
+        .carry
+        .iter()
+        .map(|c| Carry::parse(c).unwrap())
+        .collect();
+    let mut stream =
+        read_samples(&single, &models.join("dtln_pytorch/model_p1.calibration.npz"), &carry).streams.swap_remove(0);
+    stream.feeds.truncate(5);
+    let steps = Engine::new(&single).unwrap().run_stream(&stream, &carry, &Overrides::new(), None).unwrap();
+    let all: Vec<f32> = stream.feeds.iter().flat_map(|feed| feed["mag"].to_f32()).collect();
+    let all = ArrayD::from_shape_vec(vec![5, 1, 1, 257], all).unwrap();
+    let looped = load(&models.join("derived/dtln_p1_loop/model.onnx"));
+    let outputs = Engine::new(&looped).unwrap().run(&[("mags".to_owned(), all.into())].into(), None).unwrap();
+    let wanted: Vec<f32> = steps.iter().flat_map(|outputs| outputs[0].1.to_f32()).collect();
+    let found: Vec<f32> = outputs[0].1.to_f32().into_iter().collect();
+    assert_eq!(found, wanted);
+}
+
+/// Notes which nodes ran, over how many rows, and what they gave.
+#[derive(Default)]
+struct Notes(Mutex<Vec<(usize, usize, usize)>>);
+
+impl Tap for Notes {
+    fn visit(&self, visit: &Visit) {
+        let rows = visit.inputs().len() / visit.inputs;
+        let states = visit.states_before(&visit.passes[0]).len() / visit.hidden;
+        self.0.lock().unwrap().push((visit.node, rows, states));
+    }
+}
+
+#[test]
+fn a_tap_sees_nodes_inside_branches() {
+    let Some(models) = models() else { return };
+    let model = load(&models.join("silero_vad_v5/silero_vad.onnx"));
+    let survey = find(&model, &FindOptions::default()).unwrap();
+    let carry = [Carry::parse("state=stateN").unwrap()];
+    let samples = read_samples(&model, &models.join("silero_vad_v5/silero_vad.calibration.npz"), &carry);
+    let stream = Stream { feeds: samples.streams[0].feeds[..3].to_vec(), ..Stream::default() };
+    let engine = Engine::new(&model).unwrap();
+    let notes = Notes::default();
+    engine.run_stream(&stream, &carry, &Overrides::new(), Some(&notes)).unwrap();
+    let notes = notes.0.into_inner().unwrap();
+    assert_eq!(notes.len(), 3, "one LSTM runs at each step");
+    let numbers: Vec<usize> = survey.nodes.iter().map(|n| engine.number(&n.scope, n.index).unwrap()).collect();
+    assert!(notes.iter().all(|(node, rows, states)| numbers.contains(node) && (*rows, *states) == (1, 1)));
+}
+
+fn bits(outputs: &Outputs) -> Vec<u32> {
+    outputs.iter().flat_map(|(_, tensor)| tensor.to_f32().into_iter().map(f32::to_bits)).collect()
+}
+
+#[test]
+fn weights_can_be_put_in_place_of_the_models() {
+    let Some(models) = models() else { return };
+    let model = load(&models.join("pose_gru/gru_model.onnx"));
+    let survey = find(&model, &FindOptions::default()).unwrap();
+    let samples = read_samples(&model, &models.join("pose_gru/gru_model.calibration.npz"), &[]);
+    let feed = samples.feeds().next().unwrap();
+    let engine = Engine::new(&model).unwrap();
+    let plain = bits(&engine.run(feed, None).unwrap());
+    let node = &survey.nodes[0];
+    let number = engine.number(&node.scope, node.index).unwrap();
+    let with = |r: Array3<f32>| engine.run_with(feed, &[((number, Matrix::R), Arc::new(r))].into(), None);
+    let r = node.r.values(&model).unwrap();
+    assert_eq!(bits(&with(r.clone()).unwrap()), plain, "its own weights change nothing");
+    assert_ne!(bits(&with(r * 0.5).unwrap()), plain);
+    assert_eq!(bits(&engine.run(feed, None).unwrap()), plain, "nothing stays behind");
+    assert_eq!(with(Array3::zeros((1, 2, 3))).unwrap_err().kind(), ErrorKind::Engine);
+}
+
+#[test]
+fn feeds_in_parallel_give_the_same_bits() {
+    let Some(models) = models() else { return };
+    let model = load(&models.join("charlm/gru256.onnx"));
+    let samples = read_samples(&model, &models.join("charlm/calibration.npz"), &[]);
+    let feeds: Vec<&Feed> = samples.feeds().take(4).collect();
+    let engine = Engine::new(&model).unwrap();
+    let one: Vec<_> = feeds.iter().map(|feed| bits(&engine.run(feed, None).unwrap())).collect();
+    let many: Vec<_> = feeds.par_iter().map(|feed| bits(&engine.run(feed, None).unwrap())).collect();
+    assert_eq!(one, many);
+}
+
 #[test]
 fn constants_that_explode_are_an_error_and_take_no_memory() {
-    let Some(bad) = shared("bad") else { return };
-    let path = bad.join("bomb_constantofshape_32GB");
-    let model = Model::load(&path.join("model.onnx"), &LoadOptions::default()).unwrap();
+    let Some(bad) = beside_models("bad") else { return };
+    let model = load(&bad.join("bomb_constantofshape_32GB/model.onnx"));
     assert_eq!(Engine::new(&model).err().unwrap().kind(), ErrorKind::Limit);
+}
+
+#[test]
+fn what_tract_panics_on_is_an_error() {
+    let Some(models) = models() else { return };
+    let engine = Engine::new(&load(&models.join("charlm/gru256.onnx"))).unwrap();
+    let run = |name: &str, value: Tensor| engine.run(&[(name.to_owned(), value)].into(), None).unwrap_err();
+    let tokens = |token: i64| ArrayD::from_elem(vec![2, 2], token);
+    let error = run("tokens", tokens(1_000_000).into());
+    assert_eq!(error.kind(), ErrorKind::Engine);
+    assert!(!error.to_string().contains('\n'));
+    assert_eq!(run("token", tokens(1).into()).kind(), ErrorKind::Samples);
+    assert_eq!(run("tokens", ArrayD::<i64>::zeros(vec![2]).into()).kind(), ErrorKind::Engine);
+    assert_eq!(engine.run(&Feed::new(), None).unwrap_err().kind(), ErrorKind::Samples);
 }
