@@ -13,7 +13,7 @@ use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
 use crate::cell::Kind;
-use crate::engine::{Engine, Outputs, Overrides, Pass, Tap, Visit};
+use crate::engine::{Engine, Floats, Outputs, Overrides, Pass, Tap, Visit};
 use crate::error::Result;
 use crate::samples::{Samples, Stream};
 
@@ -91,8 +91,14 @@ impl Tap for Recorder<'_> {
         let Some(&site) = self.sites.get(&visit.node) else { return };
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let site = seen.entry(site).or_default();
-        let constants: Vec<Constants> =
-            visit.passes.iter().map(|pass| Constants { b: pass.b.clone(), p: pass.p.clone() }).collect();
+        let constants: Vec<Constants> = visit
+            .passes
+            .iter()
+            .map(|pass| {
+                let own = |part: &Option<Floats>| part.as_deref().map(<[f32]>::to_vec);
+                Constants { b: own(&pass.b), p: own(&pass.p) }
+            })
+            .collect();
         if site.visits == 0 {
             site.constants = constants;
         } else if site.constants != constants {
