@@ -34,6 +34,7 @@ class Model:
     path: Path
     origin: str
     fast: bool
+    fast_arguments: list[str]
     ratio: float
     loss: str | None
     outcome: str
@@ -50,6 +51,7 @@ class Model:
             path=folder / entry["file"],
             origin=entry["origin"],
             fast=entry.get("fast", False),
+            fast_arguments=entry.get("fast_arguments", []),
             ratio=entry.get("ratio", 8),
             loss=entry.get("loss"),
             outcome=entry.get("outcome", "compressed"),

@@ -86,11 +86,11 @@ def check_written(tally, model, folder, report):
     tally.check(model.name, f"compressed equals expanded to {EQUAL:g}", worst <= EQUAL, f"{worst:.2g}")
 
 
-def check(tally, model):
+def check(tally, model, arguments):
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         out = folder / "compressed.onnx"
-        run = catalogue.compress(model, out, "--no-verify", report=folder / "report.json")
+        run = catalogue.compress(model, out, "--no-verify", *arguments, report=folder / "report.json")
         if model.outcome == "nothing to compress":
             tally.check(model.name, "exits 1 and writes nothing", run.code == 1 and not out.exists(), f"{run.code} {run.message}")
             return
@@ -111,7 +111,7 @@ def main():
     tally = Tally()
     for model in models:
         print(f"checking {model.name}", file=sys.stderr, flush=True)
-        check(tally, model)
+        check(tally, model, model.fast_arguments if fast else [])
     print(f"{tally.passed} passed, {tally.failed} failed")
     sys.exit(1 if tally.failed else 0)
 
