@@ -7,7 +7,8 @@
 //! of threads, and memory does not grow with the number of samples.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::collections::btree_map::Entry;
+use std::sync::{Mutex, PoisonError};
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
@@ -56,29 +57,61 @@ impl Moment {
     }
 }
 
+/// How strongly a direction's gates act on its states: `E[(dh/da_g)^2]` of each gate `g`, `a_g` being what goes into its
+/// activation, over one step; and `E[h^2]`.
+#[derive(Clone, Debug, Default)]
+pub struct Slopes {
+    gates: Vec<f64>,
+    energy: f64,
+}
+
+impl Slopes {
+    /// The relative squared error of the states, summed over units, that a squared error of 1 in gate `gate` makes.
+    pub fn relative(&self, gate: usize) -> f64 {
+        if self.energy > 0.0 { self.gates[gate] / self.energy } else { 0.0 }
+    }
+
+    fn merge(&mut self, other: &Slopes) {
+        self.gates.resize(other.gates.len(), 0.0);
+        self.gates.iter_mut().zip(&other.gates).for_each(|(a, b)| *a += b);
+        self.energy += other.energy;
+    }
+}
+
 /// Moments by recurrent node ([`Engine::number`]) and vector.
 #[derive(Clone, Debug, Default)]
-pub struct SecondMoments(BTreeMap<(usize, Vector), Moment>);
+pub struct SecondMoments {
+    moments: BTreeMap<(usize, Vector), Moment>,
+    slopes: BTreeMap<(usize, usize), Slopes>,
+}
 
 impl SecondMoments {
     /// The moment of a node's vectors; `None` if the node never ran.
     pub fn get(&self, node: usize, vector: Vector) -> Option<&Moment> {
-        self.0.get(&(node, vector))
+        self.moments.get(&(node, vector))
+    }
+
+    /// How strongly the gates of a node's direction act; `None` if the node never ran.
+    pub fn slopes(&self, node: usize, direction: usize) -> Option<&Slopes> {
+        self.slopes.get(&(node, direction))
     }
 
     /// The most vectors that any weight multiplied.
     pub fn vectors(&self) -> u64 {
-        self.0.values().map(|moment| moment.count).max().unwrap_or(0)
+        self.moments.values().map(|moment| moment.count).max().unwrap_or(0)
     }
 
     fn merge(&mut self, other: SecondMoments) {
-        for (key, moment) in other.0 {
-            match self.0.entry(key) {
-                std::collections::btree_map::Entry::Vacant(place) => {
+        for (key, moment) in other.moments {
+            match self.moments.entry(key) {
+                Entry::Vacant(place) => {
                     place.insert(moment);
                 }
-                std::collections::btree_map::Entry::Occupied(mut place) => place.get_mut().merge(&moment),
+                Entry::Occupied(mut place) => place.get_mut().merge(&moment),
             }
+        }
+        for (key, slopes) in other.slopes {
+            self.slopes.entry(key).or_default().merge(&slopes);
         }
     }
 }
@@ -162,7 +195,13 @@ const ROWS: usize = 512;
 
 /// Sums up what one stream's runs show.
 #[derive(Default)]
-struct Sums(Mutex<BTreeMap<(usize, Vector), Sum>>);
+struct Sums(Mutex<Parts>);
+
+#[derive(Default)]
+struct Parts {
+    moments: BTreeMap<(usize, Vector), Sum>,
+    slopes: BTreeMap<(usize, usize), Slopes>,
+}
 
 struct Sum {
     moment: Moment,
@@ -171,23 +210,21 @@ struct Sum {
 
 impl Sums {
     fn finish(self) -> SecondMoments {
-        let sums = self.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        SecondMoments(
-            sums.into_iter()
-                .map(|(key, mut sum)| {
-                    sum.multiply();
-                    (key, sum.moment)
-                })
-                .collect(),
-        )
+        let Parts { moments, slopes } = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let finish = |(key, mut sum): (_, Sum)| {
+            sum.multiply();
+            (key, sum.moment)
+        };
+        SecondMoments { moments: moments.into_iter().map(finish).collect(), slopes }
     }
 }
 
 impl Tap for Sums {
     fn visit(&self, visit: &Visit) {
-        let mut sums = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Parts { moments, slopes } = &mut *parts;
         let mut add = |vector, size: usize, rows: Vec<f32>| {
-            let sum = sums.entry((visit.node, vector)).or_insert_with(|| Sum {
+            let sum = moments.entry((visit.node, vector)).or_insert_with(|| Sum {
                 moment: Moment { sum: Array2::zeros((size, size)), count: 0 },
                 waiting: Vec::new(),
             });
@@ -199,8 +236,62 @@ impl Tap for Sums {
             if let Some(rows) = visit.reset_states(pass) {
                 add(Vector::ResetState(direction), visit.hidden, rows);
             }
+            slopes.entry((visit.node, direction)).or_default().merge(&slopes_of(visit, pass));
         }
     }
+}
+
+/// The slopes of one pass, with the derivatives of the usual activations in terms of their values: `y (1 - y)` of the
+/// sigmoid, `1 - y^2` of the tangent.
+fn slopes_of(visit: &Visit, pass: &Pass) -> Slopes {
+    let (hidden, gates) = (visit.hidden, visit.kind.gates());
+    let mut slopes = Slopes { gates: vec![0.0; gates], ..Slopes::default() };
+    let sigmoid = |y: f32| y * (1.0 - y);
+    let tanh = |y: f32| 1.0 - y * y;
+    // GRU without linear_before_reset: how much of a change of r arrives at h~ through R of its gate.
+    let through = pass.r[(gates - 1) * hidden * hidden..].iter().map(|r| r * r).sum::<f32>() / hidden as f32;
+    for (t, b) in (0..visit.steps).flat_map(|t| (0..visit.batch).map(move |b| (t, b))) {
+        if !visit.is_valid(t, b) {
+            continue;
+        }
+        let before = if pass.reverse {
+            Some(t + 1).filter(|&t| t < visit.steps && visit.is_valid(t, b))
+        } else {
+            t.checked_sub(1)
+        };
+        let at = |values: &[f32], initial: &[f32], h: usize| match before {
+            Some(t) => values[(t * visit.batch + b) * hidden + h],
+            None => initial[b * hidden + h],
+        };
+        let row = t * visit.batch + b;
+        for h in 0..hidden {
+            let gate = |g: usize| pass.gates[(row * gates + g) * hidden + h];
+            let derivatives = match visit.kind {
+                Kind::Lstm { .. } => {
+                    let (i, o, f, c) = (gate(0), gate(1), gate(2), gate(3));
+                    let squashed = pass.inner[row * hidden + h].tanh();
+                    let to_cell = o * tanh(squashed);
+                    let cell = at(&pass.inner, &pass.initial_c, h);
+                    [
+                        to_cell * c * sigmoid(i),
+                        squashed * sigmoid(o),
+                        to_cell * cell * sigmoid(f),
+                        to_cell * i * tanh(c),
+                    ]
+                }
+                Kind::Gru { linear_before_reset } => {
+                    let (z, r, n) = (gate(0), gate(1), gate(2));
+                    let state = at(&pass.y, &pass.initial_h, h);
+                    let new = (1.0 - z) * tanh(n);
+                    let reset = if linear_before_reset { pass.inner[row * hidden + h] } else { state * through.sqrt() };
+                    [(state - n) * sigmoid(z), new * reset * sigmoid(r), new, 0.0]
+                }
+            };
+            slopes.gates.iter_mut().zip(derivatives).for_each(|(sum, d)| *sum += f64::from(d * d));
+            slopes.energy += f64::from(pass.y[row * hidden + h]).powi(2);
+        }
+    }
+    slopes
 }
 
 impl Sum {

@@ -52,6 +52,8 @@ pub struct Job<'a> {
     /// Time per phase, so far.
     pub seconds: Seconds,
     metrics: Vec<Arc<Metric>>,
+    /// Sensitivity of each unit by the slopes of its gate, where a sample reached it.
+    local: Vec<Option<f64>>,
     /// Calibration samples over the steps that they gave.
     samples_per_step: f64,
 }
@@ -108,6 +110,7 @@ impl<'a> Job<'a> {
                 place.insert(Arc::new(Metric::new(moment.mean().view(), DAMP)?));
             }
         }
+        let local = weights.units.iter().map(|unit| moments.local(unit)).collect();
         let warnings = if calibration.is_some() { moments.stand_ins } else { Vec::new() };
         Ok(Job {
             model,
@@ -115,6 +118,7 @@ impl<'a> Job<'a> {
             weights,
             seed,
             note: String::new(),
+            local,
             samples_per_step,
             warnings,
             seconds: Seconds { calibrate: start.elapsed().as_secs_f64(), ..Seconds::default() },
@@ -158,9 +162,19 @@ impl<'a> Job<'a> {
         let reference = judge.reference(engine, &samples)?;
         let (coarse, distortion) = &curves.coarse;
         let measured = sensitivity::measure(engine, &self.weights, coarse, distortion, &reference, progress)?;
-        let energy: Vec<f64> = (0..measured.len()).map(|u| self.weights.energy(u, &self.metrics[u])).collect();
         self.seconds.allocate += start.elapsed().as_secs_f64();
-        Ok(sensitivity::complete(&self.weights, &measured, &energy))
+        Ok(self.complete(&measured))
+    }
+
+    /// What each unit's distortion costs in the states of its own layer, from the derivatives of its gate in the
+    /// calibration runs: all layers count alike, and no further run is needed.
+    pub fn local_sensitivity(&self) -> Vec<f64> {
+        self.complete(&self.local)
+    }
+
+    fn complete(&self, known: &[Option<f64>]) -> Vec<f64> {
+        let energy: Vec<f64> = (0..known.len()).map(|u| self.weights.energy(u, &self.metrics[u])).collect();
+        sensitivity::complete(&self.weights, known, &energy)
     }
 
     /// Learns a plan's codes, `sensitivity` weighing units that share a codebook, and builds the model.
@@ -246,6 +260,14 @@ impl Moments<'_> {
         let number = uses[0].node;
         let seeded = calibrate::seeded(node, number, w, r, self.seed);
         seeded.get(number, vector).expect("a run of a node shows all its vectors").clone()
+    }
+
+    /// The sensitivity of a unit by the slopes of its gate, over all nodes that use it.
+    fn local(&self, unit: &WeightUnit) -> Option<f64> {
+        let uses = &self.weights.survey.weights[unit.weight].uses;
+        let slopes = uses.iter().filter_map(|u| self.measured.slopes(self.numbers[u.node]?, unit.unit.direction_index));
+        let slopes: Vec<f64> = slopes.map(|s| s.relative(unit.unit.gate_index)).collect();
+        (!slopes.is_empty()).then(|| slopes.iter().sum())
     }
 
     fn warn(&mut self, text: String) {

@@ -57,6 +57,8 @@ pub struct How {
 pub enum Sensitivity {
     /// Run the model with one unit coarse at a time; budgets follow
     Measured,
+    /// From the derivatives of the gates in each layer; no runs besides the calibration
+    Local,
     /// One rate for all units
     None,
 }
@@ -66,6 +68,7 @@ impl Sensitivity {
     pub fn name(self) -> &'static str {
         match self {
             Sensitivity::Measured => "measured",
+            Sensitivity::Local => "local",
             Sensitivity::None => "none",
         }
     }
@@ -146,8 +149,7 @@ impl Setup {
         };
         warnings.append(&mut job.warnings);
         job.note = note(flags, self);
-        let measured = flags.how.sensitivity == Sensitivity::Measured;
-        Ok(Study { job, warnings, setup: self, engine, measured, budgets: None })
+        Ok(Study { job, warnings, setup: self, engine, kind: flags.how.sensitivity, budgets: None })
     }
 
     fn judge(&self) -> Result<Judge> {
@@ -161,21 +163,23 @@ pub struct Study<'a> {
     pub warnings: Vec<String>,
     setup: &'a Setup,
     engine: Option<&'a Engine>,
-    /// Whether budgets follow measured sensitivities; else one rate for all units.
-    measured: bool,
+    kind: Sensitivity,
     budgets: Option<(Curves, Vec<f64>)>,
 }
 
 impl Study<'_> {
     /// The best plan for a file of at most `target` bytes.
     pub fn plan(&mut self, target: u64, progress: &dyn Progress) -> Result<Plan> {
-        let Some(engine) = self.engine.filter(|_| self.measured) else {
+        let Some(engine) = self.engine.filter(|_| self.kind != Sensitivity::None) else {
             return Ok(planner::uniform(&self.job.sizing(), target)?);
         };
         if self.budgets.is_none() {
             let curves = self.job.curves(self.bits(target), progress)?;
             let samples = &self.setup.inputs.calibration;
-            let sensitivity = self.job.sensitivity(&curves, engine, samples, &self.setup.judge()?, progress)?;
+            let sensitivity = match self.kind {
+                Sensitivity::Local => self.job.local_sensitivity(),
+                _ => self.job.sensitivity(&curves, engine, samples, &self.setup.judge()?, progress)?,
+            };
             self.budgets = Some((curves, sensitivity));
         }
         let (curves, sensitivity) = self.budgets.as_ref().expect("made just now");
