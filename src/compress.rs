@@ -23,6 +23,7 @@ use crate::progress::Progress;
 use crate::recurrent::{Cell, Matrix, RecurrentNode};
 use crate::samples::Samples;
 use crate::sensitivity;
+use crate::tune::{self, TuneReport};
 
 /// Seconds that each phase took.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,6 +34,8 @@ pub struct Seconds {
     pub learn: f64,
     /// Measuring sensitivities and choosing.
     pub allocate: f64,
+    /// Tuning atoms and scales.
+    pub tune: f64,
     /// Building the graph.
     pub encode: f64,
 }
@@ -192,6 +195,32 @@ impl<'a> Job<'a> {
         let model = coding::apply(self.model, &self.weights, &units, &self.note)?;
         self.seconds.encode += start.elapsed().as_secs_f64();
         Ok(Coded { plan, units, distortion, model })
+    }
+
+    /// Tunes the coded units against the original on calibration samples, and builds the model anew. The bytes stay.
+    ///
+    /// # Errors
+    /// Those of running the model.
+    pub fn tune(
+        &mut self,
+        coded: &mut Coded,
+        engine: &Engine,
+        samples: &Samples,
+        judge: &Judge,
+        options: &tune::Options,
+        progress: &dyn Progress,
+    ) -> Result<TuneReport> {
+        let start = Instant::now();
+        let report = tune::tune(engine, &self.weights, &mut coded.units, samples, Some(judge), options, progress)?;
+        for (unit, stored) in coded.units.iter().enumerate() {
+            if let Some(stored) = stored {
+                let error = &self.weights.rows(unit) - &stored.decode();
+                coded.distortion[unit] = self.metrics[unit].distortion(error.view());
+            }
+        }
+        coded.model = coding::apply(self.model, &self.weights, &coded.units, &self.note)?;
+        self.seconds.tune += start.elapsed().as_secs_f64();
+        Ok(report)
     }
 
     /// Weighs all units alike: by the inverse of their energy, so that a relative error counts the same everywhere.

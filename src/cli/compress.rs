@@ -64,7 +64,8 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     })?;
     let progress = progress(args.output.quiet);
     let mut study = setup.study(&args.flags, &*progress)?;
-    let coded = args.reach(&mut study, &*progress)?;
+    let mut coded = args.reach(&mut study, &*progress)?;
+    study.tune(&mut coded, &*progress)?;
     let verifying = Instant::now();
     let verdict = args.verify(&setup, &coded, &*progress)?;
     let verified = verifying.elapsed().as_secs_f64();
@@ -78,6 +79,7 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let mut report = Report::of_job(Command::Compress, &study.job, &outcome);
     report.model.opset = coded.model.opset();
     report.model.output = written.then(|| out.to_string_lossy().into_owned());
+    report.tuning = study.tuned().map(|tuned| tuned.layers.iter().map(Into::into).collect());
     report.warnings = study.warnings;
     report.seconds.load = Some(setup.seconds);
     report.seconds.encode = report.seconds.encode.map(|seconds| seconds + writing.elapsed().as_secs_f64());

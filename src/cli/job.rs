@@ -18,6 +18,7 @@ use dirnet::progress::Progress;
 use dirnet::recurrent::FindOptions;
 use dirnet::report::Outcome;
 use dirnet::search;
+use dirnet::tune::{self, TuneReport};
 
 use super::args::{Nodes, Run, Samples, Target};
 use super::config::Overrides;
@@ -50,6 +51,23 @@ pub struct How {
     /// What decides the bytes of a unit
     #[arg(long, value_enum, value_name = "KIND", default_value_t = Sensitivity::Measured)]
     pub sensitivity: Sensitivity,
+    /// Move atoms and scales until the layers do what the original's do; the size stays
+    #[arg(long, value_enum, value_name = "EFFORT", default_value_t = Tune::Off)]
+    pub tune: Tune,
+    /// Steps of the tuning, in place of what the effort says
+    #[arg(long, value_name = "N")]
+    pub tune_steps: Option<usize>,
+}
+
+/// How much is spent on tuning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Tune {
+    /// Nothing
+    Off,
+    /// About as much as on everything else
+    Fast,
+    /// Until it stops paying
+    Full,
 }
 
 /// How it is found out what an error in a unit costs.
@@ -149,7 +167,17 @@ impl Setup {
         };
         warnings.append(&mut job.warnings);
         job.note = note(flags, self);
-        Ok(Study { job, warnings, setup: self, engine, kind: flags.how.sensitivity, budgets: None })
+        let effort = match flags.how.tune {
+            Tune::Off => None,
+            Tune::Fast => Some(tune::Effort::Fast),
+            Tune::Full => Some(tune::Effort::Full),
+        };
+        let steps = flags.how.tune_steps;
+        let tune = effort.map(|effort| tune::Options { effort, steps, seed: flags.samples.seed });
+        if tune.is_some() && engine.is_none() {
+            warnings.push("not tuned: the model cannot be run".to_owned());
+        }
+        Ok(Study { job, warnings, setup: self, engine, kind: flags.how.sensitivity, budgets: None, tune, tuned: None })
     }
 
     fn judge(&self) -> Result<Judge> {
@@ -165,6 +193,8 @@ pub struct Study<'a> {
     engine: Option<&'a Engine>,
     kind: Sensitivity,
     budgets: Option<(Curves, Vec<f64>)>,
+    tune: Option<tune::Options>,
+    tuned: Option<TuneReport>,
 }
 
 impl Study<'_> {
@@ -190,6 +220,21 @@ impl Study<'_> {
     pub fn code(&mut self, plan: Plan, progress: &dyn Progress) -> Result<Coded> {
         let sensitivity = self.budgets.as_ref().map(|(_, sensitivity)| &sensitivity[..]);
         Ok(self.job.code(plan, sensitivity, progress)?)
+    }
+
+    /// Tunes a coded model, if that was asked for.
+    pub fn tune(&mut self, coded: &mut Coded, progress: &dyn Progress) -> Result<()> {
+        if let (Some(options), Some(engine)) = (self.tune, self.engine) {
+            let samples = &self.setup.inputs.calibration;
+            let judge = self.setup.judge()?;
+            self.tuned = Some(self.job.tune(coded, engine, samples, &judge, &options, progress)?);
+        }
+        Ok(())
+    }
+
+    /// What tuning did, if it ran.
+    pub fn tuned(&self) -> Option<&TuneReport> {
+        self.tuned.as_ref()
     }
 
     /// The largest file that will do.
@@ -270,6 +315,7 @@ fn note(flags: &Flags, setup: &Setup) -> String {
         "version": env!("CARGO_PKG_VERSION"),
         "codec": "block",
         "sensitivity": flags.how.sensitivity.name(),
+        "tune": format!("{:?}", flags.how.tune).to_lowercase(),
         "calibrated_on": setup.inputs.origin(),
         "seed": flags.samples.seed,
     })

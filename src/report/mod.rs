@@ -19,7 +19,7 @@ use crate::compress::Job;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Plan;
 use crate::verify::Verdict;
-use crate::{onnx, recurrent};
+use crate::{onnx, recurrent, tune};
 
 pub use inspection::{Inspection, Node, Weight};
 pub use size::Bytes;
@@ -89,6 +89,8 @@ pub struct Report {
     pub units: Vec<Unit>,
     /// Recurrent nodes that were left as they are.
     pub skipped: Vec<Skipped>,
+    /// What tuning did, if it ran.
+    pub tuning: Option<Vec<Tuning>>,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// How far original and result are apart, if they were run.
@@ -218,6 +220,52 @@ impl From<&recurrent::Skipped> for Skipped {
     }
 }
 
+/// What tuning did to one layer, or to layers that were tuned as one.
+#[derive(Clone, Debug, Serialize)]
+pub struct Tuning {
+    /// The nodes.
+    pub nodes: Vec<String>,
+    /// What they were to match: `states`, or the name of an output.
+    pub target: String,
+    /// Whether the tuned values are stored: they are where samples that were left out of the tuning say so.
+    pub kept: bool,
+    /// Loss on the samples that were left out, before.
+    pub before: Option<f64>,
+    /// And after.
+    pub after: Option<f64>,
+    /// Steps of Adam.
+    pub steps: Option<u64>,
+    /// Why it was not tried.
+    pub reason: Option<String>,
+}
+
+impl From<&tune::Tuned> for Tuning {
+    fn from(tuned: &tune::Tuned) -> Self {
+        let target = match &tuned.target {
+            tune::Target::States => "states".to_owned(),
+            tune::Target::Output(name) => name.clone(),
+        };
+        let none = Tuning {
+            nodes: tuned.nodes.clone(),
+            target,
+            kept: false,
+            before: None,
+            after: None,
+            steps: None,
+            reason: None,
+        };
+        match &tuned.outcome {
+            tune::Outcome::Skipped(reason) => Tuning { reason: Some(reason.clone()), ..none },
+            tune::Outcome::Kept { before, after, steps, .. } => {
+                Tuning { kept: true, before: Some(*before), after: Some(*after), steps: Some(*steps as u64), ..none }
+            }
+            tune::Outcome::Dropped { before, after, steps } => {
+                Tuning { before: Some(*before), after: Some(*after), steps: Some(*steps as u64), ..none }
+            }
+        }
+    }
+}
+
 /// Seconds per phase; none for a phase that did not run.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Seconds {
@@ -229,6 +277,8 @@ pub struct Seconds {
     pub learn: Option<f64>,
     /// Choosing per unit.
     pub allocate: Option<f64>,
+    /// Tuning atoms and scales.
+    pub tune: Option<f64>,
     /// Writing codes into the graph, and the file.
     pub encode: Option<f64>,
     /// Running both models.
@@ -260,6 +310,7 @@ impl Report {
             calibrate: ran(job.seconds.calibrate),
             learn: ran(job.seconds.learn),
             allocate: ran(job.seconds.allocate),
+            tune: ran(job.seconds.tune),
             encode: ran(job.seconds.encode),
             ..Seconds::default()
         };
@@ -285,6 +336,7 @@ impl Report {
             },
             recurrent: None,
             units: Vec::new(),
+            tuning: None,
             skipped: Vec::new(),
             warnings: Vec::new(),
             verify: None,

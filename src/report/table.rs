@@ -83,6 +83,7 @@ pub(super) fn report(report: &Report, style: &Style) -> String {
         node_units(units, loss, style, &mut out);
     }
     skipped(&report.skipped, style, &mut out);
+    tuning(report.tuning.as_deref().unwrap_or_default(), &mut out);
     if let Some(verify) = &report.verify {
         verification(verify, style, &mut out);
     }
@@ -186,6 +187,30 @@ fn verification(verdict: &Verdict, style: &Style, out: &mut String) {
                 gate.limit
             ),
         );
+    }
+}
+
+/// Layer by layer what tuning gave, judged on samples that were left out of it.
+fn tuning(tuned: &[super::Tuning], out: &mut String) {
+    if !tuned.is_empty() {
+        out.push('\n');
+    }
+    for layer in tuned {
+        let nodes = layer.nodes.join(", ");
+        let text = match (layer.before, layer.after, &layer.reason) {
+            (Some(before), Some(after), _) => {
+                let fate = if layer.kept { "" } else { ": not kept" };
+                format!(
+                    "tuned {} against {}: loss {before:.2e} -> {after:.2e}{fate}",
+                    Escaped(&nodes),
+                    Escaped(&layer.target)
+                )
+            }
+            (.., reason) => {
+                format!("not tuned {}: {}", Escaped(&nodes), Escaped(reason.as_deref().unwrap_or("no reason given")))
+            }
+        };
+        line_of(out, text);
     }
 }
 
@@ -452,6 +477,7 @@ mod tests {
                 ratio: super::super::ratio(4 * 1_048_576, 540_000),
                 parameters: 4 * 512 * 512,
             }),
+            tuning: None,
             units: vec![unit(node, "i", 4), unit(node, "o", 4), unit(node, "f", 2), unit(node, "c", 8)],
             skipped: vec![super::super::Skipped {
                 node: "gru".to_owned(),
