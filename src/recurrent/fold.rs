@@ -107,9 +107,10 @@ pub(super) struct Operation<'a> {
 pub(super) fn data_inputs(op_type: &str) -> Option<usize> {
     Some(match op_type {
         "Constant" | "ConstantOfShape" | "Shape" => 0,
-        "Identity" | "Transpose" | "Cast" | "Unsqueeze" | "Squeeze" | "Reshape" | "Flatten" | "Slice" | "Gather"
-        | "Split" | "Expand" => 1,
-        "Add" | "Sub" | "Mul" | "Div" => 2,
+        "Identity" | "Transpose" | "Cast" | "Unsqueeze" | "Squeeze" | "Reshape" | "Flatten" | "Slice" | "Split"
+        | "Expand" => 1,
+        // The indices of a Gather are codes, where weights come from a dictionary.
+        "Add" | "Sub" | "Mul" | "Div" | "Gather" => 2,
         "Concat" => usize::MAX,
         _ => return None,
     })

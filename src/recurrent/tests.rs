@@ -190,7 +190,7 @@ fn w_is_followed_through_every_operator_on_its_way() {
             count(24),
         ),
         (
-            "Gather(initializer)",
+            "Gather(2 x initializer)",
             through(
                 17,
                 vec![node("Gather", &["a", "s"], &["W"], vec![int("axis", 1)])],
@@ -242,7 +242,7 @@ fn w_is_followed_through_every_operator_on_its_way() {
         ),
         // what this crate writes: codes, codebook, scales
         (
-            "Mul(Cast(Reshape(Gather(initializer))), initializer)",
+            "Mul(Cast(Reshape(Gather(initializer, Cast(initializer)))), initializer)",
             through(
                 17,
                 vec![
