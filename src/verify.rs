@@ -114,6 +114,8 @@ pub struct Verdict {
     pub calibrated_on: Option<String>,
     /// The figures of every judged output, or layer.
     pub outputs: Vec<Figures>,
+    /// The mean loss of the outputs, each of its kind; `None` for layers, and where a loss has no meaning.
+    pub loss: Option<f64>,
     /// Every gate as it was held against an output.
     pub gates: Vec<Checked>,
     /// Whether all gates hold and all numbers are finite that were.
@@ -177,7 +179,10 @@ pub fn verify(
     let compared =
         Engine::new(compressed).and_then(|compressed| judge.compare(&engine, &compressed, settings.samples, progress));
     match compared {
-        Ok(comparison) => Ok(verdict(Scope::Model, None, settings, comparison.figures())),
+        Ok(comparison) => {
+            let loss = comparison.mean_loss().ok();
+            Ok(Verdict { loss, ..verdict(Scope::Model, None, settings, comparison.figures()) })
+        }
         // Whose fault it is shows when the original is run alone.
         Err(e) if cannot_run(&e) => match judge.reference(&engine, settings.samples) {
             Err(e) if cannot_run(&e) => verify_layers(original, compressed, settings, &e),
@@ -224,6 +229,7 @@ fn verdict(scope: Scope, reason: Option<String>, settings: &Settings<'_>, output
         samples: settings.samples.len(),
         calibrated_on: settings.calibrated_on.map(str::to_owned),
         outputs,
+        loss: None,
         gates,
         passed: failures.is_empty(),
         failures,

@@ -79,6 +79,7 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let mut report = Report::of_job(Command::Compress, &study.job, &outcome);
     report.model.opset = coded.model.opset();
     report.model.output = written.then(|| out.to_string_lossy().into_owned());
+    report.predicted_loss = study.predicted_loss(&coded.distortion);
     report.tuning = study.tuned().map(|tuned| tuned.layers.iter().map(Into::into).collect());
     report.warnings = study.warnings;
     report.seconds.load = Some(setup.seconds);

@@ -232,6 +232,12 @@ impl Study<'_> {
         Ok(())
     }
 
+    /// The loss that measured sensitivities predict for these distortions.
+    pub fn predicted_loss(&self, distortion: &[f64]) -> Option<f64> {
+        let (_, sensitivity) = self.budgets.as_ref().filter(|_| self.kind == Sensitivity::Measured)?;
+        Some(sensitivity.iter().zip(distortion).map(|(s, d)| s * d).sum())
+    }
+
     /// What tuning did, if it ran.
     pub fn tuned(&self) -> Option<&TuneReport> {
         self.tuned.as_ref()

@@ -56,6 +56,7 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let bytes = study.job.sizing().bytes(&plan)?;
     let promised = study.promised(&plan);
     let mut report = Report::of_job(Command::Plan, &study.job, &study.outcome(&plan, bytes, promised.as_deref()));
+    report.predicted_loss = promised.as_deref().and_then(|distortion| study.predicted_loss(distortion));
     report.warnings = study.warnings;
     report.seconds.load = Some(setup.seconds);
     report.seconds.total = start.elapsed().as_secs_f64();

@@ -89,6 +89,9 @@ pub struct Report {
     pub units: Vec<Unit>,
     /// Recurrent nodes that were left as they are.
     pub skipped: Vec<Skipped>,
+    /// The loss that sensitivities and distortions predict for the calibration samples, `sum_u s_u D_u`; to be held
+    /// against the verdict's. None without measured sensitivities.
+    pub predicted_loss: Option<f64>,
     /// What tuning did, if it ran.
     pub tuning: Option<Vec<Tuning>>,
     /// What the user should know.
@@ -336,6 +339,7 @@ impl Report {
             },
             recurrent: None,
             units: Vec::new(),
+            predicted_loss: None,
             tuning: None,
             skipped: Vec::new(),
             warnings: Vec::new(),

@@ -86,6 +86,10 @@ pub(super) fn report(report: &Report, style: &Style) -> String {
     tuning(report.tuning.as_deref().unwrap_or_default(), &mut out);
     if let Some(verify) = &report.verify {
         verification(verify, style, &mut out);
+        if let (Some(predicted), Some(measured)) = (report.predicted_loss, verify.loss) {
+            let mean = if verify.outputs.len() > 1 { ", mean of the outputs" } else { "" };
+            line_of(&mut out, format!("  loss{mean}: predicted {predicted:.2e}, measured {measured:.2e}"));
+        }
     }
     warnings(&report.warnings, style, &mut out);
     closing(report, style, &mut out);
@@ -477,6 +481,7 @@ mod tests {
                 ratio: super::super::ratio(4 * 1_048_576, 540_000),
                 parameters: 4 * 512 * 512,
             }),
+            predicted_loss: Some(0.0018),
             tuning: None,
             units: vec![unit(node, "i", 4), unit(node, "o", 4), unit(node, "f", 2), unit(node, "c", 8)],
             skipped: vec![super::super::Skipped {
@@ -492,6 +497,7 @@ mod tests {
                 reason: None,
                 samples: 12,
                 calibrated_on: Some("same".to_owned()),
+                loss: Some(0.0021),
                 outputs: vec![Figures {
                     name: "logits".to_owned(),
                     max_abs: Some(0.81),
