@@ -1,0 +1,308 @@
+"""Writes docs/results.md: what budgets and tuning give, and what a run takes, judged by onnxruntime on the holdout.
+
+    results.py charlm|models|time ...     make the runs of these sections, then the page of all that was ever run
+    results.py                            only the page
+
+A run is made once for a build of the tool (DIRNET_BIN names another): its record is kept under target/results. The machine
+should have nothing else to do while `time` runs; the processor seconds of the other sections hardly depend on that.
+"""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+import catalogue
+import judge
+import judge_charlm
+import large
+
+RECORDS = catalogue.TARGET / "results"
+PAGE = catalogue.PROJECT / "docs" / "results.md"
+
+UNIFORM, LOCAL, MEASURED, FAST, FULL = (
+    ("--sensitivity", "none"), ("--sensitivity", "local"), ("--sensitivity", "measured"),
+    ("--sensitivity", "measured", "--tune", "fast"), ("--sensitivity", "measured", "--tune", "full"),
+)  # fmt: skip
+LABELS = {UNIFORM: "uniform", LOCAL: "local", MEASURED: "measured", FAST: "measured, tuned fast", FULL: "measured, tuned full"}
+
+# Upper bounds that this project set itself: cross-entropy rise in nats, mean KL from the original.
+BARS = {
+    (8, MEASURED): (0.001, 0.004), (12, MEASURED): (0.003, 0.006), (16, MEASURED): (0.009, 0.013), (22, MEASURED): (0.016, 0.034),
+    (16, FAST): (None, 0.0115), (22, FAST): (None, 0.032), (16, FULL): (0.006, 0.010), (22, FULL): (None, 0.028),
+}  # fmt: skip
+CHARLM_RUNS = [(ratio, how) for ratio in (8, 12, 16, 22) for how in (UNIFORM, LOCAL, MEASURED, FAST)] + [(16, FULL), (22, FULL)]
+
+# Models of models.toml with real samples, and the ratio that uniform budgets are asked for.
+REAL = {
+    "Silero VAD v5": 10, "Silero VAD v4": 8, "DTLN part 1": 12, "DTLN part 2": 12, "g2p_id encoder": 12, "g2p_id decoder": 12,
+    "libtashkeel BiGRU-96": 8, "libtashkeel BiGRU-48, QDQ": 8, "pose GRU": 8, "GTCRN, streaming, simplified": 4,
+    "byte sentence BiLSTM": 12, "amplifier LSTM-24": 4,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run of the tool, and what onnxruntime says of its output."""
+
+    code: int
+    message: str
+    seconds: float
+    processor_seconds: float
+    peak_mb: float
+    ratio: float | None = None
+    bytes_after: int | None = None
+    judged: dict | None = None
+
+    @property
+    def done(self):
+        return self.code == 0
+
+
+class Runs:
+    """Runs of the tool, each made once; those of the sections that were not asked for are only looked up."""
+
+    def __init__(self, sections):
+        self.sections = sections
+        self.tool = hashlib.sha256(catalogue.BINARY.read_bytes()).hexdigest()
+        self.models = {model.name: model for model in catalogue.read()[0]}
+        RECORDS.mkdir(parents=True, exist_ok=True)
+
+    def compress(self, section, path, arguments, judged):
+        """The record of a run, or None; `judged(original, compressed, report)` gives its figures."""
+        arguments = [str(argument) for argument in arguments]
+        key = json.dumps([section, self.tool, str(path), arguments])
+        kept = RECORDS / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+        if kept.exists():
+            return Record(**json.loads(kept.read_text()))
+        if section not in self.sections:
+            return None
+        record = run(path, arguments, judged)
+        kept.write_text(json.dumps(asdict(record), indent=1))
+        print(path.parent.name, path.name, *(a for a in arguments if "/" not in a), record, flush=True)
+        return record
+
+
+def run(path, arguments, judged):
+    with tempfile.TemporaryDirectory() as folder:
+        out, report = Path(folder) / "small.onnx", Path(folder) / "report.json"
+        command = [catalogue.BINARY, "compress", path, "-o", out, *arguments, "--report", report, "-q"]
+        begin = time.monotonic()
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        message = child.stderr.read().strip()
+        _, status, usage = os.wait4(child.pid, 0)  # what this child alone took
+        code, seconds = os.waitstatus_to_exitcode(status), time.monotonic() - begin
+        child.returncode = code
+        taken = Record(code, message, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6)
+        if code != 0:
+            return taken
+        told = json.loads(report.read_text())
+        sizes = told["recurrent"]
+        return replace(taken, ratio=sizes["ratio"], bytes_after=sizes["bytes_after"], judged=judged(path, out, told))
+
+
+# -- charlm ----------------------------------------------------------------------------------------------------------------
+
+
+def charlm_judged(original, compressed, _report):
+    tokens = np.load(judge_charlm.CHARLM / "holdout.npz")["tokens"]
+    labels = np.load(judge_charlm.CHARLM / "holdout_labels.npz")["logits"]
+    return judge_charlm.judge(original, compressed, tokens, labels)
+
+
+def charlm_run(runs, section, ratio, how):
+    model = runs.models["charlm lstm512"]
+    return runs.compress(section, model.path, ["--ratio", ratio, *model.sample_arguments(), "--loss", "kl", *how], charlm_judged)
+
+
+def verdict(ratio, how, record):
+    """What the bars say of a run; empty where none was set."""
+    names = ("rise", "KL")
+    bars = [
+        (name, bar, value)
+        for name, bar, value in zip(names, BARS.get((ratio, how), ()), (record.judged["increase"], record.judged["kl"]))
+        if bar is not None
+    ]
+    return ", ".join(f"{name} ≤ {bar:g} {'met' if value <= bar else '**missed**'}" for name, bar, value in bars)
+
+
+def charlm_section(runs):
+    rows = []
+    for ratio, how in CHARLM_RUNS:
+        record = charlm_run(runs, "charlm", ratio, how)
+        if record is None:
+            continue
+        figures = record.judged
+        rows.append([
+            f"{ratio}", LABELS[how], f"{record.ratio:.2f}", f"{record.bytes_after:,}", f"{figures['increase']:+.4f}",
+            f"{figures['kl']:.4f}", f"{record.processor_seconds:.0f}", f"{record.peak_mb:.0f}", verdict(ratio, how, record),
+        ])  # fmt: skip
+    if not rows:
+        return None
+    head = ["asked", "budgets", "ratio", "bytes", "rise, nats", "KL, nats", "processor s", "peak MB", "bars"]
+    return f"""## charlm: two LSTM-512 layers
+
+`lstm512.onnx` of `fixtures/README.md` (sha256 `{runs.models["charlm lstm512"].sha256()}`), 13,107,200 bytes of recurrent weights.
+*rise* is that of the cross-entropy on the labelled holdout ({figures["characters"]:,} characters, {figures["cross_entropy_original"]:.4f} nats before),
+*KL* the mean divergence from the original's prediction, on the same characters. *uniform* is one rate for all units.
+
+    dirnet compress lstm512.onnx -o small.onnx --ratio R --calibration calibration.npz --holdout holdout.npz --loss kl HOW
+    python tests/runtimes/judge_charlm.py lstm512.onnx small.onnx
+
+{hows(dict.fromkeys(how for _, how in CHARLM_RUNS))}
+
+{table(head, rows)}
+"""
+
+
+# -- the other models ------------------------------------------------------------------------------------------------------
+
+
+def model_judged(model):
+    def judged(original, compressed, report):
+        """The worst of the outputs: by KL if the tool found an output to be a distribution, else by nmse."""
+        before, after = judge.session(original), judge.session(compressed)
+        differences = judge.compare(before, after, model.streams(before), model.carries)
+        distributions = {o["name"] for o in report["verify"]["outputs"] if o["kl"] is not None} & differences.keys()
+        kind, names = ("kl", distributions) if distributions else ("nmse", differences.keys())
+        values = [differences[name].figures()[kind] for name in names]
+        return {"kind": kind, "loss": max((value for value in values if value is not None), default=None)}
+
+    return judged
+
+
+def model_run(runs, model, ratio, how):
+    return runs.compress("models", model.path, ["--ratio", f"{ratio:.6g}", *model.sample_arguments(), *how], model_judged(model))
+
+
+def rounded_down(ratio):
+    """Of a ratio that was reached: what is asked for to get the same bytes."""
+    return math.floor(ratio * 1000) / 1000
+
+
+def models_section(runs):
+    rows = []
+    for name, ratio in REAL.items():
+        model = runs.models[name]
+        uniform = model_run(runs, model, ratio, UNIFORM)
+        if uniform is None:
+            continue
+        if not uniform.done:
+            rows.append([name, "-", "-", uniform.message.splitlines()[0], "", "", ""])
+            continue
+        others = [model_run(runs, model, rounded_down(uniform.ratio), how) for how in (MEASURED, FAST)]
+        if None in others:
+            continue
+        first = uniform.judged
+        cells = [f"{record.judged['loss']:.3g}" if record.done else "refused" for record in others]
+        gains = [f"{gain(first['loss'], record.judged['loss'])}" if record.done else "" for record in others]
+        sizes = " / ".join(f"{record.bytes_after:,}" for record in [uniform, *others] if record.done)
+        rows.append([name, f"{uniform.ratio:.2f}", sizes, first["kind"], f"{first['loss']:.3g}", cells[0], gains[0], cells[1], gains[1]])
+    if not rows:
+        return None
+    head = ["model", "ratio", "bytes", "loss", "uniform", "measured", "", "tuned fast", ""]
+    return f"""## Other models, at equal bytes
+
+Uniform budgets first; the ratio that they reach is what the others are asked for, so that these never have more bytes (*bytes*: uniform /
+measured / tuned, of the recurrent weights). The loss is the worst of the outputs that are not fed back, on the holdout, in onnxruntime:
+KL in nats where the output is a distribution, else the mean squared error over the variance of the original's output. The percentages are
+against uniform. Origins, checksums and `--stream` of each model are in `docs/models.md`.
+
+    dirnet compress MODEL -o small.onnx --ratio R --calibration CALIBRATION --holdout HOLDOUT [--stream ...] HOW
+    python tests/runtimes/judge.py MODEL small.onnx --samples HOLDOUT [--stream ...]
+
+{hows((UNIFORM, MEASURED, FAST))}
+
+{table(head, rows)}
+{NOTES}"""
+
+
+def gain(uniform, other):
+    return f"{100 * (other / uniform - 1):+.0f} %" if uniform else ""
+
+
+NOTES = ""
+
+# -- time and memory -------------------------------------------------------------------------------------------------------
+
+
+def time_section(runs):
+    rows = []
+    for how, seconds, megabytes in ((UNIFORM, 30, 500), (MEASURED, 90, 700), (FAST, 180, 1000)):
+        if record := charlm_run(runs, "time", 16, how):
+            rows.append(timed(f"charlm lstm512, {LABELS[how]}", record, seconds, megabytes))
+    model, samples = large.paths(RECORDS)
+    if "time" in runs.sections:
+        large.write(model, samples)
+    size = large.WEIGHT_BYTES / 1e6
+    for how in (UNIFORM, MEASURED):
+        if record := runs.compress("time", model, ["--ratio", 16, "--calibration", samples, *how], lambda *_: {}):
+            rows.append(timed(f"two LSTM-1500 layers ({size:.0f} MB), {LABELS[how]}", record, 300, 2.5 * size + 300))
+    if not rows:
+        return None
+    head = ["job", "seconds", "bar", "processor s", "peak MB", "bar", ""]
+    return f"""## Time and memory
+
+Everything from reading the file to the verified result, at `--ratio 16`. The large model has random weights and random inputs, made by
+`tests/runtimes/large.py`: its figures are of time and memory only.
+
+{table(head, rows)}
+"""
+
+
+def timed(name, record, seconds, megabytes):
+    met = record.done and record.seconds <= seconds and record.peak_mb <= megabytes
+    cells = [f"{record.seconds:.0f}", f"{seconds}", f"{record.processor_seconds:.0f}", f"{record.peak_mb:.0f}", f"{megabytes:.0f}"]
+    return [name, *cells, "met" if met else "**missed**"]
+
+
+# -- the page --------------------------------------------------------------------------------------------------------------
+
+
+def hows(hows):
+    return "\n".join(f"- *{LABELS[how]}*: `{' '.join(how)}`" for how in hows)
+
+
+def table(head, rows):
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def machine():
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, onnxruntime {onnxruntime.__version__}"
+
+
+HEAD = """# Results
+
+What `dirnet compress` does to real models: against one rate for all units (*uniform*), with budgets by sensitivity, and with tuning.
+Judged by onnxruntime on samples that nothing was learned from; made by `tests/runtimes/results.py`, do not edit. Ratios are
+of the recurrent weights, everything that is stored for them counted. Processor seconds are of all cores together.
+"""
+SECTIONS = {"charlm": charlm_section, "models": models_section, "time": time_section}
+
+
+def main():
+    asked = set(sys.argv[1:])
+    if unknown := asked - SECTIONS.keys():
+        sys.exit(f"no such section: {', '.join(unknown)}")
+    runs = Runs(asked)
+    sections = [text for section in SECTIONS.values() if (text := section(runs))]
+    if not sections:
+        sys.exit("nothing was run yet with this build of the tool")
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text("\n".join([HEAD, f"Measured on {machine()}.\n", *sections]))
+
+
+if __name__ == "__main__":
+    main()
