@@ -4,8 +4,6 @@
 //! under a byte target is a multiple-choice knapsack. Units are few (tens to a few hundred) and curves short, so the
 //! knapsack is solved by dynamic programming over the bytes instead of by a Lagrange multiplier: a multiplier reaches
 //! only the convex hull and leaves part of the target unused, which is several percent where units are large.
-//!
-//! [`uniform`] is the baseline: one rate for all units, as few of them as needed one rate lower.
 
 /// One way to store a unit.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,7 +14,7 @@ pub struct Candidate {
     pub loss: f64,
 }
 
-/// Most cells of the dynamic programme's table: bounds its memory to 64 MiB.
+/// Most cells of the dynamic programme's table: bounds its memory to 128 MiB.
 const CELLS: usize = 1 << 26;
 /// Most steps that the target is divided into; finer than this is below a file's overhead.
 const STEPS: usize = 1 << 15;
@@ -108,29 +106,6 @@ fn best_move(
     best.map(|(_, u, i)| (u, i))
 }
 
-/// One rate for all: `rates[r][u]` are the bytes of unit `u` at the `r`-th rate, highest rate first. Returns the rate of
-/// each unit: the last rate at which not everything fits, with as few units as needed one rate lower, or `None`
-/// where even the lowest rate does not fit.
-pub fn uniform(rates: &[Vec<u64>], budget: u64) -> Option<Vec<usize>> {
-    let fits = rates.iter().position(|bytes| bytes.iter().sum::<u64>() <= budget)?;
-    let mut plan = vec![fits.saturating_sub(1); rates[fits].len()];
-    if fits == 0 {
-        return Some(plan);
-    }
-    let (high, low) = (&rates[fits - 1], &rates[fits]);
-    let mut used: u64 = high.iter().sum();
-    let mut order: Vec<usize> = (0..plan.len()).collect();
-    order.sort_by_key(|&u| std::cmp::Reverse(high[u].saturating_sub(low[u])));
-    for u in order {
-        if used <= budget {
-            break;
-        }
-        used = used - high[u] + low[u];
-        plan[u] = fits;
-    }
-    Some(plan)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,15 +128,6 @@ mod tests {
         // (15, 9) lies above the line from (10, 10) to (20, 1): no multiplier picks it, but only it fits.
         let curves = [curve(&[(10, 10.0), (15, 9.0), (20, 1.0)])];
         assert_eq!(allocate(&curves, 17), Some(vec![1]));
-    }
-
-    #[test]
-    fn uniform_moves_as_few_units_as_needed() {
-        let rates = [vec![100, 50, 50], vec![60, 30, 30], vec![40, 20, 20]];
-        assert_eq!(uniform(&rates, 200), Some(vec![0, 0, 0]));
-        assert_eq!(uniform(&rates, 160), Some(vec![1, 0, 0]));
-        assert_eq!(uniform(&rates, 119), Some(vec![2, 1, 1]));
-        assert_eq!(uniform(&rates, 79), None);
     }
 
     proptest! {

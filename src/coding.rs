@@ -155,7 +155,7 @@ pub struct Learning<'a> {
     pub options: dictionary::Options,
 }
 
-/// Learns the codebooks and codes of a plan. Returns the units and their distortions (0 for a dense one).
+/// Learns the codebooks and codes of a plan; a step of `progress` is a unit. Returns the units and their distortions (0 for a dense one).
 ///
 /// # Errors
 /// As [`dictionary::learn`], naming the node.
@@ -166,7 +166,6 @@ pub fn learn(
     progress: &dyn Progress,
 ) -> Result<(CodedUnits, Vec<f64>)> {
     let groups = weights.groups(plan);
-    progress.phase("learn", groups.iter().map(|(_, units)| units.len() as u64).sum());
     let learned: Vec<_> = groups
         .par_iter()
         .map(|(spec, units)| {
@@ -184,7 +183,6 @@ pub fn learn(
             learned
         })
         .collect::<Result<_>>()?;
-    progress.done();
     let mut coded: CodedUnits = vec![None; plan.choices.len()];
     let mut distortion = vec![0.0; plan.choices.len()];
     for ((_, units), learned) in groups.iter().zip(learned) {
@@ -199,13 +197,13 @@ pub fn learn(
 /// The model with its weights replaced by what `coded` holds. A tensor all of whose units are dense stays as it is.
 ///
 /// # Errors
-/// `Unsupported` if the model's opset has not the operators that are needed.
+/// As [`Rewriter::finish`].
 pub fn apply(model: &Model, weights: &Weights, coded: &CodedUnits, note: &str) -> Result<Model> {
     let mut result = model.clone();
     let mut rewriter = Rewriter::new(&mut result);
     let survey = &weights.survey;
     let mut edits = Vec::new();
-    let mut writer = Writer::new(&mut rewriter)?;
+    let mut writer = Writer::new(&mut rewriter);
     for (index, weight) in survey.weights.iter().enumerate() {
         let members: Vec<usize> = (0..weights.units.len()).filter(|&u| weights.units[u].weight == index).collect();
         if members.iter().all(|&u| coded[u].is_none()) {
@@ -228,8 +226,7 @@ pub fn apply(model: &Model, weights: &Weights, coded: &CodedUnits, note: &str) -
         let scopes: Vec<Scope> = anchors.values().map(|uses| common(survey, uses)).collect();
         let constants = common(survey, &weight.uses);
         let root = Scope::root();
-        let shared = |u: &usize| coded[*u].as_ref().is_some_and(|c| Arc::strong_count(&c.codebook) > 1);
-        let codebooks = if members.iter().any(shared) { &root } else { &constants };
+        let codebooks = if members.iter().any(|&u| is_shared(weights, coded, u)) { &root } else { &constants };
         let homes: Vec<_> = scopes.iter().map(|nodes| Home { constants: &constants, codebooks, nodes }).collect();
         let values = writer.write(&stored, &homes);
         for (uses, value) in anchors.into_values().zip(values) {
@@ -258,8 +255,8 @@ pub fn size(model: &Model, weights: &Weights, plan: &Plan, scales: ScaleFormat, 
         let codebook = Arc::new(Codebook { spec, atoms: vec![0; spec.atoms * spec.width] });
         for unit in units {
             let [rows, columns] = weights.units[unit].unit.shape();
-            // Steps differ between codebooks, as those that are learned do.
-            let step = (group + 1) as f32;
+            // Steps differ between codebooks, as those that are learned do, and from the 1 of dense rows.
+            let step = (group + 2) as f32;
             coded[unit] = Some(Coded {
                 rows,
                 columns,
@@ -271,6 +268,15 @@ pub fn size(model: &Model, weights: &Weights, plan: &Plan, scales: ScaleFormat, 
         }
     }
     apply(model, weights, &coded, note)?.saved_bytes()
+}
+
+/// Whether a unit of another tensor uses the codebook of this one too.
+fn is_shared(weights: &Weights, coded: &CodedUnits, unit: usize) -> bool {
+    let Some(this) = &coded[unit] else { return false };
+    weights.units.iter().zip(coded).any(|(other, coded)| {
+        other.weight != weights.units[unit].weight
+            && coded.as_ref().is_some_and(|c| Arc::ptr_eq(&c.codebook, &this.codebook))
+    })
 }
 
 /// A short name of a unit within its tensor.

@@ -189,7 +189,9 @@ impl<'a> Job<'a> {
         let equal = self.equal();
         let sensitivity = sensitivity.unwrap_or(&equal);
         let how = Learning { metrics: &self.metrics, sensitivity, options: self.options(FINAL_ROUNDS) };
+        progress.phase("learn", self.weights.units.len() as u64);
         let (units, distortion) = coding::learn(&self.weights, &plan, &how, progress)?;
+        progress.done();
         self.seconds.learn += start.elapsed().as_secs_f64();
         let start = Instant::now();
         let model = coding::apply(self.model, &self.weights, &units, &self.note)?;

@@ -12,6 +12,9 @@ pub const PROTOBUF_BYTES: u64 = (1 << 31) - 1;
 /// The newest IR version whose fields are all in `proto/onnx.proto`.
 pub const IR_VERSION: i64 = 14;
 
+/// The oldest operator set with what decoding needs: Gather, Cast to a number, and Reshape by an input.
+pub const FIRST_OPSET: i64 = 7;
+
 /// The newest version of the standard operator set that this crate was checked against.
 pub const OPSET: i64 = 27;
 

@@ -11,6 +11,7 @@ use crate::coding::{WeightUnit, Weights};
 use crate::dictionary::BlockSpec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Choice, Plan, Sharing};
+use crate::planner::ATOMS;
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -109,6 +110,9 @@ fn choice(entry: &Entry) -> Result<Choice> {
         ("dense", None, None, None) => Ok(Choice::Dense),
         ("block", Some(width), Some(atoms), Some(sharing)) => {
             let spec = BlockSpec::new(width, atoms).map_err(|error| at(error.to_string()))?;
+            if atoms != ATOMS {
+                return Err(at(format!("{atoms} atoms: only codebooks of {ATOMS} can be stored")));
+            }
             let reach = Sharing::ALL.into_iter().find(|reach| reach.name() == sharing);
             let sharing = reach
                 .ok_or_else(|| at(format!("sharing '{sharing}' is unknown, expected unit, matrix, node or model")))?;

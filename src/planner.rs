@@ -16,7 +16,7 @@ use crate::progress::Progress;
 const WIDTHS: std::ops::RangeInclusive<usize> = 1..=dictionary::MAX_WIDTH;
 /// Atoms of a codebook: an index is a byte. With 16 atoms two indices share a byte, but the table of pairs that decodes
 /// them costs as much as 256 atoms of twice the width, which do better at the same rate.
-const ATOMS: usize = 256;
+pub const ATOMS: usize = 256;
 /// About what the nodes that decode one run of rows take in the file, with their names.
 const NODES: u64 = 350;
 /// How often the budget is corrected by the exact size of what it gave.
@@ -156,12 +156,14 @@ impl Curves {
     ) -> Result<Curves> {
         let mut kept = (vec![None; weights.units.len()], vec![0.0; weights.units.len()]);
         let mut units = vec![Vec::new(); weights.units.len()];
-        for sharing in reaches(weights) {
+        let reaches = reaches(weights);
+        progress.phase("curves", (reaches.len() * specs().count() * units.len()) as u64);
+        for sharing in reaches {
             for spec in specs() {
                 let choice = Choice::Block { spec, sharing };
                 let plan = Plan { choices: vec![choice; weights.units.len()] };
                 let (coded, distortions) = coding::learn(weights, &plan, how, progress)?;
-                if spec.width == coarse {
+                if spec.width == coarse && sharing == Sharing::Unit {
                     kept = (coded, distortions.clone());
                 }
                 let sharers = weights.sharers(&plan);
@@ -171,6 +173,7 @@ impl Curves {
                 }
             }
         }
+        progress.done();
         for (u, points) in units.iter_mut().enumerate() {
             let [rows, columns] = weights.units[u].unit.shape();
             points.push(Point {
@@ -204,7 +207,12 @@ impl Curves {
         if let Ok(plan) = uniform(sizing, target) {
             search.offer(plan)?;
         }
-        search.best.map(|(_, plan)| plan).ok_or_else(|| sizing.too_small(target, search.smallest))
+        let (_, plan) = search.best.ok_or_else(|| sizing.too_small(target, search.smallest))?;
+        if plan.choices.iter().all(|choice| *choice == Choice::Dense) {
+            let message = format!("nothing to do: the model as it is fits {target} bytes");
+            return Err(Error::new(ErrorKind::NothingToDo, message));
+        }
+        Ok(plan)
     }
 
     /// What a plan is predicted to lose. Infinite for a choice that is not on the curves.

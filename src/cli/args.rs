@@ -40,20 +40,20 @@ pub struct Samples {
     #[arg(long, value_name = "PATH", num_args = 1.., value_hint = ValueHint::AnyPath)]
     pub holdout: Vec<PathBuf>,
     /// Samples are steps of a stream: output OUT of one is input IN of the next; OUT[a:b] for a slice of axis 0
-    #[arg(long, value_name = "IN=OUT", num_args = 1..)]
+    #[arg(long, value_name = "IN=OUT")]
     pub stream: Vec<String>,
     /// Classes of the calibration samples: NAME is the output, FILE holds integers
-    #[arg(long, value_name = "NAME=FILE", num_args = 1.., value_parser = value::labels)]
+    #[arg(long, value_name = "NAME=FILE", value_parser = value::labels)]
     pub labels: Vec<(String, PathBuf)>,
     /// Classes of the holdout samples
-    #[arg(long, value_name = "NAME=FILE", num_args = 1.., value_parser = value::labels)]
+    #[arg(long, value_name = "NAME=FILE", value_parser = value::labels)]
     pub holdout_labels: Vec<(String, PathBuf)>,
     /// Loss of the outputs, or NAME:KIND for one: nmse, kl, disagreement, cross-entropy [default: kl after Softmax,
     /// else nmse]
-    #[arg(long, value_name = "KIND", num_args = 1..)]
+    #[arg(long, value_name = "KIND")]
     pub loss: Vec<String>,
     /// Size of a symbolic dimension, where there are no samples
-    #[arg(long, value_name = "NAME=SIZE", num_args = 1.., value_parser = value::dimension)]
+    #[arg(long, value_name = "NAME=SIZE", value_parser = value::dimension)]
     pub dim: Vec<(String, usize)>,
     /// Seeds everything random
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -65,19 +65,19 @@ pub struct Samples {
 #[command(next_help_heading = "Gates (for all outputs, or NAME:VALUE for one)")]
 pub struct Gates {
     /// Largest absolute difference
-    #[arg(long, value_name = "X", num_args = 1.., value_parser = value::limit)]
+    #[arg(long, value_name = "X", value_parser = value::limit)]
     pub max_abs: Vec<Limit>,
     /// Mean squared error over the variance of the original output
-    #[arg(long, value_name = "X", num_args = 1.., value_parser = value::limit)]
+    #[arg(long, value_name = "X", value_parser = value::limit)]
     pub max_nmse: Vec<Limit>,
     /// Signal to noise ratio in decibels
-    #[arg(long, value_name = "DB", num_args = 1.., value_parser = value::decibels, allow_negative_numbers = true)]
+    #[arg(long, value_name = "DB", value_parser = value::decibels, allow_negative_numbers = true)]
     pub min_snr: Vec<Limit>,
     /// Share of equal argmax over the last axis
-    #[arg(long, value_name = "F", num_args = 1.., value_parser = value::share)]
+    #[arg(long, value_name = "F", value_parser = value::share)]
     pub min_agreement: Vec<Limit>,
     /// Mean Kullback-Leibler divergence from the original
-    #[arg(long, value_name = "X", num_args = 1.., value_parser = value::limit)]
+    #[arg(long, value_name = "X", value_parser = value::limit)]
     pub max_kl: Vec<Limit>,
 }
 
@@ -104,7 +104,7 @@ pub struct Output {
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     pub format: Format,
     /// Also write a report; the type is the extension: .json
-    #[arg(long, value_name = "FILE", num_args = 1.., value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub report: Vec<PathBuf>,
     /// Nothing but errors
     #[arg(short, long)]

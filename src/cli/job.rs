@@ -201,7 +201,7 @@ impl Study<'_> {
     /// The best plan for a file of at most `target` bytes.
     pub fn plan(&mut self, target: u64, progress: &dyn Progress) -> Result<Plan> {
         let Some(engine) = self.engine.filter(|_| self.kind != Sensitivity::None) else {
-            return Ok(planner::uniform(&self.job.sizing(), target)?);
+            return Ok(planner::uniform(&self.job.sizing(), target).map_err(|e| e.in_file(&self.setup.path))?);
         };
         if self.budgets.is_none() {
             let curves = self.job.curves(self.bits(target), progress)?;
@@ -213,13 +213,13 @@ impl Study<'_> {
             self.budgets = Some((curves, sensitivity));
         }
         let (curves, sensitivity) = self.budgets.as_ref().expect("made just now");
-        Ok(curves.allocate(&self.job.sizing(), sensitivity, target)?)
+        Ok(curves.allocate(&self.job.sizing(), sensitivity, target).map_err(|e| e.in_file(&self.setup.path))?)
     }
 
     /// Learns the codes of a plan and builds the model.
     pub fn code(&mut self, plan: Plan, progress: &dyn Progress) -> Result<Coded> {
         let sensitivity = self.budgets.as_ref().map(|(_, sensitivity)| &sensitivity[..]);
-        Ok(self.job.code(plan, sensitivity, progress)?)
+        Ok(self.job.code(plan, sensitivity, progress).map_err(|e| e.in_file(&self.setup.path))?)
     }
 
     /// Tunes a coded model, if that was asked for.
@@ -301,7 +301,7 @@ impl Study<'_> {
     fn bits(&self, target: u64) -> f64 {
         let kept = self.job.model.bytes().saturating_sub(self.job.weights.survey.stored_bytes());
         let weights = self.job.weights.parameters().max(1);
-        (target.saturating_sub(kept) as f64 * 8.0 / weights as f64).clamp(1.0, 8.0)
+        (target.saturating_sub(kept) as f64 * 8.0 / weights as f64).clamp(1.5, 4.0)
     }
 }
 

@@ -19,7 +19,6 @@ use ndarray::{Axis, Slice};
 
 use super::{Block, Stored};
 use crate::dictionary::{BlockSpec, Codebook, Coded};
-use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::{AttributeProto, ElementType, NodeProto, Rewriter, Scope, TensorProto, tensor};
 
@@ -28,8 +27,6 @@ use crate::onnx::{AttributeProto, ElementType, NodeProto, Rewriter, Scope, Tenso
 const RUN_WEIGHTS: usize = 1 << 20;
 /// The first opset whose Slice takes its ranges as inputs.
 const SLICE_INPUTS: i64 = 10;
-/// The first opset with Gather, Cast to a number, and Reshape by an input.
-const FIRST_OPSET: i64 = 7;
 
 /// Writes coded tensors into the graphs of one model.
 pub struct Writer<'r, 'm> {
@@ -56,21 +53,10 @@ struct Run<'a> {
 }
 
 impl<'r, 'm> Writer<'r, 'm> {
-    /// A writer of new values through `rewriter`.
-    ///
-    /// # Errors
-    /// `Unsupported` if the model's opset has not the operators that are needed.
-    pub fn new(rewriter: &'r mut Rewriter<'m>) -> Result<Self> {
+    /// A writer of new values through `rewriter`, of a model of at least [`FIRST_OPSET`](crate::limits::FIRST_OPSET).
+    pub fn new(rewriter: &'r mut Rewriter<'m>) -> Self {
         let opset = rewriter.model().opset();
-        if opset < FIRST_OPSET {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "the model is of opset {opset}, and decoding needs at least {FIRST_OPSET}: convert the model first"
-                ),
-            ));
-        }
-        Ok(Writer { rewriter, opset, codebooks: Vec::new(), integers: Vec::new() })
+        Writer { rewriter, opset, codebooks: Vec::new(), integers: Vec::new() }
     }
 
     /// Writes the nodes that rebuild `stored`, once for each home, and returns the name of the value in each. The codes

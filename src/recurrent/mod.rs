@@ -20,6 +20,8 @@ pub use attributes::{Activation, Attributes, Cell, Direction, Function};
 pub use weights::{ConstantRef, Source};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
+use crate::onnx::ElementType;
 use crate::onnx::graph::{bodies, is_standard, plain_name};
 use crate::onnx::proto::tensor_shape_proto::dimension;
 use crate::onnx::proto::{ValueInfoProto, type_proto};
@@ -348,6 +350,15 @@ impl Finder<'_, '_> {
             return Err(Error::new(ErrorKind::Malformed, format!("W is {w} but R is {r}")).into());
         }
         self.check_input(scope, node, w.shape[2])?;
+        if !matches!(w.element, ElementType::Float | ElementType::Float16) {
+            return skip(format!("weights of type {} are not supported", w.element.as_str_name()));
+        }
+        if self.model.opset() < limits::FIRST_OPSET {
+            let (opset, first) = (self.model.opset(), limits::FIRST_OPSET);
+            return skip(format!(
+                "opset {opset} has not the operators to rebuild weights: convert the model to {first}"
+            ));
+        }
         Ok(RecurrentNode {
             scope: scope.clone(),
             index,
