@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::coding::{WeightUnit, Weights};
 use crate::dictionary::BlockSpec;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{Choice, Plan, Sharing};
-use crate::planner::ATOMS;
+use crate::plan::{ATOMS, Choice, Plan, Sharing};
 
 /// The version of the format.
 const VERSION: u32 = 1;

@@ -9,14 +9,11 @@ use crate::coding::{self, CodedUnits, Learning, Weights};
 use crate::dictionary::{self, BlockSpec, ScaleFormat};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
-use crate::plan::{Choice, Plan, Sharing};
+use crate::plan::{ATOMS, Choice, Plan, Sharing};
 use crate::progress::Progress;
 
 /// Widths of pieces on offer, from 8 bits a weight to 1.
 const WIDTHS: std::ops::RangeInclusive<usize> = 1..=dictionary::MAX_WIDTH;
-/// Atoms of a codebook: an index is a byte. With 16 atoms two indices share a byte, but the table of pairs that decodes
-/// them costs as much as 256 atoms of twice the width, which do better at the same rate.
-pub const ATOMS: usize = 256;
 /// About what the nodes that decode one run of rows take in the file, with their names.
 const NODES: u64 = 350;
 /// How often the budget is corrected by the exact size of what it gave.
