@@ -3,8 +3,7 @@
     results.py charlm|models|time ...     make the runs of these sections, then the page of all that was ever run
     results.py                            only the page
 
-A run is made once for a build of the tool (DIRNET_BIN names another): its record is kept under target/results. The machine
-should have nothing else to do while `time` runs; the processor seconds of the other sections hardly depend on that.
+A run is made once for a build of the tool (DIRNET_BIN names another): its record is kept under target/results.
 """
 
 import hashlib
@@ -175,8 +174,9 @@ def model_judged(model):
         differences = judge.compare(before, after, model.streams(before), model.carries)
         distributions = {o["name"] for o in report["verify"]["outputs"] if o["kl"] is not None} & differences.keys()
         kind, names = ("kl", distributions) if distributions else ("nmse", differences.keys())
-        values = [differences[name].figures()[kind] for name in names]
-        return {"kind": kind, "loss": max((value for value in values if value is not None), default=None)}
+        figures = {name: differences[name].figures() for name in sorted(differences)}
+        loss = max((figures[name][kind] for name in names if figures[name][kind] is not None), default=None)
+        return {"kind": kind, "loss": loss, "outputs": {name: [f["nmse"], f["kl"]] for name, f in figures.items()}}
 
     return judged
 
@@ -213,8 +213,8 @@ def models_section(runs):
     head = ["model", "ratio", "bytes", "loss", "uniform", "measured", "", "tuned fast", ""]
     return f"""## Other models, at equal bytes
 
-Uniform budgets first; the ratio that they reach is what the others are asked for, so that these never have more bytes (*bytes*: uniform /
-measured / tuned, of the recurrent weights). The loss is the worst of the outputs that are not fed back, on the holdout, in onnxruntime:
+Uniform budgets first; the ratio that they reach, to three decimals, is what the others are asked for (*bytes*: uniform / measured /
+tuned, of the recurrent weights). The loss is the worst of the outputs that are not fed back, on the holdout, in onnxruntime:
 KL in nats where the output is a distribution, else the mean squared error over the variance of the original's output. The percentages are
 against uniform. Origins, checksums and `--stream` of each model are in `docs/models.md`.
 
@@ -254,7 +254,8 @@ def time_section(runs):
     return f"""## Time and memory
 
 Everything from reading the file to the verified result, at `--ratio 16`. The large model has random weights and random inputs, made by
-`tests/runtimes/large.py`: its figures are of time and memory only.
+`tests/runtimes/large.py`: its figures are of time and memory only. The machine had other work to do meanwhile, so that the seconds
+are an upper bound; the processor seconds hardly depend on that.
 
 {table(head, rows)}
 """
