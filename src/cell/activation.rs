@@ -68,7 +68,7 @@ impl Activation {
         Arch::new().dispatch(Apply(self, x));
     }
 
-    /// Whether no value comes from two arguments with different derivatives, so that [`slope`](Self::slope) is right.
+    /// Whether no value comes from two arguments with different derivatives, so that its slope is right.
     pub fn is_monotone(self) -> bool {
         match self {
             Activation::LeakyRelu { alpha } | Activation::Elu { alpha } => alpha >= 0.,

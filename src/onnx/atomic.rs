@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 use super::external_data::io;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What [`write`] hands out to be written to.
+/// What [`write()`] hands out to be written to.
 pub type Output<'f> = BufWriter<&'f mut File>;
 
 /// Appends bytes, leaving a hole for zeros: a copy of a sparse file takes no more of the disk than the file.
