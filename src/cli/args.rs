@@ -40,7 +40,7 @@ pub struct Samples {
     #[arg(long, value_name = "PATH", num_args = 1.., value_hint = ValueHint::AnyPath)]
     pub holdout: Vec<PathBuf>,
     /// Samples are steps of a stream: output OUT of one is input IN of the next; OUT[a:b] for a slice of axis 0
-    #[arg(long, value_name = "IN=OUT")]
+    #[arg(long, value_name = "IN=OUT", num_args = 1..)]
     pub stream: Vec<String>,
     /// Classes of the calibration samples: NAME is the output, FILE holds integers
     #[arg(long, value_name = "NAME=FILE", value_parser = value::labels)]
