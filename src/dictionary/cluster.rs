@@ -2,7 +2,7 @@
 //!
 //! It ignores how errors of neighbouring pieces add up; the rounds of [`super::block`] mend that.
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
@@ -81,23 +81,38 @@ fn seeding(points: &Points, count: usize, seed: u64) -> Vec<f32> {
         for (a, column) in atom.iter_mut().zip(&components) {
             *a = column[found];
         }
-        Arch::new().dispatch(|| spread(atom, &components, &weights, &mut distances, &mut mass));
+        let (distances, mass) = (&mut distances[..], &mut mass[..]);
+        Arch::new().dispatch(Spread { atom, components: &components, weights: &weights, distances, mass });
     }
     atoms
 }
 
-/// Takes `atom` into account: `mass = weight * distance` with the distance from the nearest atom.
-#[inline(always)]
-fn spread(atom: &[f32], components: &[Vec<f32>], weights: &[f32], distances: &mut [f32], mass: &mut [f32]) {
-    mass.fill(0.0);
-    for (&a, column) in atom.iter().zip(components) {
-        for (sum, &x) in mass.iter_mut().zip(column) {
-            *sum += (x - a) * (x - a);
+/// Takes a new atom into account: `mass = weight * distance` with the squared distance from the nearest atom.
+struct Spread<'a> {
+    atom: &'a [f32],
+    /// The points by component.
+    components: &'a [Vec<f32>],
+    weights: &'a [f32],
+    distances: &'a mut [f32],
+    mass: &'a mut [f32],
+}
+
+impl WithSimd for Spread<'_> {
+    type Output = ();
+
+    /// Plain loops, which the compiler turns into those of the CPU's vectors.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        self.mass.fill(0.0);
+        for (&a, column) in self.atom.iter().zip(self.components) {
+            for (sum, &x) in self.mass.iter_mut().zip(column) {
+                *sum += (x - a) * (x - a);
+            }
         }
-    }
-    for ((mass, nearest), &weight) in mass.iter_mut().zip(distances).zip(weights) {
-        *nearest = nearest.min(*mass);
-        *mass = weight * *nearest;
+        for ((mass, nearest), &weight) in self.mass.iter_mut().zip(self.distances).zip(self.weights) {
+            *nearest = nearest.min(*mass);
+            *mass = weight * *nearest;
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
 use super::metric::{LEAST_DAMPING, Metric};
 use super::{BlockSpec, pieces};
@@ -124,12 +124,7 @@ impl Elimination {
         let row = &mut rest[..n];
         row.copy_from_slice(&self.remainder[column * n..][..n]);
         let before = &before[self.pending.start * n..];
-        Arch::new().dispatch(|| {
-            for earlier in before.chunks_exact(n) {
-                let factor = earlier[column];
-                row.iter_mut().zip(earlier).for_each(|(x, e)| *x -= factor * e);
-            }
-        });
+        Arch::new().dispatch(Earlier { row, before, column });
         // M was positive definite before it was rounded to f32; the floor keeps it so.
         let pivot = row[column].max(LEAST_DAMPING / 2.0).sqrt();
         row[column] = pivot * pivot;
@@ -149,6 +144,33 @@ impl Elimination {
         let remainder = MatMut::from_row_major_slice_mut(&mut self.remainder, n, n);
         matmul(remainder, Accum::Add, rows.transpose(), rows, -1.0, Par::Seq);
         self.pending.start = self.pending.end;
+    }
+}
+
+/// Takes the rows `before` off a row of the remainder.
+struct Earlier<'a> {
+    row: &'a mut [f64],
+    before: &'a [f64],
+    column: usize,
+}
+
+impl WithSimd for Earlier<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (row, row_rest) = S::as_mut_simd_f64s(self.row);
+        for earlier in self.before.chunks_exact(row.len() * S::F64_LANES + row_rest.len()) {
+            let factor = earlier[self.column];
+            let (earlier, earlier_rest) = S::as_simd_f64s(earlier);
+            let splat = simd.splat_f64s(-factor);
+            for (x, &e) in row.iter_mut().zip(earlier) {
+                *x = simd.mul_add_f64s(splat, e, *x);
+            }
+            for (x, &e) in row_rest.iter_mut().zip(earlier_rest) {
+                *x -= factor * e;
+            }
+        }
     }
 }
 

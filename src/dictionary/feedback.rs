@@ -14,16 +14,15 @@
 //!   is replaced by the best atom given *all* the others, which never raises the distortion (iterated conditional
 //!   modes).
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use pulp::Arch;
 
 use super::factor::{Factor, Step};
 use super::metric::{LEAST_DAMPING, Metric, ROWS_TOGETHER, times};
 use super::nearest::{Nearest, Scores};
+use super::vector::Subtract;
 use super::{BlockSpec, MAX_WIDTH, pieces};
 
 /// Columns that are brought up to date piece by piece; those beyond get one matrix product for all of them.
@@ -98,7 +97,17 @@ impl<'a> Coder<'a> {
                     *s = (new - old) * scales[i];
                 }
                 let (row, damped) = (&mut gradient[i * n..][..n], &self.metric.damped()[start * n..][..size * n]);
-                Arch::new().dispatch(|| step_back(row, &step[..size], damped));
+                Subtract {
+                    y: row,
+                    stride: n,
+                    width: n,
+                    coefficients: &step[..size],
+                    coefficient_stride: size,
+                    x: damped,
+                    x_stride: n,
+                    terms: size,
+                }
+                .run();
             }
         }
         changed
@@ -186,8 +195,17 @@ impl<'a> Paths<'a> {
                     let children = self.children(row, step, &mut scores);
                     self.settle(row, step, begin, children);
                 }
-                let piece = step.start..step.start + step.size;
-                Arch::new().dispatch(|| cancel(&mut self.left, &self.decoded, values, n, piece, end));
+                Subtract {
+                    y: &mut self.left[step.start..],
+                    stride: n,
+                    width: end - step.start,
+                    coefficients: &self.decoded[step.start..],
+                    coefficient_stride: n,
+                    x: &values[step.start * n + step.start..],
+                    x_stride: n,
+                    terms: step.size,
+                }
+                .run();
             }
             let slots = self.costs.len();
             matmul(
@@ -296,26 +314,6 @@ impl Around {
 /// `1 / scale`, and 0 for a scale of 0: such a row is 0 whatever its codes are.
 fn reciprocal(scale: f32) -> f32 {
     if scale.abs() >= f32::MIN_POSITIVE { scale.recip() } else { 0.0 }
-}
-
-/// Takes the decoded columns `piece` times their rows of `V` off the columns from there to `end`.
-#[inline(always)]
-fn cancel(whitened: &mut [f32], decoded: &[f32], factor: &[f32], n: usize, piece: Range<usize>, end: usize) {
-    for (row, decoded) in whitened.chunks_exact_mut(n).zip(decoded.chunks_exact(n)) {
-        for column in piece.clone() {
-            let q = decoded[column];
-            let share = &factor[column * n + piece.start..column * n + end];
-            row[piece.start..end].iter_mut().zip(share).for_each(|(x, v)| *x -= q * v);
-        }
-    }
-}
-
-/// `G -= step M_p` for one row of G.
-#[inline(always)]
-fn step_back(row: &mut [f32], step: &[f32], damped: &[f32]) {
-    for (&s, damped) in step.iter().zip(damped.chunks_exact(row.len())) {
-        row.iter_mut().zip(damped).for_each(|(g, m)| *g -= s * m);
-    }
 }
 
 #[cfg(test)]

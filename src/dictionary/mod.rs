@@ -16,6 +16,7 @@ mod factor;
 mod feedback;
 mod metric;
 mod nearest;
+mod vector;
 
 use std::sync::Arc;
 

@@ -7,6 +7,7 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::MAX_WIDTH;
+use super::vector::subtract;
 
 /// Targets that are compared side by side.
 const TOGETHER: usize = 4;
@@ -44,7 +45,7 @@ impl Nearest {
 
     /// The `count` atoms nearest to a target `[width]`, the nearest first.
     pub fn nearest<'a>(&self, target: &[f32], count: usize, scores: &'a mut Scores) -> &'a [u8] {
-        Arch::new().dispatch(|| scores.fill(self, target));
+        Arch::new().dispatch(Fill { scores, atoms: self, target });
         scores.take(count)
     }
 
@@ -67,18 +68,30 @@ pub(super) struct Scores {
     taken: Vec<u8>,
 }
 
-impl Scores {
-    #[inline(always)]
-    fn fill(&mut self, atoms: &Nearest, target: &[f32]) {
-        self.scores.clear();
-        self.scores.extend_from_slice(&atoms.half_norms);
-        for (&t, column) in target.iter().zip(atoms.components.chunks_exact(self.scores.len())) {
-            self.scores.iter_mut().zip(column).for_each(|(score, a)| *score -= t * a);
-        }
-        self.least.clear();
-        self.least.extend(self.scores.chunks_exact(GROUP).map(least));
-    }
+/// Computes the scores for a target.
+struct Fill<'a> {
+    scores: &'a mut Scores,
+    atoms: &'a Nearest,
+    target: &'a [f32],
+}
 
+impl WithSimd for Fill<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Scores { scores, least: group_least, .. } = self.scores;
+        scores.clear();
+        scores.extend_from_slice(&self.atoms.half_norms);
+        for (&t, column) in self.target.iter().zip(self.atoms.components.chunks_exact(scores.len())) {
+            subtract(simd, scores, t, column);
+        }
+        group_least.clear();
+        group_least.extend(scores.chunks_exact(GROUP).map(least));
+    }
+}
+
+impl Scores {
     /// The atoms with the least scores.
     fn take(&mut self, count: usize) -> &[u8] {
         self.taken.clear();
