@@ -64,8 +64,7 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     })?;
     let progress = progress(args.output.quiet);
     let mut study = setup.study(&args.flags, &*progress)?;
-    let mut coded = args.reach(&mut study, &*progress)?;
-    study.tune(&mut coded, &*progress)?;
+    let coded = args.reach(&mut study, &*progress)?;
     let verifying = Instant::now();
     let verdict = args.verify(&setup, &coded, &*progress)?;
     let verified = verifying.elapsed().as_secs_f64();
@@ -104,7 +103,7 @@ impl Args {
             }
             None => study.plan(study.bytes(&self.target), progress)?,
         };
-        study.code(plan, progress)
+        study.make(plan, progress)
     }
 
     fn verify(&self, setup: &Setup, coded: &Coded, progress: &dyn Progress) -> Result<Option<Verdict>> {

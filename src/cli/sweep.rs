@@ -71,7 +71,7 @@ fn try_ratio(
     progress: &dyn dirnet::progress::Progress,
 ) -> Result<Point> {
     let plan = study.plan(study.job.sizing().target(ratio), progress)?;
-    let coded = study.code(plan, progress)?;
+    let coded = study.make(plan, progress)?;
     let comparison = reference.compare(&Engine::new(&coded.model)?, &dirnet::engine::Overrides::new())?;
     let bytes = coded.model.saved_bytes()?;
     let before = study.job.weights.survey.stored_bytes();

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::size::{figure, grouped, percent, times};
-use super::{Bytes, Command, Inspection, Node, Point, Report, Skipped, Sweep, Unit, Weight};
+use super::{Bytes, Command, Inspection, Node, Point, Report, Skipped, Sweep, Tuning, Unit, Weight};
 use crate::error::Escaped;
 use crate::verify::{Scope, Verdict};
 
@@ -83,7 +83,7 @@ pub(super) fn report(report: &Report, style: &Style) -> String {
         node_units(units, loss, style, &mut out);
     }
     skipped(&report.skipped, style, &mut out);
-    tuning(report.tuning.as_deref().unwrap_or_default(), &mut out);
+    tuning(report.tuning.as_deref().unwrap_or_default(), style, &mut out);
     if let Some(verify) = &report.verify {
         verification(verify, style, &mut out);
         if let (Some(predicted), Some(measured)) = (report.predicted_loss, verify.loss) {
@@ -194,28 +194,31 @@ fn verification(verdict: &Verdict, style: &Style, out: &mut String) {
     }
 }
 
-/// Layer by layer what tuning gave, judged on samples that were left out of it.
-fn tuning(tuned: &[super::Tuning], out: &mut String) {
-    if !tuned.is_empty() {
-        out.push('\n');
+/// Layer by layer what tuning gave.
+fn tuning(layers: &[Tuning], style: &Style, out: &mut String) {
+    if layers.is_empty() {
+        return;
     }
-    for layer in tuned {
-        let nodes = layer.nodes.join(", ");
-        let text = match (layer.before, layer.after, &layer.reason) {
-            (Some(before), Some(after), _) => {
-                let fate = if layer.kept { "" } else { ": not kept" };
-                format!(
-                    "tuned {} against {}: loss {before:.2e} -> {after:.2e}{fate}",
-                    Escaped(&nodes),
-                    Escaped(&layer.target)
-                )
-            }
-            (.., reason) => {
-                format!("not tuned {}: {}", Escaped(&nodes), Escaped(reason.as_deref().unwrap_or("no reason given")))
-            }
-        };
-        line_of(out, text);
+    heading(style, "tuned: loss on samples that were left out of it", out);
+    let mut columns = Columns::new(2, ["layer", "against", "before", "after", ""]);
+    for layer in layers {
+        let more = if layer.nodes.len() > 1 { format!(" +{}", layer.nodes.len() - 1) } else { String::new() };
+        columns.row([
+            format!("{}{more}", first_of(layer)),
+            name(&layer.target, 14),
+            figure(layer.before),
+            figure(layer.after),
+            if layer.kept { "" } else { "not kept" }.to_owned(),
+        ]);
     }
+    columns.draw(style, out);
+    for (layer, reason) in layers.iter().filter_map(|layer| Some((layer, layer.reason.as_ref()?))) {
+        line_of(out, format!("  {}: {}", first_of(layer), Escaped(reason)));
+    }
+}
+
+fn first_of(layer: &Tuning) -> String {
+    name(layer.nodes.first().map_or("", String::as_str), 32)
 }
 
 fn warnings(warnings: &[String], style: &Style, out: &mut String) {
@@ -482,7 +485,15 @@ mod tests {
                 parameters: 4 * 512 * 512,
             }),
             predicted_loss: Some(0.0018),
-            tuning: None,
+            tuning: Some(vec![Tuning {
+                nodes: vec![node.to_owned(), "b".to_owned()],
+                target: "states".to_owned(),
+                kept: true,
+                before: Some(0.0123),
+                after: Some(0.00987),
+                steps: Some(250),
+                reason: None,
+            }]),
             units: vec![unit(node, "i", 4), unit(node, "o", 4), unit(node, "f", 2), unit(node, "c", 8)],
             skipped: vec![super::super::Skipped {
                 node: "gru".to_owned(),
