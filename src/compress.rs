@@ -161,12 +161,49 @@ impl<'a> Job<'a> {
         progress: &dyn Progress,
     ) -> Result<Vec<f64>> {
         let start = Instant::now();
-        let samples = samples.subset((SENSITIVITY_STEPS * self.samples_per_step).ceil() as usize);
+        let samples = self.few(samples);
         let reference = judge.reference(engine, &samples)?;
         let (coarse, distortion) = &curves.coarse;
         let measured = sensitivity::measure(engine, &self.weights, coarse, distortion, &reference, progress)?;
         self.seconds.allocate += start.elapsed().as_secs_f64();
         Ok(self.complete(&measured))
+    }
+
+    /// The plan whose model really has the least loss on calibration samples. What sensitivities predict holds for small
+    /// errors that do not interact; where it does not, a plan that was made another way may be the better one.
+    ///
+    /// # Errors
+    /// Those of the numerics and of running the model.
+    pub fn best(
+        &mut self,
+        plans: Vec<Plan>,
+        sensitivity: &[f64],
+        engine: &Engine,
+        samples: &Samples,
+        judge: &Judge,
+        progress: &dyn Progress,
+    ) -> Result<Plan> {
+        let start = Instant::now();
+        let samples = self.few(samples);
+        let reference = judge.reference(engine, &samples)?;
+        let how = Learning { metrics: &self.metrics, sensitivity, options: self.options(CURVE_ROUNDS) };
+        progress.phase("compare plans", (plans.len() * self.weights.units.len()) as u64);
+        let mut best: Option<(f64, Plan)> = None;
+        for plan in plans {
+            let (coded, _) = coding::learn(&self.weights, &plan, &how, progress)?;
+            let loss = sensitivity::loss(engine, &self.weights, &coded, &reference)?;
+            if best.as_ref().is_none_or(|(least, _)| loss < *least) {
+                best = Some((loss, plan));
+            }
+        }
+        progress.done();
+        self.seconds.allocate += start.elapsed().as_secs_f64();
+        Ok(best.expect("there is a plan to choose").1)
+    }
+
+    /// The samples that sensitivities and plans are judged on.
+    fn few(&self, samples: &Samples) -> Samples {
+        samples.subset((SENSITIVITY_STEPS * self.samples_per_step).ceil() as usize)
     }
 
     /// What each unit's distortion costs in the states of its own layer, from the derivatives of its gate in the

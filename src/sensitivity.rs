@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use ndarray::Array3;
+
 use crate::coding::{CodedUnits, Weights};
 use crate::engine::{Engine, Overrides};
 use crate::error::Result;
@@ -37,7 +39,8 @@ pub fn measure(
             Some(coded) if distortion[unit] > 0.0 => {
                 let mut tensor = weights.tensors[weights.units[unit].weight].clone();
                 weights.units[unit].rows_mut(&mut tensor).assign(&coded.decode());
-                let loss = reference.compare(engine, &overrides(engine, weights, unit, tensor))?.mean_loss()?;
+                let loss =
+                    reference.compare(engine, &overrides(engine, weights, unit, &Arc::new(tensor)))?.mean_loss()?;
                 Some((loss / distortion[unit]).max(0.0))
             }
             _ => None,
@@ -49,8 +52,8 @@ pub fn measure(
     Ok(measured)
 }
 
-fn overrides(engine: &Engine, weights: &Weights, unit: usize, tensor: ndarray::Array3<f32>) -> Overrides {
-    let tensor = Arc::new(tensor);
+/// `tensor` in place of the tensor of a unit, wherever that is used.
+fn overrides(engine: &Engine, weights: &Weights, unit: usize, tensor: &Arc<Array3<f32>>) -> Overrides {
     let survey = &weights.survey;
     let uses = survey.weights[weights.units[unit].weight].uses.iter();
     uses.filter_map(|used| {
@@ -58,6 +61,25 @@ fn overrides(engine: &Engine, weights: &Weights, unit: usize, tensor: ndarray::A
         Some(((engine.number(&node.scope, node.index)?, used.matrix), tensor.clone()))
     })
     .collect()
+}
+
+/// The loss of the model with all its units as `coded` has them.
+///
+/// # Errors
+/// Those of running the model.
+pub fn loss(engine: &Engine, weights: &Weights, coded: &CodedUnits, reference: &Reference<'_>) -> Result<f64> {
+    let mut tensors = weights.tensors.clone();
+    for (unit, coded) in weights.units.iter().zip(coded) {
+        if let Some(coded) = coded {
+            unit.rows_mut(&mut tensors[unit.weight]).assign(&coded.decode());
+        }
+    }
+    let mut all = Overrides::new();
+    let tensors: Vec<_> = tensors.into_iter().map(Arc::new).collect();
+    for unit in 0..weights.units.len() {
+        all.extend(overrides(engine, weights, unit, &tensors[weights.units[unit].weight]));
+    }
+    reference.compare(engine, &all)?.mean_loss()
 }
 
 /// Fills the gaps: a unit that was not reached is taken to matter as the median of the same gate and matrix elsewhere,

@@ -217,7 +217,23 @@ impl Study<'_> {
             self.budgets = Some((curves, sensitivity));
         }
         let (curves, sensitivity) = self.budgets.as_ref().expect("made just now");
-        Ok(curves.allocate(&self.job.sizing(), sensitivity, target).map_err(|e| e.in_file(&self.setup.path))?)
+        let sizing = self.job.sizing();
+        let plan = curves.allocate(&sizing, sensitivity, target).map_err(|e| e.in_file(&self.setup.path))?;
+        if self.kind != Sensitivity::Measured {
+            return Ok(plan);
+        }
+        let mut plans = vec![plan];
+        let others =
+            [curves.allocate(&sizing, &self.job.local_sensitivity(), target), planner::uniform(&sizing, target)];
+        for other in others.into_iter().flatten() {
+            if !plans.contains(&other) {
+                plans.push(other);
+            }
+        }
+        let samples = &self.setup.inputs.calibration;
+        let judge = self.setup.judge()?;
+        let sensitivity = sensitivity.clone();
+        Ok(self.job.best(plans, &sensitivity, engine, samples, &judge, progress)?)
     }
 
     /// Learns the codes of a plan, tunes them if that was asked for, and builds the model.
