@@ -3,8 +3,7 @@
 //! W multiplies `X_t`; R multiplies `H_(t-1)` of its direction; R of the h gate of a GRU without
 //! `linear_before_reset` multiplies `r (.) H_(t-1)`. Steps past a sequence's length do not count.
 //!
-//! Streams are run in parallel, a few at a time, and added up in their order: the figures do not depend on the number
-//! of threads, and memory does not grow with the number of samples.
+//! Two sums are kept, each of one half of the vectors, so that it can be told how much the samples know.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -12,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use ndarray::{Array2, Array3, Axis};
+use ndarray::{Array2, Array3, ArrayView2, Axis};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
@@ -21,7 +20,7 @@ use crate::cell::{self, Kind, Spec};
 use crate::engine::{Engine, Overrides, Pass, Tap, Visit};
 use crate::error::Result;
 use crate::progress::Progress;
-use crate::recurrent::{Direction, RecurrentNode};
+use crate::recurrent::{Cell, Direction, RecurrentNode};
 use crate::samples::Samples;
 
 /// The vectors that some rows of a node's weights multiply.
@@ -35,25 +34,48 @@ pub enum Vector {
     ResetState(usize),
 }
 
-/// A sum of `x x^T` and the number of vectors in it.
+/// Sums of `x x^T` over two halves of the vectors: how far they differ tells how much the samples know.
 #[derive(Clone, Debug)]
 pub struct Moment {
+    halves: [Half; 2],
+}
+
+/// A sum of `x x^T` and the number of vectors in it.
+#[derive(Clone, Debug)]
+struct Half {
     /// `[n, n]`.
-    pub sum: Array2<f64>,
-    /// Vectors.
-    pub count: u64,
+    sum: Array2<f64>,
+    count: u64,
 }
 
 impl Moment {
-    /// Adds the sums of another moment of the same size.
-    pub fn merge(&mut self, other: &Moment) {
-        self.sum += &other.sum;
-        self.count += other.count;
+    fn new(size: usize) -> Self {
+        let half = || Half { sum: Array2::zeros((size, size)), count: 0 };
+        Moment { halves: [half(), half()] }
     }
 
-    /// `E[x x^T]`; zeros if there is no vector.
+    /// Adds the sums of another moment of the same size.
+    pub fn merge(&mut self, other: &Moment) {
+        for (half, other) in self.halves.iter_mut().zip(&other.halves) {
+            half.sum += &other.sum;
+            half.count += other.count;
+        }
+    }
+
+    /// Vectors.
+    pub fn count(&self) -> u64 {
+        self.halves.iter().map(|half| half.count).sum()
+    }
+
+    /// `E[x x^T]`, `[n, n]`; zeros if there is no vector.
     pub fn mean(&self) -> Array2<f64> {
-        &self.sum / (self.count.max(1) as f64)
+        let [first, second] = &self.halves;
+        (&first.sum + &second.sum) / (self.count().max(1) as f64)
+    }
+
+    /// The sum of `x x^T` over each half of the vectors, `[n, n]`.
+    pub fn halves(&self) -> [ArrayView2<'_, f64>; 2] {
+        [self.halves[0].sum.view(), self.halves[1].sum.view()]
     }
 }
 
@@ -98,7 +120,7 @@ impl SecondMoments {
 
     /// The most vectors that any weight multiplied.
     pub fn vectors(&self) -> u64 {
-        self.moments.values().map(|moment| moment.count).max().unwrap_or(0)
+        self.moments.values().map(Moment::count).max().unwrap_or(0)
     }
 
     fn merge(&mut self, other: SecondMoments) {
@@ -116,34 +138,53 @@ impl SecondMoments {
     }
 }
 
-/// Streams that are run at the same time at most. Fixed, because each holds sums of its own.
-const AT_ONCE: usize = 4;
+/// Lanes at most: streams that are run at the same time. Each lane holds sums of its own.
+const LANES: usize = 4;
+/// Bytes of sums at most, as long as there is more than one lane.
+const SUM_BYTES: usize = 96 << 20;
 
-/// Runs the original on the samples.
+/// Runs the original on the samples; `nodes` are those whose sums are wanted.
+///
+/// Each lane takes every n-th stream, one after the other, and lanes are added up in their order: the figures do not
+/// depend on the number of threads, and memory does not grow with the number of samples.
 ///
 /// # Errors
 /// Those of running it, naming the sample.
-pub fn measure(engine: &Engine, samples: &Samples, progress: &dyn Progress) -> Result<SecondMoments> {
+pub fn measure(
+    engine: &Engine,
+    nodes: &[RecurrentNode],
+    samples: &Samples,
+    progress: &dyn Progress,
+) -> Result<SecondMoments> {
     progress.phase("calibrate", samples.len() as u64);
-    let mut total = SecondMoments::default();
-    for streams in samples.streams.chunks(AT_ONCE) {
-        let parts: Vec<Result<SecondMoments>> = streams
-            .par_iter()
-            .map(|stream| {
-                let sums = Sums::default();
-                engine
-                    .run_stream(stream, &samples.carry, &Overrides::new(), Some(&sums))
-                    .map_err(|e| e.in_file(&stream.origin))?;
-                progress.advance(stream.feeds.len() as u64);
-                Ok(sums.finish())
-            })
-            .collect();
-        for part in parts {
-            total.merge(part?);
+    let lanes = (SUM_BYTES / sum_bytes(nodes).max(1)).clamp(1, LANES);
+    let lane = |first: usize| {
+        let sums = Sums::default();
+        for stream in samples.streams.iter().skip(first).step_by(lanes) {
+            engine
+                .run_stream(stream, &samples.carry, &Overrides::new(), Some(&sums))
+                .map_err(|e| e.in_file(&stream.origin))?;
+            progress.advance(stream.feeds.len() as u64);
         }
+        Ok(sums.finish())
+    };
+    let parts: Vec<Result<SecondMoments>> = (0..lanes).into_par_iter().map(lane).collect();
+    let mut total = SecondMoments::default();
+    for part in parts {
+        total.merge(part?);
     }
     progress.done();
     Ok(total)
+}
+
+/// Bytes of one lane's sums.
+fn sum_bytes(nodes: &[RecurrentNode]) -> usize {
+    let squares = nodes.iter().map(|node| {
+        let directions = node.attributes.direction.each().len();
+        let resets = if node.cell == Cell::Gru && !node.attributes.linear_before_reset { 2 } else { 1 };
+        node.input_size.pow(2) + directions * resets * node.attributes.hidden.pow(2)
+    });
+    squares.sum::<usize>() * 2 * size_of::<f64>()
 }
 
 /// Moments of a node that no sample reaches: its own cell, without biases, run on seeded noise.
@@ -204,6 +245,7 @@ struct Parts {
 }
 
 struct Sum {
+    size: usize,
     moment: Moment,
     waiting: Vec<f32>,
 }
@@ -225,7 +267,8 @@ impl Tap for Sums {
         let Parts { moments, slopes } = &mut *parts;
         let mut add = |vector, size: usize, rows: Vec<f32>| {
             let sum = moments.entry((visit.node, vector)).or_insert_with(|| Sum {
-                moment: Moment { sum: Array2::zeros((size, size)), count: 0 },
+                size,
+                moment: Moment::new(size),
                 waiting: Vec::new(),
             });
             sum.add(rows);
@@ -301,24 +344,29 @@ impl Sum {
         } else {
             self.waiting.extend(rows)
         }
-        if self.waiting.len() >= ROWS * self.moment.sum.nrows() {
+        if self.waiting.len() >= 2 * ROWS * self.size {
             self.multiply();
         }
     }
 
+    /// Adds the rows that wait, the earlier ones to one half and the later ones to the other: neighbours in time tell the
+    /// same, so that halves with every other row each would not be independent.
     fn multiply(&mut self) {
-        let size = self.moment.sum.nrows();
+        let size = self.size;
         let count = self.waiting.len() / size.max(1);
+        let (earlier, later) = self.waiting.split_at(count.div_ceil(2) * size);
         // Single precision within some rows, double over them: as exact as the states themselves.
         let mut product = Array2::<f32>::zeros((size, size));
-        for rows in self.waiting.chunks(ROWS * size.max(1)) {
-            let rows = MatRef::from_row_major_slice(rows, rows.len() / size, size);
-            let into = product.as_slice_mut().expect("a new array is row-major");
-            let into = MatMut::from_row_major_slice_mut(into, size, size);
-            matmul(into, Accum::Replace, rows.transpose(), rows, 1.0, Par::Seq);
-            self.moment.sum.zip_mut_with(&product, |sum, &p| *sum += f64::from(p));
+        for (half, rows) in self.moment.halves.iter_mut().zip([earlier, later]) {
+            for rows in rows.chunks(ROWS * size.max(1)) {
+                let rows = MatRef::from_row_major_slice(rows, rows.len() / size, size);
+                let into = product.as_slice_mut().expect("a new array is row-major");
+                let into = MatMut::from_row_major_slice_mut(into, size, size);
+                matmul(into, Accum::Replace, rows.transpose(), rows, 1.0, Par::Seq);
+                half.sum.zip_mut_with(&product, |sum, &p| *sum += f64::from(p));
+                half.count += rows.nrows() as u64;
+            }
         }
-        self.moment.count += count as u64;
         self.waiting.clear();
     }
 }

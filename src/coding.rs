@@ -57,6 +57,22 @@ impl Weights {
     /// # Errors
     /// As [`recurrent::find`]; `NothingToDo` if there is nothing to compress, with the reasons.
     pub fn read(model: &Model, options: &FindOptions) -> Result<Weights> {
+        let survey = Weights::find(model, options)?;
+        let tensors: Vec<_> =
+            survey.weights.par_iter().map(|w| survey.source(w).values(model)).collect::<Result<_>>()?;
+        let units = survey.weights.iter().enumerate().flat_map(|(weight, w)| {
+            let WeightUse { node, matrix } = w.uses[0];
+            survey.nodes[node].units_of(matrix).into_iter().map(move |unit| WeightUnit { weight, unit })
+        });
+        let units = units.collect();
+        Ok(Weights { survey, tensors, units })
+    }
+
+    /// Finds the weights without decoding them.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn find(model: &Model, options: &FindOptions) -> Result<Survey> {
         let survey = recurrent::find(model, options)?;
         if survey.nodes.is_empty() {
             let reason = match survey.skipped.first() {
@@ -67,14 +83,7 @@ impl Weights {
             };
             return Err(Error::new(ErrorKind::NothingToDo, format!("nothing to compress: {reason}")));
         }
-        let tensors: Vec<_> =
-            survey.weights.par_iter().map(|w| survey.source(w).values(model)).collect::<Result<_>>()?;
-        let units = survey.weights.iter().enumerate().flat_map(|(weight, w)| {
-            let WeightUse { node, matrix } = w.uses[0];
-            survey.nodes[node].units_of(matrix).into_iter().map(move |unit| WeightUnit { weight, unit })
-        });
-        let units = units.collect();
-        Ok(Weights { survey, tensors, units })
+        Ok(survey)
     }
 
     /// The rows of a unit, `[H, n]`.
@@ -119,18 +128,18 @@ impl Weights {
     }
 
     /// For each unit the number of units that share its codebook under a plan; 0 for a dense one.
-    pub fn sharers(&self, plan: &Plan) -> Vec<usize> {
+    pub fn sharers(&self, choices: &[Choice]) -> Vec<usize> {
         let mut sharers = vec![0; self.units.len()];
-        for (_, units) in self.groups(plan) {
+        for (_, units) in self.groups(choices) {
             units.iter().for_each(|&u| sharers[u] = units.len());
         }
         sharers
     }
 
     /// The units that share a codebook under a plan.
-    fn groups(&self, plan: &Plan) -> Vec<(BlockSpec, Vec<usize>)> {
+    fn groups(&self, choices: &[Choice]) -> Vec<(BlockSpec, Vec<usize>)> {
         let mut groups: BTreeMap<Group, Vec<usize>> = BTreeMap::new();
-        for (unit, &choice) in plan.choices.iter().enumerate() {
+        for (unit, &choice) in choices.iter().enumerate() {
             if let Choice::Block { spec, sharing } = choice {
                 groups.entry(self.group(unit, spec, sharing)).or_default().push(unit);
             }
@@ -149,8 +158,6 @@ pub type CodedUnits = Vec<Option<Coded>>;
 pub struct Learning<'a> {
     /// The metric of each unit.
     pub metrics: &'a [Arc<Metric>],
-    /// What a distortion of each unit costs at the output: weighs units that share a codebook.
-    pub sensitivity: &'a [f64],
     /// Effort and seed.
     pub options: dictionary::Options,
 }
@@ -165,7 +172,7 @@ pub fn learn(
     how: &Learning<'_>,
     progress: &dyn Progress,
 ) -> Result<(CodedUnits, Vec<f64>)> {
-    let groups = weights.groups(plan);
+    let groups = weights.groups(&plan.choices);
     let learned: Vec<_> = groups
         .par_iter()
         .map(|(spec, units)| {
@@ -174,7 +181,7 @@ pub fn learn(
                 .map(|&u| CodedMatrix {
                     weights: weights.rows(u),
                     metric: &how.metrics[u],
-                    importance: how.sensitivity[u],
+                    importance: plan.sensitivity[u],
                 })
                 .collect();
             let learned = dictionary::learn(&matrices, *spec, &how.options)
@@ -251,7 +258,7 @@ pub fn apply(model: &Model, weights: &Weights, coded: &CodedUnits, note: &str) -
 /// As [`apply`].
 pub fn size(model: &Model, weights: &Weights, plan: &Plan, scales: ScaleFormat, note: &str) -> Result<u64> {
     let mut coded: CodedUnits = vec![None; plan.choices.len()];
-    for (group, (spec, units)) in weights.groups(plan).into_iter().enumerate() {
+    for (group, (spec, units)) in weights.groups(&plan.choices).into_iter().enumerate() {
         let codebook = Arc::new(Codebook { spec, atoms: vec![0; spec.atoms * spec.width] });
         for unit in units {
             let [rows, columns] = weights.units[unit].unit.shape();

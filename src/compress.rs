@@ -5,6 +5,8 @@
 //! ```
 //! Each step is a function of its own module; this one puts them in order and keeps what a report needs.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
@@ -75,13 +77,13 @@ pub struct Coded {
 
 /// Steps of sequences that sensitivities are measured on, at about: they need only tell units apart.
 const SENSITIVITY_STEPS: f64 = 8192.0;
-/// Added to the diagonal of S, as a share of its mean: directions that the samples hardly show still count.
-const DAMP: f64 = 0.01;
 /// Row scales are stored as bytes: the feedback absorbs their rounding.
 const SCALES: ScaleFormat = ScaleFormat::Byte;
-/// Rounds of coding and refitting for the curves, which need only the order of things, and for what is stored.
+/// Rounds of coding and refitting: for the curves, which need only the order of things, for plans that are compared, and
+/// for what is stored, where each round still takes some thousandths off the error.
 const CURVE_ROUNDS: usize = 1;
-const FINAL_ROUNDS: usize = 3;
+const PLAN_ROUNDS: usize = 2;
+const FINAL_ROUNDS: usize = 8;
 
 impl<'a> Job<'a> {
     /// Calibrates: runs the original on the samples, or each recurrent cell on noise where the engine is `None`.
@@ -97,24 +99,25 @@ impl<'a> Job<'a> {
     ) -> Result<Job<'a>> {
         let start = Instant::now();
         let measured = match calibration {
-            Some((engine, samples)) => calibrate::measure(engine, samples, progress)?,
+            Some((engine, samples)) => calibrate::measure(engine, &weights.survey.nodes, samples, progress)?,
             None => SecondMoments::default(),
         };
         let feeds = calibration.map_or(0, |(_, samples)| samples.len());
         let samples_per_step = feeds as f64 / measured.vectors().max(1) as f64;
         let numbers = weights.survey.nodes.iter().map(|n| calibration.and_then(|(e, _)| e.number(&n.scope, n.index)));
-        let mut moments =
-            Moments { weights: &weights, measured, numbers: numbers.collect(), seed, stand_ins: Vec::new() };
+        let moments =
+            Moments { weights: &weights, measured, numbers: numbers.collect(), seed, stand_ins: RefCell::default() };
         let mut metrics: BTreeMap<(usize, Vector), Arc<Metric>> = BTreeMap::new();
         for unit in &weights.units {
             let key = (unit.weight, vector(&weights, unit));
             if let Entry::Vacant(place) = metrics.entry(key) {
                 let moment = moments.of_weight(unit.weight, key.1);
-                place.insert(Arc::new(Metric::new(moment.mean().view(), DAMP)?));
+                let damp = dictionary::damping(moment.halves());
+                place.insert(Arc::new(Metric::new(moment.mean().view(), damp)?));
             }
         }
         let local = weights.units.iter().map(|unit| moments.local(unit)).collect();
-        let warnings = if calibration.is_some() { moments.stand_ins } else { Vec::new() };
+        let warnings = if calibration.is_some() { moments.stand_ins.into_inner() } else { Vec::new() };
         Ok(Job {
             model,
             metrics: weights.units.iter().map(|u| metrics[&(u.weight, vector(&weights, u))].clone()).collect(),
@@ -140,10 +143,10 @@ impl<'a> Job<'a> {
     pub fn curves(&mut self, bits: f64, progress: &dyn Progress) -> Result<Curves> {
         let start = Instant::now();
         // One step coarser than the plan will be: far above noise, still small enough to be quadratic.
-        let coarse = ((8.0 / bits).round() as usize + 1).clamp(3, dictionary::MAX_WIDTH);
+        let coarse = ((8.0 / bits).round() as usize + 1).clamp(3, 8);
         let energy = self.equal();
-        let how = Learning { metrics: &self.metrics, sensitivity: &energy, options: self.options(CURVE_ROUNDS) };
-        let curves = Curves::learn(&self.weights, &how, SCALES, coarse, progress);
+        let how = self.learning(CURVE_ROUNDS);
+        let curves = Curves::learn(&self.weights, &how, &energy, SCALES, coarse, progress);
         self.seconds.learn += start.elapsed().as_secs_f64();
         curves
     }
@@ -177,7 +180,6 @@ impl<'a> Job<'a> {
     pub fn best(
         &mut self,
         plans: Vec<Plan>,
-        sensitivity: &[f64],
         engine: &Engine,
         samples: &Samples,
         judge: &Judge,
@@ -186,7 +188,7 @@ impl<'a> Job<'a> {
         let start = Instant::now();
         let samples = self.few(samples);
         let reference = judge.reference(engine, &samples)?;
-        let how = Learning { metrics: &self.metrics, sensitivity, options: self.options(CURVE_ROUNDS) };
+        let how = self.learning(PLAN_ROUNDS);
         progress.phase("compare plans", (plans.len() * self.weights.units.len()) as u64);
         let mut best: Option<(f64, Plan)> = None;
         for plan in plans {
@@ -217,17 +219,14 @@ impl<'a> Job<'a> {
         sensitivity::complete(&self.weights, known, &energy)
     }
 
-    /// Learns a plan's codes, `sensitivity` weighing units that share a codebook, and builds the model.
+    /// Learns a plan's codes and builds the model.
     ///
     /// # Errors
     /// Those of the numerics, and as [`coding::apply`].
-    pub fn code(&mut self, plan: Plan, sensitivity: Option<&[f64]>, progress: &dyn Progress) -> Result<Coded> {
+    pub fn code(&mut self, plan: Plan, progress: &dyn Progress) -> Result<Coded> {
         let start = Instant::now();
-        let equal = self.equal();
-        let sensitivity = sensitivity.unwrap_or(&equal);
-        let how = Learning { metrics: &self.metrics, sensitivity, options: self.options(FINAL_ROUNDS) };
         progress.phase("learn", self.weights.units.len() as u64);
-        let (units, distortion) = coding::learn(&self.weights, &plan, &how, progress)?;
+        let (units, distortion) = coding::learn(&self.weights, &plan, &self.learning(FINAL_ROUNDS), progress)?;
         progress.done();
         self.seconds.learn += start.elapsed().as_secs_f64();
         let start = Instant::now();
@@ -262,14 +261,15 @@ impl<'a> Job<'a> {
         Ok(report)
     }
 
-    /// Weighs all units alike: by the inverse of their energy, so that a relative error counts the same everywhere.
-    fn equal(&self) -> Vec<f64> {
+    /// Sensitivities that weigh all units alike: by the inverse of their energy, so that a relative error counts the same everywhere.
+    pub fn equal(&self) -> Vec<f64> {
         let energy = |u: usize| self.weights.energy(u, &self.metrics[u]);
         (0..self.weights.units.len()).map(energy).map(|e| if e > 0.0 { 1.0 / e } else { 1.0 }).collect()
     }
 
-    fn options(&self, rounds: usize) -> dictionary::Options {
-        dictionary::Options { seed: self.seed, rounds, scale_format: SCALES, ..Default::default() }
+    fn learning(&self, rounds: usize) -> Learning<'_> {
+        let options = dictionary::Options { seed: self.seed, rounds, scale_format: SCALES, ..Default::default() };
+        Learning { metrics: &self.metrics, options }
     }
 }
 
@@ -293,18 +293,18 @@ struct Moments<'a> {
     /// The engine's number of each node of the survey.
     numbers: Vec<Option<usize>>,
     seed: u64,
-    stand_ins: Vec<String>,
+    stand_ins: RefCell<Vec<String>>,
 }
 
 impl Moments<'_> {
     /// The moment of a weight's vectors over all nodes that use it.
-    fn of_weight(&mut self, weight: usize, vector: Vector) -> Moment {
+    fn of_weight(&self, weight: usize, vector: Vector) -> Cow<'_, Moment> {
         let uses = &self.weights.survey.weights[weight].uses;
         let of_node = |node: usize| self.measured.get(self.numbers[node]?, vector);
         let mut found = uses.iter().filter_map(|used| of_node(used.node));
         if let Some(first) = found.next() {
-            let mut total = first.clone();
-            found.for_each(|moment| total.merge(moment));
+            let mut total = Cow::Borrowed(first);
+            found.for_each(|moment| total.to_mut().merge(moment));
             return total;
         }
         let survey = &self.weights.survey;
@@ -315,10 +315,8 @@ impl Moments<'_> {
         };
         let twin = survey.nodes.iter().enumerate().filter(|(_, other)| is_twin(other));
         if let Some((name, moment)) = twin.filter_map(|(i, other)| Some((&other.name, of_node(i)?))).next() {
-            let text = format!("no sample reaches node '{}': calibrated with the inputs of '{name}'", node.name);
-            let moment = moment.clone();
-            self.warn(text);
-            return moment;
+            self.warn(format!("no sample reaches node '{}': calibrated with the inputs of '{name}'", node.name));
+            return Cow::Borrowed(moment);
         }
         self.warn(format!("no sample reaches node '{}': calibrated with seeded random inputs", node.name));
         let [w, r] = Matrix::BOTH.map(|m| {
@@ -327,7 +325,7 @@ impl Moments<'_> {
         });
         let number = uses[0].node;
         let seeded = calibrate::seeded(node, number, w, r, self.seed);
-        seeded.get(number, vector).expect("a run of a node shows all its vectors").clone()
+        Cow::Owned(seeded.get(number, vector).expect("a run of a node shows all its vectors").clone())
     }
 
     /// The sensitivity of a unit by the slopes of its gate, over all nodes that use it.
@@ -338,9 +336,10 @@ impl Moments<'_> {
         (!slopes.is_empty()).then(|| slopes.iter().sum())
     }
 
-    fn warn(&mut self, text: String) {
-        if !self.stand_ins.contains(&text) {
-            self.stand_ins.push(text);
+    fn warn(&self, text: String) {
+        let mut stand_ins = self.stand_ins.borrow_mut();
+        if !stand_ins.contains(&text) {
+            stand_ins.push(text);
         }
     }
 }

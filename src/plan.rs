@@ -67,8 +67,10 @@ impl Choice {
 }
 
 /// A choice for every unit, in the order of [`Weights::units`](crate::coding::Weights::units).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// One for each unit.
     pub choices: Vec<Choice>,
+    /// What a distortion of each unit is taken to cost, positive: weighs units that share a codebook.
+    pub sensitivity: Vec<f64>,
 }

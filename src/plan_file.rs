@@ -37,6 +37,9 @@ struct Entry {
     atoms: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sharing: Option<String>,
+    /// Weighs units that share a codebook; taken to matter by their energy alike if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sensitivity: Option<f64>,
 }
 
 /// Node, tensor, direction, gate.
@@ -52,16 +55,17 @@ fn place(unit: &WeightUnit) -> Place {
 /// # Errors
 /// If a name cannot be written as TOML.
 pub fn write(weights: &Weights, plan: &Plan) -> Result<String> {
-    let entry = |(unit, choice): (&WeightUnit, &Choice)| {
+    let entry = |((unit, choice), &sensitivity): ((&WeightUnit, &Choice), &f64)| {
         let (node, tensor, direction, gate) = place(unit);
         let codec = choice.codec().to_owned();
         let (width, atoms, sharing) = match *choice {
             Choice::Dense => (None, None, None),
             Choice::Block { spec, sharing } => (Some(spec.width), Some(spec.atoms), Some(sharing.name().to_owned())),
         };
-        Entry { node, tensor, direction, gate, codec, width, atoms, sharing }
+        let sensitivity = Some(sensitivity);
+        Entry { node, tensor, direction, gate, codec, width, atoms, sharing, sensitivity }
     };
-    let unit = weights.units.iter().zip(&plan.choices).map(entry).collect();
+    let unit = weights.units.iter().zip(&plan.choices).zip(&plan.sensitivity).map(entry).collect();
     let body = toml::to_string(&File { version: VERSION, unit })
         .map_err(|error| Error::new(ErrorKind::Usage, format!("the plan cannot be written: {error}")))?;
     Ok(format!(
@@ -71,11 +75,11 @@ pub fn write(weights: &Weights, plan: &Plan) -> Result<String> {
     ))
 }
 
-/// Reads the plan for some weights from its text.
+/// Reads the plan for some weights from its text. A unit without a sensitivity takes that of `usual`.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] for a text that is not a plan, or not one for these weights, naming the unit.
-pub fn read(text: &str, weights: &Weights) -> Result<Plan> {
+pub fn read(text: &str, weights: &Weights, usual: &[f64]) -> Result<Plan> {
     let file: File = toml::from_str(text).map_err(|error| {
         let line = error.span().and_then(|span| text.get(..span.start)).map_or(0, |head| head.matches('\n').count());
         usage(format!("line {}: {}", line + 1, error.message().trim()))
@@ -83,21 +87,26 @@ pub fn read(text: &str, weights: &Weights) -> Result<Plan> {
     if file.version != VERSION {
         return Err(usage(format!("plan of version {}, expected {VERSION}", file.version)));
     }
-    let mut choices: BTreeMap<Place, Choice> = BTreeMap::new();
+    let mut planned: BTreeMap<Place, (Choice, Option<f64>)> = BTreeMap::new();
     for entry in file.unit {
         let choice = choice(&entry)?;
+        if let Some(sensitivity) = entry.sensitivity.filter(|s| !(*s > 0.0 && s.is_finite())) {
+            return Err(usage(format!("sensitivity {sensitivity}: it has to be above 0")).at_node(&entry.node));
+        }
         let place = (entry.node, entry.tensor, entry.direction, entry.gate);
-        if let Some((place, _)) = choices.get_key_value(&place) {
+        if let Some((place, _)) = planned.get_key_value(&place) {
             return Err(usage(format!("{} is planned twice", show(place))));
         }
-        choices.insert(place, choice);
+        planned.insert(place, (choice, entry.sensitivity));
     }
-    let plan = weights.units.iter().map(|unit| {
+    let units = weights.units.iter().zip(usual).map(|(unit, &usual)| {
         let place = place(unit);
-        choices.remove(&place).ok_or_else(|| usage(format!("there is no unit for {}", show(&place))))
+        let found = planned.remove(&place).ok_or_else(|| usage(format!("there is no unit for {}", show(&place))));
+        found.map(|(choice, sensitivity)| (choice, sensitivity.unwrap_or(usual)))
     });
-    let plan = Plan { choices: plan.collect::<Result<_>>()? };
-    match choices.into_keys().next() {
+    let (choices, sensitivity) = units.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    let plan = Plan { choices, sensitivity };
+    match planned.into_keys().next() {
         Some(place) => Err(usage(format!("{} is not among the weights of the model", show(&place)))),
         None => Ok(plan),
     }

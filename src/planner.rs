@@ -6,14 +6,14 @@
 
 use crate::budget::{self, Candidate};
 use crate::coding::{self, CodedUnits, Learning, Weights};
-use crate::dictionary::{self, BlockSpec, ScaleFormat};
+use crate::dictionary::{BlockSpec, ScaleFormat};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
 use crate::plan::{ATOMS, Choice, Plan, Sharing};
 use crate::progress::Progress;
 
-/// Widths of pieces on offer, from 8 bits a weight to 1.
-const WIDTHS: std::ops::RangeInclusive<usize> = 1..=dictionary::MAX_WIDTH;
+/// Widths of pieces on offer, from 8 bits a weight to half a bit.
+const WIDTHS: [usize; 11] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16];
 /// About what the nodes that decode one run of rows take in the file, with their names.
 const NODES: u64 = 350;
 /// How often the budget is corrected by the exact size of what it gave.
@@ -65,21 +65,21 @@ fn floor2(x: f64) -> f64 {
 }
 
 fn specs() -> impl Iterator<Item = BlockSpec> {
-    WIDTHS.map(|width| BlockSpec { width, atoms: ATOMS })
+    WIDTHS.into_iter().map(|width| BlockSpec { width, atoms: ATOMS })
 }
 
 /// One nominal rate for all units, as few of them as needed one rate lower: the baseline.
 ///
 /// # Errors
 /// [`ErrorKind::Target`] if even the lowest rate is too large, with the nearest that can be had.
-pub fn uniform(sizing: &Sizing<'_>, target: u64) -> Result<Plan> {
+pub fn uniform(sizing: &Sizing<'_>, equal: &[f64], target: u64) -> Result<Plan> {
     let units = &sizing.weights.units;
     let mut order: Vec<usize> = (0..units.len()).collect();
     order.sort_by_key(|&u| std::cmp::Reverse(units[u].unit.shape().iter().product::<usize>()));
     let mixed = |sharing, high: BlockSpec, low: BlockSpec, moved: usize| {
         let mut choices = vec![Choice::Block { spec: high, sharing }; units.len()];
         order[..moved].iter().for_each(|&u| choices[u] = Choice::Block { spec: low, sharing });
-        Plan { choices }
+        Plan { choices, sensitivity: equal.to_vec() }
     };
     let mut best: Option<(f64, Plan)> = None;
     let mut smallest = u64::MAX;
@@ -147,6 +147,7 @@ impl Curves {
     pub fn learn(
         weights: &Weights,
         how: &Learning<'_>,
+        equal: &[f64],
         scales: ScaleFormat,
         coarse: usize,
         progress: &dyn Progress,
@@ -158,12 +159,12 @@ impl Curves {
         for sharing in reaches {
             for spec in specs() {
                 let choice = Choice::Block { spec, sharing };
-                let plan = Plan { choices: vec![choice; weights.units.len()] };
+                let plan = Plan { choices: vec![choice; weights.units.len()], sensitivity: equal.to_vec() };
                 let (coded, distortions) = coding::learn(weights, &plan, how, progress)?;
                 if spec.width == coarse && sharing == Sharing::Unit {
                     kept = (coded, distortions.clone());
                 }
-                let sharers = weights.sharers(&plan);
+                let sharers = weights.sharers(&plan.choices);
                 for (u, distortion) in distortions.into_iter().enumerate() {
                     let bytes = unit_bytes(weights, u, spec, scales) + (spec.codebook_bytes() / sharers[u]) as u64;
                     units[u].push(Point { choice, bytes, distortion });
@@ -201,7 +202,7 @@ impl Curves {
             search.divide(&single, &[reach, Sharing::Unit])?;
             search.divide(&matrices, &[reach])?;
         }
-        if let Ok(plan) = uniform(sizing, target) {
+        if let Ok(plan) = uniform(sizing, sensitivity, target) {
             search.offer(plan)?;
         }
         let (_, plan) = search.best.ok_or_else(|| sizing.too_small(target, search.smallest))?;
@@ -250,7 +251,8 @@ impl Search<'_> {
         let mut budget = self.target.saturating_sub(kept).max(floor);
         for _ in 0..CORRECTIONS {
             let Some(picks) = budget::allocate(&candidates, budget) else { break };
-            let mut plan = Plan { choices: vec![Choice::Dense; self.curves.units.len()] };
+            let choices = vec![Choice::Dense; self.curves.units.len()];
+            let mut plan = Plan { choices, sensitivity: self.sensitivity.to_vec() };
             for (group, pick) in groups.iter().zip(picks) {
                 group.iter().for_each(|&u| plan.choices[u] = self.curves.units[u][points[pick]].choice);
             }
@@ -294,8 +296,7 @@ fn reaches(weights: &Weights) -> Vec<Sharing> {
     let mut reaches = Vec::new();
     for sharing in Sharing::ALL {
         reaches.push(sharing);
-        let plan = Plan { choices: vec![Choice::Block { spec: middle, sharing }; weights.units.len()] };
-        let sharers = weights.sharers(&plan);
+        let sharers = weights.sharers(&vec![Choice::Block { spec: middle, sharing }; weights.units.len()]);
         let light = |(u, sharers): (usize, &usize)| {
             let [rows, columns] = weights.units[u].unit.shape();
             middle.codebook_bytes() * 50 <= rows * middle.row_bytes(columns) * sharers

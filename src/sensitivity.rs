@@ -52,6 +52,22 @@ pub fn measure(
     Ok(measured)
 }
 
+/// The tensors of all weights as `coded` has them.
+fn decoded(weights: &Weights, coded: &CodedUnits) -> Vec<Arc<Array3<f32>>> {
+    let mut tensors = weights.tensors.clone();
+    for (unit, coded) in weights.units.iter().zip(coded) {
+        if let Some(coded) = coded {
+            unit.rows_mut(&mut tensors[unit.weight]).assign(&coded.decode());
+        }
+    }
+    tensors.into_iter().map(Arc::new).collect()
+}
+
+fn all_overrides(engine: &Engine, weights: &Weights, tensors: &[Arc<Array3<f32>>]) -> Overrides {
+    let of_unit = |unit: usize| overrides(engine, weights, unit, &tensors[weights.units[unit].weight]);
+    (0..weights.units.len()).flat_map(of_unit).collect()
+}
+
 /// `tensor` in place of the tensor of a unit, wherever that is used.
 fn overrides(engine: &Engine, weights: &Weights, unit: usize, tensor: &Arc<Array3<f32>>) -> Overrides {
     let survey = &weights.survey;
@@ -68,18 +84,8 @@ fn overrides(engine: &Engine, weights: &Weights, unit: usize, tensor: &Arc<Array
 /// # Errors
 /// Those of running the model.
 pub fn loss(engine: &Engine, weights: &Weights, coded: &CodedUnits, reference: &Reference<'_>) -> Result<f64> {
-    let mut tensors = weights.tensors.clone();
-    for (unit, coded) in weights.units.iter().zip(coded) {
-        if let Some(coded) = coded {
-            unit.rows_mut(&mut tensors[unit.weight]).assign(&coded.decode());
-        }
-    }
-    let mut all = Overrides::new();
-    let tensors: Vec<_> = tensors.into_iter().map(Arc::new).collect();
-    for unit in 0..weights.units.len() {
-        all.extend(overrides(engine, weights, unit, &tensors[weights.units[unit].weight]));
-    }
-    reference.compare(engine, &all)?.mean_loss()
+    let tensors = decoded(weights, coded);
+    reference.compare(engine, &all_overrides(engine, weights, &tensors))?.mean_loss()
 }
 
 /// Fills the gaps: a unit that was not reached is taken to matter as the median of the same gate and matrix elsewhere,

@@ -171,13 +171,19 @@ pub fn verify(
     for gate in settings.gates.iter().filter(|g| g.kind == GateKind::MaxKl) {
         judge.measure_kl(gate.output.as_deref());
     }
+    // Planning unfolds the coded weights: that is done before the original's take memory too.
+    let compressed_engine = Engine::new(compressed).and_then(|engine| {
+        let first = settings.samples.streams.first();
+        first.map_or(Ok(()), |stream| engine.prepare(stream, &settings.samples.carry))?;
+        Ok(engine)
+    });
     let engine = match Engine::new(original) {
         Ok(engine) => engine,
         Err(e) if cannot_run(&e) => return verify_layers(original, compressed, settings, &e),
         Err(e) => return Err(e),
     };
     let compared =
-        Engine::new(compressed).and_then(|compressed| judge.compare(&engine, &compressed, settings.samples, progress));
+        compressed_engine.and_then(|compressed| judge.compare(&engine, &compressed, settings.samples, progress));
     match compared {
         Ok(comparison) => {
             let loss = comparison.mean_loss().ok();

@@ -58,13 +58,23 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
         bail!("a gate needs the models to be run; drop it or --no-verify");
     }
     let out = args::output(args.out.as_deref())?;
-    let setup = Setup::read(&args.flags, &args.target, overrides, |model| {
+    let mut setup = Setup::read(&args.flags, &args.target, overrides, |model| {
         model.check_target(out)?;
         args.output.check(Some(out), &[model])
     })?;
     let progress = progress(args.output.quiet);
     let mut study = setup.study(&args.flags, &*progress)?;
     let coded = args.reach(&mut study, &*progress)?;
+    let outcome = study.outcome(&coded.plan, coded.model.saved_bytes()?, Some(&coded.distortion));
+    let mut report = Report::of_job(Command::Compress, &study.job, &outcome);
+    report.model.opset = coded.model.opset();
+    report.predicted_loss = study.predicted_loss(&coded.distortion);
+    report.tuning = study.tuned().map(|tuned| tuned.layers.iter().map(Into::into).collect());
+    // The weights and their moments have done their work: the models that are compared want their memory.
+    report.warnings = std::mem::take(&mut study.warnings);
+    drop(study);
+    setup.release_engine();
+
     let verifying = Instant::now();
     let verdict = args.verify(&setup, &coded, &*progress)?;
     let verified = verifying.elapsed().as_secs_f64();
@@ -73,14 +83,10 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
 
     let written = error.is_none() || args.keep_failed;
     let writing = Instant::now();
-    let bytes = if written { coded.model.save(out)? } else { coded.model.saved_bytes()? };
-    let outcome = study.outcome(&coded.plan, bytes, Some(&coded.distortion));
-    let mut report = Report::of_job(Command::Compress, &study.job, &outcome);
-    report.model.opset = coded.model.opset();
-    report.model.output = written.then(|| out.to_string_lossy().into_owned());
-    report.predicted_loss = study.predicted_loss(&coded.distortion);
-    report.tuning = study.tuned().map(|tuned| tuned.layers.iter().map(Into::into).collect());
-    report.warnings = study.warnings;
+    if written {
+        coded.model.save(out)?;
+        report.model.output = Some(out.to_string_lossy().into_owned());
+    }
     report.seconds.load = Some(setup.seconds);
     report.seconds.encode = report.seconds.encode.map(|seconds| seconds + writing.elapsed().as_secs_f64());
     report.seconds.verify = verdict.is_some().then_some(verified);
@@ -99,7 +105,7 @@ impl Args {
         let plan = match &self.plan {
             Some(file) => {
                 let text = std::fs::read_to_string(file).with_context(|| format!("{}: cannot read", file.display()))?;
-                plan_file::read(&text, &study.job.weights).map_err(|error| error.in_file(file))?
+                plan_file::read(&text, &study.job.weights, &study.job.equal()).map_err(|error| error.in_file(file))?
             }
             None => study.plan(study.bytes(&self.target), progress)?,
         };

@@ -124,7 +124,7 @@ impl Setup {
         let loss = flags.samples.loss()?;
         let options = flags.nodes.options(overrides)?;
         // A model without anything to compress needs no samples to be told so.
-        let survey = Weights::read(&model, &options).map_err(|error| error.in_file(&path))?.survey;
+        let survey = Weights::find(&model, &options).map_err(|error| error.in_file(&path))?;
         if survey.weights.iter().any(|weight| expand::is_coded(survey.source(weight))) {
             let message = "its weights are coded already: compress the original, or what 'dirnet expand' makes of it";
             return Err(Error::new(ErrorKind::NothingToDo, message).in_file(path).into());
@@ -184,6 +184,11 @@ impl Setup {
         Ok(Study { job, warnings, setup: self, engine, kind: flags.how.sensitivity, budgets: None, tune, tuned: None })
     }
 
+    /// Frees what runs the original.
+    pub fn release_engine(&mut self) {
+        self.engine = None;
+    }
+
     fn judge(&self) -> Result<Judge> {
         Ok(Judge::new(&self.model, &self.loss, &self.inputs.calibration.carry)?)
     }
@@ -205,7 +210,8 @@ impl Study<'_> {
     /// The best plan for a file of at most `target` bytes.
     pub fn plan(&mut self, target: u64, progress: &dyn Progress) -> Result<Plan> {
         let Some(engine) = self.engine.filter(|_| self.kind != Sensitivity::None) else {
-            return Ok(planner::uniform(&self.job.sizing(), target).map_err(|e| e.in_file(&self.setup.path))?);
+            let plan = planner::uniform(&self.job.sizing(), &self.job.equal(), target);
+            return Ok(plan.map_err(|e| e.in_file(&self.setup.path))?);
         };
         if self.budgets.is_none() {
             let curves = self.job.curves(self.bits(target), progress)?;
@@ -223,17 +229,11 @@ impl Study<'_> {
             return Ok(plan);
         }
         let mut plans = vec![plan];
-        let others =
-            [curves.allocate(&sizing, &self.job.local_sensitivity(), target), planner::uniform(&sizing, target)];
-        for other in others.into_iter().flatten() {
-            if !plans.contains(&other) {
-                plans.push(other);
-            }
-        }
+        plans.extend(curves.allocate(&sizing, &self.job.local_sensitivity(), target));
+        plans.extend(planner::uniform(&sizing, &self.job.equal(), target));
         let samples = &self.setup.inputs.calibration;
         let judge = self.setup.judge()?;
-        let sensitivity = sensitivity.clone();
-        Ok(self.job.best(plans, &sensitivity, engine, samples, &judge, progress)?)
+        Ok(self.job.best(plans, engine, samples, &judge, progress)?)
     }
 
     /// Learns the codes of a plan, tunes them if that was asked for, and builds the model.
@@ -244,8 +244,7 @@ impl Study<'_> {
     }
 
     fn code(&mut self, plan: Plan, progress: &dyn Progress) -> Result<Coded> {
-        let sensitivity = self.budgets.as_ref().map(|(_, sensitivity)| &sensitivity[..]);
-        Ok(self.job.code(plan, sensitivity, progress).map_err(|e| e.in_file(&self.setup.path))?)
+        Ok(self.job.code(plan, progress).map_err(|e| e.in_file(&self.setup.path))?)
     }
 
     fn tune(&mut self, coded: &mut Coded, progress: &dyn Progress) -> Result<()> {

@@ -764,7 +764,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_an_error() {
-        assert!(BlockSpec::new(0, 256).is_err() && BlockSpec::new(9, 16).is_err() && BlockSpec::new(2, 64).is_err());
+        assert!(BlockSpec::new(0, 256).is_err() && BlockSpec::new(17, 16).is_err() && BlockSpec::new(2, 64).is_err());
         assert!(Metric::new(Array2::<f32>::zeros((2, 3)).view(), 0.01).is_err());
         assert!(Metric::new(Array2::<f32>::zeros((0, 0)).view(), 0.01).is_err());
         assert!(Metric::new(Array2::from_elem((2, 2), f64::NAN).view(), 0.01).is_err());

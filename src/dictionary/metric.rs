@@ -6,7 +6,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par, Side};
+use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
+use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
 use ndarray::{ArrayView2, Axis};
 use rayon::prelude::*;
 
@@ -87,7 +88,7 @@ impl Metric {
     /// None if the damped matrix is not positive definite; with a damping above `size` it always is.
     fn factored(size: usize, scale: f64, damping: f64, relative: impl Fn(usize, usize) -> f64) -> Option<Metric> {
         let damped = |i: usize, j: usize| relative(i, j) + if i == j { damping } else { 0.0 };
-        let lower = faer::Mat::from_fn(size, size, |i, j| if j <= i { damped(i, j) } else { 0.0 });
+        let lower = Mat::from_fn(size, size, |i, j| if j <= i { damped(i, j) } else { 0.0 });
         let llt = lower.as_ref().llt(Side::Lower).ok()?;
         let lower = llt.L();
         let positive = (0..size).all(|i| (lower[(i, i)] as f32).is_normal());
@@ -163,6 +164,50 @@ impl Metric {
     }
 }
 
+/// Dampings that are tried, by half decades: from the usual one, and what is used where there is nothing to search with,
+/// to as much as there is signal.
+const DAMPINGS: [f64; 6] = [0.02, 0.06, 0.2, 0.6, 2.0, 6.0];
+
+/// The damping for the sum of two moments `[n, n]`, each of one half of the vectors, by cross-validation.
+///
+/// Error feedback is linear prediction: what is wrong in one column is made up for in those that correlate with it. A
+/// moment of few vectors shows correlations that are not there; damping is the ridge that forgets them. So predictors are
+/// made from one half and judged on the other, and the damping is the one that predicts best.
+pub fn damping(halves: [ArrayView2<'_, f64>; 2]) -> f64 {
+    let [first, second] = halves;
+    let residual = |damping: f64| {
+        let (a, b) = rayon::join(|| residual(first, second, damping), || residual(second, first, damping));
+        a + b
+    };
+    let mut best = (DAMPINGS[0], residual(DAMPINGS[0]));
+    for damping in &DAMPINGS[1..] {
+        let residual = residual(*damping);
+        if residual.is_nan() || residual >= best.1 {
+            break;
+        }
+        best = (*damping, residual);
+    }
+    // The whole knows twice as much as a half.
+    best.0 / 2.0
+}
+
+/// Each column is predicted from those after it as one moment, damped, has it: the errors' mean squares under another
+/// moment, summed over the columns. Infinite where there is nothing to predict with.
+fn residual(known: ArrayView2<'_, f64>, tested: ArrayView2<'_, f64>, damping: f64) -> f64 {
+    let n = known.nrows();
+    let ridge = damping * known.diag().iter().sum::<f64>() / n as f64;
+    // `M = L D L^T` with the columns in reverse: the rows of `L^-1` are the prediction errors.
+    let reversed = |m: ArrayView2<'_, f64>, i: usize, j: usize| m[(n - 1 - i, n - 1 - j)];
+    let damped = Mat::from_fn(n, n, |i, j| reversed(known, i, j) + if i == j { ridge } else { 0.0 });
+    let Ok(factor) = damped.as_ref().llt(Side::Lower) else { return f64::INFINITY };
+    drop(damped);
+    let lower = factor.L();
+    let mut errors = Mat::from_fn(n, n, |i, j| reversed(tested, i, j));
+    solve_lower_triangular_in_place(lower, errors.as_mut(), Par::Seq);
+    solve_lower_triangular_in_place(lower, errors.as_mut().transpose_mut(), Par::Seq);
+    (0..n).map(|i| errors[(i, i)] * lower[(i, i)] * lower[(i, i)]).sum()
+}
+
 /// `X A` for `X [rows, n]` and `A [n, n]`.
 pub(super) fn times(x: &[f32], a: &[f32], n: usize) -> Vec<f32> {
     let rows = x.len() / n;
@@ -185,4 +230,37 @@ pub(super) fn power_of_two(x: f32) -> f64 {
 
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::Array2;
+    use rand::rngs::ChaCha8Rng;
+    use rand::{RngExt, SeedableRng};
+
+    /// Sums of `x x^T` of `count` vectors each, whose components are what `mix` makes of independent ones.
+    fn halves(count: usize, size: usize, mix: f64) -> [Array2<f64>; 2] {
+        let mut rng = ChaCha8Rng::seed_from_u64(7);
+        [(), ()].map(|()| {
+            let white = Array2::from_shape_simple_fn((count, size), || rng.random::<f64>() - 0.5);
+            let common = Array2::from_shape_simple_fn((count, 1), || rng.random::<f64>() - 0.5);
+            let x = &white * (1.0 - mix) + &common * mix;
+            x.t().dot(&x)
+        })
+    }
+
+    #[test]
+    fn few_vectors_are_damped_and_many_are_not() {
+        let of = |count, mix| {
+            let [a, b] = halves(count, 32, mix);
+            damping([a.view(), b.view()])
+        };
+        assert_eq!(of(20_000, 0.9), 0.01);
+        assert!(of(20, 0.5) >= 0.1, "{}", of(20, 0.5));
+        // Nothing to predict: what looks like it is chance.
+        assert!(of(40, 0.0) > of(40, 0.9), "{} {}", of(40, 0.0), of(40, 0.9));
+        let zero = Array2::<f64>::zeros((4, 4));
+        assert_eq!(damping([zero.view(), zero.view()]), 0.01);
+    }
 }

@@ -25,10 +25,10 @@ use ndarray::{Array2, ArrayView2};
 use crate::error::{Error, ErrorKind, Result};
 
 pub use block::{code, learn};
-pub use metric::Metric;
+pub use metric::{Metric, damping};
 
 /// The widest piece: at 8 weights a byte a weight takes one bit, and below that no model that we met survives.
-pub const MAX_WIDTH: usize = 8;
+pub const MAX_WIDTH: usize = 16;
 
 /// The shape of a codebook; the rate is `log2(atoms) / width` bits a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -124,16 +124,15 @@ impl WithSimd for Search<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        match self.atoms.width {
-            1 => search::<S, 1>(simd, self),
-            2 => search::<S, 2>(simd, self),
-            3 => search::<S, 3>(simd, self),
-            4 => search::<S, 4>(simd, self),
-            5 => search::<S, 5>(simd, self),
-            6 => search::<S, 6>(simd, self),
-            7 => search::<S, 7>(simd, self),
-            _ => search::<S, MAX_WIDTH>(simd, self),
+        macro_rules! of_width {
+            ($($width:literal)*) => {
+                match self.atoms.width {
+                    $($width => search::<S, $width>(simd, self),)*
+                    width => unreachable!("a piece of {width} weights: a spec bounds them"),
+                }
+            };
         }
+        of_width!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16)
     }
 }
 

@@ -61,15 +61,19 @@ impl Plans {
         let outputs = graph.output.iter().map(|o| o.name().to_owned()).collect();
         let branches = graph.node.iter().any(|node| node.op_type() == "If");
         let bytes = copy.encode_to_vec();
+        let size = bytes.len();
         drop(copy);
         let mut tract = tract_onnx::onnx().with_ignore_value_info(true);
         tract.op_register.insert("LSTM", operator::lstm);
         tract.op_register.insert("GRU", operator::gru);
         tract.op_register.insert("If", branch::read);
         tract.op_register.insert("Loop", repeat::read);
-        let parsed = call("reading the model", || tract.model_for_read(&mut &*bytes))?;
+        // Not `model_for_read`, which copies the bytes once more and keeps them.
+        let messages = call("reading the model", || Ok(tract_onnx::pb::ModelProto::decode(&*bytes)?))?;
+        drop(bytes);
+        let parsed = call("reading the model", || tract.model_for_proto_model(&messages))?;
         let inputs = parsed.inputs.iter().map(|outlet| parsed.nodes[outlet.node].name.clone()).collect();
-        let kept = (KEPT_BYTES / bytes.len().max(1)).clamp(KEPT.0, KEPT.1);
+        let kept = (KEPT_BYTES / size.max(1)).clamp(KEPT.0, KEPT.1);
         Ok(Plans { parsed, inputs, outputs, branches, kept, recent: Mutex::default() })
     }
 

@@ -18,10 +18,7 @@ impl Engine {
         overrides: &Overrides,
         tap: Option<&dyn Tap>,
     ) -> Result<Vec<Outputs>> {
-        let mut state = Feed::new();
-        for c in carry.iter().filter(|c| stream.feeds.first().is_some_and(|feed| !feed.contains_key(&c.input))) {
-            state.insert(c.input.clone(), self.zeros(&c.input)?);
-        }
+        let mut state = self.initial(stream, carry)?;
         let mut steps = Vec::with_capacity(stream.feeds.len());
         for feed in &stream.feeds {
             let mut whole = state.clone();
@@ -33,6 +30,24 @@ impl Engine {
             steps.push(outputs);
         }
         Ok(steps)
+    }
+
+    /// Plans the model for the first step of a stream, which [`run_stream`](Engine::run_stream) would do when it gets
+    /// there.
+    ///
+    /// # Errors
+    /// As [`run_stream`](Engine::run_stream).
+    pub fn prepare(&self, stream: &Stream, carry: &[Carry]) -> Result<()> {
+        let Some(first) = stream.feeds.first() else { return Ok(()) };
+        let mut whole = self.initial(stream, carry)?;
+        whole.extend(first.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
+        self.plans.for_feed(&whole).map(drop)
+    }
+
+    /// The carried inputs of the first step that the samples do not give.
+    fn initial(&self, stream: &Stream, carry: &[Carry]) -> Result<Feed> {
+        let given = |c: &&Carry| stream.feeds.first().is_none_or(|feed| feed.contains_key(&c.input));
+        carry.iter().filter(|c| !given(c)).map(|c| Ok((c.input.clone(), self.zeros(&c.input)?))).collect()
     }
 
     fn zeros(&self, input: &str) -> Result<Tensor> {

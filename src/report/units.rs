@@ -14,7 +14,7 @@ use crate::recurrent::Survey;
 pub(super) fn of_plan(job: &Job<'_>, outcome: &Outcome<'_>, after: u64) -> Vec<Unit> {
     let weights = &job.weights;
     let before = bytes_before(weights);
-    let sharers = weights.sharers(outcome.plan);
+    let sharers = weights.sharers(&outcome.plan.choices);
     let scale = match job.sizing().scales {
         ScaleFormat::Float => 4,
         ScaleFormat::Byte => 1,

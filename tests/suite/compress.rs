@@ -32,7 +32,8 @@ fn round_trip(path: &Path, ratio: f64, scales: ScaleFormat) {
     let Ok(weights) = Weights::read(&model, &FindOptions::default()) else { return };
     let sizing = Sizing { model: &model, weights: &weights, scales, note: "test" };
     let target = sizing.target(ratio);
-    let plan = match planner::uniform(&sizing, target) {
+    let equal = vec![1.0; weights.units.len()];
+    let plan = match planner::uniform(&sizing, &equal, target) {
         Ok(plan) => plan,
         Err(e) => return println!("{}: {e}", path.display()),
     };
@@ -41,8 +42,7 @@ fn round_trip(path: &Path, ratio: f64, scales: ScaleFormat) {
         .iter()
         .map(|u| Arc::new(Metric::new(Array2::<f32>::eye(u.unit.columns).view(), 0.01).unwrap()))
         .collect();
-    let sensitivity = vec![1.0; metrics.len()];
-    let how = Learning { metrics: &metrics, sensitivity: &sensitivity, options: quick(scales) };
+    let how = Learning { metrics: &metrics, options: quick(scales) };
     let (coded, _) = coding::learn(&weights, &plan, &how, &Silent).unwrap();
     let result = coding::apply(&model, &weights, &coded, "test").unwrap();
     let bytes = result.saved_bytes().unwrap();

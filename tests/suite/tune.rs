@@ -33,8 +33,9 @@ fn coded(fixture: &Fixture, engine: &Engine, sharing: Sharing) -> (Weights, Code
     let weights = || Weights::read(&fixture.model, &FindOptions::default()).expect("it has recurrent nodes");
     let mut job = Job::new(&fixture.model, weights(), Some((engine, &fixture.samples)), 0, &Silent).expect("it runs");
     let spec = BlockSpec::new(4, 256).expect("there is such a spec");
-    let plan = Plan { choices: vec![Choice::Block { spec, sharing }; job.weights.units.len()] };
-    (weights(), job.code(plan, None, &Silent).expect("it can be coded").units)
+    let choices = vec![Choice::Block { spec, sharing }; job.weights.units.len()];
+    let plan = Plan { choices, sensitivity: job.equal() };
+    (weights(), job.code(plan, &Silent).expect("it can be coded").units)
 }
 
 fn tuned(
