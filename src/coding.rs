@@ -57,7 +57,14 @@ impl Weights {
     /// # Errors
     /// As [`recurrent::find`]; `NothingToDo` if there is nothing to compress, with the reasons.
     pub fn read(model: &Model, options: &FindOptions) -> Result<Weights> {
-        let survey = Weights::find(model, options)?;
+        Weights::of(model, Weights::find(model, options)?)
+    }
+
+    /// Decodes the weights that [`find`](Self::find) found.
+    ///
+    /// # Errors
+    /// Those of reading their tensors.
+    pub fn of(model: &Model, survey: Survey) -> Result<Weights> {
         let tensors: Vec<_> =
             survey.weights.par_iter().map(|w| survey.source(w).values(model)).collect::<Result<_>>()?;
         let units = survey.weights.iter().enumerate().flat_map(|(weight, w)| {

@@ -215,7 +215,7 @@ impl<'a> Job<'a> {
     }
 
     fn complete(&self, known: &[Option<f64>]) -> Vec<f64> {
-        let energy: Vec<f64> = (0..known.len()).map(|u| self.weights.energy(u, &self.metrics[u])).collect();
+        let energy: Vec<f64> = (0..known.len()).map(|u| self.energy(u)).collect();
         sensitivity::complete(&self.weights, known, &energy)
     }
 
@@ -261,10 +261,14 @@ impl<'a> Job<'a> {
         Ok(report)
     }
 
+    /// The energy `tr(W S W^T)` of a unit: its distortion if nothing was stored.
+    pub fn energy(&self, unit: usize) -> f64 {
+        self.weights.energy(unit, &self.metrics[unit])
+    }
+
     /// Sensitivities that weigh all units alike: by the inverse of their energy, so that a relative error counts the same everywhere.
     pub fn equal(&self) -> Vec<f64> {
-        let energy = |u: usize| self.weights.energy(u, &self.metrics[u]);
-        (0..self.weights.units.len()).map(energy).map(|e| if e > 0.0 { 1.0 / e } else { 1.0 }).collect()
+        (0..self.weights.units.len()).map(|u| self.energy(u)).map(|e| if e > 0.0 { 1.0 / e } else { 1.0 }).collect()
     }
 
     fn learning(&self, rounds: usize) -> Learning<'_> {

@@ -1,4 +1,51 @@
 //! dirnet makes ONNX models with LSTM and GRU layers 8 to 16 times smaller without retraining.
+//!
+//! The weights W and R of the recurrent nodes are replaced by codes, codebooks and standard operators that rebuild them when
+//! a runtime loads the model; everything else in the file stays as it is. The crate is the library behind the command line
+//! tool of the same name.
+//!
+//! # Usage
+//! Load, plan, code, verify:
+//! ```
+//! use dirnet::coding::Weights;
+//! use dirnet::compress::Job;
+//! use dirnet::engine::Engine;
+//! use dirnet::loss::LossSpec;
+//! use dirnet::onnx::{LoadOptions, Model};
+//! use dirnet::planner;
+//! use dirnet::progress::Silent;
+//! use dirnet::recurrent::FindOptions;
+//! use dirnet::samples::{Samples, Signature};
+//! use dirnet::verify::{Settings, verify};
+//!
+//! # fn main() -> dirnet::error::Result<()> {
+//! let model = Model::load("fixtures/charlm/gru256.onnx".as_ref(), &LoadOptions::default())?;
+//! let weights = Weights::read(&model, &FindOptions::default())?;
+//! let all = Samples::read(&["fixtures/charlm/calibration.npz".into()], &Signature::of(&model)?, &[])?;
+//! let (calibration, holdout) = all.hold_out(5).expect("there are several samples");
+//!
+//! // What the layers see decides which errors count.
+//! let engine = Engine::new(&model)?;
+//! let mut job = Job::new(&model, weights, Some((&engine, &calibration)), 0, &Silent)?;
+//! // One rate for all gates; `Job::curves` and `Job::sensitivity` find out what each deserves.
+//! let plan = planner::uniform(&job.sizing(), &job.equal(), job.sizing().target(8.0))?;
+//! let coded = job.code(plan, &Silent)?;
+//!
+//! let loss = LossSpec::default();
+//! let settings = Settings { samples: &holdout, calibrated_on: None, loss: &loss, gates: &[], seed: 0 };
+//! let verdict = verify(&model, &coded.model, &settings, &Silent)?;
+//! assert!(verdict.outputs[0].snr_db > Some(20.0));
+//! assert!(coded.model.saved_bytes()? * 6 < model.bytes());
+//! # Ok(())
+//! # }
+//! ```
+//! `coded.model.save(path)` writes the file: to a temporary sibling first, which is then renamed.
+//!
+//! # Design
+//! Modules import one another one way only, from bytes to reports: [`onnx`] is the only one that knows protobuf, [`engine`] the
+//! only one that knows the runtime, [`dictionary`] is numerics and knows no model. The library never prints and never
+//! exits; long work tells a [`progress::Progress`] how far it is. Errors name file, node and tensor ([`error::Error`]).
+//! The same input, settings and version give the same bytes for any number of threads.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::exit))]
@@ -16,6 +63,7 @@ pub mod expand;
 pub mod limits;
 pub mod loss;
 pub mod onnx;
+pub mod pins;
 pub mod plan;
 pub mod plan_file;
 pub mod planner;

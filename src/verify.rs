@@ -182,8 +182,10 @@ pub fn verify(
         Err(e) if cannot_run(&e) => return verify_layers(original, compressed, settings, &e),
         Err(e) => return Err(e),
     };
+    progress.phase("verify", settings.samples.len() as u64);
     let compared =
         compressed_engine.and_then(|compressed| judge.compare(&engine, &compressed, settings.samples, progress));
+    progress.done();
     match compared {
         Ok(comparison) => {
             let loss = comparison.mean_loss().ok();
@@ -334,7 +336,8 @@ fn run_layer(
     let random = RandomOptions { dims: &[], carry: &[], seed, count: LAYER_SAMPLES };
     let samples = Random::new(&model, &random)?.samples;
     let engine = Engine::new(&model).map_err(|e| e.at_node(&node.name))?;
-    let output = Judged { name: "Y".to_owned(), content: Content::Values, loss: LossKind::Nmse, kl: false };
+    let output =
+        Judged { name: "Y".to_owned(), content: Content::Values, loss: LossKind::Nmse, kl: false, dims: Vec::new() };
     let judge = Judge { outputs: vec![output] };
     let overrides: Overrides = Matrix::BOTH.iter().zip(decoded).map(|(&m, w)| ((0, m), Arc::new(w))).collect();
     let reference = judge.reference(&engine, &samples).map_err(|e| e.at_node(&node.name))?;

@@ -103,7 +103,7 @@ pub struct Output {
     /// What goes to stdout
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     pub format: Format,
-    /// Also write a report; the type is the extension: .json
+    /// Also write a report; the type is the extension: .html, .md, .json, .xml (JUnit)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub report: Vec<PathBuf>,
     /// Nothing but errors
@@ -133,6 +133,8 @@ pub enum Format {
     Table,
     /// For scripts, "schema": 1
     Json,
+    /// For the test reports of CI systems
+    Junit,
 }
 
 impl Target {
@@ -182,6 +184,22 @@ impl Output {
             }
         }
         Ok(())
+    }
+}
+
+impl Output {
+    /// Refuses what shows a verdict where there will be none.
+    pub fn check_unjudged(&self) -> Result<()> {
+        let wanted = self.report.iter().any(|file| FileFormat::of(file).is_ok_and(|form| form == FileFormat::Junit));
+        if wanted || self.format == Format::Junit {
+            bail!("JUnit shows what was judged, and nothing will be: drop it, or let the models be run and compared");
+        }
+        Ok(())
+    }
+
+    /// Whether anything shows what other sizes would cost.
+    pub fn shows_tradeoff(&self) -> bool {
+        !self.report.is_empty()
     }
 }
 

@@ -57,6 +57,9 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     if args.no_verify && !args.gates.gates().is_empty() {
         bail!("a gate needs the models to be run; drop it or --no-verify");
     }
+    if args.no_verify {
+        args.output.check_unjudged()?;
+    }
     let out = args::output(args.out.as_deref())?;
     let mut setup = Setup::read(&args.flags, &args.target, overrides, |model| {
         model.check_target(out)?;
@@ -70,6 +73,9 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     report.model.opset = coded.model.opset();
     report.predicted_loss = study.predicted_loss(&coded.distortion);
     report.tuning = study.tuned().map(|tuned| tuned.layers.iter().map(Into::into).collect());
+    if args.output.shows_tradeoff() {
+        report.tradeoff = study.tradeoff();
+    }
     // The weights and their moments have done their work: the models that are compared want their memory.
     report.warnings = std::mem::take(&mut study.warnings);
     drop(study);

@@ -11,6 +11,10 @@
 //!
 //! [nodes."^/decoder/"]
 //! skip = true
+//!
+//! [nodes."^/encoder/"]
+//! bits = 4
+//! gates."R.c" = { codec = "dense" }
 //! ```
 
 use std::collections::BTreeMap;
@@ -21,6 +25,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use dirnet::coding::WeightUnit;
+use dirnet::dictionary::BlockSpec;
+use dirnet::pins::Pins;
+use dirnet::plan::{ATOMS, Choice, Sharing};
+use dirnet::recurrent::Unit;
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
@@ -34,10 +43,86 @@ pub struct Node {
     /// Leaves the node as it is.
     #[serde(default)]
     pub skip: bool,
+    codec: Option<String>,
+    width: Option<usize>,
+    bits: Option<f64>,
+    sharing: Option<String>,
+    /// For single gates, as `c` or `R.c`; they go before the settings of the node.
+    #[serde(default)]
+    gates: BTreeMap<String, Gate>,
+}
+
+/// How the units of a gate are stored.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct Gate {
+    codec: Option<String>,
+    width: Option<usize>,
+    bits: Option<f64>,
+    sharing: Option<String>,
+}
+
+impl Node {
+    /// What a gate of W or R is to be stored as, if these settings say so.
+    fn choice(&self, unit: &Unit) -> Result<Option<Choice>> {
+        let Node { codec, width, bits, sharing, .. } = self.clone();
+        let own = self.gates.get(&format!("{}.{}", unit.matrix, unit.gate)).or_else(|| self.gates.get(unit.gate));
+        own.cloned().unwrap_or(Gate { codec, width, bits, sharing }).choice()
+    }
+}
+
+impl Gate {
+    fn choice(&self) -> Result<Option<Choice>> {
+        let width = match (self.width, self.bits) {
+            (Some(_), Some(_)) => bail!("width and bits say the same: give one of them"),
+            (Some(width), None) => Some(width),
+            // A code is a byte, so that 8 bits are one weight to an atom.
+            (None, Some(bits)) if bits > 0.0 => Some((8.0 / bits).round() as usize),
+            (None, Some(bits)) => bail!("{bits} bits a weight, expected 1 to 8"),
+            (None, None) => None,
+        };
+        match (self.codec.as_deref(), width) {
+            (None, None) if self.sharing.is_none() => Ok(None),
+            (Some("dense"), None) if self.sharing.is_none() => Ok(Some(Choice::Dense)),
+            (Some("dense"), _) => bail!("a dense gate has no width, bits or sharing"),
+            (None | Some("block"), Some(width)) => {
+                let spec = BlockSpec::new(width, ATOMS)?;
+                let name = self.sharing.as_deref().unwrap_or(Sharing::Unit.name());
+                let sharing = Sharing::ALL.into_iter().find(|sharing| sharing.name() == name);
+                let sharing = sharing
+                    .with_context(|| format!("sharing '{name}' is unknown, expected unit, matrix, node or model"))?;
+                Ok(Some(Choice::Block { spec, sharing }))
+            }
+            (None | Some("block"), None) => bail!("a block gate needs width or bits"),
+            (Some(codec), _) => bail!("codec '{codec}' is unknown, expected block or dense"),
+        }
+    }
 }
 
 /// The `[nodes."PATTERN"]` tables, in the order of their patterns.
 pub type Overrides = Vec<(regex::Regex, Node)>;
+
+/// What the settings pin of the units of some weights.
+pub fn pins(overrides: &Overrides, units: &[WeightUnit]) -> Result<Pins> {
+    let pin = |unit: &WeightUnit| {
+        let unit = &unit.unit;
+        let mut found: Option<(Choice, &str)> = None;
+        for (pattern, node) in overrides.iter().filter(|(pattern, _)| pattern.is_match(&unit.node)) {
+            let choice = node.choice(unit).with_context(|| format!("[nodes.\"{pattern}\"]"))?;
+            match (choice, found) {
+                (Some(choice), None) => found = Some((choice, pattern.as_str())),
+                (Some(choice), Some((other, before))) if choice != other => bail!(
+                    "gate {} of node '{}' is set by two patterns, '{before}' and '{pattern}'",
+                    unit.gate,
+                    unit.node
+                ),
+                _ => {}
+            }
+        }
+        Ok(found.map(|(choice, _)| choice))
+    };
+    Ok(Pins(units.iter().map(pin).collect::<Result<_>>()?))
+}
 
 /// A configuration file that has been read and whose syntax is sound.
 pub struct File {
@@ -174,6 +259,7 @@ fn is_given(command: &Command, arg: &Arg, given: &ArgMatches) -> bool {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use dirnet::recurrent::{Direction, Matrix};
 
     fn flags(text: &str, line: &[&str]) -> Result<Vec<String>> {
         let file = File::parse(Path::new("dirnet.toml"), text.to_owned())?;
@@ -218,6 +304,35 @@ mod tests {
         assert_eq!(error("no-verify = 1"), "dirnet.toml:1: 'no-verify' is true or false");
         assert_eq!(error("ratio = [1]"), "dirnet.toml:1: 'ratio' takes one value, not a list");
         assert_eq!(error("ratio = {}"), "dirnet.toml:1: 'ratio' takes a text or a number");
+    }
+
+    #[test]
+    fn gates_go_before_their_node() {
+        let text =
+            "[nodes.rnn]\nbits = 4\ngates.c = { width = 1, sharing = 'matrix' }\ngates.'R.f' = { codec = 'dense' }\n";
+        let file = File::parse(Path::new("x"), text.to_owned()).expect("sound");
+        let unit = |matrix, gate| Unit {
+            node: "rnn".to_owned(),
+            matrix,
+            direction: Direction::Forward,
+            direction_index: 0,
+            gate,
+            gate_index: 0,
+            hidden: 8,
+            columns: 8,
+        };
+        let block = |width, sharing| {
+            Some(Choice::Block { spec: BlockSpec::new(width, ATOMS).expect("a width on offer"), sharing })
+        };
+        let node = &file.overrides[0].1;
+        let choice = |matrix, gate| node.choice(&unit(matrix, gate)).expect("sound");
+        assert_eq!(choice(Matrix::W, "f"), block(2, Sharing::Unit));
+        assert_eq!(choice(Matrix::R, "c"), block(1, Sharing::Matrix));
+        assert_eq!(choice(Matrix::R, "f"), Some(Choice::Dense));
+        for wrong in ["codec = 'dense'\nbits = 4", "width = 99", "bits = 0", "sharing = 'unit'", "codec = 'magic'"] {
+            let file = File::parse(Path::new("x"), format!("[nodes.rnn]\n{wrong}\n")).expect("sound TOML");
+            assert!(file.overrides[0].1.choice(&unit(Matrix::W, "f")).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -31,11 +31,12 @@ pub struct Args {
 }
 
 /// Shows the model.
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
+    args.output.check_unjudged()?;
     args.run.start()?;
     let model = args.run.load(&args.model)?;
     args.output.check(None, &[&model])?;
-    let options = args.nodes.options(&Overrides::new())?;
+    let options = args.nodes.options(overrides)?;
     let survey = recurrent::find(&model, &options).map_err(|error| error.in_file(&args.model))?;
     args.output.show(&Inspection::new(&model, &survey))
 }

@@ -12,21 +12,24 @@ use dirnet::error::{Error, ErrorKind};
 use dirnet::expand;
 use dirnet::loss::{Judge, LossSpec, Reference};
 use dirnet::onnx::Model;
+use dirnet::pins::Pins;
 use dirnet::plan::Plan;
 use dirnet::planner::{self, Curves};
 use dirnet::progress::Progress;
-use dirnet::recurrent::FindOptions;
-use dirnet::report::Outcome;
+use dirnet::recurrent::Survey;
+use dirnet::report::{self, Outcome, Tradeoff};
 use dirnet::search::{self, Found};
 use dirnet::tune::{self, TuneReport};
 
 use super::args::{Nodes, Run, Samples, Target};
-use super::config::Overrides;
+use super::config::{self, Overrides};
 use super::samples::Inputs;
 
 /// The ratio of the smallest file that a search for a loss looks at, and how many it looks at.
 const SMALLEST: f64 = 40.0;
 const LOOKS: usize = 9;
+/// The ratios whose losses a report predicts.
+const FORECAST: [f64; 6] = [4.0, 6.0, 8.0, 12.0, 16.0, 24.0];
 
 /// The flags.
 #[derive(Args)]
@@ -102,7 +105,8 @@ pub struct Setup {
     /// Seconds that reading took.
     pub seconds: f64,
     path: PathBuf,
-    options: FindOptions,
+    survey: Survey,
+    overrides: Overrides,
     /// None if the engine cannot run the model; then each layer is calibrated by itself.
     engine: Option<Engine>,
 }
@@ -135,6 +139,9 @@ impl Setup {
         }
         Judge::new(&model, &loss, &inputs.holdout.carry)?;
         let mut warnings = inputs.warnings.clone();
+        if report::made_by(&model).is_some() {
+            warnings.push("the file was compressed before and folded back to dense: take the original".to_owned());
+        }
         let faulty = survey.skipped.iter().filter(|skipped| skipped.warning);
         warnings.extend(faulty.map(|skipped| format!("node '{}' is left alone: {}", skipped.node, skipped.reason)));
         let engine = match Engine::new(&model) {
@@ -146,13 +153,13 @@ impl Setup {
             Err(error) => return Err(error.in_file(path).into()),
         };
         let seconds = start.elapsed().as_secs_f64();
-        Ok(Setup { model, inputs, loss, warnings, seconds, path, options, engine })
+        Ok(Setup { model, inputs, loss, warnings, seconds, path, survey, overrides: overrides.clone(), engine })
     }
 
     /// Calibrates.
     pub fn study<'a>(&'a self, flags: &Flags, progress: &dyn Progress) -> Result<Study<'a>> {
         let calibrate = |engine: Option<&Engine>| {
-            let weights = Weights::read(&self.model, &self.options)?;
+            let weights = Weights::of(&self.model, self.survey.clone())?;
             let calibration = engine.map(|engine| (engine, &self.inputs.calibration));
             Job::new(&self.model, weights, calibration, flags.samples.seed, progress)
         };
@@ -165,6 +172,7 @@ impl Setup {
             }
             Err(error) => return Err(error.in_file(&self.path).into()),
         };
+        let pins = config::pins(&self.overrides, &job.weights.units)?;
         warnings.append(&mut job.warnings);
         job.note = note(flags, self);
         let effort = match flags.how.tune {
@@ -181,7 +189,18 @@ impl Setup {
             warnings.push(format!("not tuned: {why}"));
         }
         let tune = tune.filter(|_| !random);
-        Ok(Study { job, warnings, setup: self, engine, kind: flags.how.sensitivity, budgets: None, tune, tuned: None })
+        Ok(Study {
+            job,
+            pins,
+            warnings,
+            setup: self,
+            engine,
+            kind: flags.how.sensitivity,
+            budgets: None,
+            tune,
+            tuned: None,
+            looks: Vec::new(),
+        })
     }
 
     /// Frees what runs the original.
@@ -198,19 +217,23 @@ impl Setup {
 pub struct Study<'a> {
     pub job: Job<'a>,
     pub warnings: Vec<String>,
+    pins: Pins,
     setup: &'a Setup,
     engine: Option<&'a Engine>,
     kind: Sensitivity,
     budgets: Option<(Curves, Vec<f64>)>,
     tune: Option<tune::Options>,
     tuned: Option<TuneReport>,
+    /// Sizes that a search for a loss looked at.
+    looks: Vec<(u64, f64)>,
 }
 
 impl Study<'_> {
     /// The best plan for a file of at most `target` bytes.
     pub fn plan(&mut self, target: u64, progress: &dyn Progress) -> Result<Plan> {
         let Some(engine) = self.engine.filter(|_| self.kind != Sensitivity::None) else {
-            let plan = planner::uniform(&self.job.sizing(), &self.job.equal(), target);
+            let (sizing, equal) = (self.job.sizing(), self.job.equal());
+            let plan = self.pins.fit(&sizing, target, |target| planner::uniform(&sizing, &equal, target));
             return Ok(plan.map_err(|e| e.in_file(&self.setup.path))?);
         };
         if self.budgets.is_none() {
@@ -224,13 +247,17 @@ impl Study<'_> {
         }
         let (curves, sensitivity) = self.budgets.as_ref().expect("made just now");
         let sizing = self.job.sizing();
-        let plan = curves.allocate(&sizing, sensitivity, target).map_err(|e| e.in_file(&self.setup.path))?;
+        let budgets = |sensitivity: &[f64]| {
+            self.pins.fit(&sizing, target, |target| curves.allocate(&sizing, sensitivity, target))
+        };
+        let plan = budgets(sensitivity).map_err(|e| e.in_file(&self.setup.path))?;
         if self.kind != Sensitivity::Measured {
             return Ok(plan);
         }
         let mut plans = vec![plan];
-        plans.extend(curves.allocate(&sizing, &self.job.local_sensitivity(), target));
-        plans.extend(planner::uniform(&sizing, &self.job.equal(), target));
+        plans.extend(budgets(&self.job.local_sensitivity()));
+        let equal = self.job.equal();
+        plans.extend(self.pins.fit(&sizing, target, |target| planner::uniform(&sizing, &equal, target)));
         let samples = &self.setup.inputs.calibration;
         let judge = self.setup.judge()?;
         Ok(self.job.best(plans, engine, samples, &judge, progress)?)
@@ -306,6 +333,7 @@ impl Study<'_> {
     fn search(&mut self, held: &Reference<'_>, bound: f64, progress: &dyn Progress) -> Result<(Found, Coded)> {
         let mut best: Option<Coded> = None;
         let mut least = f64::INFINITY;
+        let mut looks = Vec::new();
         let range = self.job.sizing().target(SMALLEST)..=self.job.model.bytes();
         let found = search::smallest(range, bound, LOOKS, |bytes| {
             let coded = match self.plan(bytes, progress).and_then(|plan| self.code(plan, progress)) {
@@ -313,6 +341,7 @@ impl Study<'_> {
                 Err(error) => return cannot_be_had(error),
             };
             let loss = loss_of(&coded, held)?;
+            looks.push((coded.model.saved_bytes()?, loss));
             least = least.min(loss);
             if loss <= bound {
                 // Each find is smaller than the one before.
@@ -320,10 +349,33 @@ impl Study<'_> {
             }
             Ok(loss)
         })?;
+        self.looks.append(&mut looks);
         found.zip(best).ok_or_else(|| {
             let message = format!("no plan keeps the loss at or under {bound}; the nearest is --max-loss {least:.3e}");
             Error::new(ErrorKind::Target, message).into()
         })
+    }
+
+    /// Sizes and their losses for a report: those that a search looked at, else what sensitivities predict.
+    pub fn tradeoff(&self) -> Vec<Tradeoff> {
+        let before = self.job.weights.survey.stored_bytes();
+        let point = |bytes: u64, loss: f64, measured: bool| {
+            let ratio = report::ratio(before, (bytes + before).saturating_sub(self.job.model.bytes()));
+            Tradeoff { ratio, bytes_after: bytes, loss, measured }
+        };
+        if !self.looks.is_empty() {
+            return self.looks.iter().map(|&(bytes, loss)| point(bytes, loss, true)).collect();
+        }
+        let Some((curves, sensitivity)) = self.budgets.as_ref().filter(|_| self.kind == Sensitivity::Measured) else {
+            return Vec::new();
+        };
+        let sizing = self.job.sizing();
+        let predicted = |ratio: &f64| {
+            let budget = |target| curves.allocate(&sizing, sensitivity, target);
+            let plan = self.pins.fit(&sizing, sizing.target(*ratio), budget).ok()?;
+            Some(point(sizing.bytes(&plan).ok()?, curves.predicted_loss(&plan, sensitivity), false))
+        };
+        FORECAST.iter().filter_map(predicted).collect()
     }
 
     /// What a plan came to, or is expected to: the distortions are those of the curves unless they are given.

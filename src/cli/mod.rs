@@ -12,6 +12,7 @@ mod config;
 mod expand;
 mod inspect;
 mod job;
+mod man;
 mod output;
 mod plan;
 mod progress;
@@ -25,7 +26,7 @@ use std::panic;
 use std::process::ExitCode;
 
 use anyhow::Error;
-use clap::error::{ContextKind, ContextValue, ErrorKind as ClapErrorKind};
+use clap::error::ErrorKind as ClapErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use dirnet::error::{ErrorKind, Escaped};
 
@@ -59,6 +60,7 @@ enum Command {
     Sweep(sweep::Args),
     Expand(expand::Args),
     Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Runs the command that the process was started with and returns its exit code.
@@ -75,20 +77,22 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: Vec<OsString>) -> ExitCode {
+    let named = subcommand(&arguments);
     let (command, overrides) = match parse(arguments) {
         Ok(parsed) => parsed,
-        Err(Stop::Usage(error)) => return usage(&error, ""),
-        Err(Stop::Config(error, file)) => return usage(&error, &format!("{}: ", Escaped(&file))),
+        Err(Stop::Usage(error)) => return usage(&error, "", &named),
+        Err(Stop::Config(error, file)) => return usage(&error, &format!("{}: ", Escaped(&file)), &named),
         Err(Stop::Other(error)) => return failure(&error),
     };
     let done = match command {
-        Command::Inspect(args) => inspect::run(&args),
+        Command::Inspect(args) => inspect::run(&args, &overrides),
         Command::Compress(args) => compress::run(&args, &overrides),
         Command::Verify(args) => verify::run(&args),
         Command::Plan(args) => plan::run(&args, &overrides),
         Command::Sweep(args) => sweep::run(&args, &overrides),
         Command::Expand(args) => expand::run(&args),
         Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Man(args) => man::run(&args, Cli::command()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -134,19 +138,25 @@ fn config_path(matches: &ArgMatches) -> Option<(String, std::path::PathBuf)> {
     Some((name.to_owned(), path.clone()))
 }
 
-/// Shows help on stdout, or a usage error as one line on stderr.
-fn usage(error: &clap::Error, place: &str) -> ExitCode {
+/// The command that the arguments name, if there is one of that name.
+fn subcommand(arguments: &[OsString]) -> String {
+    let name = arguments.get(1).and_then(|name| name.to_str()).unwrap_or_default();
+    if Cli::command().find_subcommand(name).is_some() { name.to_owned() } else { String::new() }
+}
+
+/// Shows help on stdout, or a usage error of `command` as one line on stderr.
+fn usage(error: &clap::Error, place: &str, command: &str) -> ExitCode {
     if matches!(error.kind(), ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion) {
         // A reader that left early has seen what it wanted of the help.
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    eprintln!("error: {place}{}", one_line(error));
+    eprintln!("error: {place}{}", one_line(error, command));
     ExitCode::from(BAD_INPUT)
 }
 
-/// clap's message without its usage block, on one line.
-fn one_line(error: &clap::Error) -> String {
+/// clap's message without its usage block, on one line, with the command whose help says more.
+fn one_line(error: &clap::Error, command: &str) -> String {
     if error.kind() == ClapErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return "no command given; see 'dirnet --help'".to_owned();
     }
@@ -159,20 +169,8 @@ fn one_line(error: &clap::Error) -> String {
         .collect();
     let message = message.join(" ");
     let message = message.strip_prefix("error: ").unwrap_or(&message).trim_end_matches('.');
-    // The usage block names the command whose help is of use.
-    let command = match error.get(ContextKind::Usage) {
-        Some(ContextValue::StyledStr(usage)) => subcommand_of(&usage.to_string()),
-        _ => String::new(),
-    };
-    format!("{}; see 'dirnet {command}--help'", Escaped(message))
-}
-
-fn subcommand_of(usage: &str) -> String {
-    let mut words = usage.split_whitespace().skip_while(|word| *word != "dirnet").skip(1);
-    match words.next() {
-        Some(word) if word.chars().all(|c| c.is_ascii_lowercase()) => format!("{word} "),
-        _ => String::new(),
-    }
+    let space = if command.is_empty() { "" } else { " " };
+    format!("{}; see 'dirnet {command}{space}--help'", Escaped(message))
 }
 
 /// Shows what went wrong on one line and says with which code to leave.
@@ -219,11 +217,15 @@ mod tests {
     fn a_usage_error_is_one_line() {
         let error = |arguments: &[&str]| match Cli::try_parse_from(arguments) {
             Ok(_) => panic!("{arguments:?} should not parse"),
-            Err(error) => one_line(&error),
+            Err(error) => {
+                let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+                one_line(&error, &subcommand(&arguments))
+            }
         };
         let missing = error(&["dirnet", "inspect"]);
         assert_eq!(missing, "the following required arguments were not provided: <MODEL>; see 'dirnet inspect --help'");
         assert!(!error(&["dirnet", "inspect", "--nonsense\nx"]).contains('\n'));
+        assert!(error(&["dirnet", "verify", "--min-snr", "x"]).ends_with("; see 'dirnet verify --help'"));
         assert_eq!(error(&["dirnet"]), "no command given; see 'dirnet --help'");
     }
 }

@@ -1,4 +1,4 @@
-//! What a command shows: one value, as a table or as JSON, on stdout and in the files of `--report`.
+//! What a command shows: one value, in one form on stdout and in others in the files of `--report`.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -21,6 +21,7 @@ impl Output {
         print(&match self.format {
             Format::Table => result.table(&style()),
             Format::Json => result.json()?,
+            Format::Junit => result.junit()?,
         })
     }
 }

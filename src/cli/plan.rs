@@ -37,6 +37,7 @@ pub struct Args {
 /// Makes the plan.
 pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let start = Instant::now();
+    args.output.check_unjudged()?;
     let setup = Setup::read(&args.flags, &args.target, overrides, |model| {
         if let Some(file) = &args.save {
             model.check_target(file)?;
@@ -57,6 +58,9 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let promised = study.promised(&plan);
     let mut report = Report::of_job(Command::Plan, &study.job, &study.outcome(&plan, bytes, promised.as_deref()));
     report.predicted_loss = promised.as_deref().and_then(|distortion| study.predicted_loss(distortion));
+    if args.output.shows_tradeoff() {
+        report.tradeoff = study.tradeoff();
+    }
     report.warnings = study.warnings;
     report.seconds.load = Some(setup.seconds);
     report.seconds.total = start.elapsed().as_secs_f64();

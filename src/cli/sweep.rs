@@ -35,6 +35,7 @@ pub struct Args {
 /// Tries all ratios.
 pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let start = Instant::now();
+    args.output.check_unjudged()?;
     let target = Target { ratio: None, max_size: None, max_loss: None };
     let setup = Setup::read(&args.flags, &target, overrides, |model| args.output.check(None, &[model]))?;
     let engine = Engine::new(&setup.model).map_err(|error| error.in_file(&args.flags.model))?;

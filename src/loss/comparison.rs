@@ -4,6 +4,7 @@
 //! mean is large, and whose parts can be merged.
 
 use super::classes::{Rows, argmax, divergence};
+use super::profile::{self, Along, Profile};
 use super::{Content, Judge, Judged, LossKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::samples::{Labels, Tensor};
@@ -33,6 +34,8 @@ pub struct Figures {
     pub cross_entropy: Option<CrossEntropy>,
     /// Elements that are finite in only one of the two, or not finite in different ways. They are in no other figure.
     pub non_finite: u64,
+    /// The error along time and by its size, where it was [asked for](Comparison::profiled).
+    pub profile: Option<Profile>,
 }
 
 /// Mean of `-ln` of the right class's probability, in nats.
@@ -48,6 +51,8 @@ pub struct CrossEntropy {
 #[derive(Clone, Debug)]
 pub struct Comparison {
     outputs: Vec<(Judged, Sums)>,
+    /// For each output, if they were asked for.
+    profiles: Vec<profile::Sums>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -77,12 +82,22 @@ struct Sums {
 impl Judge {
     /// A comparison that has seen nothing.
     pub fn comparison(&self) -> Comparison {
-        Comparison { outputs: self.outputs.iter().map(|o| (o.clone(), Sums::default())).collect() }
+        Comparison {
+            outputs: self.outputs.iter().map(|o| (o.clone(), Sums::default())).collect(),
+            profiles: Vec::new(),
+        }
     }
 }
 
 impl Comparison {
-    /// Adds one run of both models, as outputs by name.
+    /// Has the error followed along time as well, and single errors counted. Runs are steps of `streams` or samples.
+    #[must_use]
+    pub fn profiled(self, streams: bool) -> Comparison {
+        let along = if streams { Along::Steps } else { Along::Output };
+        Comparison { profiles: vec![profile::Sums::new(along); self.outputs.len()], ..self }
+    }
+
+    /// Adds one run of both models, as outputs by name. `position` is its number in its stream, or among the samples.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] if the two models give different outputs; [`ErrorKind::Samples`] for labels that do not fit.
@@ -91,8 +106,9 @@ impl Comparison {
         original: &[(String, Tensor)],
         compressed: &[(String, Tensor)],
         labels: Option<&Labels>,
+        position: usize,
     ) -> Result<()> {
-        for (judged, sums) in &mut self.outputs {
+        for (index, (judged, sums)) in self.outputs.iter_mut().enumerate() {
             let of = |outputs: &[(String, Tensor)], which: &str| {
                 let found = outputs.iter().find(|(name, _)| *name == judged.name).map(|(_, tensor)| tensor.clone());
                 found.ok_or_else(|| unlike(judged, format!("the {which} model does not give this output")))
@@ -104,6 +120,9 @@ impl Comparison {
             }
             let labels = labels.and_then(|l| l.get(&judged.name));
             sums.merge(&Sums::of(judged, &y, &z, labels)?);
+            if let Some(profile) = self.profiles.get_mut(index) {
+                profile.add(judged, &y, &z, position);
+            }
         }
         Ok(())
     }
@@ -113,11 +132,16 @@ impl Comparison {
         for ((_, sums), (_, more)) in self.outputs.iter_mut().zip(&other.outputs) {
             sums.merge(more);
         }
+        self.profiles.iter_mut().zip(&other.profiles).for_each(|(profile, more)| profile.merge(more));
     }
 
     /// The figures of every judged output.
     pub fn figures(&self) -> Vec<Figures> {
-        self.outputs.iter().map(|(judged, sums)| sums.figures(judged)).collect()
+        let figures = |(index, (judged, sums)): (usize, &(Judged, Sums))| {
+            let profile = self.profiles.get(index).and_then(|profile| profile.profile(judged, sums.spread()));
+            Figures { profile, ..sums.figures(judged) }
+        };
+        self.outputs.iter().enumerate().map(figures).collect()
     }
 
     /// The loss of every judged output.
@@ -260,6 +284,11 @@ impl Sums {
         self.surprise += other.surprise;
     }
 
+    /// Standard deviation of the original; none where it is constant.
+    fn spread(&self) -> Option<f64> {
+        (self.deviation > 0.0).then(|| (self.deviation / self.elements as f64).sqrt())
+    }
+
     fn figures(&self, judged: &Judged) -> Figures {
         let seen = self.elements > 0;
         let continuous = seen && judged.content != Content::Discrete;
@@ -284,6 +313,7 @@ impl Sums {
                 compressed: self.surprise / labelled,
             }),
             non_finite: self.non_finite,
+            profile: None,
         }
     }
 
@@ -351,7 +381,7 @@ mod tests {
 
     fn judged(content: Content, loss: LossKind) -> Judge {
         let kl = content.is_distribution() || loss == LossKind::Kl;
-        Judge { outputs: vec![Judged { name: "y".to_owned(), content, loss, kl }] }
+        Judge { outputs: vec![Judged { name: "y".to_owned(), content, loss, kl, dims: Vec::new() }] }
     }
 
     fn outputs(tensor: impl Into<Tensor>) -> Vec<(String, Tensor)> {
@@ -360,7 +390,7 @@ mod tests {
 
     fn compare(judge: &Judge, y: impl Into<Tensor>, z: impl Into<Tensor>) -> Comparison {
         let mut comparison = judge.comparison();
-        comparison.add(&outputs(y), &outputs(z), None).unwrap();
+        comparison.add(&outputs(y), &outputs(z), None, 0).unwrap();
         comparison
     }
 
@@ -384,7 +414,7 @@ mod tests {
         let (y, z) = waves();
         let labels = Labels::from([("y".to_owned(), array![[0, 3, 1], [2, -1, 0]].into_dyn())]);
         let mut comparison = judged(Content::Values, LossKind::Kl).comparison();
-        comparison.add(&outputs(y), &outputs(z), Some(&labels)).unwrap();
+        comparison.add(&outputs(y), &outputs(z), Some(&labels), 0).unwrap();
         let f = comparison.figures().remove(0);
         close(f.max_abs, 3.0);
         close(f.rmse, 2.120_781_349_978_259_7);
@@ -478,7 +508,7 @@ mod tests {
         let judge = judged(Content::Values, LossKind::Nmse);
         let y = outputs(array![1f32].into_dyn());
         for z in [outputs(array![1f64].into_dyn()), outputs(array![1f32, 2.].into_dyn()), Vec::new()] {
-            assert_eq!(judge.comparison().add(&y, &z, None).unwrap_err().kind(), ErrorKind::Usage);
+            assert_eq!(judge.comparison().add(&y, &z, None, 0).unwrap_err().kind(), ErrorKind::Usage);
         }
     }
 
@@ -487,7 +517,7 @@ mod tests {
         let judge = judged(Content::Values, LossKind::CrossEntropy);
         let y = outputs(array![[1f32, 2.], [3., 4.]].into_dyn());
         let add = |labels: ArrayD<i64>| {
-            judge.comparison().add(&y, &y, Some(&Labels::from([("y".to_owned(), labels)]))).map_err(|e| e.kind())
+            judge.comparison().add(&y, &y, Some(&Labels::from([("y".to_owned(), labels)])), 0).map_err(|e| e.kind())
         };
         assert_eq!(add(array![0, 1].into_dyn()), Ok(()));
         assert_eq!(add(array![0, 2].into_dyn()), Err(ErrorKind::Samples));

@@ -33,8 +33,8 @@ impl Judge {
         Ok(Reference { judge: self, samples, outputs: outputs.into_iter().collect::<Result<_>>()? })
     }
 
-    /// Runs both models, each feeding back its own states, and keeps no outputs. Advances `progress` by a step for each
-    /// feed.
+    /// Runs both models, each feeding back its own states, and keeps no outputs but [profiles](Comparison::profiled) of
+    /// the error. Advances `progress` by a step for each feed.
     ///
     /// # Errors
     /// Those of running the models and of [`Comparison::add`], naming the sample.
@@ -45,16 +45,20 @@ impl Judge {
         samples: &Samples,
         progress: &dyn Progress,
     ) -> Result<Comparison> {
-        self.sum(samples, |_, stream| {
+        let empty = self.comparison().profiled(!samples.carry.is_empty());
+        empty.sum(samples, |number, stream| {
             let none = Overrides::new();
             let (original, compressed) =
                 rayon::join(|| run(original, stream, samples, &none), || run(compressed, stream, samples, &none));
-            let comparison = self.add_stream(stream, &original?, &compressed?);
+            let comparison = empty.with_stream(samples, number, &original?, &compressed?);
             progress.advance(stream.feeds.len() as u64);
             comparison
         })
     }
+}
 
+impl Comparison {
+    /// What this and the comparisons of all streams come to.
     fn sum(
         &self,
         samples: &Samples,
@@ -62,17 +66,26 @@ impl Judge {
     ) -> Result<Comparison> {
         let parts: Vec<Result<Comparison>> =
             samples.streams.par_iter().enumerate().map(|(i, stream)| compare(i, stream)).collect();
-        let mut total = self.comparison();
+        let mut total = self.clone();
         for part in parts {
             total.merge(&part?);
         }
         Ok(total)
     }
 
-    fn add_stream(&self, stream: &Stream, original: &[Outputs], compressed: &[Outputs]) -> Result<Comparison> {
-        let mut comparison = self.comparison();
+    /// This and the comparison of one stream. Where nothing is carried, the stream is a single sample.
+    fn with_stream(
+        &self,
+        samples: &Samples,
+        number: usize,
+        original: &[Outputs],
+        compressed: &[Outputs],
+    ) -> Result<Comparison> {
+        let stream = &samples.streams[number];
+        let mut comparison = self.clone();
         for (step, (original, compressed)) in original.iter().zip(compressed).enumerate() {
-            let added = comparison.add(original, compressed, stream.labels.get(step));
+            let position = if samples.carry.is_empty() { number } else { step };
+            let added = comparison.add(original, compressed, stream.labels.get(step), position);
             added.map_err(|e| e.in_file(&stream.origin))?;
         }
         Ok(comparison)
@@ -85,9 +98,10 @@ impl Reference<'_> {
     /// # Errors
     /// Those of running the model and of [`Comparison::add`], naming the sample.
     pub fn compare(&self, compressed: &Engine, overrides: &Overrides) -> Result<Comparison> {
-        self.judge.sum(self.samples, |i, stream| {
+        let empty = self.judge.comparison();
+        empty.sum(self.samples, |i, stream| {
             let compressed = run(compressed, stream, self.samples, overrides)?;
-            self.judge.add_stream(stream, &self.outputs[i], &compressed)
+            empty.with_stream(self.samples, i, &self.outputs[i], &compressed)
         })
     }
 }

@@ -15,14 +15,16 @@
 mod classes;
 mod comparison;
 mod measure;
+mod profile;
 
 pub use classes::{Content, Rows};
 pub use comparison::{Comparison, CrossEntropy, Figures};
 pub use measure::Reference;
+pub use profile::{BINS, Bin, Profile};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{ElementType, Model, Values};
-use crate::samples::{Carry, Signature};
+use crate::samples::{Carry, Dim, Signature};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -108,6 +110,8 @@ pub struct Judged {
     pub loss: LossKind,
     /// Whether the divergence is measured: always for probabilities, else only where it is asked for.
     pub kl: bool,
+    /// Its dimensions, as far as they are declared.
+    pub dims: Vec<Dim>,
 }
 
 /// The outputs of a model that are judged, and how.
@@ -150,7 +154,8 @@ impl Judge {
                 None if content == Content::Discrete => LossKind::Disagreement,
                 None => spec.default.unwrap_or(if content.is_distribution() { LossKind::Kl } else { LossKind::Nmse }),
             };
-            Judged { name: port.name.clone(), content, loss, kl: loss == LossKind::Kl || content.is_distribution() }
+            let kl = loss == LossKind::Kl || content.is_distribution();
+            Judged { name: port.name.clone(), content, loss, kl, dims: port.dims.clone().unwrap_or_default() }
         });
         Ok(Judge { outputs: outputs.collect() })
     }

@@ -8,8 +8,9 @@ use super::{SCHEMA, Show, Skipped, Tool, table};
 use crate::coding::NOTE;
 use crate::error::Result;
 use crate::expand::is_coded;
-use crate::onnx::Model;
-use crate::recurrent::{ConstantRef, Matrix, Survey};
+use crate::onnx::{ElementType, Model};
+use crate::plan::ATOMS;
+use crate::recurrent::{ConstantRef, Matrix, Source, Survey};
 
 /// What `inspect` tells.
 #[derive(Clone, Debug, Serialize)]
@@ -24,6 +25,8 @@ pub struct Inspection {
     pub recurrent: InspectedWeights,
     /// What this tool wrote into the file when it compressed it.
     pub made_by: Option<serde_json::Value>,
+    /// Whether this tool compressed the file and another one has made its weights dense again since.
+    pub folded_back: bool,
     /// Recurrent nodes that can be compressed, or are.
     pub nodes: Vec<Node>,
     /// Recurrent nodes that cannot.
@@ -96,6 +99,10 @@ pub struct Weight {
     pub share: Option<f64>,
     /// Whether it is coded already: rebuilt from a dictionary when the model is loaded.
     pub coded: bool,
+    /// Its dictionaries, if it is coded: as many weights as an atom stands for, one entry for each codebook.
+    pub codebooks: Vec<u64>,
+    /// Stored bits of a weight.
+    pub bits_per_weight: f64,
     /// How the constant reaches the node.
     pub route: String,
     /// The first node whose weights are the same, bit for bit: they are coded once.
@@ -131,6 +138,9 @@ impl Inspection {
                 ir_version: model.ir_version(),
                 producer: super::producer_of(model),
             },
+            folded_back: made_by(model).is_some()
+                && !survey.nodes.is_empty()
+                && !survey.weights.iter().any(|weight| is_coded(survey.source(weight))),
             made_by: made_by(model),
             recurrent: InspectedWeights { bytes, parameters, share: share(bytes) },
             nodes: nodes.collect(),
@@ -149,8 +159,9 @@ fn stored_bytes(survey: &Survey) -> u64 {
     constants.into_iter().map(|constant| constant.bytes).sum()
 }
 
-/// The note in the metadata, as JSON if it is that, else as text.
-fn made_by(model: &Model) -> Option<serde_json::Value> {
+/// The note that this tool left in the file's metadata, as JSON if it is that, else as text.
+#[must_use]
+pub fn made_by(model: &Model) -> Option<serde_json::Value> {
     let note = model.proto.metadata_props.iter().find(|entry| entry.key() == NOTE)?.value();
     Some(serde_json::from_str(note).unwrap_or_else(|_| serde_json::Value::String(note.to_owned())))
 }
@@ -173,9 +184,17 @@ fn weight(survey: &Survey, node: usize, matrix: Matrix, share: impl Fn(u64) -> O
         bytes,
         share: share(bytes),
         coded,
+        codebooks: codebooks(source),
+        bits_per_weight: bytes as f64 * 8.0 / source.elements().max(1) as f64,
         route: source.route.clone(),
         same_as: twin.map(|twin| survey.nodes[twin.node].name.clone()),
     }
+}
+
+/// The widths of the codebooks that a coded weight is rebuilt from.
+fn codebooks(source: &Source) -> Vec<u64> {
+    let atoms = source.constants.iter().filter(|constant| is_coded(source) && constant.element == ElementType::Int8);
+    atoms.map(|constant| constant.elements / ATOMS as u64).collect()
 }
 
 impl Show for Inspection {

@@ -1,11 +1,20 @@
-//! What happened, as plain figures: for people as tables, for scripts as JSON.
+//! What happened, as plain figures, and printers that show them: tables for a terminal, JSON for scripts, a page for the
+//! browser, Markdown for a comment, JUnit for CI.
 //!
+//! [`Report`], [`Sweep`] and [`Inspection`] are data; a printer ([`table`] and its siblings) reads them and nothing else.
 //! The JSON is a contract (`"schema": 1`): keys are snake_case, they are added to but never renamed, and a figure that
-//! was not measured or has no meaning is null, never 0. Names come from the model: the JSON holds them as they are, the
-//! tables with control characters escaped.
+//! was not measured or has no meaning is null, never 0. Names come from the model: the JSON holds them as they are, every
+//! other printer escapes them.
 
+#[cfg(test)]
+mod example;
+mod grid;
+mod html;
 mod inspection;
 mod json;
+mod junit;
+mod markdown;
+mod markup;
 mod size;
 mod sweep;
 pub mod table;
@@ -21,7 +30,7 @@ use crate::plan::Plan;
 use crate::verify::Verdict;
 use crate::{onnx, recurrent, tune};
 
-pub use inspection::{Inspection, Node, Weight};
+pub use inspection::{Inspection, Node, Weight, made_by};
 pub use size::Bytes;
 pub use sweep::{Point, Sweep};
 
@@ -38,6 +47,24 @@ pub trait Show {
     /// # Errors
     /// If a figure cannot be written as JSON.
     fn json(&self) -> Result<String>;
+
+    /// A page for the browser that needs nothing but itself: no script, no network.
+    fn html(&self) -> String {
+        html::plain(&self.table(&table::Style::default()))
+    }
+
+    /// For a comment on a pull request, or the summary of a CI job.
+    fn markdown(&self) -> String {
+        markdown::plain(&self.table(&table::Style::default()))
+    }
+
+    /// For the test reports of CI systems: a test case for each gate.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if nothing was judged.
+    fn junit(&self) -> Result<String> {
+        Err(Error::new(ErrorKind::Usage, "JUnit shows what was judged, and nothing was: use 'dirnet verify'"))
+    }
 }
 
 /// The types of report files.
@@ -46,6 +73,12 @@ pub trait Show {
 pub enum FileFormat {
     /// `.json`
     Json,
+    /// `.html`
+    Html,
+    /// `.md`
+    Markdown,
+    /// `.xml`
+    Junit,
 }
 
 impl FileFormat {
@@ -56,8 +89,13 @@ impl FileFormat {
     pub fn of(path: &Path) -> Result<Self> {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("json") => Ok(FileFormat::Json),
-            _ => Err(Error::new(ErrorKind::Usage, "unknown type of report, expected a name that ends in .json")
-                .in_file(path)),
+            Some("html") => Ok(FileFormat::Html),
+            Some("md") => Ok(FileFormat::Markdown),
+            Some("xml") => Ok(FileFormat::Junit),
+            _ => {
+                let expected = "unknown type of report, expected a name that ends in .html, .md, .json or .xml (JUnit)";
+                Err(Error::new(ErrorKind::Usage, expected).in_file(path))
+            }
         }
     }
 
@@ -68,6 +106,9 @@ impl FileFormat {
     pub fn render(self, result: &dyn Show) -> Result<String> {
         match self {
             FileFormat::Json => result.json(),
+            FileFormat::Html => Ok(result.html()),
+            FileFormat::Markdown => Ok(result.markdown()),
+            FileFormat::Junit => result.junit(),
         }
     }
 }
@@ -94,6 +135,10 @@ pub struct Report {
     pub predicted_loss: Option<f64>,
     /// What tuning did, if it ran.
     pub tuning: Option<Vec<Tuning>>,
+    /// Sizes that were looked at, and what they lose: what another ratio would cost.
+    pub tradeoff: Vec<Tradeoff>,
+    /// How the model was made: the note in the file.
+    pub settings: Option<serde_json::Value>,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// How far original and result are apart, if they were run.
@@ -174,6 +219,19 @@ pub struct Recurrent {
     pub parameters: u64,
 }
 
+/// A size, and what it loses.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Tradeoff {
+    /// Recurrent weights before over after.
+    pub ratio: Option<f64>,
+    /// Bytes of the whole file.
+    pub bytes_after: u64,
+    /// Mean loss of the outputs.
+    pub loss: f64,
+    /// Whether the models were run; else the loss is what sensitivities predict.
+    pub measured: bool,
+}
+
 /// One gate block of W or R.
 #[derive(Clone, Debug, Serialize)]
 pub struct Unit {
@@ -201,6 +259,8 @@ pub struct Unit {
     pub sensitivity: Option<f64>,
     /// `tr((W - W^) S (W - W^)^T)`.
     pub distortion: Option<f64>,
+    /// `tr(W S W^T)`: the distortion of storing nothing.
+    pub energy: Option<f64>,
 }
 
 /// A recurrent node that is left alone.
@@ -307,6 +367,7 @@ impl Report {
             parameters: job.weights.parameters(),
         });
         report.units = units::of_plan(job, outcome, after);
+        report.settings = serde_json::from_str(&job.note).ok();
         report.skipped = survey.skipped.iter().map(Skipped::from).collect();
         let ran = |seconds: f64| (seconds > 0.0).then_some(seconds);
         report.seconds = Seconds {
@@ -341,6 +402,8 @@ impl Report {
             units: Vec::new(),
             predicted_loss: None,
             tuning: None,
+            tradeoff: Vec::new(),
+            settings: None,
             skipped: Vec::new(),
             warnings: Vec::new(),
             verify: None,
@@ -356,6 +419,18 @@ impl Show for Report {
 
     fn json(&self) -> Result<String> {
         json::text(self)
+    }
+
+    fn html(&self) -> String {
+        html::report(self)
+    }
+
+    fn markdown(&self) -> String {
+        markdown::report(self)
+    }
+
+    fn junit(&self) -> Result<String> {
+        junit::report(self)
     }
 }
 

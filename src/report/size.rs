@@ -64,6 +64,15 @@ pub(super) fn grouped(count: u64) -> String {
     text
 }
 
+/// Seconds, and minutes where there are any.
+pub(super) fn duration(seconds: f64) -> String {
+    if seconds < 60.0 {
+        format!("{seconds:.1} s")
+    } else {
+        format!("{} min {:.0} s", (seconds / 60.0).floor(), seconds % 60.0)
+    }
+}
+
 fn three_digits(value: f64) -> String {
     let decimals = match value.abs() {
         size if size < 9.995 => 2,

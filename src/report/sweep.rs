@@ -67,4 +67,12 @@ impl Show for Sweep {
     fn json(&self) -> Result<String> {
         super::json::text(self)
     }
+
+    fn html(&self) -> String {
+        super::html::sweep(self)
+    }
+
+    fn markdown(&self) -> String {
+        super::markdown::sweep(self)
+    }
 }

@@ -1,4 +1,5 @@
-//! The units of a plan: what each was, how it is stored, and what it takes of the file.
+//! The units of a plan: what each was, how it is stored, and what it takes of the file; and the rows in which they are
+//! shown.
 
 use std::collections::BTreeSet;
 
@@ -8,6 +9,79 @@ use crate::compress::Job;
 use crate::dictionary::ScaleFormat;
 use crate::plan::Choice;
 use crate::recurrent::Survey;
+
+/// Neighbouring units of a matrix that are stored alike: one line of a table.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    pub tensor: String,
+    pub direction: String,
+    /// The gates, as `i o f`.
+    pub gates: String,
+    /// Rows and columns of each gate.
+    pub shape: [usize; 2],
+    pub codec: String,
+    /// Weights of all gates.
+    pub weights: usize,
+    pub before: u64,
+    pub after: u64,
+    /// Part of what all units of the model are predicted to cost.
+    pub share: Option<f64>,
+}
+
+impl Row {
+    /// The rows of some units, of one node. `loss` is what all units of the model are predicted to cost.
+    pub fn of(units: &[Unit], loss: f64) -> Vec<Row> {
+        let row = |group: &[Unit]| {
+            let unit = &group[0];
+            let lost: Vec<f64> = group.iter().filter_map(Unit::loss).collect();
+            Row {
+                tensor: unit.tensor.clone(),
+                direction: unit.direction.clone(),
+                gates: group.iter().map(|unit| unit.gate.as_str()).collect::<Vec<_>>().join(" "),
+                shape: unit.shape,
+                codec: unit.codec.clone(),
+                weights: group.len() * unit.shape[0] * unit.shape[1],
+                before: group.iter().map(|unit| unit.bytes_before).sum(),
+                after: group.iter().map(|unit| unit.bytes_after).sum(),
+                share: (loss > 0.0 && !lost.is_empty()).then(|| lost.iter().sum::<f64>() / loss),
+            }
+        };
+        units.chunk_by(stored_alike).map(row).collect()
+    }
+
+    /// `R`, or `R reverse`.
+    pub fn matrix(&self) -> String {
+        let direction = if self.direction == "reverse" { " reverse" } else { "" };
+        format!("{}{direction}", self.tensor)
+    }
+
+    /// Stored bits of a weight.
+    pub fn bits(&self) -> f64 {
+        self.after as f64 * 8.0 / self.weights.max(1) as f64
+    }
+}
+
+fn stored_alike(a: &Unit, b: &Unit) -> bool {
+    a.tensor == b.tensor
+        && a.direction == b.direction
+        && a.shape == b.shape
+        && a.codec == b.codec
+        && a.bytes_after.abs_diff(b.bytes_after) <= 8
+}
+
+impl Unit {
+    /// What it is predicted to cost at the output.
+    #[must_use]
+    pub fn loss(&self) -> Option<f64> {
+        Some(self.sensitivity? * self.distortion?)
+    }
+
+    /// What it would cost at the output to store nothing, in the same terms: how much the unit matters.
+    #[must_use]
+    pub fn importance(&self) -> Option<f64> {
+        Some(self.sensitivity? * self.energy?)
+    }
+}
 
 /// All units, whose bytes after add up to `after`: codes and scales of their own, codebooks in equal parts among those
 /// that share one, and so what is left, the nodes of the graph.
@@ -52,6 +126,7 @@ pub(super) fn of_plan(job: &Job<'_>, outcome: &Outcome<'_>, after: u64) -> Vec<U
             bytes_after: bytes,
             sensitivity: outcome.sensitivity.map(|measured| measured[u]),
             distortion: outcome.distortion.map(|measured| measured[u]),
+            energy: Some(job.energy(u)),
         }
     };
     (0..weights.units.len()).map(unit).collect()

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the library, each of which may import those before it.
-const ORDER: [&str; 24] = [
+const ORDER: [&str; 25] = [
     "error",
     "limits",
     "progress",
@@ -27,6 +27,7 @@ const ORDER: [&str; 24] = [
     "plan_file",
     "search",
     "planner",
+    "pins",
     "compress",
     "verify",
     "report",

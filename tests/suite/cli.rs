@@ -46,7 +46,7 @@ fn usage_errors_are_one_line_and_exit_2() {
         (&["inspect"], "the following required arguments were not provided: <MODEL>; see 'dirnet inspect --help'"),
         (
             &["compress", "m.onnx", "-o", "s.onnx", "--ratio", "0.5"],
-            "invalid value '0.5' for '--ratio <R>': expected a number above 1, such as 8 or 11.5; see 'dirnet --help'",
+            "invalid value '0.5' for '--ratio <R>': expected a number above 1, such as 8 or 11.5; see 'dirnet compress --help'",
         ),
         (
             &["compress", "m.onnx", "-o", "s.onnx", "--ratio", "8", "--max-size", "2MB"],
@@ -58,11 +58,11 @@ fn usage_errors_are_one_line_and_exit_2() {
         ),
         (
             &["inspect", "m.onnx", "--threads", "0"],
-            "invalid value '0' for '--threads <N>': 0 is not in 1..=65535; see 'dirnet --help'",
+            "invalid value '0' for '--threads <N>': 0 is not in 1..=65535; see 'dirnet inspect --help'",
         ),
         (
             &["inspect", "m.onnx", "--include", "a("],
-            "invalid value 'a(' for '--include <RE>': unclosed group; see 'dirnet --help'",
+            "invalid value 'a(' for '--include <RE>': unclosed group; see 'dirnet inspect --help'",
         ),
     ] {
         assert_eq!(run(directory.path(), arguments), format!("exit 2\n! error: {line}\n"), "{arguments:?}");
@@ -73,12 +73,20 @@ fn usage_errors_are_one_line_and_exit_2() {
 fn help_and_version_go_to_stdout() {
     let directory = scratch();
     assert_eq!(run(directory.path(), &["--version"]), format!("exit 0\ndirnet {}\n", env!("CARGO_PKG_VERSION")));
-    for command in ["inspect", "compress", "verify", "expand", "completions"] {
+    for command in ["inspect", "compress", "verify", "expand", "completions", "man"] {
         let help = run(directory.path(), &[command, "--help"]);
         assert!(help.starts_with("exit 0\n"), "{help}");
         assert!(help.contains("Example"), "{help}");
         assert!(!help.contains("\n! "), "{help}");
     }
+}
+
+#[test]
+fn manual_pages() {
+    let directory = scratch();
+    let page = run(directory.path(), &["man", "compress"]);
+    assert!(page.starts_with("exit 0\n") && page.contains(".TH") && page.contains("calibration"), "{page}");
+    assert!(run(directory.path(), &["man", "shrink"]).starts_with("exit 2\n! error: there is no command 'shrink'"));
 }
 
 #[test]
@@ -131,7 +139,10 @@ fn a_report_that_cannot_be_written_is_refused_first() {
     let directory = scratch();
     std::fs::copy(fixture("charlm/gru256.onnx"), directory.path().join("m.json")).expect("copies");
     for (reports, message) in [
-        (&["r.txt"][..], "r.txt: unknown type of report, expected a name that ends in .json"),
+        (
+            &["r.txt"][..],
+            "r.txt: unknown type of report, expected a name that ends in .html, .md, .json or .xml (JUnit)",
+        ),
         (&["m.json"], "m.json: this is the input; choose another output file"),
         (&["r.json", "r.json"], "r.json: is an output twice"),
         (&["no/r.json"], "no/r.json: cannot write there: its directory does not exist"),
@@ -155,7 +166,7 @@ fn a_configuration_error_names_file_and_line() {
     assert_eq!(
         run(directory.path(), &arguments),
         "exit 2\n! error: dirnet.toml: invalid value '0.5' for '--ratio <R>': expected a number above 1, such as 8 or \
-         11.5; see 'dirnet --help'\n"
+         11.5; see 'dirnet compress --help'\n"
     );
 }
 
@@ -250,8 +261,14 @@ fn a_model_goes_there_and_back() {
     let dirnet = |arguments: &[&str]| run(directory.path(), arguments);
 
     let compress = ["compress", &model, "--sensitivity", "none", "--ratio", "8", "--calibration", &calibration];
-    let shown = dirnet(&[&compress[..], &["-o", "small.onnx", "--report", "report.json", "-q"]].concat());
+    let reports =
+        ["--report", "report.json", "--report", "report.html", "--report", "report.md", "--report", "report.xml"];
+    let shown = dirnet(&[&compress[..], &["-o", "small.onnx", "--min-snr", "10", "-q"], &reports].concat());
     assert_eq!(shown, "exit 0\n");
+    for (file, part) in [("html", "all gates hold"), ("md", "**passed**"), ("xml", "failures=\"0\"")] {
+        let text = std::fs::read_to_string(directory.path().join(format!("report.{file}"))).expect("was written");
+        assert!(text.contains(part) && text.contains("logits"), "{text}");
+    }
     let report = std::fs::read_to_string(directory.path().join("report.json")).expect("was written");
     let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
     let bytes = std::fs::metadata(directory.path().join("small.onnx")).expect("was written").len();
@@ -265,6 +282,9 @@ fn a_model_goes_there_and_back() {
     assert_eq!(units.iter().map(|unit| number(&unit["bytes_after"])).sum::<u64>(), number(after));
     assert_eq!(units.iter().map(|unit| number(&unit["bytes_before"])).sum::<u64>(), number(before));
     assert_eq!(report["verify"]["samples"], 3);
+    let profile = &report["verify"]["outputs"][0]["profile"];
+    assert_eq!(profile["along"], "axis 0 (seq)");
+    assert_eq!(profile["rms"].as_array().map(Vec::len), Some(128), "an entry for each step");
     assert_eq!(report["verify"]["calibrated_on"], "calibration");
 
     let again = [&compress[..], &["-o", "again.onnx", "--threads", "1", "-q"]].concat();
@@ -273,7 +293,11 @@ fn a_model_goes_there_and_back() {
     assert!(read("small.onnx") == read("again.onnx"), "the bytes depend on the number of threads");
 
     let shown = dirnet(&["inspect", "small.onnx"]);
-    assert!(shown.contains("compressed by dirnet, ") && shown.contains("dirnet expand small.onnx"), "{shown}");
+    assert!(
+        shown.contains("compressed by dirnet: 638,976 weights in ") && shown.contains("  calibrated on  13 samples\n"),
+        "{shown}"
+    );
+    assert!(shown.contains("dirnet expand small.onnx"), "{shown}");
     let shown = dirnet(&["compress", "small.onnx", "-o", "smaller.onnx"]);
     assert!(shown.starts_with("exit 1\n! error: small.onnx: its weights are coded already"), "{shown}");
 
@@ -286,6 +310,21 @@ fn a_model_goes_there_and_back() {
     assert!(shown.contains("\n! error: output 'logits': --min-snr 90 is missed by "), "{shown}");
     let shown = dirnet(&["verify", &model, "small.onnx", "--min-snr", "logit:20"]);
     assert!(shown.starts_with("exit 2\n! error: --min-snr names 'logit', not an output"), "{shown}");
+}
+
+/// What a CI system shows of a gate that fails: the output, the gate, and by how much.
+#[test]
+fn junit_names_the_gate_that_failed() {
+    let directory = scratch();
+    let model = fixture("charlm/gru256.onnx").to_string_lossy().into_owned();
+    let holdout = fixture("charlm/calibration.npz").to_string_lossy().into_owned();
+    let verify = ["verify", &model, &model, "--holdout", &holdout, "--format", "junit"];
+    let shown = run(directory.path(), &[&verify[..], &["--min-snr", "20"]].concat());
+    assert!(shown.starts_with("exit 0\n<?xml") && shown.contains("name=\"--min-snr 20\""), "{shown}");
+    let shown = run(directory.path(), &[&verify[..], &["--max-abs=0", "--min-agreement=1"]].concat());
+    assert!(shown.contains("tests=\"3\" failures=\"0\""), "{shown}");
+    let shown = run(directory.path(), &["sweep", &model, "--format", "junit"]);
+    assert!(shown.starts_with("exit 2\n! error: JUnit shows what was judged"), "{shown}");
 }
 
 /// A gate that fails leaves no file, and `--keep-failed` does.
@@ -345,6 +384,33 @@ fn a_saved_plan_is_applied() {
         let shown = dirnet(&["compress", "-o", "c.onnx", "--plan", "bad.toml"]);
         assert_eq!(shown, format!("exit 2\n! error: bad.toml: {message}\n"));
     }
+}
+
+/// What the configuration says of a gate is what is stored; the rest makes room for it.
+#[test]
+fn gates_are_pinned_by_the_configuration() {
+    let directory = scratch();
+    let (model, samples) = (fixture("charlm/gru256.onnx"), fixture("charlm/calibration.npz"));
+    let config =
+        "sensitivity = 'none'\nratio = 6\n[nodes.'GRU$']\ngates.'R.h' = { codec = 'dense' }\ngates.z = { bits = 8 }\n";
+    std::fs::write(directory.path().join("dirnet.toml"), config).expect("writes");
+    let arguments = ["plan", &model.to_string_lossy(), "--calibration", &*samples.to_string_lossy()];
+    let shown = run(directory.path(), &[&arguments[..], &["--config", "dirnet.toml", "--format", "json"]].concat());
+    let plan: serde_json::Value = serde_json::from_str(shown.strip_prefix("exit 0\n").expect("done")).expect("JSON");
+    assert!(plan["recurrent"]["ratio"].as_f64().expect("a ratio") >= 6.0, "{shown}");
+    let codec = |tensor: &str, gate: &str| {
+        let mut units = plan["units"].as_array().expect("units").iter();
+        let unit = units.find(|unit| unit["tensor"] == tensor && unit["gate"] == gate).expect("a unit");
+        unit["codec"].as_str().expect("a name").to_owned()
+    };
+    assert_eq!(
+        (codec("R", "h"), codec("W", "z"), codec("R", "z")),
+        ("dense".into(), "block-1/unit".into(), "block-1/unit".into())
+    );
+    assert!(codec("R", "r").starts_with("block-") && codec("R", "r") != "block-1/unit");
+    std::fs::write(directory.path().join("dirnet.toml"), "[nodes.'GRU']\ncodec = 'magic'\n").expect("writes");
+    let shown = run(directory.path(), &[&arguments[..], &["--config", "dirnet.toml"]].concat());
+    assert!(shown.contains("[nodes.\"GRU\"]: codec 'magic' is unknown, expected block or dense"), "{shown}");
 }
 
 #[test]

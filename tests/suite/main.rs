@@ -4,6 +4,7 @@ mod architecture;
 mod cli;
 mod compress;
 mod corpus;
+mod docs;
 mod engine;
 mod loss;
 mod onnx;

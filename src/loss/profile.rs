@@ -1,0 +1,291 @@
+//! Where in time an error is, and how large single errors are: what a sum over all elements does not show.
+//!
+//! A *profile* follows one output along its positions: the steps of a stream, else the longest axis of the output that
+//! is not the classes' (the one that is named after time, if there is one), else the samples. Memory is bounded: when
+//! there are more than [`BINS`] positions, neighbours are put together, and single errors are counted in bins a quarter
+//! of a decade wide. Parts that are merged in one order give the same figures for any number of threads.
+
+use ndarray::Axis;
+use serde::Serialize;
+
+use super::Judged;
+use crate::samples::{Dim, Tensor};
+
+/// Most positions that are told apart.
+pub const BINS: usize = 256;
+
+/// Bins of the histogram in a factor of ten.
+const PER_DECADE: i32 = 4;
+/// Decades of the histogram: what is smaller than the first counts as exact, what is larger as the last.
+const DECADES: std::ops::Range<i32> = -12..6;
+
+/// The error of one output, along its positions and by its size.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Profile {
+    /// What the positions are: `step of the stream`, `axis 0 (seq)` or `sample`.
+    pub along: String,
+    /// Positions that one entry of the lists stands for.
+    pub stride: usize,
+    /// Root mean square of the error at each position.
+    pub rms: Vec<f64>,
+    /// Largest absolute error at each position.
+    pub max_abs: Vec<f64>,
+    /// Standard deviation of the original's output over all positions; none where it is constant.
+    pub deviation: Option<f64>,
+    /// Absolute errors, counted: from the smallest bin that is not empty to the largest.
+    pub histogram: Vec<Bin>,
+    /// Elements without an error, or with one below all bins.
+    pub exact: u64,
+}
+
+/// A bin of the histogram.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Bin {
+    /// The smallest error that it counts.
+    pub from: f64,
+    /// The smallest one that it no longer counts.
+    pub to: f64,
+    /// Elements.
+    pub count: u64,
+}
+
+/// What positions are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Along {
+    /// Steps of a stream: one position for each run.
+    Steps,
+    /// An axis of the output, chosen at its first run.
+    #[default]
+    Output,
+    /// An axis of the output.
+    Axis(usize),
+    /// No axis is longer than one: one position for each sample.
+    Samples,
+}
+
+/// Sums along the positions of one output.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Sums {
+    along: Along,
+    /// Positions in one entry of `places`: a power of two.
+    stride: usize,
+    places: Vec<Place>,
+    counts: Vec<u64>,
+    exact: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Place {
+    elements: u64,
+    squared_error: f64,
+    max_abs: f64,
+}
+
+impl Sums {
+    pub fn new(along: Along) -> Self {
+        let bins = (DECADES.end - DECADES.start) * PER_DECADE;
+        Sums { along, stride: 1, places: Vec::new(), counts: vec![0; bins as usize], exact: 0 }
+    }
+
+    /// Adds one run; `position` is its number in the stream, or among the samples.
+    pub fn add(&mut self, judged: &Judged, original: &Tensor, compressed: &Tensor, position: usize) {
+        let (y, z) = (original.to_f64(), compressed.to_f64());
+        if self.along == Along::Output {
+            self.along = axis_of(judged, y.shape()).map_or(Along::Samples, Along::Axis);
+        }
+        match self.along {
+            Along::Axis(axis) if axis < y.ndim() => {
+                for (place, (y, z)) in y.axis_iter(Axis(axis)).zip(z.axis_iter(Axis(axis))).enumerate() {
+                    self.add_place(place, y.iter().zip(&z));
+                }
+            }
+            _ => self.add_place(position, y.iter().zip(&z)),
+        }
+    }
+
+    fn add_place<'a>(&mut self, position: usize, pairs: impl Iterator<Item = (&'a f64, &'a f64)>) {
+        let mut place = Place::default();
+        for error in pairs.map(|(y, z)| (y - z).abs()).filter(|error| error.is_finite()) {
+            place.elements += 1;
+            place.squared_error += error * error;
+            place.max_abs = place.max_abs.max(error);
+            match bin_of(error) {
+                Some(bin) => self.counts[bin] += 1,
+                None => self.exact += 1,
+            }
+        }
+        while position / self.stride >= BINS {
+            self.widen();
+        }
+        let index = position / self.stride;
+        if self.places.len() <= index {
+            self.places.resize(index + 1, Place::default());
+        }
+        self.places[index].merge(&place);
+    }
+
+    /// Puts neighbouring positions together.
+    fn widen(&mut self) {
+        self.stride *= 2;
+        let pairs = self.places.chunks(2).map(|pair| {
+            let mut place = pair[0];
+            pair[1..].iter().for_each(|next| place.merge(next));
+            place
+        });
+        self.places = pairs.collect();
+    }
+
+    pub fn merge(&mut self, other: &Sums) {
+        if self.along == Along::Output {
+            self.along = other.along;
+        }
+        let mut other = other.clone();
+        while self.stride < other.stride {
+            self.widen();
+        }
+        while other.stride < self.stride {
+            other.widen();
+        }
+        if self.places.len() < other.places.len() {
+            self.places.resize(other.places.len(), Place::default());
+        }
+        self.places.iter_mut().zip(&other.places).for_each(|(place, more)| place.merge(more));
+        self.counts.iter_mut().zip(&other.counts).for_each(|(count, more)| *count += more);
+        self.exact += other.exact;
+    }
+
+    /// What was seen; none if nothing was.
+    pub fn profile(&self, judged: &Judged, deviation: Option<f64>) -> Option<Profile> {
+        let seen: Vec<&Place> = self.places.iter().filter(|place| place.elements > 0).collect();
+        let first = self.counts.iter().position(|&count| count > 0);
+        let last = self.counts.iter().rposition(|&count| count > 0);
+        let range = first.zip(last).map_or(0..0, |(first, last)| first..last + 1);
+        (!seen.is_empty()).then(|| Profile {
+            along: self.label(judged),
+            stride: self.stride,
+            rms: seen.iter().map(|place| (place.squared_error / place.elements as f64).sqrt()).collect(),
+            max_abs: seen.iter().map(|place| place.max_abs).collect(),
+            deviation,
+            histogram: range.map(|bin| Bin { from: edge(bin), to: edge(bin + 1), count: self.counts[bin] }).collect(),
+            exact: self.exact,
+        })
+    }
+
+    fn label(&self, judged: &Judged) -> String {
+        match self.along {
+            Along::Steps => "step of the stream".to_owned(),
+            Along::Samples | Along::Output => "sample".to_owned(),
+            Along::Axis(axis) => match judged.dims.get(axis) {
+                Some(Dim::Symbol(name)) => format!("axis {axis} ({name})"),
+                _ => format!("axis {axis}"),
+            },
+        }
+    }
+}
+
+impl Place {
+    fn merge(&mut self, other: &Place) {
+        self.elements += other.elements;
+        self.squared_error += other.squared_error;
+        self.max_abs = self.max_abs.max(other.max_abs);
+    }
+}
+
+/// The axis that is most like time: the one that is named so, else the longest; never the last of several, which holds
+/// features or classes.
+fn axis_of(judged: &Judged, shape: &[usize]) -> Option<usize> {
+    let axes = 0..shape.len().saturating_sub(1).max(shape.len().min(1));
+    let named = |axis: &usize| match judged.dims.get(*axis) {
+        Some(Dim::Symbol(name)) => {
+            let name = name.to_ascii_lowercase();
+            ["time", "seq", "step", "frame", "len"].iter().any(|word| name.contains(word)) && !name.contains("batch")
+        }
+        _ => false,
+    };
+    let longest = axes.clone().rev().max_by_key(|&axis| shape[axis]).filter(|&axis| shape[axis] > 1);
+    axes.into_iter().find(named).or(longest)
+}
+
+/// The bin of an error; none for one that counts as exact.
+fn bin_of(error: f64) -> Option<usize> {
+    if error < 10f64.powi(DECADES.start) {
+        return None;
+    }
+    let bin = (error.log10() * f64::from(PER_DECADE)).floor() as i64 - i64::from(DECADES.start * PER_DECADE);
+    let last = i64::from((DECADES.end - DECADES.start) * PER_DECADE - 1);
+    usize::try_from(bin.clamp(0, last)).ok()
+}
+
+fn edge(bin: usize) -> f64 {
+    10f64.powf(bin as f64 / f64::from(PER_DECADE) + f64::from(DECADES.start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Content, LossKind};
+    use super::*;
+    use ndarray::{ArrayD, IxDyn};
+
+    fn judged(dims: &[&str]) -> Judged {
+        let dims = dims.iter().map(|name| Dim::Symbol((*name).to_owned())).collect();
+        Judged { name: "y".to_owned(), content: Content::Values, loss: LossKind::Nmse, kl: false, dims }
+    }
+
+    fn tensor(shape: &[usize], value: impl Fn(usize) -> f64) -> Tensor {
+        let values = (0..shape.iter().product()).map(value).collect();
+        ArrayD::from_shape_vec(IxDyn(shape), values).unwrap().into()
+    }
+
+    #[test]
+    fn time_is_the_axis_that_is_named_so_or_the_longest() {
+        assert_eq!(axis_of(&judged(&["batch", "seq_len", "c"]), &[90, 3, 5]), Some(1));
+        assert_eq!(axis_of(&judged(&[]), &[1, 40, 65]), Some(1));
+        assert_eq!(axis_of(&judged(&[]), &[7, 7, 65]), Some(0));
+        assert_eq!(axis_of(&judged(&[]), &[1, 65]), None);
+        assert_eq!(axis_of(&judged(&[]), &[65]), Some(0));
+        assert_eq!(axis_of(&judged(&[]), &[]), None);
+    }
+
+    #[test]
+    fn an_error_stays_where_it_is() {
+        let judged = judged(&["seq", "c"]);
+        let mut sums = Sums::new(Along::Output);
+        let (y, z) = (tensor(&[4, 2], |_| 1.0), tensor(&[4, 2], |i| if i == 5 { 1.5 } else { 1.0 }));
+        sums.add(&judged, &y, &z, 0);
+        let profile = sums.profile(&judged, None).unwrap();
+        assert_eq!(profile.along, "axis 0 (seq)");
+        assert_eq!(profile.max_abs, [0.0, 0.0, 0.5, 0.0]);
+        assert!((profile.rms[2] - 0.125f64.sqrt()).abs() < 1e-12);
+        assert_eq!((profile.exact, profile.histogram.len(), profile.histogram[0].count), (7, 1, 1));
+        assert!(profile.histogram[0].from <= 0.5 && 0.5 < profile.histogram[0].to);
+    }
+
+    /// Ten thousand steps, in parts or as a whole, are the same few bins.
+    #[test]
+    fn memory_is_bounded_and_parts_add_up() {
+        let judged = judged(&[]);
+        let run = |range: std::ops::Range<usize>| {
+            let mut sums = Sums::new(Along::Steps);
+            for step in range {
+                sums.add(&judged, &tensor(&[1, 2], |_| 0.0), &tensor(&[1, 2], |_| step as f64), step);
+            }
+            sums
+        };
+        let whole = run(0..10_000).profile(&judged, None).unwrap();
+        let mut parts = run(0..100);
+        parts.merge(&run(100..10_000));
+        let parts = parts.profile(&judged, None).unwrap();
+        assert!(whole.rms.len() <= BINS && whole.stride == 64, "{} of {}", whole.rms.len(), whole.stride);
+        assert_eq!((parts.max_abs, parts.histogram), (whole.max_abs, whole.histogram));
+        assert_eq!(whole.along, "step of the stream");
+    }
+
+    #[test]
+    fn every_error_has_a_bin() {
+        for error in [1e-12, 3e-7, 1.0, 9.99e5, 1e30] {
+            let bin = bin_of(error).unwrap();
+            assert!(edge(bin) <= error * (1.0 + 1e-12) && (error < edge(bin + 1) || error > 1e6), "{error}");
+        }
+        assert_eq!(bin_of(0.0), None);
+    }
+}

@@ -1,0 +1,65 @@
+//! Choices that were made by hand: units that are stored as the user says, while the budget is divided among the rest.
+//!
+//! A plan is made for all units and the pinned ones are replaced in it. What they then take more or less is taken off or
+//! added to the budget of the next plan, until the file just fits. A plan gives all its units bytes at one price, so the
+//! rest are stored as if they had been planned alone.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::{Choice, Plan};
+use crate::planner::Sizing;
+
+/// Plans that are tried for a target.
+const ROUNDS: usize = 8;
+
+/// For each unit what it is to be stored as, if that is not left to the planner.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pins(pub Vec<Option<Choice>>);
+
+impl Pins {
+    /// Whether everything is left to the planner.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(Option::is_none)
+    }
+
+    /// A plan for a file of at most `target` bytes with all pinned units as they should be; `plan` makes one without.
+    ///
+    /// # Errors
+    /// Those of `plan`; [`ErrorKind::Target`] if the pinned units leave no room, with the smallest that was seen.
+    pub fn fit(&self, sizing: &Sizing<'_>, target: u64, plan: impl Fn(u64) -> Result<Plan>) -> Result<Plan> {
+        if self.is_empty() {
+            return plan(target);
+        }
+        let mut best: Option<(u64, Plan)> = None;
+        let mut smallest = u64::MAX;
+        let mut budget = target;
+        for _ in 0..ROUNDS {
+            let mut next = match plan(budget) {
+                Ok(next) => next,
+                Err(error) if smallest == u64::MAX => return Err(error),
+                // A budget beyond what can be had: what was found so far is all there is.
+                Err(_) => break,
+            };
+            for (choice, pin) in next.choices.iter_mut().zip(&self.0) {
+                *choice = pin.unwrap_or(*choice);
+            }
+            let bytes = sizing.bytes(&next)?;
+            smallest = smallest.min(bytes);
+            if bytes <= target && best.as_ref().is_none_or(|(most, _)| bytes > *most) {
+                best = Some((bytes, next));
+            }
+            let corrected = (budget + target).saturating_sub(bytes);
+            if corrected == budget {
+                break;
+            }
+            budget = corrected;
+        }
+        best.map(|(_, plan)| plan).ok_or_else(|| {
+            let message = format!(
+                "no plan with the units that the configuration pins makes a file of at most {target} bytes; \
+                 the nearest that was seen is {smallest} bytes"
+            );
+            Error::new(ErrorKind::Target, message)
+        })
+    }
+}

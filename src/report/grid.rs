@@ -1,0 +1,201 @@
+//! Figures as rows and columns of text, before anyone has decided how to draw them: the terminal, Markdown and HTML
+//! draw the same grids.
+
+use super::size::{figure, percent, times};
+use super::units::Row;
+use super::{Bytes, Report, Sweep, Tradeoff, Tuning};
+use crate::loss::Figures;
+use crate::verify::Checked;
+
+/// A table.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Grid {
+    pub columns: Vec<Column>,
+    /// As many cells each as there are columns; foreign names in them are as the file has them.
+    pub rows: Vec<Vec<String>>,
+}
+
+/// A column of a grid.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Column {
+    pub title: &'static str,
+    pub kind: Kind,
+}
+
+/// What is in a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Names out of a file, cut to so many characters where there is little room.
+    Name(usize),
+    /// Words.
+    Word,
+    /// Figures, which stand to the right.
+    Number,
+}
+
+impl Grid {
+    pub fn new<const N: usize>(columns: [(&'static str, Kind); N]) -> Grid {
+        Grid { columns: columns.map(|(title, kind)| Column { title, kind }).to_vec(), rows: Vec::new() }
+    }
+
+    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
+        debug_assert_eq!(N, self.columns.len());
+        self.rows.push(cells.to_vec());
+    }
+
+    /// Bytes of the weights and of the file, before and after.
+    pub fn sizes(report: &Report) -> Grid {
+        use Kind::{Number, Word};
+        let mut grid = Grid::new([("", Word), ("before", Number), ("after", Number), ("ratio", Number)]);
+        let mut add = |what: &str, before: u64, after: u64, ratio| {
+            grid.row([what.to_owned(), Bytes(before).to_string(), Bytes(after).to_string(), times(ratio)]);
+        };
+        if let Some(weights) = &report.recurrent {
+            add("recurrent weights", weights.bytes_before, weights.bytes_after, weights.ratio);
+        }
+        if let Some(after) = report.model.bytes_after {
+            add("whole file", report.model.bytes_before, after, report.model.ratio);
+        }
+        grid
+    }
+
+    /// How each unit is stored.
+    pub fn units(rows: &[Row]) -> Grid {
+        use Kind::{Number, Word};
+        let mut grid = Grid::new([
+            ("", Word),
+            ("gate", Word),
+            ("shape", Word),
+            ("codec", Word),
+            ("bits", Number),
+            ("before", Number),
+            ("after", Number),
+            ("ratio", Number),
+            ("", Number),
+        ]);
+        for row in rows {
+            grid.row([
+                row.matrix(),
+                row.gates.clone(),
+                format!("{} x {}", row.shape[0], row.shape[1]),
+                row.codec.clone(),
+                format!("{:.2}", row.bits()),
+                Bytes(row.before).to_string(),
+                Bytes(row.after).to_string(),
+                times(super::ratio(row.before, row.after)),
+                row.share.map_or_else(String::new, |share| format!("{} of loss", percent(Some(share)))),
+            ]);
+        }
+        grid
+    }
+
+    /// How far each output is from the original's.
+    pub fn outputs(outputs: &[Figures]) -> Grid {
+        let mut grid = Grid::new([("output", Kind::Name(24))]);
+        grid.columns.extend(FIGURES);
+        grid.rows = outputs.iter().map(|o| [vec![o.name.clone()], figures(o)].concat()).collect();
+        grid
+    }
+
+    /// The gates, as they were held against the outputs.
+    pub fn gates(gates: &[Checked]) -> Grid {
+        use Kind::{Name, Number, Word};
+        let columns = [("", Word), ("output", Name(24)), ("gate", Word), ("limit", Number), ("measured", Number)];
+        let mut grid = Grid::new(columns);
+        for gate in gates {
+            let passed = if gate.passed { "passed" } else { "FAILED" };
+            let limit = format!("{} {}", bound(gate), gate.limit);
+            grid.row([passed.to_owned(), gate.output.clone(), format!("--{}", gate.gate), limit, measured(gate)]);
+        }
+        grid
+    }
+
+    /// One output of a sweep at every ratio.
+    pub fn points(sweep: &Sweep, output: usize) -> Grid {
+        use Kind::Number;
+        let mut grid = Grid::new([("ratio", Number), ("file", Number), ("of file", Number)]);
+        grid.columns.extend(FIGURES);
+        for point in &sweep.points {
+            let Some(found) = point.outputs.get(output) else { continue };
+            let share = point.bytes_after.map(|bytes| bytes as f64 / sweep.model.bytes_before.max(1) as f64);
+            let file = point.bytes_after.map_or_else(|| "-".to_owned(), |bytes| Bytes(bytes).to_string());
+            grid.rows.push([vec![times(point.ratio), file, percent(share)], figures(found)].concat());
+        }
+        grid
+    }
+
+    /// Sizes and what they lose, the report's own among them.
+    pub fn tradeoff(report: &Report) -> Grid {
+        use Kind::{Number, Word};
+        let mut grid = Grid::new([("ratio", Number), ("file", Number), ("loss", Number), ("", Word)]);
+        for point in tradeoff(report) {
+            grid.row([
+                times(point.ratio),
+                Bytes(point.bytes_after).to_string(),
+                figure(Some(point.loss)),
+                if point.measured { "measured" } else { "predicted" }.to_owned(),
+            ]);
+        }
+        grid
+    }
+
+    /// Layer by layer what tuning gave.
+    pub fn tuning(layers: &[Tuning]) -> Grid {
+        use Kind::{Name, Number, Word};
+        let columns = [("layer", Name(32)), ("against", Name(14)), ("before", Number), ("after", Number), ("", Word)];
+        let mut grid = Grid::new(columns);
+        for layer in layers {
+            let more = if layer.nodes.len() > 1 { format!(" +{}", layer.nodes.len() - 1) } else { String::new() };
+            grid.row([
+                format!("{}{more}", layer.nodes.first().map_or("", String::as_str)),
+                layer.target.clone(),
+                figure(layer.before),
+                figure(layer.after),
+                if layer.kept { "" } else { "not kept" }.to_owned(),
+            ]);
+        }
+        grid
+    }
+}
+
+/// The sizes that the report knows of, its own result among them, the largest first.
+pub(super) fn tradeoff(report: &Report) -> Vec<Tradeoff> {
+    let own = report.verify.as_ref().and_then(|verdict| verdict.loss).zip(report.model.bytes_after);
+    let ratio = report.recurrent.as_ref().and_then(|weights| weights.ratio);
+    let own = own.map(|(loss, bytes_after)| Tradeoff { ratio, bytes_after, loss, measured: true });
+    let mut points: Vec<Tradeoff> = report.tradeoff.iter().copied().chain(own).collect();
+    points.sort_by_key(|point| std::cmp::Reverse(point.bytes_after));
+    points
+}
+
+/// The columns of the figures of an output.
+const FIGURES: [Column; 6] = [
+    Column { title: "snr dB", kind: Kind::Number },
+    Column { title: "nmse", kind: Kind::Number },
+    Column { title: "max abs", kind: Kind::Number },
+    Column { title: "cosine", kind: Kind::Number },
+    Column { title: "agree", kind: Kind::Number },
+    Column { title: "kl", kind: Kind::Number },
+];
+
+fn figures(output: &Figures) -> Vec<String> {
+    vec![
+        output.snr_db.map_or_else(|| "-".to_owned(), |db| format!("{db:.1}")),
+        figure(output.nmse),
+        figure(output.max_abs),
+        output.cosine.map_or_else(|| "-".to_owned(), |cosine| format!("{cosine:.5}")),
+        percent(output.agreement),
+        figure(output.kl),
+    ]
+}
+
+/// Whether a gate bounds from below or from above, in words.
+pub(super) fn bound(gate: &Checked) -> &'static str {
+    if gate.gate.starts_with("min") { "at least" } else { "at most" }
+}
+
+/// What a gate measured. Without a value it is infinite: nothing differs, or there is no signal to compare with.
+pub(super) fn measured(gate: &Checked) -> String {
+    let none = if gate.passed { "an exact match" } else { "no signal" };
+    gate.value.map_or_else(|| none.to_owned(), |value| figure(Some(value)))
+}

@@ -1,0 +1,595 @@
+//! A page for the browser: one file without scripts, fonts or network, for light and dark, phone and paper.
+//!
+//! It answers in this order: how small, how good, where the bytes went, what another size would cost, and how it was made.
+
+mod chart;
+
+use chart::{Axis, Plot, Scale, cell, plain as number};
+
+use super::grid::{Grid, Kind, tradeoff};
+use super::markup::Markup;
+use super::size::{duration, figure, grouped, percent, times};
+use super::units::Row;
+use super::{Bytes, Command, Recurrent, Report, Seconds, Skipped, Sweep, Tool, Unit};
+use crate::error::Escaped;
+use crate::loss::{Bin, Figures, Profile};
+use crate::verify::{Scope, Verdict};
+
+/// Nodes and outputs that are shown at once; the others are folded away.
+const OPEN: usize = 8;
+
+/// What `compress`, `verify` or `plan` tell.
+pub(super) fn report(report: &Report) -> String {
+    let mut page = Markup::new();
+    header(report, &mut page);
+    cards(report, &mut page);
+    notes(report, &mut page);
+    if let Some(verdict) = &report.verify {
+        quality(verdict, report.predicted_loss, &mut page);
+    }
+    if !report.units.is_empty() {
+        bytes(report, &mut page);
+    }
+    costs(report, &mut page);
+    making(report, &mut page);
+    document(&format!("dirnet: {}", report.model.path), &report.tool, page)
+}
+
+/// Size against loss.
+pub(super) fn sweep(sweep: &Sweep) -> String {
+    let mut page = Markup::new();
+    page.raw("<header><h1>Size against loss: ").text(&sweep.model.path).raw("</h1></header>");
+    warnings(&sweep.warnings, &mut page);
+    page.raw(
+        "<section><h2>What each size costs</h2><p class=\"lead\">The file as a whole, and the loss of the worst \
+              output on samples that nothing was learned from. Lower and further left is better.</p>",
+    );
+    let known = || sweep.points.iter().filter_map(|point| Some((point.bytes_after?, point.loss?, point.ratio)));
+    let points: Vec<Dot> = known().map(|(bytes, loss, ratio)| Dot { bytes, loss, ratio, measured: true }).collect();
+    page.raw("<div class=\"charts\">").append(size_against_loss(&points, None)).raw("</div></section>");
+    let outputs = sweep.points.iter().map(|point| point.outputs.len()).max().unwrap_or(0);
+    for output in 0..outputs {
+        page.raw("<section><h2>Output ");
+        if let Some(found) = sweep.points.iter().find_map(|point| point.outputs.get(output)) {
+            page.text(&found.name);
+        }
+        page.raw("</h2>").append(grid(&Grid::points(sweep, output))).raw("</section>");
+    }
+    let unreachable: Vec<_> = sweep.points.iter().filter(|point| point.reason.is_some()).collect();
+    if !unreachable.is_empty() {
+        page.raw("<section><h2>Out of reach</h2><dl>");
+        for point in unreachable {
+            page.element("dt", &times(Some(point.target)));
+            page.element("dd", point.reason.as_deref().unwrap_or_default());
+        }
+        page.raw("</dl></section>");
+    }
+    document(&format!("dirnet sweep: {}", sweep.model.path), &sweep.tool, page)
+}
+
+/// Any table for the terminal, as it is.
+pub(super) fn plain(table: &str) -> String {
+    let mut page = Markup::new();
+    page.raw("<section><pre>");
+    for line in table.lines() {
+        page.text(line).raw("\n");
+    }
+    page.raw("</pre></section>");
+    document("dirnet", &Tool::default(), page)
+}
+
+fn document(title: &str, tool: &Tool, body: Markup) -> String {
+    let mut page = Markup::new();
+    page.raw("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
+    page.raw("<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">");
+    page.raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">");
+    page.raw("<meta name=\"color-scheme\" content=\"light dark\">").element("title", title);
+    page.raw("<style>\n").raw(include_str!("style.css")).raw("</style></head>\n<body><main>\n").append(body);
+    page.raw("<footer>Made by ").text(tool.name).raw(" ").text(tool.version).raw(".</footer>\n</main></body></html>\n");
+    page.finish()
+}
+
+fn header(report: &Report, page: &mut Markup) {
+    page.raw("<header><h1>").text(file_name(&report.model.path));
+    if let Some(output) = &report.model.output {
+        page.raw(" \u{2192} ").text(file_name(output));
+    }
+    page.raw("</h1>");
+    let badge = match (&report.verify, report.command) {
+        (Some(verdict), _) if !verdict.passed => "<span class=\"badge bad\">\u{2717} failed</span>",
+        (Some(verdict), _) if verdict.gates.is_empty() => "<span class=\"badge plain\">measured, no gates set</span>",
+        (Some(_), _) => "<span class=\"badge good\">\u{2713} all gates hold</span>",
+        (None, Command::Plan) => "<span class=\"badge plain\">a plan: nothing was written</span>",
+        (None, _) => "<span class=\"badge plain\">not verified</span>",
+    };
+    page.raw(badge).raw("</header>\n");
+}
+
+/// A path without its folders.
+fn file_name(path: &str) -> &str {
+    path.rsplit(['/', '\\']).next().unwrap_or(path)
+}
+
+/// How small, how good.
+fn cards(report: &Report, page: &mut Markup) {
+    page.raw("<div class=\"cards\">");
+    let model = &report.model;
+    if let Some(after) = model.bytes_after {
+        let sizes = format!("{} \u{2192} {}", Bytes(model.bytes_before), Bytes(after));
+        card("Whole file", &times(model.ratio), "smaller", &sizes, page);
+    }
+    if let Some(weights) = &report.recurrent {
+        let Recurrent { bytes_before, bytes_after, ratio, parameters } = *weights;
+        let bits = bytes_after as f64 * 8.0 / parameters.max(1) as f64;
+        let sizes = format!(
+            "{} \u{2192} {}, {bits:.2} bits for each of {} weights",
+            Bytes(bytes_before),
+            Bytes(bytes_after),
+            grouped(parameters)
+        );
+        card("Recurrent weights", &times(ratio), "smaller", &sizes, page);
+    }
+    if let Some(worst) = report.verify.as_ref().and_then(|verdict| worst(&verdict.outputs)) {
+        let mut more = format!("output {}", Escaped(&worst.name));
+        if let Some(agreement) = worst.agreement {
+            more += &format!(", {} of decisions the same", percent(Some(agreement)));
+        }
+        let count = report.verify.as_ref().map_or(0, |verdict| verdict.outputs.len());
+        let title = if count > 1 { "Signal over error, worst output" } else { "Signal over error" };
+        match worst.snr_db {
+            Some(db) => card(title, &format!("{db:.1}"), "dB", &more, page),
+            None if worst.max_abs == Some(0.0) => card(title, "exact", "", &more, page),
+            None => card("Largest error", &figure(worst.max_abs), "", &more, page),
+        }
+    }
+    page.raw("</div>\n");
+}
+
+fn card(title: &str, value: &str, unit: &str, more: &str, page: &mut Markup) {
+    page.raw("<div class=\"card\">").element("span", title).raw("<b>").text(value).raw(" ").element("small", unit);
+    page.raw("</b>").element("span", more).raw("</div>");
+}
+
+/// The output with the least signal over its error; an exact one has the most.
+fn worst(outputs: &[Figures]) -> Option<&Figures> {
+    let key = |output: &&Figures| output.snr_db.unwrap_or(f64::INFINITY);
+    outputs.iter().min_by(|a, b| key(a).total_cmp(&key(b)))
+}
+
+fn notes(report: &Report, page: &mut Markup) {
+    let failures = report.verify.as_ref().map_or(&[][..], |verdict| &verdict.failures);
+    let layers = report.verify.as_ref().filter(|verdict| verdict.scope == Scope::Layers);
+    if failures.is_empty() && report.warnings.is_empty() && layers.is_none() {
+        return;
+    }
+    page.raw("<section><h2>To know</h2>");
+    for failure in failures {
+        page.raw("<p class=\"note bad\">\u{2717} ").text(failure).raw("</p>");
+    }
+    if let Some(verdict) = layers {
+        page.raw("<p class=\"note\">The model as a whole could not be run, so each rewritten layer was run alone: ");
+        page.text(verdict.reason.as_deref().unwrap_or_default()).raw("</p>");
+    }
+    for warning in &report.warnings {
+        page.raw("<p class=\"note\">").text(warning).raw("</p>");
+    }
+    page.raw("</section>\n");
+}
+
+fn warnings(warnings: &[String], page: &mut Markup) {
+    if !warnings.is_empty() {
+        page.raw("<section><h2>To know</h2>");
+        warnings.iter().for_each(|warning| {
+            page.raw("<p class=\"note\">").text(warning).raw("</p>");
+        });
+        page.raw("</section>\n");
+    }
+}
+
+/// How far each output is from the original's, in figures, in time and by size.
+fn quality(verdict: &Verdict, predicted: Option<f64>, page: &mut Markup) {
+    page.raw("<section class=\"long\"><h2>How good: the outputs against the original's</h2><p class=\"lead\">");
+    let samples = if verdict.samples == 1 { "1 sample".to_owned() } else { format!("{} samples", verdict.samples) };
+    page.raw(match verdict.scope {
+        Scope::Model => "Both models were run from end to end by ",
+        Scope::Layers => "Each rewritten layer was run alone by ",
+    });
+    page.text(verdict.engine).raw(" on ").text(&samples).raw(match verdict.calibrated_on.as_deref() {
+        Some("same") => ", the very ones it was calibrated on",
+        Some("random") => " of seeded random numbers",
+        Some(_) => " that nothing was learned from",
+        None => "",
+    });
+    page.raw(
+        ". <b>nmse</b>: squared error over the variance of the output. <b>agree</b>: share of equal decisions \
+              (largest class). <b>kl</b>: divergence of the probabilities, in nats.</p>",
+    );
+    page.append(grid(&Grid::outputs(&verdict.outputs)));
+    if let (Some(predicted), Some(loss)) = (predicted, verdict.loss) {
+        let mean = if verdict.outputs.len() > 1 { ", mean of the outputs" } else { "" };
+        let (predicted, loss) = (figure(Some(predicted)), figure(Some(loss)));
+        page.raw("<p class=\"lead\">Loss")
+            .text(mean)
+            .raw(": predicted ")
+            .text(&predicted)
+            .raw(
+                " by what was measured \
+                  gate by gate, really ",
+            )
+            .text(&loss)
+            .raw(".</p>");
+    }
+    if !verdict.gates.is_empty() {
+        page.raw("<h3>Gates</h3>").append(grid(&Grid::gates(&verdict.gates)));
+    }
+    let profiled = || verdict.outputs.iter().filter_map(|output| Some((output, output.profile.as_ref()?)));
+    for (index, (output, profile)) in profiled().enumerate() {
+        if index == OPEN {
+            page.raw("<details><summary>More outputs</summary>");
+        }
+        page.raw("<h3>").text(&output.name).raw("</h3><div class=\"charts\">");
+        page.append(over_time(output, profile)).append(histogram(output, profile)).raw("</div>");
+    }
+    page.raw(if profiled().count() > OPEN { "</details></section>\n" } else { "</section>\n" });
+}
+
+fn over_time(output: &Figures, profile: &Profile) -> Markup {
+    let values = profile.rms.iter().chain(&profile.max_abs).copied().chain(profile.deviation);
+    let mut figure = Markup::new();
+    figure.raw("<figure>");
+    match Scale::logarithmic(values).filter(|_| profile.rms.len() > 1 && profile.max_abs.iter().any(|e| *e > 0.0)) {
+        None => {
+            let exact = profile.max_abs.iter().all(|error| *error == 0.0);
+            let text =
+                if exact { "Nothing differs at any place." } else { "There is one place only: no course in time." };
+            figure.raw("<p class=\"lead\">").text(text).raw("</p></figure>");
+            return figure;
+        }
+        Some(scale) => {
+            let last = ((profile.rms.len() - 1) * profile.stride) as f64;
+            let x = Axis { scale: Scale::exact(0.0, last), label: &profile.along, format: number };
+            let y = Axis { scale, label: "absolute error", format: number };
+            let mut plot = Plot::new(&format!("error of {} along {}", output.name, profile.along), &x, &y);
+            let course = |values: &[f64]| -> Vec<(f64, f64)> {
+                values.iter().enumerate().map(|(i, value)| ((i * profile.stride) as f64, *value)).collect()
+            };
+            profile.deviation.into_iter().for_each(|deviation| plot.level(deviation));
+            plot.line("l-mark", course(&profile.max_abs).into_iter());
+            plot.line("l-after", course(&profile.rms).into_iter());
+            figure.append(plot.finish());
+        }
+    }
+    figure.raw("<figcaption>").append(key_line("l-after", "typical (root mean square)"));
+    figure.append(key_line("l-mark", "largest")).append(key_line("l-dash", "how much the output itself varies"));
+    figure.raw("<br>Rising to the right would mean that errors add up over time.</figcaption></figure>");
+    figure
+}
+
+fn histogram(output: &Figures, profile: &Profile) -> Markup {
+    let mut out = Markup::new();
+    let total = profile.histogram.iter().map(|bin| bin.count).sum::<u64>() + profile.exact;
+    // A thousandth on the left is left out: it may be ten decades long and says nothing.
+    let mut tail = 0;
+    let bins = profile.histogram.iter().filter(|bin| {
+        tail += bin.count;
+        tail * 1000 > total
+    });
+    let bins: Vec<&Bin> = bins.collect();
+    let edges = bins.iter().flat_map(|bin| [bin.from, bin.to]).chain(profile.deviation);
+    let Some(scale) = Scale::logarithmic(edges).filter(|_| !bins.is_empty()) else { return out };
+    let share = |count: u64| count as f64 * 100.0 / total.max(1) as f64;
+    let most = bins.iter().map(|bin| share(bin.count)).fold(0.0, f64::max);
+    let x = Axis { scale, label: "absolute error of one element", format: number };
+    let y = Axis { scale: Scale::from_zero(most), label: "% of elements", format: number };
+    let mut plot = Plot::new(&format!("histogram of the error of {}", output.name), &x, &y);
+    for bin in bins {
+        let title = format!("{:.2e} to {:.2e}: {:.2} %", bin.from, bin.to, share(bin.count));
+        plot.bar("f-after", bin.from, bin.to, share(bin.count), &title);
+    }
+    profile.deviation.into_iter().for_each(|deviation| plot.upright(deviation, "output varies"));
+    out.raw("<figure>").append(plot.finish()).raw(
+        "<figcaption>Errors left of the dashed line are smaller than the \
+             output's own standard deviation. ",
+    );
+    out.text(&grouped(total)).raw(" elements, ").text(&percent(Some(profile.exact as f64 / total.max(1) as f64)));
+    out.raw(" of them exact.</figcaption></figure>");
+    out
+}
+
+/// Where the bytes went, and what decided it.
+fn bytes(report: &Report, page: &mut Markup) {
+    page.raw("<section class=\"long\"><h2>Where the bytes went</h2>");
+    if let (Some(after), Some(weights)) = (report.model.bytes_after, &report.recurrent) {
+        whole_file(report.model.bytes_before, after, weights, page);
+    }
+    let units = &report.units;
+    let loss: f64 = units.iter().filter_map(Unit::loss).sum();
+    if let Some(chart) = budgets(units) {
+        page.raw("<h3>Budgets against sensitivity</h3>").append(chart);
+    }
+    let nodes: Vec<&[Unit]> = units.chunk_by(|a, b| a.node == b.node).collect();
+    let rows: Vec<Vec<Row>> = nodes.iter().map(|node| Row::of(node, loss)).collect();
+    let most = rows.iter().flatten().map(|row| row.before).max().unwrap_or(0);
+    let worst = rows.iter().flatten().filter_map(|row| row.share).fold(0.0, f64::max);
+    for (index, (node, rows)) in nodes.iter().zip(&rows).enumerate() {
+        if index == OPEN {
+            page.raw("<details><summary>More nodes</summary>");
+        }
+        page.raw("<h3>").text(&node[0].node).raw(" <small>").text(&node[0].op).raw("</small></h3>");
+        page.append(node_table(rows, most, worst));
+    }
+    page.raw(if nodes.len() > OPEN { "</details></section>\n" } else { "</section>\n" });
+}
+
+fn whole_file(before: u64, after: u64, weights: &Recurrent, page: &mut Markup) {
+    page.raw("<div class=\"scroll\"><table>");
+    for (name, total, recurrent) in [("before", before, weights.bytes_before), ("after", after, weights.bytes_after)] {
+        let rest = total.saturating_sub(recurrent);
+        page.raw("<tr>").element("td", name).raw("<td class=\"n\">").text(&Bytes(total).to_string()).raw("</td><td>");
+        // The rest is drawn over the start of the whole.
+        page.append(cell(total as f64, rest as f64, before as f64, ["f-after", "f-before"], 420.0)).raw("</td></tr>");
+    }
+    page.raw("</table></div><p class=\"lead\">").append(key("f-after", "recurrent weights"));
+    page.append(key("f-before", "everything else, which stays as it is")).raw("</p>");
+}
+
+fn node_table(rows: &[Row], most: u64, worst: f64) -> Markup {
+    let lossy = rows.iter().any(|row| row.share.is_some());
+    let mut out = Markup::new();
+    out.raw("<div class=\"scroll\"><table><tr><th></th><th>gate</th><th class=\"wide\">shape</th>");
+    out.raw(
+        "<th class=\"wide\">codec</th><th class=\"n\">bits</th><th class=\"n\">before</th><th class=\"n\">after</th>",
+    );
+    out.raw("<th class=\"wide\">of before</th>").raw(if lossy {
+        "<th class=\"n\">of loss</th><th></th></tr>"
+    } else {
+        "</tr>"
+    });
+    for row in rows {
+        out.raw("<tr>").element("td", &row.matrix()).element("td", &row.gates);
+        out.raw("<td class=\"wide\">").text(&format!("{} \u{d7} {}", row.shape[0], row.shape[1])).raw("</td>");
+        out.raw("<td class=\"wide\">").element("code", &row.codec).raw("</td>");
+        for cell in [format!("{:.2}", row.bits()), Bytes(row.before).to_string(), Bytes(row.after).to_string()] {
+            out.raw("<td class=\"n\">").text(&cell).raw("</td>");
+        }
+        out.raw("<td class=\"wide\">");
+        out.append(cell(row.before as f64, row.after as f64, most as f64, ["f-before", "f-after"], 150.0)).raw("</td>");
+        if lossy {
+            out.raw("<td class=\"n\">").text(&percent(row.share)).raw("</td><td>");
+            out.append(cell(0.0, row.share.unwrap_or(0.0), worst, ["f-before", "f-mark"], 60.0)).raw("</td>");
+        }
+        out.raw("</tr>");
+    }
+    out.raw("</table></div>");
+    out
+}
+
+/// Bits of each unit against how much it matters.
+fn budgets(units: &[Unit]) -> Option<Markup> {
+    let known = || units.iter().filter_map(|unit| Some((unit, unit.importance().filter(|value| *value > 0.0)?)));
+    let most = units.iter().map(|unit| unit.bits_per_weight).fold(0.0, f64::max);
+    let x = Axis {
+        scale: Scale::logarithmic(known().map(|(_, importance)| importance))?,
+        label: "loss at the outputs if the gate were lost",
+        format: number,
+    };
+    let y = Axis { scale: Scale::from_zero(most), label: "bits a weight", format: number };
+    let mut plot = Plot::new("bits of each gate against what it matters", &x, &y);
+    for (unit, importance) in known() {
+        let title =
+            format!("{} {} {} {}: {:.2} bits", unit.node, unit.tensor, unit.direction, unit.gate, unit.bits_per_weight);
+        plot.mark(gate_class(&unit.gate), importance, unit.bits_per_weight, unit.tensor == "R", &title);
+    }
+    let mut figure = Markup::new();
+    figure.raw("<figure class=\"charts\">").append(plot.finish()).raw("<figcaption>");
+    let mut gates: Vec<&str> = Vec::new();
+    for unit in units {
+        if !gates.contains(&unit.gate.as_str()) {
+            gates.push(&unit.gate);
+            figure.append(key(gate_class(&unit.gate), &format!("gate {}", unit.gate)));
+        }
+    }
+    figure.raw("<br>Round: W, which multiplies the input. Square: R, which multiplies the state.<br>Every point is a \
+                gate of a layer. How much it matters was measured: it was made coarse alone, and the loss at the outputs \
+                read off. What matters more (further right) gets more bits (higher), as far as its size \
+                allows.</figcaption></figure>");
+    Some(figure)
+}
+
+/// Its colour, the same for the gates of the same name everywhere.
+fn gate_class(gate: &str) -> &'static str {
+    match gate {
+        "i" | "z" => "dot g0",
+        "o" | "r" => "dot g1",
+        "f" | "h" => "dot g2",
+        _ => "dot g3",
+    }
+}
+
+/// What another size would cost.
+fn costs(report: &Report, page: &mut Markup) {
+    if report.tradeoff.is_empty() {
+        return;
+    }
+    page.raw(
+        "<section><h2>What another size would cost</h2><p class=\"lead\">Hollow points are predicted from what \
+              was measured for this model gate by gate, full ones were run. <code>dirnet sweep</code> runs them \
+              all.</p><div class=\"charts\">",
+    );
+    let dots: Vec<Dot> = tradeoff(report)
+        .into_iter()
+        .map(|point| Dot { bytes: point.bytes_after, loss: point.loss, ratio: point.ratio, measured: point.measured })
+        .collect();
+    page.append(size_against_loss(&dots, report.model.bytes_after)).append(grid(&Grid::tradeoff(report)));
+    page.raw("</div></section>\n");
+}
+
+/// A size and what it loses.
+struct Dot {
+    bytes: u64,
+    loss: f64,
+    ratio: Option<f64>,
+    measured: bool,
+}
+
+fn size_against_loss(dots: &[Dot], own: Option<u64>) -> Markup {
+    let mut figure = Markup::new();
+    let Some(scale) = Scale::logarithmic(dots.iter().map(|dot| dot.loss)) else { return figure };
+    let most = dots.iter().map(|dot| dot.bytes).max().unwrap_or(1);
+    let x = Axis {
+        scale: Scale::from_zero(most as f64 * 1.05),
+        label: "bytes of the file",
+        format: |bytes| Bytes(bytes as u64).to_string().replace(".00 ", " ").replace("0 B", "0"),
+    };
+    let y = Axis { scale, label: "loss", format: number };
+    let mut plot = Plot::new("loss against the size of the file", &x, &y);
+    let mut line: Vec<(f64, f64)> = dots.iter().map(|dot| (dot.bytes as f64, dot.loss)).collect();
+    line.sort_by(|a, b| a.0.total_cmp(&b.0));
+    plot.line("l-dash", line.into_iter());
+    for dot in dots {
+        let title = format!("{}, {}: loss {}", times(dot.ratio), Bytes(dot.bytes), figure_of(dot.loss));
+        let class = if dot.measured { "f-mark" } else { "hollow" };
+        plot.mark(class, dot.bytes as f64, dot.loss, false, &title);
+        let label = if dot.measured && own == Some(dot.bytes) { "this file".to_owned() } else { times(dot.ratio) };
+        plot.beside(dot.bytes as f64, dot.loss, &label);
+    }
+    figure.raw("<figure>").append(plot.finish()).raw("</figure>");
+    figure
+}
+
+fn figure_of(value: f64) -> String {
+    figure(Some(value))
+}
+
+/// How it was made: settings, what was left alone, tuning, time.
+fn making(report: &Report, page: &mut Markup) {
+    page.raw("<section><h2>How it was made</h2><dl>");
+    let mut entry = |name: &str, value: &str| {
+        page.element("dt", name).element("dd", value);
+    };
+    entry("original", &report.model.path);
+    if let Some(output) = &report.model.output {
+        entry("result", output);
+    }
+    entry("opset", &report.model.opset.to_string());
+    if let Some(producer) = &report.model.producer {
+        entry("original made by", producer);
+    }
+    if let Some(settings) = report.settings.as_ref().and_then(serde_json::Value::as_object) {
+        for (name, value) in settings {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            entry(&name.replace('_', " "), &value);
+        }
+    }
+    entry("time", &phases(&report.seconds));
+    page.raw("</dl>");
+    if let Some(layers) = report.tuning.as_deref().filter(|layers| !layers.is_empty()) {
+        page.raw("<h3>Tuned: loss on samples that were left out of it</h3>").append(grid(&Grid::tuning(layers)));
+    }
+    if !report.skipped.is_empty() {
+        page.raw("<h3>Left as they are</h3><dl>");
+        for Skipped { node, op, reason, .. } in &report.skipped {
+            page.raw("<dt>").text(node).raw(" (").text(op).raw(")</dt>").element("dd", reason);
+        }
+        page.raw("</dl>");
+    }
+    page.raw("</section>\n");
+}
+
+fn phases(seconds: &Seconds) -> String {
+    let Seconds { load, calibrate, learn, allocate, tune, encode, verify, total } = *seconds;
+    let phases = [
+        ("load", load),
+        ("calibrate", calibrate),
+        ("learn", learn),
+        ("allocate", allocate),
+        ("tune", tune),
+        ("encode", encode),
+        ("verify", verify),
+    ];
+    let long = phases.iter().filter_map(|(name, time)| Some((name, (*time).filter(|time| *time >= 0.05)?)));
+    let long: Vec<String> = long.map(|(name, time)| format!("{name} {}", duration(time))).collect();
+    let of = if long.is_empty() { String::new() } else { format!(": {}", long.join(", ")) };
+    format!("{}{of}", duration(total))
+}
+
+fn grid(grid: &Grid) -> Markup {
+    let mut out = Markup::new();
+    let class = |kind| match kind {
+        Kind::Number => " class=\"n\">",
+        Kind::Name(_) => " class=\"name\">",
+        Kind::Word => ">",
+    };
+    out.raw("<div class=\"scroll\"><table><tr>");
+    for column in &grid.columns {
+        out.raw("<th").raw(class(column.kind)).text(column.title).raw("</th>");
+    }
+    out.raw("</tr>");
+    for row in &grid.rows {
+        out.raw("<tr>");
+        for (column, cell) in grid.columns.iter().zip(row) {
+            let verdict = match cell.as_str() {
+                "passed" if column.kind == Kind::Word => " class=\"good\">\u{2713} ",
+                "FAILED" if column.kind == Kind::Word => " class=\"bad\">\u{2717} ",
+                _ => class(column.kind),
+            };
+            out.raw("<td").raw(verdict).text(cell).raw("</td>");
+        }
+        out.raw("</tr>");
+    }
+    out.raw("</table></div>");
+    out
+}
+
+/// An entry of a legend.
+fn key(class: &'static str, text: &str) -> Markup {
+    let mut out = Markup::new();
+    out.raw("<span class=\"key\"><svg width=\"11\" height=\"11\" aria-hidden=\"true\"><rect width=\"11\" height=\"11\" rx=\"2\"");
+    out.attribute("class", class).raw("/></svg>").text(text).raw("</span> ");
+    out
+}
+
+fn key_line(class: &'static str, text: &str) -> Markup {
+    let mut out = Markup::new();
+    out.raw(
+        "<span class=\"key\"><svg width=\"22\" height=\"8\" aria-hidden=\"true\"><line x2=\"22\" y1=\"4\" y2=\"4\"",
+    );
+    out.attribute("class", class).raw("/></svg>").text(text).raw("</span> ");
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Show, example};
+
+    #[test]
+    fn a_page_needs_nothing_but_itself() {
+        let page = example::report().html();
+        for foreign in ["<script", "http://", "https://", "<link", "<img", "url(", "@import"] {
+            assert!(!page.contains(foreign), "{foreign}");
+        }
+        for part in ["7.29x", "failed", "Budgets against sensitivity", "this file", "axis 0 (seq)", "of loss"] {
+            assert!(page.contains(part), "{part}");
+        }
+    }
+
+    #[test]
+    fn names_cannot_become_markup() {
+        let mut report = example::report();
+        let evil = "</title><script>alert(1)</script>\"'&";
+        report.model.path = evil.to_owned();
+        report.model.output = Some(evil.to_owned());
+        report.warnings.push(evil.to_owned());
+        report.skipped[0].node = evil.to_owned();
+        report.units.iter_mut().for_each(|unit| (unit.node, unit.codec) = (evil.to_owned(), evil.to_owned()));
+        let verdict = report.verify.as_mut().expect("the example has a verdict");
+        verdict.outputs[0].name = evil.to_owned();
+        verdict.outputs[0].profile.as_mut().expect("and a profile").along = evil.to_owned();
+        verdict.gates[0].output = evil.to_owned();
+        verdict.failures.push(evil.to_owned());
+        for text in [report.html(), report.markdown(), report.junit().expect("was judged")] {
+            assert!(!text.contains("<script") && !text.contains("&<"), "{text}");
+        }
+        assert!(!report.html().contains("\"'&"), "a quote ends an attribute");
+    }
+}

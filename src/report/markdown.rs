@@ -1,0 +1,183 @@
+//! Markdown for a comment on a pull request or the summary of a CI job: the verdict first, the details folded.
+
+use std::fmt::Write;
+
+use super::grid::{Grid, Kind};
+use super::size::{duration, figure};
+use super::units::Row;
+use super::{Command, Report, Sweep, Unit};
+use crate::error::Escaped;
+use crate::verify::{Scope, Verdict};
+
+/// What `compress`, `verify` or `plan` tell.
+pub(super) fn report(report: &Report) -> String {
+    let mut out = String::new();
+    let (model, seconds) = (&report.model, duration(report.seconds.total));
+    let after = model.output.as_deref().map_or_else(String::new, |output| format!(" \u{2192} {}", escape(output)));
+    let status = match (&report.verify, report.command) {
+        (Some(verdict), _) if !verdict.passed => "\u{274c} **failed**",
+        (Some(verdict), _) if verdict.gates.is_empty() => "measured, no gates set",
+        (Some(_), _) => "\u{2705} **passed**",
+        (None, Command::Plan) => "plan, nothing written",
+        (None, _) => "not verified",
+    };
+    line(&mut out, format!("### dirnet: {}{after}: {status}\n", escape(&model.path)));
+    if let Some(verdict) = &report.verify {
+        for failure in &verdict.failures {
+            line(&mut out, format!("- {}", escape(failure)));
+        }
+        out.push_str(if verdict.failures.is_empty() { "" } else { "\n" });
+    }
+    grid(&Grid::sizes(report), &mut out);
+    if let Some(verdict) = &report.verify {
+        verification(verdict, report.predicted_loss, &mut out);
+    }
+    for warning in &report.warnings {
+        line(&mut out, format!("> **Warning:** {}\n", escape(warning)));
+    }
+    if !report.units.is_empty() {
+        details("Where the bytes went", &mut out, |out| units(&report.units, out));
+    }
+    if !report.tradeoff.is_empty() {
+        details("What another size would cost", &mut out, |out| grid(&Grid::tradeoff(report), out));
+    }
+    if let Some(layers) = report.tuning.as_deref().filter(|layers| !layers.is_empty()) {
+        details("Tuning", &mut out, |out| grid(&Grid::tuning(layers), out));
+    }
+    if !report.skipped.is_empty() {
+        details("Left as they are", &mut out, |out| {
+            for node in &report.skipped {
+                line(out, format!("- {} ({}): {}", escape(&node.node), escape(&node.op), escape(&node.reason)));
+            }
+            out.push('\n');
+        });
+    }
+    line(&mut out, format!("<sub>dirnet {}, {seconds}</sub>", report.tool.version));
+    out
+}
+
+/// Size against loss.
+pub(super) fn sweep(sweep: &Sweep) -> String {
+    let mut out = String::new();
+    line(&mut out, format!("### dirnet: size against loss of {}\n", escape(&sweep.model.path)));
+    let outputs = sweep.points.iter().map(|point| point.outputs.len()).max().unwrap_or(0);
+    for output in 0..outputs {
+        if let Some(found) = sweep.points.iter().find_map(|point| point.outputs.get(output)) {
+            line(&mut out, format!("output {}\n", escape(&found.name)));
+        }
+        grid(&Grid::points(sweep, output), &mut out);
+    }
+    for point in &sweep.points {
+        if let Some(reason) = &point.reason {
+            line(&mut out, format!("- {}x: {}", point.target, escape(reason)));
+        }
+    }
+    for warning in &sweep.warnings {
+        line(&mut out, format!("> **Warning:** {}\n", escape(warning)));
+    }
+    line(&mut out, format!("<sub>dirnet {}, {}</sub>", sweep.tool.version, duration(sweep.seconds.total)));
+    out
+}
+
+/// A table for the terminal, as it is.
+pub(super) fn plain(table: &str) -> String {
+    // A fence longer than any in the text cannot be closed by it.
+    let longest = table.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(longest.max(2) + 1);
+    format!("{fence}text\n{}\n{fence}\n", table.trim_end())
+}
+
+fn verification(verdict: &Verdict, predicted: Option<f64>, out: &mut String) {
+    let scope = match verdict.scope {
+        Scope::Model => "end to end",
+        Scope::Layers => "layer by layer",
+    };
+    let seen = match verdict.calibrated_on.as_deref() {
+        Some("same") => ", the very ones it was calibrated on",
+        Some("random") => ", seeded random inputs",
+        _ => "",
+    };
+    let samples = verdict.samples;
+    let plural = if samples == 1 { "" } else { "s" };
+    line(out, format!("Verified {scope} in {} on {samples} sample{plural}{seen}.\n", verdict.engine));
+    grid(&Grid::outputs(&verdict.outputs), out);
+    if !verdict.gates.is_empty() {
+        grid(&Grid::gates(&verdict.gates), out);
+    }
+    if let (Some(predicted), Some(loss)) = (predicted, verdict.loss) {
+        line(out, format!("Loss: predicted {}, measured {}.\n", figure(Some(predicted)), figure(Some(loss))));
+    }
+}
+
+fn units(units: &[Unit], out: &mut String) {
+    let loss: f64 = units.iter().filter_map(Unit::loss).sum();
+    for node in units.chunk_by(|a, b| a.node == b.node) {
+        line(out, format!("{} ({})\n", escape(&node[0].node), escape(&node[0].op)));
+        grid(&Grid::units(&Row::of(node, loss)), out);
+    }
+}
+
+fn details(summary: &str, out: &mut String, body: impl FnOnce(&mut String)) {
+    line(out, format!("<details><summary>{summary}</summary>\n"));
+    body(out);
+    line(out, "</details>\n".to_owned());
+}
+
+fn grid(grid: &Grid, out: &mut String) {
+    let row = |cells: &mut dyn Iterator<Item = String>, out: &mut String| {
+        line(out, format!("| {} |", cells.collect::<Vec<_>>().join(" | ")));
+    };
+    row(&mut grid.columns.iter().map(|column| column.title.to_owned()), out);
+    let rule = |kind| if kind == Kind::Number { "--:" } else { "---" }.to_owned();
+    row(&mut grid.columns.iter().map(|column| rule(column.kind)), out);
+    for cells in &grid.rows {
+        row(&mut cells.iter().map(|cell| escape(cell)), out);
+    }
+    out.push('\n');
+}
+
+/// Foreign text that is read as itself: no markup, no mention, no link.
+fn escape(text: &str) -> String {
+    let mut out = String::new();
+    for c in Escaped(text).to_string().chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            // A person or a ticket that a name seems to mention is not told of it.
+            '@' => out.push_str("&#64;"),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '~' | '!' | '$' => {
+                out.push('\\');
+                out.push(c);
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+fn line(out: &mut String, text: String) {
+    writeln!(out, "{text}").expect("a String takes every line");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Show, example};
+    use super::*;
+
+    #[test]
+    fn a_comment_begins_with_the_verdict() {
+        let text = example::report().markdown();
+        let first = text.lines().next().expect("a headline");
+        assert_eq!(first, "### dirnet: model.onnx \u{2192} small.onnx: \u{274c} **failed**");
+        assert!(text.contains("- output 'logits': --min-snr 30 is missed by 3.3: 26.7"), "{text}");
+        assert!(text.contains("| FAILED | logits | --min-snr | at least 30 | 26.7 |"), "{text}");
+        assert!(text.contains("| whole file | 13.3 MB | 1.82 MB | 7.29x |"), "{text}");
+    }
+
+    #[test]
+    fn names_stay_names() {
+        assert_eq!(escape("a|b*c_[d](e)@f<g>#1"), "a\\|b\\*c\\_\\[d\\](e)&#64;f&lt;g&gt;\\#1");
+        assert!(plain("a ```` b").starts_with("`````text\n"));
+    }
+}

@@ -1,0 +1,301 @@
+//! The documents are true: every command in them runs, every link leads somewhere, every message is one of ours.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use dirnet::onnx::proto::attribute_proto::AttributeType;
+use dirnet::onnx::proto::tensor_shape_proto::{Dimension, dimension::Value};
+use dirnet::onnx::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    type_proto,
+};
+use dirnet::onnx::{ElementType, LoadOptions, Model, TensorProto, tensor};
+use ndarray::{Array, ArrayD};
+use ndarray_npy::NpzWriter;
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// README and what is in docs, with their text.
+fn documents() -> Vec<(PathBuf, String)> {
+    let mut paths = vec![root().join("README.md"), root().join("fixtures/README.md")];
+    let docs = fs::read_dir(root().join("docs")).expect("there are docs");
+    paths.extend(
+        docs.map(|entry| entry.expect("a directory entry").path()).filter(|p| p.extension() == Some("md".as_ref())),
+    );
+    paths.sort();
+    paths.into_iter().map(|path| (path.clone(), fs::read_to_string(path).expect("text"))).collect()
+}
+
+/// The fenced blocks of a document of some languages.
+fn blocks<'t>(text: &'t str, languages: &[&str]) -> Vec<Vec<&'t str>> {
+    let mut found = Vec::new();
+    let mut open: Option<Option<Vec<&str>>> = None;
+    for line in text.lines() {
+        match (line.trim_start().strip_prefix("```"), &mut open) {
+            (Some(language), None) => open = Some(languages.contains(&language).then(Vec::new)),
+            (Some(_), Some(_)) => found.extend(open.take().flatten()),
+            (None, Some(Some(block))) => block.push(line),
+            (None, _) => {}
+        }
+    }
+    found
+}
+
+/// The calls of the tool in a document: shell lines, continued lines joined, and the steps of CI recipes.
+fn commands(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for block in blocks(text, &["sh", "yaml"]) {
+        let joined = block.join("\n").replace("\\\n", " ");
+        for line in joined.lines() {
+            let line = line.trim().trim_start_matches("- ").trim_start_matches("run: ");
+            let line = line.split("  #").next().unwrap_or(line).trim();
+            if line.starts_with("dirnet ") {
+                found.push(line.to_owned());
+            }
+        }
+    }
+    found
+}
+
+/// Numbers between -1 and 1.
+fn noise(seed: u64, count: usize) -> Vec<f32> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    (0..count).map(|_| random.random_range(-1.0..1.0)).collect()
+}
+
+fn info(name: &str, dims: &[Value]) -> ValueInfoProto {
+    let dim = |value: &Value| Dimension { value: Some(value.clone()), ..Dimension::default() };
+    let shape = Some(TensorShapeProto { dim: dims.iter().map(dim).collect() });
+    let tensor = type_proto::Tensor { elem_type: Some(ElementType::Float as i32), shape };
+    let kind = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+    ValueInfoProto { name: Some(name.to_owned()), r#type: Some(kind), ..ValueInfoProto::default() }
+}
+
+fn node(op: &str, inputs: &[&str], outputs: &[&str], attributes: &[(&str, i64)]) -> NodeProto {
+    let attribute = |(name, value): &(&str, i64)| AttributeProto {
+        name: Some((*name).to_owned()),
+        i: Some(*value),
+        r#type: Some(AttributeType::Int as i32),
+        ..AttributeProto::default()
+    };
+    NodeProto {
+        name: Some(format!("/{}", op.to_lowercase())),
+        op_type: Some(op.to_owned()),
+        input: inputs.iter().map(|&name| name.to_owned()).collect(),
+        output: outputs.iter().map(|&name| name.to_owned()).collect(),
+        attribute: attributes.iter().map(attribute).collect(),
+        ..NodeProto::default()
+    }
+}
+
+fn save(path: &Path, nodes: Vec<NodeProto>, constants: Vec<TensorProto>, ports: [Vec<ValueInfoProto>; 2]) {
+    let [input, output] = ports;
+    let graph = GraphProto {
+        name: Some("example".to_owned()),
+        node: nodes,
+        initializer: constants,
+        input,
+        output,
+        ..GraphProto::default()
+    };
+    let opset = OperatorSetIdProto { domain: Some(String::new()), version: Some(17) };
+    let proto =
+        ModelProto { ir_version: Some(8), opset_import: vec![opset], graph: Some(graph), ..ModelProto::default() };
+    Model::from_proto(proto, &LoadOptions::default()).expect("sound").save(path).expect("writes");
+}
+
+const SIZE: usize = 40;
+const HIDDEN: usize = 96;
+const CLASSES: usize = 800;
+
+fn weights(name: &str, seed: u64, shape: &[usize], scale: f32) -> TensorProto {
+    let values: Vec<f32> = noise(seed, shape.iter().product()).into_iter().map(|v| v * scale).collect();
+    tensor::float(name, shape, &values)
+}
+
+/// The model of the guide: `features [seq, 1, 40]` to `logits [seq, 1, 800]`.
+fn write_model(path: &Path) {
+    let seq = || Value::DimParam("seq".to_owned());
+    let size = |n: usize| Value::DimValue(n as i64);
+    let nodes = vec![
+        node("LSTM", &["features", "W", "R"], &["y"], &[("hidden_size", HIDDEN as i64)]),
+        node("Squeeze", &["y", "one"], &["h"], &[]),
+        node("MatMul", &["h", "head"], &["logits"], &[]),
+    ];
+    let constants = vec![
+        weights("W", 1, &[1, 4 * HIDDEN, SIZE], 0.3),
+        weights("R", 2, &[1, 4 * HIDDEN, HIDDEN], 0.2),
+        weights("head", 3, &[HIDDEN, CLASSES], 0.1),
+        tensor::int64("one", &[1], &[1]),
+    ];
+    let input = info("features", &[seq(), size(1), size(SIZE)]);
+    let output = info("logits", &[seq(), size(1), size(CLASSES)]);
+    save(path, nodes, constants, [vec![input], vec![output]]);
+}
+
+/// The streaming model: `frame [1, 1, 40]` and `state [1, 1, 96]` to `speech [1, 1, 1, 96]` and `stateN`.
+fn write_streaming(path: &Path) {
+    let shape = |sizes: &[usize]| sizes.iter().map(|&n| Value::DimValue(n as i64)).collect::<Vec<_>>();
+    let state = shape(&[1, 1, HIDDEN]);
+    let gru =
+        node("GRU", &["frame", "W", "R", "", "", "state"], &["speech", "stateN"], &[("hidden_size", HIDDEN as i64)]);
+    let constants = vec![weights("W", 4, &[1, 3 * HIDDEN, SIZE], 0.3), weights("R", 5, &[1, 3 * HIDDEN, HIDDEN], 0.2)];
+    let inputs = vec![info("frame", &shape(&[1, 1, SIZE])), info("state", &state)];
+    let outputs = vec![info("speech", &shape(&[1, 1, 1, HIDDEN])), info("stateN", &state)];
+    save(path, vec![gru], constants, [inputs, outputs]);
+}
+
+fn write_samples(path: &Path, name: &str, shape: &[usize], seed: u64) {
+    let array: ArrayD<f32> =
+        Array::from_shape_vec(shape.to_vec(), noise(seed, shape.iter().product())).expect("as many values");
+    let mut file = NpzWriter::new(fs::File::create(path).expect("creates"));
+    file.add_array(name, &array).expect("writes");
+    file.finish().expect("writes");
+}
+
+/// A folder with every file that the documents name.
+fn workplace() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let at = |name: &str| folder.path().join(name);
+    write_model(&at("model.onnx"));
+    write_streaming(&at("vad.onnx"));
+    write_samples(&at("samples.npz"), "features", &[8, 20, 1, SIZE], 6);
+    write_samples(&at("holdout.npz"), "features", &[3, 20, 1, SIZE], 7);
+    write_samples(&at("frames.npz"), "frame", &[60, 1, 1, SIZE], 8);
+    fs::copy(root().join("docs/dirnet.toml"), at("dirnet.toml")).expect("copies");
+    for command in [
+        "dirnet compress model.onnx -o small.onnx --ratio 6 --sensitivity none --calibration samples.npz -q",
+        "dirnet plan model.onnx --ratio 6 --sensitivity none --calibration samples.npz --save plan.toml -q",
+    ] {
+        assert_eq!(shell(folder.path(), command).0, Some(0), "{command}");
+    }
+    folder
+}
+
+/// Exit code and what was printed on stderr.
+fn shell(folder: &Path, command: &str) -> (Option<i32>, String) {
+    let binary = Path::new(env!("CARGO_BIN_EXE_dirnet")).parent().expect("is in a folder");
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let paths = std::iter::once(binary.to_owned()).chain(std::env::split_paths(&paths));
+    let output = std::process::Command::new("sh")
+        .args(["-c", command])
+        .env("PATH", std::env::join_paths(paths).expect("paths without colons"))
+        .current_dir(folder)
+        .output()
+        .expect("there is a shell");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Whatever is copied from a document works: it parses, finds what it names, and ends well or at one of its gates.
+#[test]
+#[cfg(unix)]
+fn every_command_runs() {
+    let folder = workplace();
+    let mut seen = BTreeSet::new();
+    for (path, text) in documents() {
+        for command in commands(&text) {
+            // The tables of real models are run by the scripts that make them.
+            if command.contains("fixtures/") || !seen.insert(command.clone()) {
+                continue;
+            }
+            let (code, errors) = shell(folder.path(), &command);
+            let at_a_gate = code == Some(1) && errors.contains("output '") && errors.contains(": --");
+            assert!(code == Some(0) || at_a_gate, "{}: {command}: exit {code:?}\n{errors}", path.display());
+        }
+    }
+    assert!(seen.len() > 15, "the documents show how to use the tool: {seen:?}");
+}
+
+/// The keys that the example leaves commented out are real ones too.
+#[test]
+#[cfg(unix)]
+fn the_example_configuration_is_complete() {
+    let folder = workplace();
+    let text = fs::read_to_string(root().join("docs/dirnet.toml")).expect("text");
+    let is_flag = |line: &&str| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+    for line in text.lines().filter_map(|line| line.strip_prefix("# ")).filter(is_flag) {
+        let config = format!("calibration = [\"samples.npz\"]\nsensitivity = \"none\"\nmax_size = \"400KB\"\n{line}\n");
+        let config = if line.starts_with("max_") && !line.starts_with("max_kl") && !line.starts_with("max_abs") {
+            config.replace("max_size = \"400KB\"\n", "")
+        } else {
+            config
+        };
+        fs::write(folder.path().join("one.toml"), config).expect("writes");
+        let (code, errors) = shell(folder.path(), "dirnet plan model.onnx --config one.toml");
+        let unfitting = errors.contains("state") || errors.contains("excluded") || errors.contains("--include");
+        assert!(code == Some(0) || unfitting, "{line}: {errors}");
+    }
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    for (path, text) in documents() {
+        let folder = path.parent().expect("is in a folder");
+        let prose: String = outside_fences(&text);
+        for target in prose.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            if file.starts_with("http") {
+                continue;
+            }
+            let file = if file.is_empty() { path.clone() } else { folder.join(file) };
+            assert!(file.exists(), "{}: {target} does not exist", path.display());
+            if !anchor.is_empty() {
+                let text = fs::read_to_string(&file).expect("text");
+                let anchors: Vec<String> = text.lines().filter(|line| line.starts_with('#')).map(anchor_of).collect();
+                assert!(anchors.iter().any(|known| known == anchor), "{}: {target}: {anchors:?}", path.display());
+            }
+        }
+    }
+}
+
+fn outside_fences(text: &str) -> String {
+    let mut inside = false;
+    let kept = text.lines().filter(|line| {
+        let fence = line.trim_start().starts_with("```");
+        inside ^= fence;
+        !inside && !fence
+    });
+    kept.collect::<Vec<_>>().join("\n")
+}
+
+/// The anchor that a heading gets.
+fn anchor_of(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = text.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+/// What people search for when something failed is what the program says.
+#[test]
+fn messages_in_troubleshooting_are_ours() {
+    let mut source = String::new();
+    let mut folders = vec![root().join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("src can be read") {
+            let path = entry.expect("src can be read").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                source += &fs::read_to_string(path).expect("source is text").replace("\\\n", "").replace("\\\"", "\"");
+            }
+        }
+    }
+    let source: String = source.split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = fs::read_to_string(root().join("docs/troubleshooting.md")).expect("text");
+    let messages: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("**`")?.split("`**").next()).collect();
+    assert!(messages.len() > 8, "{messages:?}");
+    for message in messages {
+        // What stands between the names and numbers of the case at hand.
+        let parts = message.split(['\u{2026}', ':', ';', '\'']).flat_map(|part| part.split("...")).map(str::trim);
+        for part in parts.filter(|part| part.split(' ').count() > 3 && !part.chars().any(|c| c.is_ascii_digit())) {
+            let words: Vec<&str> = part.split(' ').collect();
+            let known = words.windows(4).any(|four| source.contains(&four.join(" ")));
+            assert!(known, "'{part}' of '{message}' is not said by the program");
+        }
+    }
+}
