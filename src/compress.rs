@@ -84,6 +84,9 @@ const SCALES: ScaleFormat = ScaleFormat::Byte;
 const CURVE_ROUNDS: usize = 1;
 const PLAN_ROUNDS: usize = 2;
 const FINAL_ROUNDS: usize = 8;
+/// The share of a plan's loss that a rival has to come down to. With few samples two ways of coding the same plan differ
+/// by almost as much, and what is a little better on them is not on others.
+const RIVAL: f64 = 0.5;
 
 impl<'a> Job<'a> {
     /// Calibrates: runs the original on the samples, or each recurrent cell on noise where the engine is `None`.
@@ -172,14 +175,15 @@ impl<'a> Job<'a> {
         Ok(self.complete(&measured))
     }
 
-    /// The plan whose model really has the least loss on calibration samples. What sensitivities predict holds for small
-    /// errors that do not interact; where it does not, a plan that was made another way may be the better one.
+    /// `plan`, or `rival` if the model that it makes really is far better on calibration samples. What sensitivities
+    /// predict holds for small errors that do not interact; where it does not, one rate for all may be the better plan.
     ///
     /// # Errors
     /// Those of the numerics and of running the model.
-    pub fn best(
+    pub fn better(
         &mut self,
-        plans: Vec<Plan>,
+        plan: Plan,
+        rival: Plan,
         engine: &Engine,
         samples: &Samples,
         judge: &Judge,
@@ -189,18 +193,15 @@ impl<'a> Job<'a> {
         let samples = self.few(samples);
         let reference = judge.reference(engine, &samples)?;
         let how = self.learning(PLAN_ROUNDS);
-        progress.phase("compare plans", (plans.len() * self.weights.units.len()) as u64);
-        let mut best: Option<(f64, Plan)> = None;
-        for plan in plans {
-            let (coded, _) = coding::learn(&self.weights, &plan, &how, progress)?;
-            let loss = sensitivity::loss(engine, &self.weights, &coded, &reference)?;
-            if best.as_ref().is_none_or(|(least, _)| loss < *least) {
-                best = Some((loss, plan));
-            }
-        }
+        progress.phase("compare plans", 2 * self.weights.units.len() as u64);
+        let loss = |plan: &Plan| {
+            let (coded, _) = coding::learn(&self.weights, plan, &how, progress)?;
+            sensitivity::loss(engine, &self.weights, &coded, &reference)
+        };
+        let (ours, theirs) = (loss(&plan)?, loss(&rival)?);
         progress.done();
         self.seconds.allocate += start.elapsed().as_secs_f64();
-        Ok(best.expect("there is a plan to choose").1)
+        Ok(if theirs < RIVAL * ours { rival } else { plan })
     }
 
     /// The samples that sensitivities and plans are judged on.

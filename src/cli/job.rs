@@ -254,13 +254,12 @@ impl Study<'_> {
         if self.kind != Sensitivity::Measured {
             return Ok(plan);
         }
-        let mut plans = vec![plan];
-        plans.extend(budgets(&self.job.local_sensitivity()));
         let equal = self.job.equal();
-        plans.extend(self.pins.fit(&sizing, target, |target| planner::uniform(&sizing, &equal, target)));
+        let uniform = self.pins.fit(&sizing, target, |target| planner::uniform(&sizing, &equal, target));
+        let Ok(uniform) = uniform else { return Ok(plan) };
         let samples = &self.setup.inputs.calibration;
         let judge = self.setup.judge()?;
-        Ok(self.job.best(plans, engine, samples, &judge, progress)?)
+        Ok(self.job.better(plan, uniform, engine, samples, &judge, progress)?)
     }
 
     /// Learns the codes of a plan, tunes them if that was asked for, and builds the model.
