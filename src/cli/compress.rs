@@ -74,7 +74,7 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     report.predicted_loss = study.predicted_loss(&coded.distortion);
     report.tuning = study.tuned().map(|tuned| tuned.layers.iter().map(Into::into).collect());
     if args.output.shows_tradeoff() {
-        report.tradeoff = study.tradeoff();
+        report.tradeoff = study.tradeoff(&*progress);
     }
     // The weights and their moments have done their work: the models that are compared want their memory.
     report.warnings = std::mem::take(&mut study.warnings);

@@ -233,7 +233,9 @@ impl Study<'_> {
     pub fn plan(&mut self, target: u64, progress: &dyn Progress) -> Result<Plan> {
         let Some(engine) = self.engine.filter(|_| self.kind != Sensitivity::None) else {
             let (sizing, equal) = (self.job.sizing(), self.job.equal());
+            progress.phase("allocate", 0);
             let plan = self.pins.fit(&sizing, target, |target| planner::uniform(&sizing, &equal, target));
+            progress.done();
             return Ok(plan.map_err(|e| e.in_file(&self.setup.path))?);
         };
         if self.budgets.is_none() {
@@ -247,6 +249,7 @@ impl Study<'_> {
         }
         let (curves, sensitivity) = self.budgets.as_ref().expect("made just now");
         let sizing = self.job.sizing();
+        progress.phase("allocate", 0);
         let budgets = |sensitivity: &[f64]| {
             self.pins.fit(&sizing, target, |target| curves.allocate(&sizing, sensitivity, target))
         };
@@ -256,6 +259,7 @@ impl Study<'_> {
         }
         let equal = self.job.equal();
         let uniform = self.pins.fit(&sizing, target, |target| planner::uniform(&sizing, &equal, target));
+        progress.done();
         let Ok(uniform) = uniform else { return Ok(plan) };
         let samples = &self.setup.inputs.calibration;
         let judge = self.setup.judge()?;
@@ -356,7 +360,7 @@ impl Study<'_> {
     }
 
     /// Sizes and their losses for a report: those that a search looked at, else what sensitivities predict.
-    pub fn tradeoff(&self) -> Vec<Tradeoff> {
+    pub fn tradeoff(&self, progress: &dyn Progress) -> Vec<Tradeoff> {
         let before = self.job.weights.survey.stored_bytes();
         let point = |bytes: u64, loss: f64, measured: bool| {
             let ratio = report::ratio(before, (bytes + before).saturating_sub(self.job.model.bytes()));
@@ -371,10 +375,15 @@ impl Study<'_> {
         let sizing = self.job.sizing();
         let predicted = |ratio: &f64| {
             let budget = |target| curves.allocate(&sizing, sensitivity, target);
-            let plan = self.pins.fit(&sizing, sizing.target(*ratio), budget).ok()?;
+            let plan = self.pins.fit(&sizing, sizing.target(*ratio), budget);
+            progress.advance(1);
+            let plan = plan.ok()?;
             Some(point(sizing.bytes(&plan).ok()?, curves.predicted_loss(&plan, sensitivity), false))
         };
-        FORECAST.iter().filter_map(predicted).collect()
+        progress.phase("forecast", FORECAST.len() as u64);
+        let points = FORECAST.iter().filter_map(predicted).collect();
+        progress.done();
+        points
     }
 
     /// What a plan came to, or is expected to: the distortions are those of the curves unless they are given.

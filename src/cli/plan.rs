@@ -59,7 +59,7 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let mut report = Report::of_job(Command::Plan, &study.job, &study.outcome(&plan, bytes, promised.as_deref()));
     report.predicted_loss = promised.as_deref().and_then(|distortion| study.predicted_loss(distortion));
     if args.output.shows_tradeoff() {
-        report.tradeoff = study.tradeoff();
+        report.tradeoff = study.tradeoff(&*progress);
     }
     report.warnings = study.warnings;
     report.seconds.load = Some(setup.seconds);

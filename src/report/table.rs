@@ -244,10 +244,7 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
     }
     if found.folded_back {
         let mark = style.warning("folded back:");
-        line_of(
-            &mut out,
-            format!("{mark} dirnet compressed this file, and another tool has made its weights dense again."),
-        );
+        line_of(&mut out, format!("{mark} compressed by dirnet, but another tool made it dense again"));
         line_of(
             &mut out,
             "  onnxslim, onnxsim, an optimised model saved by onnxruntime and .ort files do so.".to_owned(),

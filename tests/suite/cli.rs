@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use dirnet::onnx::{LoadOptions, Model};
+
 /// What a run shows: the exit code, then both streams.
 fn run(directory: &Path, arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_dirnet"))
@@ -304,6 +306,15 @@ fn a_model_goes_there_and_back() {
     assert_eq!(dirnet(&["expand", "small.onnx", "-o", "dense.onnx", "-q"]), "exit 0\n");
     let shown = dirnet(&["verify", "dense.onnx", "small.onnx", "--holdout", &calibration, "--max-abs", "0"]);
     assert!(shown.starts_with("exit 0\n") && shown.contains("max-abs at most 0, measured 0"), "{shown}");
+
+    // What tools that fold constants leave of it: dense weights, and the note.
+    let load = |name: &str| Model::load(&directory.path().join(name), &LoadOptions::default()).expect("loads");
+    let mut folded = load("dense.onnx");
+    folded.proto.metadata_props = load("small.onnx").proto.metadata_props;
+    folded.save(&directory.path().join("folded.onnx")).expect("writes");
+    let shown = dirnet(&["inspect", "folded.onnx"]);
+    assert!(shown.contains("\nfolded back: compressed by dirnet, but another tool made it dense again\n"), "{shown}");
+    assert!(!dirnet(&["inspect", "dense.onnx"]).contains("folded back"));
 
     let shown = dirnet(&["verify", &model, "small.onnx", "--holdout", &holdout, "--min-snr", "logits:90"]);
     assert!(shown.starts_with("exit 1\n"), "{shown}");

@@ -25,6 +25,13 @@ impl Scale {
         Scale { from: 0.0, to: max * 1.06, logarithmic: false }
     }
 
+    /// Around some values, with room at both ends; it need not begin at zero.
+    pub fn around(values: impl Iterator<Item = f64>) -> Scale {
+        let (from, to) = values.fold((f64::INFINITY, 0.0f64), |(from, to), value| (from.min(value), to.max(value)));
+        let room = (to - from).max(to * 0.05).max(1.0) * 0.12;
+        Scale { from: (from.min(to) - room).max(0.0), to: to + room, logarithmic: false }
+    }
+
     /// From `from` to `to`, as they are.
     pub fn exact(from: f64, to: f64) -> Scale {
         Scale { from, to: if to > from { to } else { from + 1.0 }, logarithmic: false }

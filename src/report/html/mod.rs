@@ -414,8 +414,15 @@ fn costs(report: &Report, page: &mut Markup) {
     page.raw(
         "<section><h2>What another size would cost</h2><p class=\"lead\">Hollow points are predicted from what \
               was measured for this model gate by gate, full ones were run. <code>dirnet sweep</code> runs them \
-              all.</p><div class=\"charts\">",
+              all.",
     );
+    let measured = report.verify.as_ref().and_then(|verdict| verdict.loss);
+    let off = report.predicted_loss.zip(measured).map_or(1.0, |(predicted, loss)| loss / predicted);
+    if off.is_finite() && off > 0.0 && !(0.33..3.0).contains(&off) {
+        let times = format!("{:.0}", off.max(1.0 / off));
+        page.raw(" The prediction for this file is off by a factor of ").text(&times).raw(": trust the sweep.");
+    }
+    page.raw("</p><div class=\"charts\">");
     let dots: Vec<Dot> = tradeoff(report)
         .into_iter()
         .map(|point| Dot { bytes: point.bytes_after, loss: point.loss, ratio: point.ratio, measured: point.measured })
@@ -435,23 +442,28 @@ struct Dot {
 fn size_against_loss(dots: &[Dot], own: Option<u64>) -> Markup {
     let mut figure = Markup::new();
     let Some(scale) = Scale::logarithmic(dots.iter().map(|dot| dot.loss)) else { return figure };
-    let most = dots.iter().map(|dot| dot.bytes).max().unwrap_or(1);
     let x = Axis {
-        scale: Scale::from_zero(most as f64 * 1.05),
+        scale: Scale::around(dots.iter().map(|dot| dot.bytes as f64)),
         label: "bytes of the file",
         format: |bytes| Bytes(bytes as u64).to_string().replace(".00 ", " ").replace("0 B", "0"),
     };
     let y = Axis { scale, label: "loss", format: number };
     let mut plot = Plot::new("loss against the size of the file", &x, &y);
-    let mut line: Vec<(f64, f64)> = dots.iter().map(|dot| (dot.bytes as f64, dot.loss)).collect();
+    // The result stands beside the line of what was predicted.
+    let is_own = |dot: &Dot| dot.measured && own == Some(dot.bytes);
+    let mut line: Vec<(f64, f64)> =
+        dots.iter().filter(|dot| !is_own(dot)).map(|dot| (dot.bytes as f64, dot.loss)).collect();
     line.sort_by(|a, b| a.0.total_cmp(&b.0));
     plot.line("l-dash", line.into_iter());
     for dot in dots {
         let title = format!("{}, {}: loss {}", times(dot.ratio), Bytes(dot.bytes), figure_of(dot.loss));
         let class = if dot.measured { "f-mark" } else { "hollow" };
         plot.mark(class, dot.bytes as f64, dot.loss, false, &title);
-        let label = if dot.measured && own == Some(dot.bytes) { "this file".to_owned() } else { times(dot.ratio) };
-        plot.beside(dot.bytes as f64, dot.loss, &label);
+        if is_own(dot) {
+            plot.beside(dot.bytes as f64, dot.loss, "this file");
+        } else if own.is_none_or(|own| own.abs_diff(dot.bytes) * 50 > own || dot.measured) {
+            plot.beside(dot.bytes as f64, dot.loss, &times(dot.ratio));
+        }
     }
     figure.raw("<figure>").append(plot.finish()).raw("</figure>");
     figure
