@@ -86,10 +86,11 @@ class Model:
         return arguments
 
 
-def read(fast=False):
-    """All models, or the fast ones: those that are there, and the names of those that are not."""
+def read(fast=False, names=()):
+    """Models that are there, and the names of those that are not: all, the fast ones, or those with one of `names` in theirs."""
     entries = tomllib.loads((Path(__file__).parent / "models.toml").read_text())["model"]
     models = [model for model in map(Model.of, entries) if model.fast or not fast]
+    models = [model for model in models if not names or any(name in model.name for name in names)]
     return [m for m in models if m.path.exists()], [m.name for m in models if not m.path.exists()]
 
 

@@ -105,7 +105,7 @@ def check(tally, model, arguments):
 
 def main():
     fast = "--fast" in sys.argv[1:]
-    models, absent = catalogue.read(fast)
+    models, absent = catalogue.read(fast, [word for word in sys.argv[1:] if word != "--fast"])
     if absent:
         print(f"skipped {len(absent)} models that are not in DIRNET_MODELS ({catalogue.MODELS}): {', '.join(absent)}")
     tally = Tally()
