@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueHint;
 use dirnet::compress::Coded;
 use dirnet::error::{Error, ErrorKind};
+use dirnet::onnx::Model;
 use dirnet::plan_file;
 use dirnet::progress::Progress;
 use dirnet::report::{Command, Report};
@@ -78,6 +79,7 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     }
     // The weights and their moments have done their work: the models that are compared want their memory.
     report.warnings = std::mem::take(&mut study.warnings);
+    report.warnings.extend(newer_ir(&setup.model, &coded.model));
     drop(study);
     setup.release_engine();
 
@@ -100,6 +102,13 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     report.seconds.total = start.elapsed().as_secs_f64();
     args.output.show(&report)?;
     error.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// What is said where the file needs a newer IR version than the original.
+fn newer_ir(original: &Model, result: &Model) -> Option<String> {
+    let (before, after) = (original.ir_version(), result.ir_version());
+    (after > before)
+        .then(|| format!("IR version {before} becomes {after}: the codes need constants that it does not have"))
 }
 
 impl Args {

@@ -12,10 +12,13 @@ use super::proto::attribute_proto::AttributeType;
 use super::proto::{
     AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, ValueInfoProto,
 };
+use super::tensor::ElementType;
 use crate::error::Result;
 
 /// Up to this IR version every initializer must be a graph input too.
 const INITIALIZERS_ARE_INPUTS: i64 = 3;
+/// The first opset whose Constant holds more than floating point.
+const CONSTANTS_OF_ANY_TYPE: i64 = 9;
 
 /// Collects edits of a model; [`finish`](Self::finish) applies them.
 pub struct Rewriter<'m> {
@@ -65,7 +68,8 @@ impl<'m> Rewriter<'m> {
     }
 
     /// Adds a constant to the graph at `scope`, under the tensor's own name (take it from [`fresh`](Self::fresh)): an
-    /// initializer, or a Constant node in models so old that every initializer is a graph input.
+    /// initializer, or a Constant node in models so old that every initializer is a graph input. Where such a node
+    /// could not hold it either, the model's IR version rises to the first that has initializers of their own.
     pub fn add_constant(&mut self, scope: &Scope, tensor: TensorProto) {
         self.edit(scope).constants.push(tensor);
     }
@@ -137,6 +141,9 @@ impl<'m> Rewriter<'m> {
     /// a cycle: a mistake of the caller, and the model is then of no use.
     pub fn finish(mut self) -> Result<Dropped> {
         let dropped = self.drop_candidates()?;
+        if self.model.ir_version() <= INITIALIZERS_ARE_INPUTS && self.needs_initializers() {
+            self.model.proto.ir_version = Some(INITIALIZERS_ARE_INPUTS + 1);
+        }
         let constants_as_nodes = self.model.ir_version() <= INITIALIZERS_ARE_INPUTS;
         // Inner graphs first: the path to them is made of indices of the outer ones.
         let mut edits: Vec<_> = self.edits.into_iter().collect();
@@ -150,6 +157,13 @@ impl<'m> Rewriter<'m> {
         }
         self.model.check_graphs()?;
         Ok(dropped)
+    }
+
+    /// Whether a new constant is of a type that no Constant node of this opset holds.
+    fn needs_initializers(&self) -> bool {
+        let floating = [ElementType::Float, ElementType::Float16, ElementType::Double].map(|t| t as i32);
+        let mut constants = self.edits.values().flat_map(|edit| &edit.constants);
+        self.model.opset() < CONSTANTS_OF_ANY_TYPE && constants.any(|t| !floating.contains(&t.data_type()))
     }
 
     fn edit(&mut self, scope: &Scope) -> &mut Edits {
@@ -409,12 +423,20 @@ mod tests {
 
     #[test]
     fn in_old_models_constants_are_nodes_and_inputs_go_along() {
-        let mut model = model(3, false);
-        rewire(&mut model, &[0]);
-        let graph = model.proto.graph.as_ref().unwrap();
-        assert_eq!(graph.node[0].op_type(), "Constant");
+        let rewired = |opset| {
+            let mut model = model(3, false);
+            model.proto.opset_import = vec![OperatorSetIdProto { version: Some(opset), ..Default::default() }];
+            rewire(&mut model, &[0]);
+            let graph = model.proto.graph.take().unwrap();
+            assert_eq!(graph.input.iter().map(|v| v.name()).collect::<Vec<_>>(), ["x", "cond"]);
+            (model.ir_version(), graph)
+        };
+        let (version, graph) = rewired(9);
+        assert_eq!((version, graph.node[0].op_type()), (3, "Constant"));
         assert_eq!(graph.node[0].output, ["W/codes"]);
-        assert_eq!(graph.input.iter().map(|v| v.name()).collect::<Vec<_>>(), ["x", "cond"]);
+        let (version, graph) = rewired(8);
+        assert_eq!(version, 4, "there is no Constant of uint8");
+        assert!(graph.initializer.iter().any(|t| t.name() == "W/codes"));
     }
 
     #[test]

@@ -100,6 +100,7 @@ class Run:
 
     code: int
     message: str
+    output: str
     report: dict | None
 
 
@@ -108,7 +109,7 @@ def tool(*arguments, report=None):
     command = [str(BINARY), *map(str, arguments)] + (["--report", str(report)] if report else [])
     done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     written = json.loads(report.read_text()) if report and report.exists() else None
-    return Run(done.returncode, done.stderr.strip(), written)
+    return Run(done.returncode, done.stderr.strip(), done.stdout, written)
 
 
 def compress(model, out, *more, report=None):

@@ -16,29 +16,31 @@ HIDDEN, STEPS, BATCH, SAMPLES = 1500, 64, 4, 8
 WEIGHT_BYTES = 2 * 2 * 4 * HIDDEN * HIDDEN * 4  # layers, W and R, gates, float32
 
 
-def build():
+def build(op="LSTM", hidden=HIDDEN):
+    gates = {"LSTM": 4, "GRU": 3}[op]
     random = np.random.default_rng(0)
-    bound = HIDDEN**-0.5
+    bound = hidden**-0.5
 
     def tensor(name, *shape):
         return numpy_helper.from_array(random.uniform(-bound, bound, shape).astype(np.float32), name)
 
+    attributes = {"hidden_size": hidden} | ({"linear_before_reset": 1} if op == "GRU" else {})
     nodes, initializers, value = [], [], "x"
     for layer in ("first", "second"):
         weights = [
-            tensor(f"{layer}/W", 1, 4 * HIDDEN, HIDDEN),
-            tensor(f"{layer}/R", 1, 4 * HIDDEN, HIDDEN),
-            tensor(f"{layer}/B", 1, 8 * HIDDEN),
+            tensor(f"{layer}/W", 1, gates * hidden, hidden),
+            tensor(f"{layer}/R", 1, gates * hidden, hidden),
+            tensor(f"{layer}/B", 1, 2 * gates * hidden),
         ]
         initializers += weights
         inputs = [value, *(w.name for w in weights)]
         nodes += [
-            helper.make_node("LSTM", inputs, [f"{layer}/Y"], name=layer, hidden_size=HIDDEN),
+            helper.make_node(op, inputs, [f"{layer}/Y"], name=layer, **attributes),
             helper.make_node("Squeeze", [f"{layer}/Y", "direction"], [f"{layer}/y"]),
         ]
         value = f"{layer}/y"
     initializers.append(numpy_helper.from_array(np.array([1], np.int64), "direction"))
-    shape = ["seq", "batch", HIDDEN]
+    shape = ["seq", "batch", hidden]
     graph = helper.make_graph(
         nodes, "large",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],

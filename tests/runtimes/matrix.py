@@ -1,0 +1,308 @@
+"""Every model in every runtime, compressed against dense: values, not mere loading. Called by `matrix`.
+
+    matrix.py [--fast] [NAME...]     all models, a few, or those with NAME in their name
+
+A model is compressed in every form, then expanded: the dense model that is compared with has the same weights, to the bit. Both
+are run on the same feed in the same runtime. The whole writes docs/runtimes.md. Ends with `N passed, N failed`; what a runtime
+does not do with the dense model either does not count.
+"""
+
+import hashlib
+import os
+import platform
+import sys
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+
+import catalogue
+import generated
+import judge
+import runtimes
+from adapters import adapter
+
+PAGE = catalogue.PROJECT / "docs" / "runtimes.md"
+CASES = runtimes.HOME / "cases"
+STEP = 20  # of a stream: far enough that the states are not zero
+# Largest difference from the dense model, over its largest output. The other forms quantise activations.
+TOLERANCE = {"portable": 1e-5, "fast": 0.1, "ort": 0.1}
+# Beyond this, a runtime computes something else from the dense model than onnxruntime does.
+ALIKE = 1e-2
+FAST = ["GRU-64, opset 21", "LSTM-128 bidirectional, opset 9", "LSTM-64 in If, opset 11", "charlm gru256"]
+WORKERS = 2
+
+
+class Outcome(Enum):
+    PASSED = "✓"
+    FAILED = "✗"
+    DENSE_TOO = "–"
+    NOT_RUN = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one runtime made of one form of one model."""
+
+    outcome: Outcome
+    words: str = ""
+    difference: float = 0.0
+    unlike: float = 0.0  # of the dense model's outputs, from onnxruntime's
+
+
+@dataclass
+class Case:
+    """A model, what it is fed, and the arguments that it is compressed with."""
+
+    name: str
+    path: Path
+    feeds: Path
+    arguments: list[str]
+    forms: tuple[str, ...] = ("portable",)
+    cells: dict = field(default_factory=dict)  # (form, runtime name) -> Cell
+    refused: dict = field(default_factory=dict)  # form -> why the tool wrote no model
+
+    @property
+    def folder(self):
+        return self.path.parent if self.path.is_relative_to(CASES) else CASES / slug(self.name)
+
+
+def slug(name):
+    return "".join(c if c.isalnum() or c in "=-" else "_" for c in name)
+
+
+def forms(hidden):
+    return ("portable", "fast", "ort") if FORMS and hidden >= 128 else ("portable",)
+
+
+def forms_of_tool():
+    return "--form " in catalogue.tool("compress", "--help").output
+
+
+# -- cases -----------------------------------------------------------------------------------------------------------------
+
+
+def generated_case(model):
+    folder = CASES / slug(model.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    path, feeds = folder / "model.onnx", folder / "feeds.safetensors"
+    generated.write(model, path)
+    adapter.write(feeds, model.feeds())
+    return Case(model.name, path, feeds, [*model.arguments, "--sensitivity", "none"], forms(model.hidden))
+
+
+def catalogue_case(model, fast):
+    folder = CASES / slug(model.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    feeds = folder / "feeds.safetensors"
+    adapter.write(feeds, feed(model))
+    how = model.fast_arguments if fast else []
+    return Case(model.name, model.path, feeds, ["--ratio", f"{model.ratio:g}", *model.sample_arguments(), *how], forms(256))
+
+
+def feed(model):
+    """One feed of a model: a sample, or of a stream the step `STEP` with its states."""
+    session = judge.session(model.path)
+    stream = next(iter(model.streams(session)))[:STEP]
+    names = [output.name for output in session.get_outputs()]
+    declared = {i.name: i for i in session.get_inputs()}
+    states = {carry.target: catalogue.samples.zeros(declared[carry.target]) for carry in model.carries}
+    for step in stream[:-1]:
+        result = dict(zip(names, session.run(names, step | states)))
+        states = {carry.target: carry.take(result) for carry in model.carries}
+    return {name: np.ascontiguousarray(value) for name, value in (stream[-1] | states).items()}
+
+
+def written(case, form):
+    """The compressed model and the dense one that is expanded from it, made once for a build of the tool; or the tool's words."""
+    how = [*case.arguments, *(["--form", form] if form != "portable" else [])]
+    key = hashlib.sha256(repr([TOOL, how, case.path.read_bytes()]).encode()).hexdigest()[:16]
+    compressed, dense = case.folder / f"{form}-{key}.onnx", case.folder / f"{form}-{key}.dense.onnx"
+    if not dense.exists():
+        run = catalogue.tool("compress", case.path, "-o", compressed, "--no-verify", "-q", *how)
+        if run.code == 0:
+            run = catalogue.expand(compressed, dense)
+        if run.code != 0:
+            return None, None, run.message
+    return compressed, dense, None
+
+
+# -- comparison ------------------------------------------------------------------------------------------------------------
+
+
+def distance(a, b):
+    """Largest difference of two arrays over the largest value of the first; NaN on both sides is equal."""
+    if a.size != b.size:
+        return np.inf
+    a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    apart = np.where((np.isnan(a) & np.isnan(b)) | (a == b), 0.0, np.nan_to_num(np.abs(a - b), nan=np.inf))
+    peak = np.nan_to_num(np.abs(a)).max(initial=0.0)
+    return apart.max(initial=0.0) / (peak or 1.0)
+
+
+def judged(form, dense, ours, known):
+    """`known`: what onnxruntime computes from the dense model."""
+    if ours.outputs is None:
+        return Cell(Outcome.DENSE_TOO if dense.outputs is None else Outcome.FAILED, ours.words)
+    if dense.outputs is None:
+        return Cell(Outcome.PASSED, f"the dense model is refused: {dense.words}")
+    if dense.outputs.keys() != ours.outputs.keys():
+        return Cell(Outcome.FAILED, f"outputs are {sorted(ours.outputs)}, of the dense model {sorted(dense.outputs)}")
+    difference = max((distance(dense.outputs[name], ours.outputs[name]) for name in dense.outputs), default=0.0)
+    if not difference <= TOLERANCE[form]:
+        return Cell(Outcome.FAILED, f"values differ by {difference:.2g} of the largest", difference)
+    unlike = max((distance(a, b) for a, b in zip(known.values(), dense.outputs.values())), default=0.0) if known else 0.0
+    return Cell(Outcome.PASSED, "", difference, unlike)
+
+
+def fill(case, runtimes_run):
+    for form in case.forms:
+        compressed, dense, words = written(case, form)
+        if words is not None:
+            case.refused[form] = words
+            print(f"{case.name}, {form}: not written: {words}", flush=True)
+            continue
+        known = runtimes.run(runtimes.RUNTIMES[0], dense, case.feeds).outputs
+
+        def cell(runtime):
+            both = [runtimes.run(runtime, model, case.feeds) for model in (dense, compressed)]
+            return judged(form, *both, known)
+
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for runtime, made in zip(runtimes_run, pool.map(cell, runtimes_run)):
+                case.cells[form, runtime.name] = made
+                if made.outcome is Outcome.FAILED:
+                    print(f"FAILED  {case.name}, {form}, {runtime.name}: {made.words}", flush=True)
+        marks = " ".join(f"{runtime.name} {case.cells[form, runtime.name].outcome.value}" for runtime in runtimes_run)
+        print(f"{case.name}, {form}: {marks}", file=sys.stderr, flush=True)
+
+
+# -- the page --------------------------------------------------------------------------------------------------------------
+
+HEAD = """# Runtimes
+
+What other people's runtimes make of the files that `dirnet compress` writes. Every model is compressed, then expanded again by
+`dirnet expand`; both files hold the same weights, and both are run in each runtime on the same inputs. What is compared is the values of
+all outputs. Made by `tests/runtimes/matrix`; do not edit.
+
+- ✓ the values are those of the dense model: to {portable:g} of the largest output in the portable form; to {fast:g} in the others, which
+  quantise activations
+- – the runtime does not run the dense model either
+- ✗ the runtime runs the dense model, but not the compressed one, or gets other values
+
+Of a model that is fed step by step, step {step} of its stream was run. ncnn is fed by pnnx, MNN by its converter; *web* is
+onnxruntime-web in Node, *Chromium* the same in a page; *reference* is ONNX's ReferenceEvaluator, *checker* `onnx.checker` with
+shape inference, which computes nothing.
+"""
+
+
+def processor():
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def table(head, rows):
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] + [":-:"] * (len(head) - 1), *rows])
+
+
+def form_section(form, cases, ran):
+    title = {"portable": "Portable form", "fast": "Fast form, `--form fast`", "ort": "onnxruntime's form, `--form ort`"}[form]
+    rows = []
+    for case in cases:
+        if any((form, runtime.name) in case.cells for runtime in ran):
+            rows.append([case.name, *(case.cells[form, runtime.name].outcome.value for runtime in ran)])
+    if not rows:
+        return ""
+    worst = max((c.cells[form, r.name].difference for c in cases for r in ran if passed(c, form, r)), default=0.0)
+    exact = sum(c.cells[form, r.name].difference == 0 for c in cases for r in ran if passed(c, form, r))
+    count = sum(passed(c, form, r) for c in cases for r in ran)
+    said = f"{count} runs give the values of the dense model, {exact} of them to the bit; the largest difference is {worst:.1g}."
+    parts = [f"## {title}", said, table(["model", *(runtime.name for runtime in ran)], rows), exceptions(form, cases, ran)]
+    if refused := [f"- {case.name}: {case.refused[form]}" for case in cases if form in case.refused]:
+        parts.append("Not written by the tool:\n\n" + "\n".join(refused))
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def passed(case, form, runtime):
+    cell = case.cells.get((form, runtime.name))
+    return cell is not None and cell.outcome is Outcome.PASSED
+
+
+def exceptions(form, cases, ran):
+    """The runtimes' own words, each once, with the models that they are about."""
+    notes = {"✗": defaultdict(list), "–": defaultdict(list), "only": defaultdict(list), "unlike": defaultdict(list)}
+    for case in cases:
+        for runtime in ran:
+            cell = case.cells.get((form, runtime.name), Cell(Outcome.NOT_RUN))
+            if cell.outcome in (Outcome.FAILED, Outcome.DENSE_TOO):
+                notes[cell.outcome.value][runtime.name, general(cell.words)].append(case.name)
+            elif cell.words:
+                notes["only"][runtime.name, general(cell.words)].append(case.name)
+            elif cell.unlike > ALIKE:
+                notes["unlike"][runtime.name, ""].append(case.name)
+    heads = {
+        "✗": "### ✗",
+        "–": "### – in the runtime's own words",
+        "only": "### Only the compressed model runs",
+        "unlike": f"### Both alike, but unlike onnxruntime by more than {ALIKE:g}",
+    }
+    parts = []
+    for kind, found in notes.items():
+        lines = [
+            f"- **{name}**{': `' + words.replace('`', chr(39)) + '`' if words else ''}: {'; '.join(models)}"
+            for (name, words), models in found.items()
+        ]
+        if lines:
+            parts.append("\n\n".join([heads[kind], "\n".join(lines)]))
+    return "\n\n".join(parts)
+
+
+def general(words):
+    """Words that differ only in where they were said are the same."""
+    return " ".join(words.split())[:160]
+
+
+def page(cases, ran, absent):
+    versions = "; ".join(f"{runtime.name}: {runtime.package} {runtime.version}" for runtime in ran)
+    made = f"Made on {processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, with: {versions}."
+    missing = f"Not there when this was made: {', '.join(absent)}." if absent else ""
+    head = HEAD.format(**TOLERANCE, step=STEP)
+    sections = [form_section(form, cases, ran) for form in TOLERANCE]
+    PAGE.write_text("\n".join(filter(None, [head, made, missing, "", *sections])))
+
+
+def main():
+    fast = "--fast" in sys.argv[1:]
+    names = [word for word in sys.argv[1:] if not word.startswith("--")]
+    here, away = catalogue.read()
+    makers = {model.name: lambda m=model: catalogue_case(m, fast) for model in here if model.outcome == "compressed"}
+    makers |= {name: lambda m=model: generated_case(m) for name, model in generated.models().items()}
+    wanted = [name for name in makers if (name in FAST if fast else not names or any(word in name for word in names))]
+    asked = [runtime for runtime in runtimes.RUNTIMES if runtime.fast or not fast]
+    ran = [runtime for runtime in asked if runtime.there]
+    absent = [runtime.name for runtime in asked if not runtime.there]
+    if absent:
+        print(f"skipped: {', '.join(absent)} cannot be had here")
+    cases = []
+    for name in wanted:
+        cases.append(makers[name]())
+        fill(cases[-1], ran)
+    if not fast and not names:
+        if away:
+            sys.exit(f"{len(away)} models are not in DIRNET_MODELS ({catalogue.MODELS}): the page is not written")
+        page(cases, ran, absent)
+    # A form for one runtime need not run elsewhere; the portable one must.
+    counted = [cell for case in cases for (form, runtime), cell in case.cells.items() if form == "portable" or runtime == "onnxruntime"]
+    failed = sum(cell.outcome is Outcome.FAILED for cell in counted) + sum("portable" in case.refused for case in cases)
+    print(f"{sum(cell.outcome is Outcome.PASSED for cell in counted)} passed, {failed} failed")
+    sys.exit(1 if failed else 0)
+
+
+TOOL = hashlib.sha256(catalogue.BINARY.read_bytes()).hexdigest()
+FORMS = forms_of_tool()
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""The runtimes of docs/runtimes.md: how each is called, and one run of a model in one of them.
+
+A run is a child process with a time and a memory limit, so that a crash is a result like any other. What it gave is kept under
+target/runtimes/runs by the contents of model, feeds, adapter and environment: nothing is run twice.
+"""
+
+import hashlib
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import catalogue
+from adapters import adapter
+
+HERE = Path(__file__).parent / "adapters"
+HOME = Path(os.environ.get("DIRNET_RUNTIMES", catalogue.TARGET / "runtimes"))
+SECONDS, BYTES = 300, 6 << 30
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """`package` in `environment` (or the words for what the version is of), run by `command`."""
+
+    name: str
+    environment: str
+    package: str
+    adapter: str
+    fast: bool = True
+
+    @property
+    def command(self):
+        match self.environment:
+            case "node":
+                return ["node", HERE / self.adapter]
+            case "rust":
+                return [HOME / "rust" / "release" / self.adapter]
+            case "examples":
+                return [catalogue.TARGET / "release" / "examples" / self.adapter]
+        return [HOME / self.environment / "bin" / "python", HERE / self.adapter]
+
+    @property
+    def there(self):
+        return Path(shutil.which(self.command[0]) or "").is_file() and (self.name != "Chromium" or CHROMIUM is not None)
+
+    @property
+    def version(self):
+        return _version(self)
+
+
+RUNTIMES = [
+    Runtime("onnxruntime", "python", "onnxruntime", "run_onnxruntime.py"),
+    Runtime("onnxruntime 1.17", "python-1.17", "onnxruntime", "run_onnxruntime.py"),
+    Runtime("Node", "node", "onnxruntime-node", "run_node.mjs"),
+    Runtime("web", "node", "onnxruntime-web", "run_web.mjs"),
+    Runtime("Chromium", "node", "onnxruntime-web", "run_chromium.mjs", fast=False),
+    Runtime("OpenVINO", "python", "openvino", "run_openvino.py"),
+    Runtime("OpenCV", "python", "opencv-python-headless", "run_opencv.py"),
+    Runtime("MNN", "python", "mnn", "run_mnn.py"),
+    Runtime("ncnn", "python", "ncnn", "run_ncnn.py"),
+    Runtime("rten", "rust", "rten", "run_rten"),
+    Runtime("tract", "examples", "tract-onnx", "run_tract"),
+    Runtime("reference", "python", "onnx", "run_reference.py"),
+    Runtime("checker", "python", "onnx", "run_checker.py"),
+]
+
+
+@cache
+def _version(runtime):
+    """The version of the package that is installed or locked."""
+    match runtime.environment:
+        case "node":
+            package = HOME / "node" / "node_modules" / runtime.package / "package.json"
+            of_browser = f", {_said(CHROMIUM, '--version')}" if runtime.name == "Chromium" else ""
+            return json.loads(package.read_text())["version"] + of_browser
+        case "rust" | "examples":
+            lock = HERE / "rust" / "Cargo.lock" if runtime.environment == "rust" else catalogue.PROJECT / "Cargo.lock"
+            return re.search(f'name = "{runtime.package}"\nversion = "(.*)"', lock.read_text()).group(1)
+    python = runtime.command[0]
+    return _said(python, "-c", f"import importlib.metadata as m; print(m.version('{runtime.package}'))")
+
+
+def _said(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@dataclass(frozen=True)
+class Ran:
+    """The outputs of a run, or the runtime's words on why there are none."""
+
+    outputs: dict | None
+    words: str | None = None
+
+
+def run(runtime, model, feeds):
+    """`feeds` is a safetensors file."""
+    kept = HOME / "runs" / _key(runtime, model, feeds)
+    outputs, words = kept.with_suffix(".safetensors"), kept.with_suffix(".txt")
+    if not outputs.exists() and not words.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        said = _attempt([*runtime.command, model, feeds, kept.with_suffix(".part")], runtime)
+        if said is None:
+            kept.with_suffix(".part").rename(outputs)
+        else:
+            words.write_text(said)
+    return Ran(adapter.read(outputs)) if outputs.exists() else Ran(None, words.read_text())
+
+
+def _key(runtime, model, feeds):
+    digest = hashlib.sha256()
+    side = model.with_name(model.name + ".data")
+    source = HERE / runtime.adapter if "." in runtime.adapter else Path(runtime.command[0])
+    for file in filter(Path.exists, (model, side, feeds, source, HERE / "adapter.py")):
+        digest.update(file.read_bytes())
+    digest.update(f"{runtime.name} {runtime.version}".encode())
+    return digest.hexdigest()[:32]
+
+
+def _attempt(command, runtime):
+    """None if the run gave outputs, else what was said."""
+    environment = os.environ | {
+        "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "RTEN_NUM_THREADS": "1",
+        "DIRNET_NODE_MODULES": str(HOME / "node" / "node_modules"), "DIRNET_CHROMIUM": CHROMIUM or "",
+    }  # fmt: skip
+
+    def limits():
+        resource.setrlimit(resource.RLIMIT_DATA, (BYTES, BYTES))  # not the address space, which engines only reserve
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+    child = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        env=environment, preexec_fn=limits, start_new_session=True,
+    )  # fmt: skip
+    try:
+        said, _ = child.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+        return f"no answer within {SECONDS} s"
+    if child.returncode == 0:
+        return None
+    lines = [line for line in said.splitlines() if line.strip()]
+    last = _plain(lines[-1]) if lines else "nothing said"
+    return last if child.returncode > 0 else f"{signal.Signals(-child.returncode).name}: {last}"
+
+
+def _plain(line):
+    """Without what differs from run to run: paths, addresses, times."""
+    line = re.sub(r"(/[\w.+@-]+){2,}/", "", line)
+    line = re.sub(r"0x[0-9a-f]{6,}", "0x…", line)
+    line = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[.\d]*", "", line)
+    line = re.sub(r"\x1b\[[\d;]*m", "", line)
+    return line[:200].strip()
