@@ -40,8 +40,8 @@ class Runtime:
         match self.environment:
             case "node":
                 return ["node", HERE / self.adapter]
-            case "rust":
-                return [HOME / "rust" / "release" / self.adapter]
+            case "rten":
+                return [HOME / "rten" / "release" / self.adapter]
             case "examples":
                 return [catalogue.TARGET / "release" / "examples" / self.adapter]
         return [HOME / self.environment / "bin" / "python", HERE / self.adapter]
@@ -65,7 +65,7 @@ RUNTIMES = [
     Runtime("OpenCV", "python", "opencv-python-headless", "run_opencv.py"),
     Runtime("MNN", "python", "mnn", "run_mnn.py"),
     Runtime("ncnn", "python", "ncnn", "run_ncnn.py"),
-    Runtime("rten", "rust", "rten", "run_rten"),
+    Runtime("rten", "rten", "rten", "run_rten"),
     Runtime("tract", "examples", "tract-onnx", "run_tract"),
     Runtime("reference", "python", "onnx", "run_reference.py"),
     Runtime("checker", "python", "onnx", "run_checker.py"),
@@ -80,8 +80,8 @@ def _version(runtime):
             package = HOME / "node" / "node_modules" / runtime.package / "package.json"
             of_browser = f", {_said(CHROMIUM, '--version')}" if runtime.name == "Chromium" else ""
             return json.loads(package.read_text())["version"] + of_browser
-        case "rust" | "examples":
-            lock = HERE / "rust" / "Cargo.lock" if runtime.environment == "rust" else catalogue.PROJECT / "Cargo.lock"
+        case "rten" | "examples":
+            lock = HERE / "rten" / "Cargo.lock" if runtime.environment == "rten" else catalogue.PROJECT / "Cargo.lock"
             return re.search(f'name = "{runtime.package}"\nversion = "(.*)"', lock.read_text()).group(1)
     python = runtime.command[0]
     return _said(python, "-c", f"import importlib.metadata as m; print(m.version('{runtime.package}'))")
