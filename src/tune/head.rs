@@ -29,11 +29,12 @@ pub(super) struct Head {
     pub(super) matrix: Vec<f32>,
     /// `b [V]`.
     pub(super) bias: Vec<f32>,
-    kind: Kind,
+    pub(super) kind: Kind,
 }
 
 /// The loss of a row.
-enum Kind {
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
     /// `sum p ln(p / q)` of the softmax of both.
     Divergence,
     /// `sum (a - b)^2` times a weight.
@@ -98,6 +99,52 @@ impl Head {
             }
         }
     }
+}
+
+/// Outputs that are the last layer's `H` and `C` after the last step, as those of an encoder are.
+pub(super) struct Finals {
+    /// The graph outputs.
+    pub(super) output: String,
+    /// What a squared error in `H` and in `C` of a sequence counts; 0 for one that is no output.
+    pub(super) weights: [f64; 2],
+}
+
+impl Finals {
+    /// The judged outputs that are the final states of `site`.
+    pub(super) fn find(runs: &[Probe], site: usize, judge: &Judge) -> Option<Finals> {
+        let mut names = Vec::new();
+        let mut weights = [0.0; 2];
+        for (which, weight) in weights.iter_mut().enumerate() {
+            let named = judge.outputs.iter().find_map(|o| Some((&o.name, energy(runs, site, which, &o.name)?)));
+            if let Some((name, energy)) = named {
+                names.push(name.clone());
+                *weight = 1.0 / energy;
+            }
+        }
+        (!names.is_empty()).then(|| Finals { output: names.join(", "), weights })
+    }
+}
+
+/// The mean squared deviation of `H` or `C` of a sequence from the mean, if an output is that in all runs.
+fn energy(runs: &[Probe], site: usize, which: usize, output: &str) -> Option<f64> {
+    let (mut rows, mut hidden) = (Vec::new(), 0);
+    for (sites, steps) in runs {
+        let site = sites.get(&site)?;
+        let ([record], [outputs]) = (&site.records[..], &steps[..]) else { return None };
+        let finals = &record.finals()?[which];
+        let given = outputs.iter().find(|(name, _)| name == output)?.1.to_f32();
+        if finals.is_empty() || !given.iter().eq(finals) {
+            return None;
+        }
+        hidden = record.hidden();
+        rows.extend_from_slice(finals);
+    }
+    let count = (rows.len() / hidden.max(1)) as f64;
+    let mean = |j: usize| rows.iter().skip(j).step_by(hidden).map(|v| f64::from(*v)).sum::<f64>() / count;
+    let means: Vec<f64> = (0..hidden).map(mean).collect();
+    let squares = rows.iter().zip(means.iter().cycle()).map(|(v, mean)| (f64::from(*v) - mean).powi(2));
+    let energy = squares.sum::<f64>() / count;
+    (energy > 0.0).then_some(energy)
 }
 
 fn log_softmax(row: &mut [f32]) {

@@ -30,7 +30,7 @@ use crate::loss::Judge;
 use crate::progress::Progress;
 use crate::recurrent::{self, Matrix};
 use crate::samples::Samples;
-use head::Head;
+use head::{Finals, Head};
 use parameters::{Parameters, Place};
 use sequences::{Probe, Record, Tracing, Window, Windows};
 use stack::{Direction, Goal, Stack};
@@ -174,8 +174,8 @@ pub fn tune(
     tuner.descent = tuner.steps_of_a_descent(total);
     let descents = if options.effort == Effort::Full { DESCENTS } else { 1 };
     progress.phase("tune", (tuner.descent * descents * stacks.len()) as u64);
-    for (layers, head) in stacks {
-        let tuned = tuner.stack(&layers, head, descents)?;
+    for (layers, goal) in stacks {
+        let tuned = tuner.stack(&layers, goal, descents)?;
         report.layers.push(tuned);
     }
     progress.done();
@@ -266,15 +266,15 @@ impl Layer {
     }
 }
 
-/// Layers to be tuned together, in the order of the graph, and the output that they are tuned against if it is not
-/// the states of the only layer.
-fn stacks(tracing: &Tracing<'_>, sites: &[Layer], judge: Option<&Judge>) -> Result<Vec<(Vec<usize>, Option<Head>)>> {
-    let alone = |i: usize| (vec![i], None);
+/// Layers to be tuned together, in the order of the graph, and what they are tuned against.
+fn stacks(tracing: &Tracing<'_>, sites: &[Layer], judge: Option<&Judge>) -> Result<Vec<(Vec<usize>, Goal)>> {
+    let alone = |i: usize| (vec![i], Goal::States);
     let (Some(judge), Some(last)) = (judge, sites.len().checked_sub(1)) else {
         return Ok((0..sites.len()).map(alone).collect());
     };
     let runs = tracing.originals(PROBES)?;
-    let Some(head) = Head::find(&runs, last, judge) else {
+    let linear = || Head::find(&runs, last, judge).map(Goal::Output);
+    let Some(goal) = linear().or_else(|| Finals::find(&runs, last, judge).map(Goal::Finals)) else {
         return Ok((0..sites.len()).map(alone).collect());
     };
     let mut chain = vec![last];
@@ -282,7 +282,7 @@ fn stacks(tracing: &Tracing<'_>, sites: &[Layer], judge: Option<&Judge>) -> Resu
         chain.insert(0, before);
     }
     let mut stacks: Vec<_> = (0..sites.len()).filter(|i| !chain.contains(i)).map(alone).collect();
-    stacks.push((chain, Some(head)));
+    stacks.push((chain, goal));
     Ok(stacks)
 }
 
@@ -325,14 +325,18 @@ impl Tuner<'_> {
         }
     }
 
-    fn stack(&mut self, layers: &[usize], head: Option<Head>, descents: usize) -> Result<Tuned> {
+    fn stack(&mut self, layers: &[usize], mut goal: Goal, descents: usize) -> Result<Tuned> {
         let nodes = layers.iter().flat_map(|&l| names(self.weights, &self.sites[l].nodes)).collect();
-        let target = head.as_ref().map_or(Target::States, |head| Target::Output(head.output.clone()));
-        let mut goal = head.map_or(Goal::States, Goal::Output);
+        let target = match &goal {
+            Goal::States => Target::States,
+            Goal::Output(Head { output, .. }) | Goal::Finals(Finals { output, .. }) => Target::Output(output.clone()),
+        };
         let places = self.places(layers);
         let (mut steps, mut losses, mut scales_only) = (0, None, false);
         for descent in 0..descents {
-            let windows = self.tracing.windows(layers, &self.overrides(), TRACED_STEPS)?;
+            let mut windows = self.tracing.windows(layers, &self.overrides(), TRACED_STEPS)?;
+            windows.tuned_on.retain(|window| goal.needs(window));
+            windows.left_out.retain(|window| goal.needs(window));
             if let Some(reason) = refusal(&windows) {
                 self.progress.advance((self.descent * descents) as u64);
                 return Ok(Tuned { nodes, target, outcome: Outcome::Skipped(reason) });

@@ -171,6 +171,19 @@ impl Record {
         rows.flat_map(|i| self.tracks.iter().flat_map(move |track| &track.y[i * hidden..][..hidden])).copied().collect()
     }
 
+    /// `Y` and `C` at the last step of each sequence, `[B, H]`, of a record of one forward direction; `C` is empty for
+    /// a GRU.
+    pub(super) fn finals(&self) -> Option<[Vec<f32>; 2]> {
+        let [track] = &self.tracks[..] else { return None };
+        if track.reverse || (0..self.batch).any(|b| self.length(b) == 0) {
+            return None;
+        }
+        let hidden = self.hidden();
+        let row = |b: usize| ((self.length(b) - 1) * self.batch + b) * hidden;
+        let rows = |all: &[f32]| (0..self.batch).flat_map(|b| all[row(b)..][..hidden].to_vec()).collect();
+        Some([rows(&track.y), if track.cells.is_empty() { Vec::new() } else { rows(&track.cells) }])
+    }
+
     fn alike(&self, other: &Record) -> bool {
         (self.steps, self.batch, &self.lengths) == (other.steps, other.batch, &other.lengths)
     }
@@ -199,6 +212,8 @@ impl Track {
 /// A piece of one sequence through one or more layers, each reading what the one before gives.
 pub(super) struct Window {
     pub(super) steps: usize,
+    /// The sequence ends with it.
+    pub(super) last: bool,
     /// `X [T, I]` of the first layer.
     pub(super) x: Vec<f32>,
     /// `H` and `C` at the start, by layer and direction; `C` is empty for a GRU.
@@ -333,6 +348,7 @@ fn cut(records: &[&Record], target: &Record, b: usize) -> Vec<Window> {
         let lstm = target.tracks.iter().all(|track| !track.cells.is_empty());
         Window {
             steps: steps.len(),
+            last: steps.end == length,
             x: first.piece(&first.x, first.inputs, b, steps.clone()),
             states: records
                 .iter()

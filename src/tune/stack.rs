@@ -4,7 +4,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use super::head::Head;
+use super::head::{Finals, Head};
 use super::sequences::Window;
 use crate::cell::{self, Gradients, Input, Output, Spec, Trace, backward, forward_traced};
 
@@ -39,6 +39,23 @@ pub(super) enum Goal {
     States,
     /// An output of the model that is a linear function of them.
     Output(Head),
+    /// Outputs of the model that are the states after the last step of each sequence.
+    Finals(Finals),
+}
+
+impl Goal {
+    /// Whether a window counts.
+    pub(super) fn needs(&self, window: &Window) -> bool {
+        window.last || !matches!(self, Goal::Finals(_))
+    }
+
+    /// What a loss summed over the windows is divided by.
+    fn total(&self, windows: &[&Window]) -> usize {
+        match self {
+            Goal::States | Goal::Output(_) => windows.iter().map(|w| w.steps).sum(),
+            Goal::Finals(_) => windows.len(),
+        }
+    }
 }
 
 /// Layers, the first one first, each one or two directions.
@@ -53,14 +70,14 @@ pub(super) type StackGradients = Vec<Vec<Gradients>>;
 impl Stack {
     /// The mean loss over all steps of the windows.
     pub(super) fn loss(&self, windows: &[&Window]) -> f64 {
-        let steps = total_steps(windows);
-        let sums: Vec<f64> = windows.par_chunks(GROUP).map(|group| self.group(group, steps).loss).collect();
+        let total = self.goal.total(windows);
+        let sums: Vec<f64> = windows.par_chunks(GROUP).map(|group| self.group(group, total).loss).collect();
         sums.iter().sum()
     }
 
     /// The mean loss and its gradients.
     pub(super) fn gradients(&self, windows: &[&Window]) -> (f64, StackGradients) {
-        let steps = total_steps(windows);
+        let total = self.goal.total(windows);
         let zeros = |d: &Direction| Gradients::zeros(&d.spec);
         let mut sums: StackGradients = self.layers.iter().map(|layer| layer.iter().map(zeros).collect()).collect();
         let mut loss = 0.0;
@@ -68,7 +85,7 @@ impl Stack {
             let parts: Vec<(f64, StackGradients)> = groups
                 .par_chunks(GROUP)
                 .map(|group| {
-                    let run = self.group(group, steps);
+                    let run = self.group(group, total);
                     (run.loss, self.back(&run))
                 })
                 .collect();
@@ -114,11 +131,11 @@ impl Stack {
             }
             run.traced.push(traced);
         }
+        let hidden = self.layers[self.layers.len() - 1][0].spec.hidden;
         match &self.goal {
-            Goal::States => run.match_states(windows, total, self.layers[self.layers.len() - 1][0].spec.hidden),
-            Goal::Output(head) => {
-                run.match_output(head, windows, total, self.layers[self.layers.len() - 1][0].spec.hidden)
-            }
+            Goal::States => run.match_states(windows, total, hidden),
+            Goal::Output(head) => run.match_output(head, windows, total, hidden),
+            Goal::Finals(finals) => run.match_finals(finals, windows, total, hidden),
         }
         run
     }
@@ -216,6 +233,27 @@ impl Run {
         self.lengths.as_ref().is_none_or(|lengths| row / self.batch < lengths[row % self.batch])
     }
 
+    fn match_finals(&mut self, finals: &Finals, windows: &[&Window], total: usize, hidden: usize) {
+        let (output, trace) = &self.traced[self.traced.len() - 1][0];
+        let mut gradients = [vec![0.0; output.y.len()], vec![0.0; output.y.len()]];
+        let parts = [&output.y, &trace.inner].into_iter().zip(finals.weights).zip(&mut gradients).enumerate();
+        for (which, ((own, weight), gradient)) in parts.filter(|(_, ((_, weight), _))| *weight > 0.0) {
+            for (b, window) in windows.iter().enumerate() {
+                let target = if which == 0 { &window.y[0] } else { &window.c[0] };
+                let row = ((window.steps - 1) * self.batch + b) * hidden;
+                let target = &target[(window.steps - 1) * hidden..];
+                let weight = weight / total.max(1) as f64;
+                for ((g, own), target) in gradient[row..].iter_mut().zip(&own[row..]).zip(target) {
+                    self.loss += weight * f64::from(own - target).powi(2);
+                    *g = (2.0 * weight) as f32 * (own - target);
+                }
+            }
+        }
+        let [d_y, d_c] = gradients;
+        self.d_y = vec![d_y];
+        self.d_c = if finals.weights[1] > 0.0 { vec![d_c] } else { Vec::new() };
+    }
+
     fn match_output(&mut self, head: &Head, windows: &[&Window], total: usize, hidden: usize) {
         let last = &self.traced[self.traced.len() - 1];
         let y = join(last, hidden);
@@ -244,10 +282,6 @@ impl Run {
         );
         self.d_y = part(&d_y, last.len(), hidden);
     }
-}
-
-fn total_steps(windows: &[&Window]) -> usize {
-    windows.iter().map(|w| w.steps).sum()
 }
 
 /// The rows of windows `[T, n]` as `[T, B, n]`, with zeros where one is short.
@@ -281,4 +315,106 @@ fn part(joined: &[f32], parts: usize, hidden: usize) -> Vec<Vec<f32>> {
     let one =
         |d: usize| joined.chunks_exact(parts * hidden).flat_map(|row| &row[d * hidden..][..hidden]).copied().collect();
     (0..parts).map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::head::Kind as Loss;
+    use super::*;
+    use crate::cell::{Activation, Kind};
+
+    /// A small deterministic stream of numbers in -1..1.
+    fn numbers(seed: u64, n: usize) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    const HIDDEN: usize = 4;
+    const LSTM: Kind = Kind::Lstm { input_forget: false };
+
+    fn direction(seed: u64, kind: Kind, inputs: usize, reverse: bool) -> Direction {
+        let activations = [Activation::Sigmoid, Activation::Tanh, Activation::Tanh];
+        let spec = Spec { kind, hidden: HIDDEN, inputs, activations, clip: None };
+        let rows = spec.rows();
+        Direction {
+            reverse,
+            w: numbers(seed, rows * inputs),
+            r: numbers(seed + 1, rows * HIDDEN),
+            b: Some(numbers(seed + 2, 2 * rows)),
+            p: None,
+            spec,
+        }
+    }
+
+    /// Two directions of a GRU, read by an LSTM.
+    fn stack(goal: Goal) -> Stack {
+        let gru = Kind::Gru { linear_before_reset: true };
+        let first = vec![direction(1, gru, 3, false), direction(10, gru, 3, true)];
+        Stack { layers: vec![first, vec![direction(20, LSTM, 2 * HIDDEN, false)]], goal }
+    }
+
+    fn windows() -> Vec<Window> {
+        let window = |(i, steps): (usize, usize)| {
+            let of = |seed: usize, n: usize| numbers((100 * i + seed) as u64, n);
+            Window {
+                steps,
+                last: true,
+                x: of(1, steps * 3),
+                states: vec![
+                    vec![[of(2, HIDDEN), Vec::new()], [of(3, HIDDEN), Vec::new()]],
+                    vec![[of(4, HIDDEN), of(5, HIDDEN)]],
+                ],
+                y: vec![of(6, steps * HIDDEN)],
+                c: vec![of(7, steps * HIDDEN)],
+            }
+        };
+        [3, 1, 4].into_iter().enumerate().map(window).collect()
+    }
+
+    fn linear(kind: Loss) -> Goal {
+        Goal::Output(Head { output: "y".into(), matrix: numbers(30, 5 * HIDDEN), bias: numbers(31, 5), kind })
+    }
+
+    #[test]
+    fn gradients_of_a_stack_are_finite_differences() {
+        let windows = windows();
+        let windows: Vec<&Window> = windows.iter().collect();
+        let finals = Finals { output: "h, c".into(), weights: [1.5, 0.5] };
+        for goal in [Goal::States, linear(Loss::Divergence), linear(Loss::Squared(0.7)), Goal::Finals(finals)] {
+            let mut stack = stack(goal);
+            let (loss, gradients) = stack.gradients(&windows);
+            assert!((loss - stack.loss(&windows)).abs() < 1e-12 && loss > 0.0);
+            for (layer, d) in [(0, 0), (0, 1), (1, 0)] {
+                for i in [0, 7, 20, 33] {
+                    const STEP: f32 = 1e-2;
+                    let mut at = |change: f32| {
+                        stack.layers[layer][d].w[i] += change;
+                        let loss = stack.loss(&windows);
+                        stack.layers[layer][d].w[i] -= change;
+                        loss
+                    };
+                    let truth = (at(STEP) - at(-STEP)) / (2.0 * f64::from(STEP));
+                    let g = f64::from(gradients[layer][d].w[i]);
+                    assert!((g - truth).abs() < 2e-4 * (1.0 + truth.abs()), "{layer} {d} {i}: {g} is not {truth}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn windows_in_groups_add_up() {
+        let windows = windows();
+        let one: Vec<&Window> = windows.iter().collect();
+        let many: Vec<&Window> = one.iter().copied().cycle().take(one.len() * (GROUP * GROUPS_AT_ONCE / 2)).collect();
+        let stack = stack(Goal::States);
+        let ((a, of_one), (b, of_many)) = (stack.gradients(&one), stack.gradients(&many));
+        assert!((a - b).abs() < 1e-6 * a);
+        for (a, b) in of_one[0][0].r.iter().zip(&of_many[0][0].r) {
+            assert!((a - b).abs() < 1e-5, "{a} is not {b}");
+        }
+    }
 }
