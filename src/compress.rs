@@ -250,7 +250,9 @@ impl<'a> Job<'a> {
         progress: &dyn Progress,
     ) -> Result<TuneReport> {
         let start = Instant::now();
-        let report = tune::tune(engine, &self.weights, &mut coded.units, samples, Some(judge), options, progress)?;
+        let few = self.few(samples);
+        let reference = judge.reference(engine, &few)?;
+        let report = tune::tune(engine, &self.weights, &mut coded.units, samples, Some(&reference), options, progress)?;
         for (unit, stored) in coded.units.iter().enumerate() {
             if let Some(stored) = stored {
                 let error = &self.weights.rows(unit) - &stored.decode();

@@ -18,6 +18,13 @@ pub struct Reference<'a> {
     outputs: Vec<Vec<Outputs>>,
 }
 
+impl Reference<'_> {
+    /// What is judged.
+    pub fn judge(&self) -> &Judge {
+        self.judge
+    }
+}
+
 impl Judge {
     /// Runs the original and keeps its outputs.
     ///

@@ -298,7 +298,7 @@ pub struct Tuning {
     pub after: Option<f64>,
     /// Steps of Adam.
     pub steps: Option<u64>,
-    /// Why it was not tried.
+    /// Why it was not tried, or not kept.
     pub reason: Option<String>,
 }
 
@@ -322,9 +322,15 @@ impl From<&tune::Tuned> for Tuning {
             tune::Outcome::Kept { before, after, steps, .. } => {
                 Tuning { kept: true, before: Some(*before), after: Some(*after), steps: Some(*steps as u64), ..none }
             }
-            tune::Outcome::Dropped { before, after, steps } => {
-                Tuning { before: Some(*before), after: Some(*after), steps: Some(*steps as u64), ..none }
-            }
+            tune::Outcome::Dropped { before, after, steps, outputs } => Tuning {
+                before: Some(*before),
+                after: Some(*after),
+                steps: Some(*steps as u64),
+                reason: outputs.map(|[before, after]| {
+                    format!("the loss of the outputs on calibration samples rose from {before:.3e} to {after:.3e}")
+                }),
+                ..none
+            },
         }
     }
 }

@@ -6,7 +6,8 @@
 //! function of the last one's states: these are tuned as one, against that output. There are no labels, and the stored
 //! bytes do not change.
 //!
-//! A part of the samples is left out to judge by: what is not better there is not kept. Every run of the same model on
+//! A part of the samples is left out to judge by: what is not better there is not kept. Neither is what brings a layer
+//! nearer to its own states but takes the outputs of the model away from theirs. Every run of the same model on
 //! the same samples gives the same bytes, for any number of threads.
 
 mod head;
@@ -26,7 +27,7 @@ use crate::cell::Spec;
 use crate::coding::{CodedUnits, Weights};
 use crate::engine::{Engine, Overrides};
 use crate::error::Result;
-use crate::loss::Judge;
+use crate::loss::{Judge, Reference};
 use crate::progress::Progress;
 use crate::recurrent::{self, Matrix};
 use crate::samples::Samples;
@@ -59,6 +60,10 @@ const TRACED_STEPS: usize = 1 << 16;
 
 /// Windows to judge by, at most.
 const JUDGED: usize = 128;
+
+/// Streams at least, where states are carried from feed to feed: the pieces of one stream have so much in common that what
+/// is better on those left out may well be worse on another stream.
+const STREAMS: usize = 4;
 
 /// Streams that are run to find out which layers read which.
 const PROBES: usize = 6;
@@ -133,13 +138,15 @@ pub enum Outcome {
         after: f64,
         /// Steps of Adam.
         steps: usize,
+        /// The loss of the whole model before and after, if it is for this that it was not kept.
+        outputs: Option<[f64; 2]>,
     },
     /// It was not tried, for a reason.
     Skipped(String),
 }
 
-/// Tunes the coded units of a model in place. `judge` names the outputs that may serve as targets; without it, every
-/// layer is tuned against its own states.
+/// Tunes the coded units of a model in place. The outputs of `reference` may serve as targets, and none of them may get
+/// worse; without it, every layer is tuned against its own states.
 ///
 /// # Errors
 /// Those of running the model on the samples.
@@ -148,7 +155,7 @@ pub fn tune(
     weights: &Weights,
     coded: &mut CodedUnits,
     samples: &Samples,
-    judge: Option<&Judge>,
+    reference: Option<&Reference<'_>>,
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<TuneReport> {
@@ -168,8 +175,19 @@ pub fn tune(
     let numbers: BTreeMap<usize, usize> =
         sites.iter().enumerate().flat_map(|(i, site)| site.numbers.iter().map(move |&n| (n, i))).collect();
     let tracing = Tracing { engine, samples, seed: options.seed, sites: &numbers };
-    let stacks = stacks(&tracing, &sites, judge)?;
-    let mut tuner = Tuner { engine, weights, coded, sites: &sites, tracing, options, progress, descent: 0 };
+    if !samples.carry.is_empty() && samples.streams.len() < STREAMS {
+        let reason = format!("{} streams to tune on, at least {STREAMS} are needed", samples.streams.len());
+        report.layers.extend(sites.iter().map(|site| Tuned {
+            nodes: names(weights, &site.nodes),
+            target: Target::States,
+            outcome: Outcome::Skipped(reason.clone()),
+        }));
+        return Ok(report);
+    }
+    let stacks = stacks(&tracing, &sites, reference.map(Reference::judge))?;
+    let mut tuner =
+        Tuner { engine, weights, coded, sites: &sites, tracing, reference, loss: None, options, progress, descent: 0 };
+    tuner.loss = tuner.output_loss();
     let total: usize = sites.iter().map(Layer::weights).sum();
     tuner.descent = tuner.steps_of_a_descent(total);
     let descents = if options.effort == Effort::Full { DESCENTS } else { 1 };
@@ -307,6 +325,9 @@ struct Tuner<'a> {
     coded: &'a mut CodedUnits,
     sites: &'a [Layer],
     tracing: Tracing<'a>,
+    reference: Option<&'a Reference<'a>>,
+    /// Of the outputs, as it is coded now; `None` if it cannot be told.
+    loss: Option<f64>,
     options: &'a Options,
     progress: &'a dyn Progress,
     /// Steps of one descent.
@@ -332,6 +353,7 @@ impl Tuner<'_> {
             Goal::Output(Head { output, .. }) | Goal::Finals(Finals { output, .. }) => Target::Output(output.clone()),
         };
         let places = self.places(layers);
+        let untuned = self.coded.clone();
         let (mut steps, mut losses, mut scales_only) = (0, None, false);
         for descent in 0..descents {
             let mut windows = self.tracing.windows(layers, &self.overrides(), TRACED_STEPS)?;
@@ -357,7 +379,7 @@ impl Tuner<'_> {
                 losses = Some((first, after));
             } else if losses.is_none() {
                 self.progress.advance((self.descent * (descents - 1)) as u64);
-                return Ok(Tuned { nodes, target, outcome: Outcome::Dropped { before, after, steps } });
+                return Ok(Tuned { nodes, target, outcome: Outcome::Dropped { before, after, steps, outputs: None } });
             }
             if after.is_nan() || after > before * (1.0 - PAYS) {
                 self.progress.advance((self.descent * (descents - 1 - descent)) as u64);
@@ -365,6 +387,13 @@ impl Tuner<'_> {
             }
         }
         let (before, after) = losses.unwrap_or_default();
+        let outputs = self.loss.zip(self.output_loss());
+        if let Some((first, last)) = outputs.filter(|(first, last)| !(last < first)) {
+            *self.coded = untuned;
+            let outcome = Outcome::Dropped { before, after, steps, outputs: Some([first, last]) };
+            return Ok(Tuned { nodes, target, outcome });
+        }
+        self.loss = outputs.map(|(_, last)| last);
         Ok(Tuned { nodes, target, outcome: Outcome::Kept { before, after, steps, scales_only } })
     }
 
@@ -386,6 +415,12 @@ impl Tuner<'_> {
             parameters.write(stack);
             self.progress.advance(1);
         }
+    }
+
+    /// The loss of the whole model as it is coded now.
+    fn output_loss(&self) -> Option<f64> {
+        // Where a loss has no meaning on these samples, the states alone decide.
+        self.reference?.compare(self.engine, &self.overrides()).ok()?.mean_loss().ok()
     }
 
     /// Where the units of some layers are in a stack of them.

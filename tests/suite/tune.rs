@@ -47,7 +47,10 @@ fn tuned(
 ) -> (CodedUnits, TuneReport) {
     let mut units = units.clone();
     let options = Options { steps: Some(3), ..Options::default() };
-    let report = tune::tune(engine, weights, &mut units, &fixture.samples, judge, &options, &Silent).expect("it runs");
+    let reference = judge.map(|judge| judge.reference(engine, &fixture.samples).expect("it runs"));
+    let reference = reference.as_ref();
+    let report =
+        tune::tune(engine, weights, &mut units, &fixture.samples, reference, &options, &Silent).expect("it runs");
     (units, report)
 }
 
