@@ -54,12 +54,19 @@ pub struct How {
     /// What decides the bytes of a unit
     #[arg(long, value_enum, value_name = "KIND", default_value_t = Sensitivity::Measured)]
     pub sensitivity: Sensitivity,
-    /// Move atoms and scales until the layers do what the original's do; the size stays
-    #[arg(long, value_enum, value_name = "EFFORT", default_value_t = Tune::Off)]
-    pub tune: Tune,
+    /// Move atoms and scales until the layers do what the original's do; the size stays [default: fast with samples, else off]
+    #[arg(long, value_enum, value_name = "EFFORT")]
+    pub tune: Option<Tune>,
     /// Steps of the tuning, in place of what the effort says
     #[arg(long, value_name = "N")]
     pub tune_steps: Option<usize>,
+}
+
+impl How {
+    /// How much is spent on tuning: something only where there are samples, unless it was asked for.
+    fn effort(&self, inputs: &Inputs) -> Tune {
+        self.tune.unwrap_or(if inputs.calibrated_on == "random" { Tune::Off } else { Tune::Fast })
+    }
 }
 
 /// How much is spent on tuning.
@@ -175,7 +182,7 @@ impl Setup {
         let pins = config::pins(&self.overrides, &job.weights.units)?;
         warnings.append(&mut job.warnings);
         job.note = note(flags, self);
-        let effort = match flags.how.tune {
+        let effort = match flags.how.effort(&self.inputs) {
             Tune::Off => None,
             Tune::Fast => Some(tune::Effort::Fast),
             Tune::Full => Some(tune::Effort::Full),
@@ -428,7 +435,7 @@ fn note(flags: &Flags, setup: &Setup) -> String {
         "version": env!("CARGO_PKG_VERSION"),
         "codec": "block",
         "sensitivity": flags.how.sensitivity.name(),
-        "tune": format!("{:?}", flags.how.tune).to_lowercase(),
+        "tune": format!("{:?}", flags.how.effort(&setup.inputs)).to_lowercase(),
         "calibrated_on": setup.inputs.origin(),
         "seed": flags.samples.seed,
     })
