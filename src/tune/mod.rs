@@ -388,7 +388,7 @@ impl Tuner<'_> {
         }
         let (before, after) = losses.unwrap_or_default();
         let outputs = self.loss.zip(self.output_loss());
-        if let Some((first, last)) = outputs.filter(|(first, last)| !(last < first)) {
+        if let Some((first, last)) = outputs.filter(|(first, last)| last >= first || last.is_nan()) {
             *self.coded = untuned;
             let outcome = Outcome::Dropped { before, after, steps, outputs: Some([first, last]) };
             return Ok(Tuned { nodes, target, outcome });
