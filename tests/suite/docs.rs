@@ -211,6 +211,34 @@ fn every_command_runs() {
     assert!(seen.len() > 15, "the documents show how to use the tool: {seen:?}");
 }
 
+/// The keys of the JSON that the documents name are there.
+#[test]
+#[cfg(unix)]
+fn the_json_is_as_documented() {
+    let folder = workplace();
+    let command = "dirnet compress model.onnx -o s.onnx --ratio 4 --sensitivity local --calibration samples.npz -q --report r.json";
+    assert_eq!(shell(folder.path(), command).0, Some(0));
+    let text = fs::read_to_string(folder.path().join("r.json")).expect("was written");
+    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let documented = fs::read_to_string(root().join("docs/ci.md")).expect("text");
+    let table = documented.split("### The JSON").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
+    for row in table.lines().filter(|line| line.starts_with("| `")) {
+        let (keys, fields) = row.trim_matches('|').split_once('|').expect("two cells");
+        let words = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+        for key in words(keys) {
+            let mut value = &report;
+            for part in key.split('.') {
+                value = value.get(part.trim_end_matches("[]")).unwrap_or_else(|| panic!("there is no {key}"));
+            }
+            let Some(object) = value.get(0).unwrap_or(value).as_object() else { continue };
+            // Values that the description quotes are words as well; keys are most of them.
+            let fields = words(fields);
+            let known = fields.iter().filter(|field| object.contains_key(field.trim_end_matches("[]"))).count();
+            assert!(known * 3 >= fields.len() * 2, "{key}: {fields:?} against {:?}", object.keys());
+        }
+    }
+}
+
 /// The keys that the example leaves commented out are real ones too.
 #[test]
 #[cfg(unix)]

@@ -155,7 +155,8 @@ impl Plot {
     pub fn beside(&mut self, x: f64, y: f64, text: &str) {
         let (x, y) = (self.at_x(x), self.at_y(y));
         // To the left where the right has no room.
-        let (at, anchor) = if x > WIDTH - 110.0 { (x - 9.0, "end") } else { (x + 9.0, "start") };
+        let room = WIDTH - x - 9.0;
+        let (at, anchor) = if text.chars().count() as f64 * 7.5 > room { (x - 9.0, "end") } else { (x + 9.0, "start") };
         self.svg.raw("<text class=\"strong\"").place("x", at).place("y", (y - 8.0).max(TOP - 4.0));
         self.svg.attribute("text-anchor", anchor).raw(">").text(text).raw("</text>");
     }

@@ -38,7 +38,7 @@ pub(super) fn report(report: &Report) -> String {
 /// Size against loss.
 pub(super) fn sweep(sweep: &Sweep) -> String {
     let mut page = Markup::new();
-    page.raw("<header><h1>Size against loss: ").text(&sweep.model.path).raw("</h1></header>");
+    page.raw("<header><h1>Size against loss: ").text(file_name(&sweep.model.path)).raw("</h1></header>");
     warnings(&sweep.warnings, &mut page);
     page.raw(
         "<section><h2>What each size costs</h2><p class=\"lead\">The file as a whole, and the loss of the worst \
