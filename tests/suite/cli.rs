@@ -262,7 +262,8 @@ fn a_model_goes_there_and_back() {
     let (model, calibration, holdout) = (at("gru256.onnx"), at("calibration.npz"), at("holdout.npz"));
     let dirnet = |arguments: &[&str]| run(directory.path(), arguments);
 
-    let compress = ["compress", &model, "--sensitivity", "none", "--ratio", "8", "--calibration", &calibration];
+    let compress =
+        ["compress", &model, "--sensitivity", "none", "--tune", "off", "--ratio", "8", "--calibration", &calibration];
     let reports =
         ["--report", "report.json", "--report", "report.html", "--report", "report.md", "--report", "report.xml"];
     let shown = dirnet(&[&compress[..], &["-o", "small.onnx", "--min-snr", "10", "-q"], &reports].concat());
@@ -343,7 +344,8 @@ fn junit_names_the_gate_that_failed() {
 fn a_failed_gate_writes_nothing() {
     let directory = scratch();
     let (model, samples) = (fixture("charlm/gru256.onnx"), fixture("charlm/calibration.npz"));
-    let arguments = ["compress", &model.to_string_lossy(), "-o", "small.onnx", "--sensitivity", "none"];
+    let arguments =
+        ["compress", &model.to_string_lossy(), "-o", "small.onnx", "--sensitivity", "none", "--tune", "off"];
     let gates = ["--calibration", &samples.to_string_lossy(), "--max-abs", "1e-9"];
     let shown = run(directory.path(), &[&arguments[..], &gates].concat());
     assert!(shown.starts_with("exit 1\n") && shown.contains("nothing was written"), "{shown}");
@@ -359,7 +361,18 @@ fn targets_that_cannot_be_met_exit_1_with_the_nearest() {
     let model = fixture("charlm/gru256.onnx");
     let shown = run(
         directory.path(),
-        &["compress", &model.to_string_lossy(), "-o", "s.onnx", "--ratio", "400", "--sensitivity", "none"],
+        &[
+            "compress",
+            &model.to_string_lossy(),
+            "-o",
+            "s.onnx",
+            "--ratio",
+            "400",
+            "--sensitivity",
+            "none",
+            "--tune",
+            "off",
+        ],
     );
     assert!(shown.starts_with("exit 1\n! error: "), "{shown}");
     assert!(shown.contains("gru256.onnx: no plan makes a file of at most "), "{shown}");
@@ -371,7 +384,15 @@ fn targets_that_cannot_be_met_exit_1_with_the_nearest() {
 fn a_saved_plan_is_applied() {
     let directory = scratch();
     let (model, samples) = (fixture("charlm/gru256.onnx"), fixture("charlm/calibration.npz"));
-    let flags = [&model.to_string_lossy(), "--calibration", &*samples.to_string_lossy(), "--sensitivity", "none"];
+    let flags = [
+        &model.to_string_lossy(),
+        "--calibration",
+        &*samples.to_string_lossy(),
+        "--sensitivity",
+        "none",
+        "--tune",
+        "off",
+    ];
     let dirnet = |arguments: &[&str]| run(directory.path(), &[arguments, &flags[..]].concat());
     let shown = dirnet(&["plan", "--ratio", "10", "--save", "plan.toml"]);
     assert!(shown.starts_with("exit 0\n") && shown.contains("recurrent weights"), "{shown}");
@@ -402,8 +423,7 @@ fn a_saved_plan_is_applied() {
 fn gates_are_pinned_by_the_configuration() {
     let directory = scratch();
     let (model, samples) = (fixture("charlm/gru256.onnx"), fixture("charlm/calibration.npz"));
-    let config =
-        "sensitivity = 'none'\nratio = 6\n[nodes.'GRU$']\ngates.'R.h' = { codec = 'dense' }\ngates.z = { bits = 8 }\n";
+    let config = "sensitivity = 'none'\ntune = 'off'\nratio = 6\n[nodes.'GRU$']\ngates.'R.h' = { codec = 'dense' }\ngates.z = { bits = 8 }\n";
     std::fs::write(directory.path().join("dirnet.toml"), config).expect("writes");
     let arguments = ["plan", &model.to_string_lossy(), "--calibration", &*samples.to_string_lossy()];
     let shown = run(directory.path(), &[&arguments[..], &["--config", "dirnet.toml", "--format", "json"]].concat());
