@@ -51,6 +51,9 @@ const FULL_STEPS: usize = 200;
 const DESCENTS: usize = 6;
 const PAYS: f64 = 0.01;
 
+/// The share of the loss that tuning has to take off to be kept: less is as likely to be lost again on other samples.
+const WORTH: f64 = 0.03;
+
 /// Steps of all sequences that a step of Adam is computed from, about, and the number of windows at least.
 const BATCH_STEPS: usize = 2048;
 const BATCH_WINDOWS: usize = 32;
@@ -130,7 +133,7 @@ pub enum Outcome {
         /// Only scales were tuned where a codebook serves other layers too.
         scales_only: bool,
     },
-    /// It was not better, and is as it was.
+    /// It was not better, or hardly, and is as it was.
     Dropped {
         /// Loss on the samples left out, before.
         before: f64,
@@ -387,6 +390,10 @@ impl Tuner<'_> {
             }
         }
         let (before, after) = losses.unwrap_or_default();
+        if after > before * (1.0 - WORTH) {
+            *self.coded = untuned;
+            return Ok(Tuned { nodes, target, outcome: Outcome::Dropped { before, after, steps, outputs: None } });
+        }
         let outputs = self.loss.zip(self.output_loss());
         if let Some((first, last)) = outputs.filter(|(first, last)| last >= first || last.is_nan()) {
             *self.coded = untuned;
