@@ -43,7 +43,7 @@ pub fn allocate(curves: &[Vec<Candidate>], budget: u64) -> Option<Vec<usize>> {
         for (i, candidate) in curve.iter().enumerate() {
             let cost = cost(curve, candidate);
             for spent in cost..=steps {
-                let loss = best[spent - cost] + candidate.loss;
+                let loss = best[spent - cost] + bounded(candidate.loss);
                 if loss < next[spent] {
                     next[spent] = loss;
                     pick[spent] = i as u16;
@@ -61,6 +61,13 @@ pub fn allocate(curves: &[Vec<Candidate>], budget: u64) -> Option<Vec<usize>> {
     }
     repair(curves, budget, &mut plan);
     Some(plan)
+}
+
+/// A loss that can be added up and compared: weights of size 1e30 have distortions beyond all numbers, and a plan is
+/// wanted all the same.
+fn bounded(loss: f64) -> f64 {
+    const MOST: f64 = 1e300;
+    if loss < MOST { loss } else { MOST }
 }
 
 /// Brings a plan exactly under the budget and then spends what is left.
@@ -113,6 +120,16 @@ mod tests {
 
     fn curve(points: &[(u64, f64)]) -> Vec<Candidate> {
         points.iter().map(|&(bytes, loss)| Candidate { bytes, loss }).collect()
+    }
+
+    #[test]
+    fn losses_beyond_all_numbers_are_planned() {
+        let curve = |loss: f64| vec![Candidate { bytes: 100, loss }, Candidate { bytes: 10, loss }];
+        for loss in [f64::INFINITY, f64::NAN, f64::MAX] {
+            let curves = [curve(loss), curve(1.0), curve(loss)];
+            assert_eq!(allocate(&curves, 30), Some(vec![1, 1, 1]));
+            assert!(allocate(&curves, 150).is_some());
+        }
     }
 
     #[test]

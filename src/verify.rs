@@ -2,7 +2,8 @@
 //!
 //! Where the engine cannot run the original, each rewritten recurrent layer is run alone instead, on seeded inputs
 //! ([`Scope::Layers`]). That shows that the layers still do what they did, not that the model does, and is said in the
-//! verdict. A compressed model that cannot be run although its original can is an error.
+//! verdict. A compressed model that cannot be run although its original can is an error, and so is an original that asks
+//! for more than the engine's [limits](crate::limits): it might be made to be judged on its layers only.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -159,7 +160,7 @@ pub struct Settings<'a> {
 /// # Errors
 /// [`ErrorKind::Usage`] for a gate or loss of an output that is not judged, and for models of different outputs;
 /// [`ErrorKind::Samples`]; [`ErrorKind::Engine`] or [`ErrorKind::Limit`] where the compressed model cannot be run, or
-/// where the original cannot and it has no rewritten layers either.
+/// where the original cannot and it has no rewritten layers either or is beyond a limit.
 pub fn verify(
     original: &Model,
     compressed: &Model,
@@ -179,7 +180,7 @@ pub fn verify(
     });
     let engine = match Engine::new(original) {
         Ok(engine) => engine,
-        Err(e) if cannot_run(&e) => return verify_layers(original, compressed, settings, &e),
+        Err(e) if cannot_run(&e) => return without_runs(original, compressed, settings, &e),
         Err(e) => return Err(e),
     };
     progress.phase("verify", settings.samples.len() as u64);
@@ -193,7 +194,7 @@ pub fn verify(
         }
         // Whose fault it is shows when the original is run alone.
         Err(e) if cannot_run(&e) => match judge.reference(&engine, settings.samples) {
-            Err(e) if cannot_run(&e) => verify_layers(original, compressed, settings, &e),
+            Err(e) if cannot_run(&e) => without_runs(original, compressed, settings, &e),
             Err(e) => Err(e),
             Ok(_) => Err(in_compressed(&e)),
         },
@@ -294,6 +295,14 @@ fn short(value: f64) -> String {
             if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
         }
         _ => format!("{value:.3e}"),
+    }
+}
+
+/// What can be said of models that cannot be run, because of `why`.
+fn without_runs(original: &Model, compressed: &Model, settings: &Settings<'_>, why: &Error) -> Result<Verdict> {
+    match why.kind() {
+        ErrorKind::Limit => Err(Error::new(ErrorKind::Engine, format!("could not be verified: {why}"))),
+        _ => verify_layers(original, compressed, settings, why),
     }
 }
 

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum, ValueHint};
-use dirnet::onnx::{LoadOptions, Model};
+use dirnet::onnx::model::side_path;
+use dirnet::onnx::{LoadOptions, Model, atomic};
 use dirnet::recurrent::FindOptions;
 use dirnet::report::FileFormat;
 use dirnet::verify::{Gate, GateKind};
@@ -60,6 +61,14 @@ pub struct Samples {
     pub seed: u64,
 }
 
+impl Samples {
+    /// The files and directories that are read.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let labels = self.labels.iter().chain(&self.holdout_labels).map(|(_, file)| file);
+        self.calibration.iter().chain(&self.holdout).chain(labels)
+    }
+}
+
 /// Limits that a result must keep.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Gates (for all outputs, or NAME:VALUE for one)")]
@@ -79,6 +88,18 @@ pub struct Gates {
     /// Mean Kullback-Leibler divergence from the original
     #[arg(long, value_name = "X", value_parser = value::limit)]
     pub max_kl: Vec<Limit>,
+}
+
+/// What running a model may take.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Limits of the engine")]
+pub struct Limits {
+    /// Seconds that one run of a model may take, and so may preparing it
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
+    pub verify_timeout: u64,
+    /// Memory that the whole job may take
+    #[arg(long, value_name = "SIZE", default_value = "8GiB", value_parser = value::size)]
+    pub verify_memory: u64,
 }
 
 /// Which nodes take part.
@@ -179,7 +200,9 @@ impl Output {
         for (index, report) in self.report.iter().enumerate() {
             FileFormat::of(report)?;
             models.iter().try_for_each(|model| model.check_target(report))?;
-            if self.report[..index].contains(report) || output == Some(report) {
+            let side = output.map(side_path);
+            let others = self.report[..index].iter().map(PathBuf::as_path).chain(output).chain(side.as_deref());
+            if others.into_iter().any(|other| atomic::is_same(report, other)) {
                 bail!("{}: is an output twice", report.display());
             }
         }
@@ -215,6 +238,18 @@ impl Run {
             rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
         }
         Ok(())
+    }
+}
+
+/// Refuses an output that is one of the inputs, by whatever path.
+pub fn check_apart<'o, 'i>(
+    outputs: impl IntoIterator<Item = &'o PathBuf>,
+    inputs: impl IntoIterator<Item = &'i PathBuf>,
+) -> Result<()> {
+    let inputs: Vec<_> = inputs.into_iter().collect();
+    match outputs.into_iter().find(|output| inputs.iter().any(|input| atomic::is_same(input, output))) {
+        Some(output) => bail!("{}: this is an input; choose another output file", output.display()),
+        None => Ok(()),
     }
 }
 

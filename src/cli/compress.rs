@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::ValueHint;
 use dirnet::compress::Coded;
 use dirnet::error::{Error, ErrorKind};
@@ -14,7 +14,8 @@ use dirnet::report::{Command, Report};
 use dirnet::verify::{self, Settings, Verdict};
 
 use super::args::{self, Gates, Output, Target};
-use super::config::Overrides;
+use super::config::{self, Overrides};
+use super::guard::{self, Guarded};
 use super::job::{Flags, Setup, Study};
 use super::progress::progress;
 
@@ -23,6 +24,8 @@ Examples:
   dirnet compress model.onnx -o small.onnx --ratio 8 --calibration samples.npz
   dirnet compress model.onnx -o small.onnx --calibration train/ --holdout test/ --min-snr 20
   dirnet compress vad.onnx -o small.onnx --calibration audio/ --stream state=stateN";
+/// The largest plan that is read: a hundred thousand units.
+const PLAN_BYTES: u64 = 16 << 20;
 const TARGET: &str = "Target (one)";
 const GATES: &str = "Gates (for all outputs, or NAME:VALUE for one)";
 
@@ -64,8 +67,13 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let out = args::output(args.out.as_deref())?;
     let mut setup = Setup::read(&args.flags, &args.target, overrides, |model| {
         model.check_target(out)?;
-        args.output.check(Some(out), &[model])
+        args.output.check(Some(out), &[model])?;
+        args.flags.check_outputs(args.out.iter().chain(&args.output.report))?;
+        args::check_apart(args.out.iter().chain(&args.output.report), &args.plan)
     })?;
+    if guard::is_probe() {
+        return setup.probe();
+    }
     let progress = progress(args.output.quiet);
     let mut study = setup.study(&args.flags, &*progress)?;
     let coded = args.reach(&mut study, &*progress)?;
@@ -112,6 +120,17 @@ fn newer_ir(original: &Model, result: &Model) -> Option<String> {
 }
 
 impl Args {
+    /// What is run, and within which limits.
+    pub fn guarded(&self) -> Guarded<'_> {
+        Guarded {
+            limits: self.flags.limits,
+            original: &self.flags.model,
+            compressed: None,
+            layers: self.no_verify,
+            quiet: self.output.quiet,
+        }
+    }
+
     /// Makes the model that the target, or a saved plan, asks for.
     fn reach(&self, study: &mut Study<'_>, progress: &dyn Progress) -> Result<Coded> {
         if let Some(bound) = self.target.max_loss {
@@ -119,7 +138,7 @@ impl Args {
         }
         let plan = match &self.plan {
             Some(file) => {
-                let text = std::fs::read_to_string(file).with_context(|| format!("{}: cannot read", file.display()))?;
+                let text = config::read_text(file, PLAN_BYTES)?;
                 plan_file::read(&text, &study.job.weights, &study.job.equal()).map_err(|error| error.in_file(file))?
             }
             None => study.plan(study.bytes(&self.target), progress)?,

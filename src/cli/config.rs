@@ -136,16 +136,12 @@ pub struct File {
 impl File {
     /// Reads and parses a file.
     pub fn read(path: &Path) -> Result<File> {
-        let shown = path.display();
-        let bytes = std::fs::metadata(path).with_context(|| format!("{shown}: cannot read"))?.len();
-        if bytes > MAX_BYTES {
-            bail!("{shown}: {bytes} bytes are too many for a configuration, expected at most {MAX_BYTES}");
-        }
-        let text = std::fs::read_to_string(path).with_context(|| format!("{shown}: cannot read"))?;
+        let text = read_text(path, MAX_BYTES)?;
         Self::parse(path, text)
     }
 
-    fn parse(path: &Path, text: String) -> Result<File> {
+    /// Parses the text of a file.
+    pub fn parse(path: &Path, text: String) -> Result<File> {
         #[derive(Deserialize)]
         struct Nodes {
             #[serde(default)]
@@ -232,6 +228,19 @@ impl File {
     }
 }
 
+/// The text of a regular file of at most `most` bytes: a pipe would be waited for, a device may never end.
+pub fn read_text(path: &Path, most: u64) -> Result<String> {
+    let shown = path.display();
+    let found = std::fs::metadata(path).with_context(|| format!("{shown}: cannot read"))?;
+    if !found.is_file() {
+        bail!("{shown}: not a regular file");
+    }
+    if found.len() > most {
+        bail!("{shown}: {} bytes are too many for such a file, expected at most {most}", found.len());
+    }
+    std::fs::read_to_string(path).with_context(|| format!("{shown}: cannot read"))
+}
+
 /// `file:line` of a span.
 fn place(path: &Path, text: &str, span: Option<Range<usize>>) -> String {
     match span.and_then(|span| text.get(..span.start)) {
@@ -304,6 +313,18 @@ mod tests {
         assert_eq!(error("no-verify = 1"), "dirnet.toml:1: 'no-verify' is true or false");
         assert_eq!(error("ratio = [1]"), "dirnet.toml:1: 'ratio' takes one value, not a list");
         assert_eq!(error("ratio = {}"), "dirnet.toml:1: 'ratio' takes a text or a number");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_flags_or_an_error(at: proptest::sample::Index, text in "[a-z=\\[\\]\"'.\n\\PC]{0,12}") {
+            const SOUND: &str = "ratio = 8\ncalibration = ['a', \"b\"]\n[nodes.'^/a|b/']\nskip = true\n";
+            let mut damaged: String = SOUND.to_owned();
+            damaged.insert_str(at.index(SOUND.len()), &text);
+            for text in [text, damaged] {
+                let _ = flags(&text, &LINE);
+            }
+        }
     }
 
     #[test]

@@ -21,8 +21,9 @@ use dirnet::report::{self, Outcome, Tradeoff};
 use dirnet::search::{self, Found};
 use dirnet::tune::{self, TuneReport};
 
-use super::args::{Nodes, Run, Samples, Target};
+use super::args::{self, Limits, Nodes, Run, Samples, Target};
 use super::config::{self, Overrides};
+use super::guard;
 use super::samples::Inputs;
 
 /// The ratio of the smallest file that a search for a loss looks at, and how many it looks at.
@@ -44,7 +45,16 @@ pub struct Flags {
     #[command(flatten)]
     pub nodes: Nodes,
     #[command(flatten)]
+    pub limits: Limits,
+    #[command(flatten)]
     pub run: Run,
+}
+
+impl Flags {
+    /// Refuses outputs that would replace one of the files that are read.
+    pub fn check_outputs<'a>(&self, outputs: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+        args::check_apart(outputs, self.samples.files().chain(&self.run.config))
+    }
 }
 
 /// How budgets are made.
@@ -136,7 +146,7 @@ impl Setup {
         let options = flags.nodes.options(overrides)?;
         // A model without anything to compress needs no samples to be told so.
         let survey = Weights::find(&model, &options).map_err(|error| error.in_file(&path))?;
-        if survey.weights.iter().any(|weight| expand::is_coded(survey.source(weight))) {
+        if survey.weights.iter().any(|weight| expand::is_coded(&model, survey.source(weight))) {
             let message = "its weights are coded already: compress the original, or what 'dirnet expand' makes of it";
             return Err(Error::new(ErrorKind::NothingToDo, message).in_file(path).into());
         }
@@ -151,7 +161,7 @@ impl Setup {
         }
         let faulty = survey.skipped.iter().filter(|skipped| skipped.warning);
         warnings.extend(faulty.map(|skipped| format!("node '{}' is left alone: {}", skipped.node, skipped.reason)));
-        let engine = match Engine::new(&model) {
+        let engine = match guard::refused().map_or_else(|| Engine::new(&model), Err) {
             Ok(engine) => Some(engine),
             Err(error) if cannot_run(&error) => {
                 warnings.push(without_engine(&error));
@@ -161,6 +171,16 @@ impl Setup {
         };
         let seconds = start.elapsed().as_secs_f64();
         Ok(Setup { model, inputs, loss, warnings, seconds, path, survey, overrides: overrides.clone(), engine })
+    }
+
+    /// Runs the original on all samples, and nothing else: whether that can be done is all that is asked.
+    pub fn probe(&self) -> Result<()> {
+        let engine = Engine::new(&self.model)?;
+        let judge = self.judge()?;
+        for samples in [&self.inputs.calibration, &self.inputs.holdout] {
+            judge.reference(&engine, samples)?;
+        }
+        Ok(())
     }
 
     /// Calibrates.

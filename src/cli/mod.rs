@@ -10,6 +10,7 @@ mod completions;
 mod compress;
 mod config;
 mod expand;
+mod guard;
 mod inspect;
 mod job;
 mod man;
@@ -63,6 +64,19 @@ enum Command {
     Man(man::Args),
 }
 
+impl Command {
+    /// What is run, of a command that runs models.
+    fn guarded(&self) -> Option<guard::Guarded<'_>> {
+        match self {
+            Command::Compress(args) => Some(args.guarded()),
+            Command::Verify(args) => Some(args.guarded()),
+            Command::Plan(args) => Some(args.guarded()),
+            Command::Sweep(args) => Some(args.guarded()),
+            Command::Inspect(_) | Command::Expand(_) | Command::Completions(_) | Command::Man(_) => None,
+        }
+    }
+}
+
 /// Runs the command that the process was started with and returns its exit code.
 pub fn main() -> ExitCode {
     let location = panics::record();
@@ -78,12 +92,18 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: Vec<OsString>) -> ExitCode {
     let named = subcommand(&arguments);
-    let (command, overrides) = match parse(arguments) {
+    let (command, overrides) = match parse(arguments.clone()) {
         Ok(parsed) => parsed,
         Err(Stop::Usage(error)) => return usage(&error, "", &named),
         Err(Stop::Config(error, file)) => return usage(&error, &format!("{}: ", Escaped(&file)), &named),
         Err(Stop::Other(error)) => return failure(&error),
     };
+    if let Some(guarded) = command.guarded() {
+        if !guard::is_worker() {
+            return guard::supervise(&guarded, &arguments);
+        }
+        guard::arm(guarded.limits);
+    }
     let done = match command {
         Command::Inspect(args) => inspect::run(&args, &overrides),
         Command::Compress(args) => compress::run(&args, &overrides),

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Context, Result};
+use dirnet::onnx::atomic;
 use dirnet::report::table::Style;
 use dirnet::report::{FileFormat, Show};
 
@@ -13,7 +14,7 @@ impl Output {
     pub fn show(&self, result: &dyn Show) -> Result<()> {
         for path in &self.report {
             let text = FileFormat::of(path)?.render(result)?;
-            std::fs::write(path, text).with_context(|| format!("{}: cannot write the report", path.display()))?;
+            atomic::write_text(path, &text)?;
         }
         if self.quiet {
             return Ok(());

@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ValueHint;
+use dirnet::onnx::atomic;
 use dirnet::plan_file;
 use dirnet::report::{Command, Report};
 
 use super::args::{Output, Target};
 use super::config::Overrides;
+use super::guard::{self, Guarded};
 use super::job::{Flags, Setup};
 use super::progress::progress;
 
@@ -42,8 +44,12 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
         if let Some(file) = &args.save {
             model.check_target(file)?;
         }
-        args.output.check(args.save.as_deref(), &[model])
+        args.output.check(args.save.as_deref(), &[model])?;
+        args.flags.check_outputs(args.save.iter().chain(&args.output.report))
     })?;
+    if guard::is_probe() {
+        return setup.probe();
+    }
     let progress = progress(args.output.quiet);
     let mut study = setup.study(&args.flags, &*progress)?;
     let plan = match args.target.max_loss {
@@ -52,7 +58,7 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     };
     if let Some(file) = &args.save {
         let text = plan_file::write(&study.job.weights, &plan)?;
-        std::fs::write(file, text).with_context(|| format!("{}: cannot write the plan", file.display()))?;
+        atomic::write_text(file, &text)?;
     }
     let bytes = study.job.sizing().bytes(&plan)?;
     let promised = study.promised(&plan);
@@ -65,4 +71,17 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     report.seconds.load = Some(setup.seconds);
     report.seconds.total = start.elapsed().as_secs_f64();
     args.output.show(&report)
+}
+
+impl Args {
+    /// What is run, and within which limits.
+    pub fn guarded(&self) -> Guarded<'_> {
+        Guarded {
+            limits: self.flags.limits,
+            original: &self.flags.model,
+            compressed: None,
+            layers: true,
+            quiet: self.output.quiet,
+        }
+    }
 }

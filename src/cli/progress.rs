@@ -7,13 +7,37 @@ use std::time::Duration;
 use dirnet::progress::{Progress, Silent};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::guard::{self, Message};
+
 /// A bar for the current phase, with the time that is left.
 #[derive(Default)]
 struct Bar(Mutex<Option<ProgressBar>>);
 
-/// What the library should report its progress to.
+/// What the library should report its progress to: this process shows none, but the one that waits for it may.
 pub fn progress(quiet: bool) -> Box<dyn Progress> {
-    if quiet || !std::io::stderr().is_terminal() { Box::new(Silent) } else { Box::new(Bar::default()) }
+    if quiet || !guard::is_watched() { Box::new(Silent) } else { Box::new(Reporter) }
+}
+
+/// Tells the supervisor.
+struct Reporter;
+
+impl Progress for Reporter {
+    fn phase(&self, name: &str, total: u64) {
+        guard::tell(&Message::Phase(name.to_owned(), total));
+    }
+
+    fn advance(&self, n: u64) {
+        guard::tell(&Message::Advance(n));
+    }
+
+    fn done(&self) {
+        guard::tell(&Message::Done);
+    }
+}
+
+/// Where a supervisor shows the progress of its worker.
+pub fn display(quiet: bool) -> Option<impl Progress> {
+    (!quiet && std::io::stderr().is_terminal()).then(Bar::default)
 }
 
 impl Bar {

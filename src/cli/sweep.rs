@@ -10,6 +10,7 @@ use dirnet::report::{self, Point, Report, Sweep};
 
 use super::args::{Output, Target};
 use super::config::Overrides;
+use super::guard::Guarded;
 use super::job::{Flags, Setup, Study};
 use super::progress::progress;
 use super::value;
@@ -37,7 +38,10 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let start = Instant::now();
     args.output.check_unjudged()?;
     let target = Target { ratio: None, max_size: None, max_loss: None };
-    let setup = Setup::read(&args.flags, &target, overrides, |model| args.output.check(None, &[model]))?;
+    let setup = Setup::read(&args.flags, &target, overrides, |model| {
+        args.output.check(None, &[model])?;
+        args.flags.check_outputs(&args.output.report)
+    })?;
     let engine = Engine::new(&setup.model).map_err(|error| error.in_file(&args.flags.model))?;
     let judge = Judge::new(&setup.model, &setup.loss, &setup.inputs.holdout.carry)?;
     let reference = judge.reference(&engine, &setup.inputs.holdout)?;
@@ -62,6 +66,19 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
             Err(Error::new(ErrorKind::Target, reason.clone()).into())
         }
         _ => Ok(()),
+    }
+}
+
+impl Args {
+    /// What is run, and within which limits. Without runs there is no loss to show.
+    pub fn guarded(&self) -> Guarded<'_> {
+        Guarded {
+            limits: self.flags.limits,
+            original: &self.flags.model,
+            compressed: None,
+            layers: false,
+            quiet: self.output.quiet,
+        }
     }
 }
 

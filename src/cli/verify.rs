@@ -5,11 +5,14 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::ValueHint;
+use dirnet::engine::Engine;
 use dirnet::error::{Error, ErrorKind};
+use dirnet::loss::Judge;
 use dirnet::report::{Command, Report, Seconds};
 use dirnet::verify::{self, Settings};
 
-use super::args::{Gates, Output, Run, Samples};
+use super::args::{self, Gates, Limits, Output, Run, Samples};
+use super::guard::{self, Guarded};
 use super::progress::progress;
 
 const EXAMPLES: &str = "\
@@ -34,6 +37,8 @@ pub struct Args {
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
+    limits: Limits,
+    #[command(flatten)]
     run: Run,
 }
 
@@ -43,8 +48,13 @@ pub fn run(args: &Args) -> Result<()> {
     args.run.start()?;
     let (original, compressed) = (args.run.load(&args.original)?, args.run.load(&args.compressed)?);
     args.output.check(None, &[&original, &compressed])?;
+    args::check_apart(&args.output.report, args.samples.files().chain(&args.run.config))?;
     let loss = args.samples.loss()?;
     let (samples, warnings) = args.samples.judged(&original)?;
+    if guard::is_probe() {
+        Judge::new(&original, &loss, &samples.carry)?.reference(&Engine::new(&original)?, &samples)?;
+        return Ok(());
+    }
     let load = start.elapsed().as_secs_f64();
     let settings = Settings {
         samples: &samples,
@@ -62,4 +72,17 @@ pub fn run(args: &Args) -> Result<()> {
     report.seconds = Seconds { load: Some(load), verify: Some(total - load), total, ..Seconds::default() };
     args.output.show(&report)?;
     error.map_or(Ok(()), |error| Err(error.into()))
+}
+
+impl Args {
+    /// What is run, and within which limits.
+    pub fn guarded(&self) -> Guarded<'_> {
+        Guarded {
+            limits: self.limits,
+            original: &self.original,
+            compressed: Some(&self.compressed),
+            layers: false,
+            quiet: self.output.quiet,
+        }
+    }
 }

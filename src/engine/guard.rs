@@ -1,4 +1,5 @@
-//! Keeps what tract may do from reaching the caller: panics become errors, exploding constants are refused first.
+//! Keeps what tract may do from reaching the caller: panics become errors, exploding constants are refused first, and
+//! how long a call has been going on can be seen from outside.
 
 use super::error;
 use crate::error::{Error, ErrorKind, Result};
@@ -7,8 +8,11 @@ use crate::onnx::graph::plain_name;
 use crate::onnx::{ElementType, GraphProto, Model, NodeProto, Origin, Scope, Values};
 use std::any::Any;
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
+use std::time::{Duration, Instant};
 use tract_onnx::prelude::TractResult;
 
 /// The longest message that is taken over from tract, in characters: it may print whole graphs.
@@ -21,14 +25,53 @@ thread_local! {
 /// Calls into tract. Its errors and panics become one-line errors that say what was being done.
 pub(super) fn call<T>(doing: &str, work: impl FnOnce() -> TractResult<T>) -> Result<T> {
     silence_hook();
+    let _going_on = Call::begin();
     let before = QUIET.replace(true);
     let result = catch_unwind(AssertUnwindSafe(work));
     QUIET.set(before);
     match result {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(e)) => Err(error(format!("{doing}: {}", one_line(&format!("{e:#}"))))),
-        Err(panic) => Err(error(format!("{doing}: tract panicked: {}", one_line(panic_message(&*panic))))),
+        Err(panic) => Err(panicked(doing, panic_message(&*panic))),
     }
+}
+
+fn panicked(doing: &str, message: &str) -> Error {
+    // tract's words where the allocator refuses: the one panic that is about the size of the model, not about tract.
+    let kind = if message.starts_with("failed to allocate") { ErrorKind::Limit } else { ErrorKind::Engine };
+    Error::new(kind, format!("{doing}: tract panicked: {}", one_line(message)))
+}
+
+/// When each call into tract that is going on began, by its number: the first entry is the oldest.
+static CALLS: Mutex<BTreeMap<u64, Instant>> = Mutex::new(BTreeMap::new());
+
+/// A call into tract that is going on.
+struct Call(u64);
+
+impl Call {
+    fn begin() -> Call {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let mut calls = CALLS.lock().unwrap_or_else(PoisonError::into_inner);
+        // Counted under the lock, so that numbers and times are in the same order.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        calls.insert(number, Instant::now());
+        Call(number)
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        CALLS.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+    }
+}
+
+/// How long the longest call into the engine, in this process, has been going on.
+///
+/// A call cannot be interrupted, because a thread cannot: a caller that wants to bound it asks from another thread, and
+/// ends the process that the engine runs in.
+pub fn longest_call() -> Option<Duration> {
+    let calls = CALLS.lock().unwrap_or_else(PoisonError::into_inner);
+    calls.first_key_value().map(|(_, began)| began.elapsed())
 }
 
 /// A panic that is caught here is not a message for the terminal. Other panics are printed as before.
@@ -115,5 +158,15 @@ mod tests {
         assert_eq!(e.kind(), ErrorKind::Engine);
         assert!(e.message().starts_with("planning: tract panicked: first second xxx"));
         assert!(e.message().len() < 400);
+    }
+
+    #[test]
+    fn a_call_can_be_seen_while_it_goes_on() {
+        call("planning", || {
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(longest_call().is_some_and(|d| d >= Duration::from_millis(20)));
+            Ok(())
+        })
+        .unwrap();
     }
 }

@@ -9,7 +9,9 @@
 //! graphs before inner ones, in the order of the nodes ([`Engine::number`]).
 //!
 //! Invariant: a run either gives the outputs that the ONNX specification asks for, to the rounding of single precision,
-//! or an error. It never panics, whatever tract does.
+//! or an error. It never panics, whatever tract does. What it cannot keep is that a hostile model runs for ever or asks
+//! for all the memory there is: whoever runs models of strangers does so in a process of its own, as the command line
+//! does, with [`longest_call`] to see when it is time to end it.
 
 mod branch;
 mod guard;
@@ -21,6 +23,7 @@ mod repeat;
 mod stream;
 mod value;
 
+pub use guard::longest_call;
 pub use recorder::{Floats, Overrides, Pass, Tap, Visit};
 
 use crate::error::{Error, ErrorKind, Result};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use super::external_data::io;
+use super::external_data::{io, same_file};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What [`write()`] hands out to be written to.
@@ -49,6 +49,28 @@ pub fn check_target(path: &Path) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(io(&e, path)),
     }
+}
+
+/// Whether two paths lead to one file, be it there already or not: `a.json` and `./b/../a.json` do.
+pub fn is_same(a: &Path, b: &Path) -> bool {
+    if let (Ok(a), Ok(b)) = (a.metadata(), b.metadata())
+        && cfg!(unix)
+    {
+        return same_file(&a, &b);
+    }
+    let place = |path: &Path| {
+        let whole = path.canonicalize().ok();
+        whole.or_else(|| Some(directory(path).canonicalize().ok()?.join(path.file_name()?)))
+    };
+    a == b || place(a).is_some_and(|place_of_a| place(b) == Some(place_of_a))
+}
+
+/// Writes a text atomically, and returns the number of bytes.
+///
+/// # Errors
+/// As [`write`](write()).
+pub fn write_text(path: &Path, text: &str) -> Result<u64> {
+    write(path, |out| out.write_all(text.as_bytes()).map_err(|e| Error::new(ErrorKind::Io, e.to_string())))
 }
 
 /// Writes `path` atomically with what `fill` writes, and returns the number of bytes.
@@ -114,4 +136,37 @@ fn sibling(path: &Path) -> std::io::Result<NamedTempFile> {
 
 fn directory(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_file_has_many_paths() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |path: &str| directory.path().join(path);
+        std::fs::create_dir(at("sub")).unwrap();
+        assert!(is_same(&at("new.json"), &at("sub/../new.json")), "one that is not there yet");
+        assert!(!is_same(&at("new.json"), &at("sub/new.json")));
+        std::fs::write(at("old"), "").unwrap();
+        assert!(is_same(&at("old"), &at("./sub/../old")) && !is_same(&at("old"), &at("new.json")));
+        #[cfg(unix)]
+        {
+            std::fs::hard_link(at("old"), at("twin")).unwrap();
+            std::os::unix::fs::symlink(at("sub"), at("link")).unwrap();
+            assert!(is_same(&at("old"), &at("twin")) && is_same(&at("link/x"), &at("sub/x")));
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_whole_and_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("report.json");
+        for text in ["a long first text", "second"] {
+            assert_eq!(write_text(&path, text).unwrap(), text.len() as u64);
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 1, "no temporary file stays");
+    }
 }

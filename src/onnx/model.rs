@@ -12,7 +12,7 @@ use bytes::Bytes;
 use ndarray::{ArrayD, IxDyn};
 use prost::Message;
 
-use super::external_data::{self, Place, io, same_file};
+use super::external_data::{self, Place, io};
 use super::graph::{self, Values, is_standard};
 use super::proto::{ModelProto, TensorProto};
 use super::tensor::{self, ElementType, is_external};
@@ -187,7 +187,7 @@ impl Model {
     pub fn check_target(&self, path: &Path) -> Result<()> {
         atomic::check_target(path)?;
         for target in [path.to_owned(), side_path(path)] {
-            if self.own_files.iter().any(|own| is_same(own, &target)) {
+            if self.own_files.iter().any(|own| atomic::is_same(own, &target)) {
                 return Err(
                     Error::new(ErrorKind::Usage, "this is the input; choose another output file").in_file(target)
                 );
@@ -352,14 +352,6 @@ pub fn side_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".data");
     name.into()
-}
-
-/// Whether two paths lead to one existing file.
-fn is_same(a: &Path, b: &Path) -> bool {
-    if cfg!(unix) {
-        return matches!((a.metadata(), b.metadata()), (Ok(a), Ok(b)) if same_file(&a, &b));
-    }
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 fn read_whole(path: &Path) -> Result<Bytes> {

@@ -115,7 +115,7 @@ impl Inspection {
     pub fn new(model: &Model, survey: &Survey) -> Self {
         let file = model.bytes();
         let share = |bytes: u64| (file > 0).then(|| bytes as f64 / file as f64);
-        let bytes = stored_bytes(survey);
+        let bytes = stored_bytes(model, survey);
         let parameters = survey.weights.iter().map(|weight| survey.source(weight).elements() as u64).sum();
         let nodes = survey.nodes.iter().enumerate().map(|(index, node)| Node {
             node: node.name.clone(),
@@ -126,7 +126,7 @@ impl Inspection {
             attributes: node.attributes.unusual(node.cell),
             reads: node.reads.names(),
             inside: node.bodies.clone(),
-            weights: Matrix::BOTH.iter().map(|&matrix| weight(survey, index, matrix, share)).collect(),
+            weights: Matrix::BOTH.iter().map(|&matrix| weight(model, survey, index, matrix, share)).collect(),
         });
         Inspection {
             schema: SCHEMA,
@@ -140,7 +140,7 @@ impl Inspection {
             },
             folded_back: made_by(model).is_some()
                 && !survey.nodes.is_empty()
-                && !survey.weights.iter().any(|weight| is_coded(survey.source(weight))),
+                && !survey.weights.iter().any(|weight| is_coded(model, survey.source(weight))),
             made_by: made_by(model),
             recurrent: InspectedWeights { bytes, parameters, share: share(bytes) },
             nodes: nodes.collect(),
@@ -150,9 +150,9 @@ impl Inspection {
 }
 
 /// Stored bytes of all weights; of coded ones those of codes, codebooks and scales.
-fn stored_bytes(survey: &Survey) -> u64 {
+fn stored_bytes(model: &Model, survey: &Survey) -> u64 {
     let sources = || survey.weights.iter().map(|weight| survey.source(weight));
-    if !sources().any(is_coded) {
+    if !sources().any(|source| is_coded(model, source)) {
         return survey.stored_bytes();
     }
     let constants: BTreeSet<&ConstantRef> = sources().flat_map(|source| &source.constants).collect();
@@ -166,12 +166,12 @@ pub fn made_by(model: &Model) -> Option<serde_json::Value> {
     Some(serde_json::from_str(note).unwrap_or_else(|_| serde_json::Value::String(note.to_owned())))
 }
 
-fn weight(survey: &Survey, node: usize, matrix: Matrix, share: impl Fn(u64) -> Option<f64>) -> Weight {
+fn weight(model: &Model, survey: &Survey, node: usize, matrix: Matrix, share: impl Fn(u64) -> Option<f64>) -> Weight {
     let source = survey.nodes[node].source(matrix);
     let stored = source.constants.first().map_or(source.element, |constant| constant.element);
     let first = survey.weight_of(node, matrix).map(|weight| survey.weights[weight].uses[0]);
     let twin = first.filter(|first| first.node != node || first.matrix != matrix);
-    let coded = is_coded(source);
+    let coded = is_coded(model, source);
     let bytes = match coded {
         true => source.constants.iter().map(|constant| constant.bytes).sum(),
         false => source.stored_bytes(),
@@ -184,7 +184,7 @@ fn weight(survey: &Survey, node: usize, matrix: Matrix, share: impl Fn(u64) -> O
         bytes,
         share: share(bytes),
         coded,
-        codebooks: codebooks(source),
+        codebooks: if coded { codebooks(source) } else { Vec::new() },
         bits_per_weight: bytes as f64 * 8.0 / source.elements().max(1) as f64,
         route: source.route.clone(),
         same_as: twin.map(|twin| survey.nodes[twin.node].name.clone()),
@@ -193,7 +193,7 @@ fn weight(survey: &Survey, node: usize, matrix: Matrix, share: impl Fn(u64) -> O
 
 /// The widths of the codebooks that a coded weight is rebuilt from.
 fn codebooks(source: &Source) -> Vec<u64> {
-    let atoms = source.constants.iter().filter(|constant| is_coded(source) && constant.element == ElementType::Int8);
+    let atoms = source.constants.iter().filter(|constant| constant.element == ElementType::Int8);
     atoms.map(|constant| constant.elements / ATOMS as u64).collect()
 }
 

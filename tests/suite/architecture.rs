@@ -105,3 +105,37 @@ fn every_file_says_what_it_is() {
         assert!(text.starts_with("//!") || path.ends_with("proto.rs"), "{}: open with //!", path.display());
     }
 }
+
+/// The table of attacks in docs/security.md has no open row: each names tests, and each test is there.
+#[test]
+fn every_attack_has_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/security.md")).expect("the page can be read");
+    let mut folders = vec![root.join("tests/suite"), root.join("src")];
+    let mut code = String::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("can be read") {
+            let path = entry.expect("can be read").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                code += &fs::read_to_string(path).expect("source is text");
+            }
+        }
+    }
+    let (_, table) = page.split_once("## Attacks").expect("the table has this title");
+    let rows = table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| attack"));
+    let mut count = 0;
+    for row in rows {
+        let tests = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+        let names: Vec<&str> =
+            tests.split('`').skip(1).step_by(2).filter_map(|path| path.rsplit("::").next()).collect();
+        assert!(!names.is_empty(), "no test: {row}");
+        for name in names {
+            let found = [format!("fn {name}("), format!("mod {name} "), format!("property!({name},")];
+            assert!(found.iter().any(|text| code.contains(text)), "there is no test '{name}'");
+        }
+        count += 1;
+    }
+    assert!(count > 30, "{count} rows");
+}

@@ -7,7 +7,7 @@ use dirnet::coding::{self, Learning, Weights};
 use dirnet::dictionary::{self, Metric, ScaleFormat};
 use dirnet::error::ErrorKind;
 use dirnet::expand;
-use dirnet::onnx::{LoadOptions, Model};
+use dirnet::onnx::{AttributeProto, LoadOptions, Model, NodeProto, tensor};
 use dirnet::planner::{self, Sizing};
 use dirnet::progress::Silent;
 use dirnet::recurrent::{self, FindOptions};
@@ -67,7 +67,7 @@ fn round_trip(path: &Path, ratio: f64, scales: ScaleFormat) {
     let expanded = expand::expand(&result).unwrap();
     let dense = recurrent::find(&expanded, &FindOptions::default()).unwrap();
     for (a, b) in again.weights.iter().zip(&dense.weights) {
-        assert!(!expand::is_coded(dense.source(b)));
+        assert!(!expand::is_coded(&expanded, dense.source(b)));
         assert_eq!(again.source(a).values(&result).unwrap(), dense.source(b).values(&expanded).unwrap());
     }
     assert_eq!(expand::expand(&expanded).unwrap_err().kind(), ErrorKind::NothingToDo);
@@ -78,4 +78,34 @@ fn what_the_graph_rebuilds_is_what_the_codes_stand_for() {
     for path in corpus::model_files() {
         round_trip(&path, 6.0, ScaleFormat::Byte);
     }
+}
+
+/// Weights that somebody else stores as int8, with a scale for each row, are weights to compress like any other.
+#[test]
+fn int8_weights_of_others_are_not_taken_for_ours() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/charlm/gru256.onnx");
+    let mut proto = Model::load(&path, &LoadOptions::default()).unwrap().proto;
+    let graph = proto.graph.as_mut().unwrap();
+    let gru = graph.node.iter().position(|n| n.op_type() == "GRU").unwrap();
+    let w = std::mem::replace(&mut graph.node[gru].input[1], "others".to_owned());
+    let stored = graph.initializer.iter_mut().find(|t| t.name() == w).unwrap();
+    let shape: Vec<usize> = stored.dims.iter().map(|&d| d as usize).collect();
+    let values: Vec<i8> = (0..shape.iter().product()).map(|i| (i % 251) as i8).collect();
+    *stored = tensor::int8(&w, &shape, &values);
+    graph.initializer.push(tensor::float("scale", &[1, shape[1], 1], &vec![0.01; shape[1]]));
+    let node = |op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>| NodeProto {
+        op_type: Some(op.to_owned()),
+        input: inputs.iter().map(|&i| i.to_owned()).collect(),
+        output: vec![output.to_owned()],
+        attribute,
+        ..Default::default()
+    };
+    let to = AttributeProto { name: Some("to".to_owned()), i: Some(1), r#type: Some(2), ..Default::default() };
+    graph.node.insert(gru, node("Mul", &["levels", "scale"], "others", vec![]));
+    graph.node.insert(gru, node("Cast", &[&w], "levels", vec![to]));
+    let model = Model::from_proto(proto, &LoadOptions::default()).unwrap();
+    let survey = recurrent::find(&model, &FindOptions::default()).unwrap();
+    assert_eq!(survey.nodes.len(), 2, "both can be compressed: {:?}", survey.skipped);
+    assert!(survey.weights.iter().all(|weight| !expand::is_coded(&model, survey.source(weight))));
+    assert_eq!(expand::expand(&model).unwrap_err().kind(), ErrorKind::NothingToDo);
 }

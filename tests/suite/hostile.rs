@@ -1,0 +1,492 @@
+//! Hostile files and bad luck, end to end: each test is named after an attack or a mishap of docs/security.md.
+
+#[path = "../../fuzz/targets.rs"]
+mod targets;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dirnet::onnx::external_data::Place;
+use dirnet::onnx::graph::for_each_tensor;
+use dirnet::onnx::proto::{
+    OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
+};
+use dirnet::onnx::{GraphProto, LoadOptions, Model, ModelProto, NodeProto, TensorProto, model, tensor};
+use dirnet::samples::{Samples, Signature};
+use proptest::prelude::*;
+use prost::Message;
+use targets::{KINDS, TARGETS, damage, graph, int, node, value};
+use tempfile::TempDir;
+
+use crate::corpus;
+
+fn dirnet() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dirnet"));
+    command.env_remove("RUST_BACKTRACE");
+    command
+}
+
+/// Exit code, and what is on stderr.
+fn shown(output: &Output) -> (Option<i32>, String) {
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn run(directory: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    shown(&dirnet().args(arguments).current_dir(directory).output().unwrap())
+}
+
+fn fixture(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/charlm").join(name).to_string_lossy().into_owned()
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// A value of an element type and a shape.
+fn typed(name: &str, element: i32, shape: &[i64]) -> ValueInfoProto {
+    let dim = shape.iter().map(|&size| tensor_shape_proto::Dimension {
+        value: Some(tensor_shape_proto::dimension::Value::DimValue(size)),
+        ..Default::default()
+    });
+    let tensor = type_proto::Tensor { elem_type: Some(element), shape: Some(TensorShapeProto { dim: dim.collect() }) };
+    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() };
+    ValueInfoProto { r#type: Some(r#type), ..value(name) }
+}
+
+/// `x [4, 1, 16]` through an LSTM of 32 units, plus what `more` makes and calls `z`.
+fn with(more: Vec<NodeProto>, constants: Vec<TensorProto>) -> ModelProto {
+    let wave = |n: usize| (0..n).map(|i| ((i * i) as f32 * 0.37).sin()).collect::<Vec<f32>>();
+    let mut nodes = vec![node("LSTM", &["x", "W", "R"], "h", vec![int("hidden_size", 32)])];
+    nodes.extend(more);
+    nodes.push(node("Add", &["h", "z"], "y", vec![]));
+    let mut initializer =
+        vec![tensor::float("W", &[1, 128, 16], &wave(128 * 16)), tensor::float("R", &[1, 128, 32], &wave(128 * 32))];
+    initializer.extend(constants);
+    let graph = GraphProto {
+        node: nodes,
+        initializer,
+        input: vec![typed("x", 1, &[4, 1, 16])],
+        output: vec![value("y")],
+        ..Default::default()
+    };
+    ModelProto {
+        ir_version: Some(8),
+        opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
+        graph: Some(graph),
+        ..Default::default()
+    }
+}
+
+fn scalar(name: &str, value: f32) -> TensorProto {
+    tensor::float(name, &[], &[value])
+}
+
+fn fine() -> ModelProto {
+    with(vec![], vec![tensor::float("z", &[1], &[0.0])])
+}
+
+/// A Loop of 2^60 rounds.
+fn endless() -> ModelProto {
+    let body = GraphProto {
+        name: Some("body".to_owned()),
+        node: vec![node("Identity", &["go"], "on", vec![]), node("Neg", &["v"], "w", vec![])],
+        input: vec![typed("i", 7, &[]), typed("go", 9, &[]), typed("v", 1, &[1])],
+        output: vec![typed("on", 9, &[]), typed("w", 1, &[1])],
+        ..Default::default()
+    };
+    let yes = TensorProto { name: Some("yes".into()), data_type: Some(9), int32_data: vec![1], ..Default::default() };
+    with(
+        vec![node("Loop", &["rounds", "yes", "v0"], "z", vec![graph("body", body)])],
+        vec![tensor::int64("rounds", &[], &[1 << 60]), yes, tensor::float("v0", &[1], &[0.0])],
+    )
+}
+
+/// A Range of 2^36 numbers that no shape tells of.
+fn greedy() -> ModelProto {
+    with(
+        vec![
+            node("Mul", &["a", "a"], "end", vec![]),
+            node("Range", &["zero", "end", "one"], "r", vec![]),
+            node("ReduceSum", &["r"], "z", vec![int("keepdims", 0)]),
+        ],
+        vec![scalar("a", 262_144.0), scalar("zero", 0.0), scalar("one", 1.0)],
+    )
+}
+
+fn write(directory: &TempDir, name: &str, model: &ModelProto) {
+    fs::write(directory.path().join(name), model.encode_to_vec()).unwrap();
+}
+
+const QUICK: [&str; 4] = ["--ratio", "2", "--sensitivity", "none"];
+
+#[test]
+fn an_endless_run_ends_as_an_error_that_names_the_model() {
+    let directory = TempDir::new().unwrap();
+    write(&directory, "endless.onnx", &endless());
+    write(&directory, "fine.onnx", &fine());
+    let limited = |arguments: &[&str]| {
+        let start = Instant::now();
+        let shown = run(directory.path(), &[arguments, &["--verify-timeout", "1"]].concat());
+        assert!(start.elapsed() < Duration::from_secs(30));
+        shown
+    };
+    let line =
+        "error: endless.onnx: could not be verified: one run takes more than 1 s; raise --verify-timeout if it may\n";
+    let compress = [&["compress", "endless.onnx", "-o", "out.onnx"][..], &QUICK].concat();
+    assert_eq!(limited(&compress), (Some(1), line.to_owned()));
+    assert_eq!(limited(&["verify", "endless.onnx", "fine.onnx"]), (Some(1), line.to_owned()), "as the original");
+    assert_eq!(limited(&["verify", "fine.onnx", "endless.onnx"]), (Some(1), line.to_owned()), "as the compressed");
+    assert_eq!(limited(&["sweep", "endless.onnx", "--ratios", "2"]), (Some(1), line.to_owned()));
+    assert_eq!(names(directory.path()), ["endless.onnx", "fine.onnx"], "nothing was written");
+
+    let (code, error) = limited(&[&compress[..], &["--no-verify", "--report", "r.json"]].concat());
+    assert_eq!((code, error.as_str()), (Some(0), ""), "nobody asked for a run");
+    let report: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(directory.path().join("r.json")).unwrap()).unwrap();
+    assert!(report["verify"].is_null() && report["warnings"].to_string().contains("cannot be run"), "{report}");
+}
+
+#[test]
+fn a_runaway_allocation_ends_as_an_error_that_names_the_model() {
+    let directory = TempDir::new().unwrap();
+    write(&directory, "greedy.onnx", &greedy());
+    let compress = [&["compress", "greedy.onnx", "-o", "out.onnx"][..], &QUICK].concat();
+    let (code, line) = run(directory.path(), &compress);
+    assert_eq!(code, Some(1), "{line}");
+    assert!(line.starts_with("error: greedy.onnx: could not be verified: ") && line.lines().count() == 1, "{line}");
+    // Too little for the file alone: no allocation that could be refused in time, the process is aborted.
+    let (code, line) =
+        run(directory.path(), &["verify", &fixture("gru256.onnx"), &fixture("gru256.onnx"), "--verify-memory", "3MB"]);
+    assert_eq!(code, Some(1), "{line}");
+    let words =
+        "gru256.onnx: could not be verified: it takes more than 3.00 MB of memory; raise --verify-memory if it may";
+    assert!(line.starts_with("error: ") && line.contains(words) && line.lines().count() == 1, "{line}");
+    assert_eq!(names(directory.path()), ["greedy.onnx"]);
+}
+
+#[test]
+fn a_graph_whose_constants_explode_is_not_run() {
+    let Some(bad) = corpus::beside_models("bad") else { return };
+    let directory = TempDir::new().unwrap();
+    let model = bad.join("bomb_constantofshape_32GB/model.onnx");
+    let (code, line) = run(directory.path(), &["verify", &model.to_string_lossy(), &model.to_string_lossy()]);
+    assert_eq!(code, Some(1), "{line}");
+    assert!(line.contains("could not be verified") && line.contains("more than the"), "{line}");
+}
+
+/// The worker dies of something that nobody foresaw; then the user's process, of kill -9.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_engine_that_is_killed_is_an_error() {
+    let directory = TempDir::new().unwrap();
+    write(&directory, "endless.onnx", &endless());
+    let start = || {
+        let mut command = dirnet();
+        command.args(["verify", "endless.onnx", "endless.onnx"]).current_dir(directory.path());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let worker_of = |pid: u32| {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            if let Some(child) = children.split_whitespace().next() {
+                return child.to_owned();
+            }
+            assert!(Instant::now() < until, "no worker was started");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let child = start();
+    // The job, then the probe that asks whose fault it was.
+    let mut killed = String::new();
+    for _ in 0..2 {
+        let mut worker = worker_of(child.id());
+        while worker == killed {
+            worker = worker_of(child.id());
+        }
+        assert!(Command::new("kill").args(["-9", &worker]).status().unwrap().success());
+        killed = worker;
+    }
+    let (code, line) = shown(&child.wait_with_output().unwrap());
+    assert_eq!(code, Some(1), "{line}");
+    assert!(line.starts_with("error: endless.onnx: could not be verified: ") && line.contains("signal: 9"), "{line}");
+
+    let mut child = start();
+    let worker = worker_of(child.id());
+    child.kill().unwrap();
+    // It returns when both ends of the pipe are closed: the worker does not stay behind.
+    child.wait_with_output().unwrap();
+    assert!(!Path::new(&format!("/proc/{worker}/exe")).exists());
+}
+
+#[test]
+fn kill_9_leaves_nothing_or_the_whole_file() {
+    let directory = TempDir::new().unwrap();
+    let model = fixture("gru256.onnx");
+    let out = directory.path().join("out.onnx");
+    let start = || {
+        let mut command = dirnet();
+        command.args(["compress", &model, "-o", "out.onnx", "--sensitivity", "none", "--no-verify", "-q"]);
+        command.current_dir(directory.path()).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let begun = Instant::now();
+    assert!(start().wait_with_output().unwrap().status.success());
+    let (whole, taken) = (fs::read(&out).unwrap(), begun.elapsed());
+    fs::remove_file(&out).unwrap();
+    let moments = 10;
+    for moment in 1..=moments {
+        let mut child = start();
+        std::thread::sleep(taken * moment / moments);
+        child.kill().unwrap();
+        child.wait_with_output().unwrap(); // the worker too: it holds the pipe
+        if out.exists() {
+            assert!(fs::read(&out).unwrap() == whole, "half a file");
+            fs::remove_file(&out).unwrap();
+        }
+        // What was being written has a name that nobody takes for the result.
+        assert!(names(directory.path()).iter().all(|name| name.starts_with(".out.onnx.") && name.ends_with(".tmp")));
+    }
+}
+
+/// Runs dirnet with a small file system, or one that cannot be written to, mounted at `disk` in its directory.
+#[cfg(target_os = "linux")]
+fn on_disk(directory: &Path, options: &str, arguments: &str) -> Option<(Option<i32>, String)> {
+    fs::create_dir_all(directory.join("disk")).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o {options} tmpfs disk || exit 99; {} {arguments}; code=$?; ls -A disk >&2; exit $code",
+        env!("CARGO_BIN_EXE_dirnet")
+    );
+    let output = Command::new("unshare").args(["-rm", "sh", "-c", &script]).current_dir(directory).output();
+    match output {
+        Ok(output)
+            if output.status.code() != Some(99) && !String::from_utf8_lossy(&output.stderr).contains("unshare:") =>
+        {
+            Some(shown(&output))
+        }
+        _ => {
+            println!("skipped: no file systems can be mounted here");
+            None
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_an_error_and_leaves_nothing() {
+    let directory = TempDir::new().unwrap();
+    let compress = |model: &str| format!("compress {model} -o disk/out.onnx --sensitivity none --no-verify -q");
+    let Some(found) = on_disk(directory.path(), "size=100k", &compress(&fixture("gru256.onnx"))) else { return };
+    assert_eq!(found, (Some(2), "error: disk/out.onnx: No space left on device (os error 28)\n".to_owned()));
+    // A report that has no room, after a model that has.
+    write(&directory, "fine.onnx", &fine());
+    let both = format!("inspect fine.onnx --report disk/r.json --exclude {}", "a".repeat(40));
+    let found = on_disk(directory.path(), "size=4k,nr_inodes=1", &both).unwrap();
+    assert_eq!(found.0, Some(2), "{found:?}");
+    assert!(found.1.starts_with("error: disk/r.json: No space left") && found.1.lines().count() == 1, "{found:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_target_that_cannot_be_written_is_an_error() {
+    let directory = TempDir::new().unwrap();
+    write(&directory, "fine.onnx", &fine());
+    let arguments = "compress fine.onnx -o disk/out.onnx --ratio 2 --sensitivity none -q";
+    let Some(found) = on_disk(directory.path(), "ro", arguments) else { return };
+    assert_eq!(found.0, Some(2), "{found:?}");
+    let line = "error: disk/out.onnx: Read-only file system";
+    assert!(found.1.starts_with(line) && found.1.lines().count() == 1, "{found:?}");
+}
+
+#[test]
+fn an_output_is_no_input_by_whatever_path() {
+    let directory = TempDir::new().unwrap();
+    write(&directory, "fine.onnx", &fine());
+    fs::create_dir(directory.path().join("sub")).unwrap();
+    for name in ["cal.npz", "c.toml", "l.json"] {
+        fs::write(directory.path().join(name), "").unwrap();
+    }
+    let cases: [(&[&str], &str); 6] = [
+        (&["-o", "sub/../cal.npz", "--calibration", "cal.npz"], "sub/../cal.npz: this is an input"),
+        (&["-o", "cal.npz", "--holdout", "./cal.npz"], "cal.npz: this is an input"),
+        (&["-o", "c.toml", "--config", "sub/../c.toml"], "c.toml: this is an input"),
+        (&["-o", "o.onnx", "--labels", "y=l.json", "--report", "l.json"], "l.json: this is an input"),
+        (&["-o", "o.json", "--report", "./sub/../o.json"], "./sub/../o.json: is an output twice"),
+        (&["-o", "o.onnx", "--report", "r.json", "--report", "sub/../r.json"], "sub/../r.json: is an output twice"),
+    ];
+    for (flags, words) in cases {
+        let (code, line) = run(directory.path(), &[&["compress", "fine.onnx"], flags].concat());
+        assert_eq!(code, Some(2), "{line}");
+        assert!(line.starts_with(&format!("error: {words}")), "{line}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn texts_in_pipes_and_devices_are_refused() {
+    let directory = TempDir::new().unwrap();
+    write(&directory, "fine.onnx", &fine());
+    for flag in ["--config", "--plan"] {
+        let (code, line) = run(directory.path(), &["compress", "fine.onnx", "-o", "o.onnx", flag, "/dev/zero"]);
+        assert_eq!((code, line.as_str()), (Some(2), "error: /dev/zero: not a regular file\n"), "{flag}");
+    }
+}
+
+/// More than 2 GiB come in and go out, within 2.5 times the recurrent weights and 300 MB: all but the weights stays on
+/// the disk. The limit on memory is what measures it.
+#[cfg(unix)]
+#[test]
+fn models_beyond_two_gibibytes_come_in_and_go_out_in_little_memory() {
+    use std::os::unix::fs::MetadataExt;
+    let directory = TempDir::new().unwrap();
+    let bytes = (2u64 << 30) + (64 << 20);
+    fs::File::create(directory.path().join("huge")).unwrap().set_len(bytes).unwrap();
+    let mut table = tensor::float("table", &[0], &[]);
+    table.dims = vec![bytes as i64 / 4 / 16, 16];
+    Place { location: "huge".to_owned(), offset: 0, length: Some(bytes) }.write_to(&mut table);
+    let look_up = node("Gather", &["table", "row"], "z", vec![int("axis", 0)]);
+    let pick = node("Slice", &["z", "zero", "one"], "first", vec![]);
+    let mut proto = with(vec![look_up, pick], vec![table]);
+    let graph = proto.graph.as_mut().unwrap();
+    graph.node.last_mut().unwrap().input[1] = "first".to_owned();
+    let constants = [("row", 0), ("zero", 0), ("one", 1)].map(|(name, v)| tensor::int64(name, &[1], &[v]));
+    graph.initializer.extend(constants);
+    write(&directory, "model.onnx", &proto);
+    let weights = 4 * 128 * (16 + 32);
+    let most = (weights * 5 / 2 + 300_000_000).to_string();
+    let limits = ["--verify-memory", &most];
+    let compress = ["compress", "model.onnx", "-o", "out.onnx", "--no-verify", "-q"];
+    assert_eq!(run(directory.path(), &[&compress, &QUICK[..], &limits].concat()), (Some(0), String::new()));
+    let side = model::side_path(&directory.path().join("out.onnx")).metadata().unwrap();
+    assert_eq!(side.len(), bytes);
+    assert!(side.blocks() * 512 < 64 << 20, "the holes were filled");
+    let back = Model::load(&directory.path().join("out.onnx"), &LoadOptions::default()).unwrap();
+    assert!(back.bytes() > bytes);
+    let (code, line) = run(directory.path(), &["verify", "model.onnx", "out.onnx"]);
+    assert!(code == Some(1) && line.contains("could not be verified") && line.contains("2 GiB"), "{line}");
+}
+
+/// Default flags, sensitivities measured: the runs of the model are part of what must not depend on the threads.
+#[test]
+fn the_bytes_do_not_depend_on_the_number_of_threads() {
+    let Some(models) = corpus::models() else { return };
+    let directory = TempDir::new().unwrap();
+    let cases: [(&str, &str, &[&str]); 4] = [
+        ("amp_lstm24/model.onnx", "amp_lstm24/model.calibration.npz", &["hin=hout", "cin=cout"]),
+        ("pose_gru/gru_model.onnx", "pose_gru/gru_model.calibration.npz", &[]),
+        ("derived/dtln_p1_fp16_cast/model.onnx", "", &[]),
+        ("g2p_id/encoder_model.onnx", "g2p_id/encoder_model.calibration.npz", &[]),
+    ];
+    for (model, samples, stream) in cases {
+        let (model, samples) = (models.join(model), models.join(samples));
+        let outputs = ["1", "2", "8"].map(|threads| {
+            let mut command = dirnet();
+            command.current_dir(directory.path()).arg("compress").arg(&model).args(["-o", "o.onnx", "--ratio", "4"]);
+            if samples.is_file() {
+                command.arg("--calibration").arg(&samples);
+            }
+            for carry in stream {
+                command.args(["--stream", carry]);
+            }
+            let (code, line) = shown(&command.args(["--threads", threads, "-q"]).output().unwrap());
+            assert_eq!((code, line.as_str()), (Some(0), ""), "{}", model.display());
+            fs::read(directory.path().join("o.onnx")).unwrap()
+        });
+        assert!(outputs[0] == outputs[1] && outputs[0] == outputs[2], "{}", model.display());
+    }
+}
+
+/// Every structural byte of the models, and places all over the samples: cut off there, and with bits flipped there.
+#[test]
+fn damaged_fixtures_never_panic() {
+    let survive = |bytes: Vec<u8>| {
+        if let Err(e) = Model::from_bytes(bytes.into(), &LoadOptions::default()) {
+            assert!(!e.to_string().contains('\n'), "{e}");
+        }
+    };
+    for name in ["gru256.onnx", "lstm256.onnx"] {
+        let whole = Bytes::from(fs::read(fixture(name)).unwrap());
+        let start = whole.as_ptr() as usize;
+        let model = Model::from_bytes(whole.clone(), &LoadOptions::default()).unwrap();
+        let mut structural = vec![true; whole.len()];
+        for_each_tensor(&model.proto, |t| {
+            let from = (t.raw_data().as_ptr() as usize).wrapping_sub(start);
+            if let Some(values) = structural.get_mut(from..from.saturating_add(t.raw_data().len())) {
+                values.fill(false);
+            }
+        });
+        for place in (0..whole.len()).filter(|&place| structural[place]) {
+            survive(whole[..place].to_vec());
+            for flip in [1, 128, 255] {
+                let mut damaged = whole.to_vec();
+                damaged[place] ^= flip;
+                survive(damaged);
+            }
+        }
+    }
+    let model = Model::load(Path::new(&fixture("gru256.onnx")), &LoadOptions::default()).unwrap();
+    let signature = Signature::of(&model).unwrap();
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("damaged.npz");
+    for name in ["calibration.npz", "holdout.npz"] {
+        let whole = fs::read(fixture(name)).unwrap();
+        let edges = (0..200).chain(whole.len() - 200..whole.len());
+        for place in edges.chain((200..whole.len() - 200).step_by(257)) {
+            for flip in [None, Some(1u8), Some(255)] {
+                let mut damaged = whole.clone();
+                match flip {
+                    None => damaged.truncate(place),
+                    Some(flip) => damaged[place] ^= flip,
+                }
+                fs::write(&path, &damaged).unwrap();
+                if let Err(e) = Samples::read(std::slice::from_ref(&path), &signature, &[]) {
+                    assert!(!e.to_string().contains('\n'), "{e}");
+                }
+            }
+        }
+    }
+}
+
+/// The fuzz targets on damaged seeds; proptest shrinks what it finds.
+mod fuzz {
+    use super::*;
+
+    type Damage = Vec<(usize, u8, u8)>;
+
+    fn survive(name: &str, seed: prop::sample::Index, damages: &Damage) {
+        let target = TARGETS.iter().find(|target| target.name == name).unwrap();
+        let seeds = (target.seeds)();
+        let mut input = seed.get(&seeds).clone();
+        damages.iter().for_each(|&(place, kind, value)| damage(&mut input, place, kind, value));
+        (target.run)(&input);
+    }
+
+    /// One property a target, so many cases each.
+    macro_rules! property {
+        ($test:ident, $target:literal, $cases:literal) => {
+            proptest! {
+                #![proptest_config(ProptestConfig { cases: $cases, failure_persistence: None, ..Default::default() })]
+
+                #[test]
+                fn $test(
+                    seed: prop::sample::Index,
+                    damages in prop::collection::vec((any::<usize>(), 0..KINDS, any::<u8>()), 0..6),
+                ) {
+                    survive($target, seed, &damages);
+                }
+            }
+        };
+    }
+    property!(damaged_models_are_described_or_refused, "load", 3000);
+    property!(what_is_saved_is_what_was_loaded, "round_trip", 1000);
+    property!(nothing_outside_of_the_directory_is_read, "external_data", 2000);
+    property!(damaged_samples_are_read_or_refused, "samples", 2000);
+    property!(damaged_plans_are_read_or_refused, "plan", 1000);
+    property!(damaged_models_are_compressed_or_refused, "compress", 60);
+}
