@@ -8,17 +8,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ndarray::{Array3, ArrayView2, ArrayViewMut2, Axis, Slice};
+use ndarray::{Array2, Array3, ArrayView2, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
 
 use crate::dictionary::{self, BlockSpec, Codebook, Coded, Matrix as CodedMatrix, Metric, ScaleCodes, ScaleFormat};
-use crate::encode::portable::{Home, Writer};
-use crate::encode::{Block, Stored};
+use crate::encode::{self, Assigned, Block, Form, Home, Layer, Request, Stored, Writer, fast, portable, vendor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{Model, Rewriter, Scope};
 use crate::plan::{Choice, Plan, Sharing};
 use crate::progress::Progress;
-use crate::recurrent::{self, FindOptions, RecurrentNode, Survey, Unit, WeightUse};
+use crate::recurrent::{self, FindOptions, Matrix, RecurrentNode, Survey, Unit, WeightUse};
 
 /// The metadata entry that tells how a model was made.
 pub const NOTE: &str = "dirnet";
@@ -31,6 +30,17 @@ pub struct Weights {
     pub tensors: Vec<Array3<f32>>,
     /// The units of all tensors: tensor by tensor, then by direction, then by gate.
     pub units: Vec<WeightUnit>,
+    /// For each node of the survey its B `[directions, 2*G*H]`, if it has one and that is constant.
+    pub biases: Vec<Option<Array2<f32>>>,
+}
+
+/// How a result is written.
+#[derive(Clone, Debug, Default)]
+pub struct Writing {
+    /// The form of its recurrent nodes.
+    pub request: Request,
+    /// The text of the metadata entry [`NOTE`].
+    pub note: String,
 }
 
 /// A gate block of one tensor of weights.
@@ -72,7 +82,8 @@ impl Weights {
             survey.nodes[node].units_of(matrix).into_iter().map(move |unit| WeightUnit { weight, unit })
         });
         let units = units.collect();
-        Ok(Weights { survey, tensors, units })
+        let biases = survey.nodes.iter().map(|node| node.bias(model)).collect::<Result<_>>()?;
+        Ok(Weights { survey, tensors, units, biases })
     }
 
     /// Finds the weights without decoding them.
@@ -91,6 +102,18 @@ impl Weights {
             return Err(Error::new(ErrorKind::NothingToDo, format!("nothing to compress: {reason}")));
         }
         Ok(survey)
+    }
+
+    /// The form of every node where the units are stored as `is_coded` says.
+    pub fn forms(&self, model: &Model, request: Request, is_coded: impl Fn(usize) -> bool) -> Vec<Assigned> {
+        let coded = |weight: usize| (0..self.units.len()).all(|u| self.units[u].weight != weight || is_coded(u));
+        encode::assign(&self.survey, model.opset(), request, &self.biases, coded)
+    }
+
+    /// For each unit the form of the nodes that use it, if all units are coded.
+    pub fn unit_forms(&self, model: &Model, request: Request) -> Vec<Form> {
+        let forms = self.forms(model, request, |_| true);
+        self.units.iter().map(|unit| forms[self.survey.weights[unit.weight].uses[0].node].form).collect()
     }
 
     /// The rows of a unit, `[H, n]`.
@@ -167,6 +190,8 @@ pub struct Learning<'a> {
     pub metrics: &'a [Arc<Metric>],
     /// Effort and seed.
     pub options: dictionary::Options,
+    /// The largest level of the atoms of each unit.
+    pub peaks: Vec<i8>,
 }
 
 /// Learns the codebooks and codes of a plan; a step of `progress` is a unit. Returns the units and their distortions (0 for a dense one).
@@ -191,7 +216,9 @@ pub fn learn(
                     importance: plan.sensitivity[u],
                 })
                 .collect();
-            let learned = dictionary::learn(&matrices, *spec, &how.options)
+            let peak = units.iter().map(|&u| how.peaks[u]).min().unwrap_or(i8::MAX);
+            let options = dictionary::Options { peak, ..how.options.clone() };
+            let learned = dictionary::learn(&matrices, *spec, &options)
                 .map_err(|e| e.at_node(weights.units[units[0]].unit.to_string()));
             progress.advance(units.len() as u64);
             learned
@@ -208,62 +235,103 @@ pub fn learn(
     Ok((coded, distortion))
 }
 
-/// The model with its weights replaced by what `coded` holds. A tensor all of whose units are dense stays as it is.
+/// The model with its weights replaced by what `coded` holds, in the form that `writing` asks for. A tensor all of whose
+/// units are dense stays as it is.
 ///
 /// # Errors
 /// As [`Rewriter::finish`].
-pub fn apply(model: &Model, weights: &Weights, coded: &CodedUnits, note: &str) -> Result<Model> {
+pub fn apply(model: &Model, weights: &Weights, coded: &CodedUnits, writing: &Writing) -> Result<Model> {
     let mut result = model.clone();
     let mut rewriter = Rewriter::new(&mut result);
     let survey = &weights.survey;
-    let mut edits = Vec::new();
+    let forms = weights.forms(model, writing.request, |unit| coded[unit].is_some());
+    let kept: Vec<Kept<'_>> = (0..survey.weights.len()).map(|weight| Kept::new(weights, coded, weight)).collect();
     let mut writer = Writer::new(&mut rewriter);
-    for (index, weight) in survey.weights.iter().enumerate() {
-        let members: Vec<usize> = (0..weights.units.len()).filter(|&u| weights.units[u].weight == index).collect();
-        if members.iter().all(|&u| coded[u].is_none()) {
+    let mut edits = Vec::new();
+    for (weight, kept) in survey.weights.iter().zip(&kept) {
+        if kept.is_dense() || forms[weight.uses[0].node].form != Form::Portable {
             continue;
         }
-        let source = survey.source(weight);
-        let first = weight.uses[0];
-        let stored = Stored {
-            name: format!("{}/{}", survey.nodes[first.node].name, first.matrix),
-            element: source.element,
-            directions: source.shape[0],
-            columns: source.shape[2],
-            blocks: members
-                .iter()
-                .map(|&u| coded[u].as_ref().map_or(Block::Dense(weights.rows(u)), Block::Coded))
-                .collect(),
-            labels: members.iter().map(|&u| label(&weights.units[u].unit, source.shape[0])).collect(),
-        };
-        let anchors = anchors(survey, &weight.uses);
-        let scopes: Vec<Scope> = anchors.values().map(|uses| common(survey, uses)).collect();
-        let constants = common(survey, &weight.uses);
-        let root = Scope::root();
-        let codebooks = if members.iter().any(|&u| is_shared(weights, coded, u)) { &root } else { &constants };
-        let homes: Vec<_> = scopes.iter().map(|nodes| Home { constants: &constants, codebooks, nodes }).collect();
-        let values = writer.write(&stored, &homes);
-        for (uses, value) in anchors.into_values().zip(values) {
-            edits.extend(uses.into_iter().map(|u| (u, value.clone())));
+        for uses in anchors(survey, &weight.uses).into_values() {
+            let value = portable::write(&mut writer, &kept.stored, kept.home());
+            writer.place_in_front(&common(survey, &uses));
+            edits.extend(uses.into_iter().map(|used| (used, value.clone())));
         }
+    }
+    let replaced: Vec<usize> = (0..survey.nodes.len()).filter(|&n| forms[n].form != Form::Portable).collect();
+    for &index in &replaced {
+        let node = &survey.nodes[index];
+        let [w, r] = Matrix::BOTH.map(|matrix| {
+            let weight = survey.weight_of(index, matrix).expect("both weights of a found node are found");
+            (&kept[weight].stored, kept[weight].home())
+        });
+        let layer =
+            Layer { node, proto: model.node(&node.scope, node.index), w, r, bias: weights.biases[index].as_ref() };
+        match forms[index].form {
+            Form::Ort => vendor::write(&mut writer, &layer),
+            _ => fast::write(&mut writer, &layer),
+        }
+        writer.place_before(&node.scope, node.index);
     }
     for (WeightUse { node, matrix }, value) in edits {
         let node = &survey.nodes[node];
         rewriter.set_input(&node.scope, node.index, matrix.input(), &value);
-        for input in &node.source(matrix).frozen {
-            rewriter.freeze_input(input);
+        node.source(matrix).frozen.iter().for_each(|input| rewriter.freeze_input(input));
+    }
+    for index in replaced {
+        let node = &survey.nodes[index];
+        rewriter.remove_node(&node.scope, node.index);
+        node.w.frozen.iter().chain(&node.r.frozen).for_each(|input| rewriter.freeze_input(input));
+        if forms[index].form == Form::Ort {
+            rewriter.import(vendor::DOMAIN, 1);
         }
     }
-    rewriter.set_metadata(NOTE, note);
+    rewriter.set_metadata(NOTE, &writing.note);
     rewriter.finish()?;
     Ok(result)
+}
+
+/// A weight as it is stored, and where.
+struct Kept<'a> {
+    stored: Stored<'a>,
+    constants: Scope,
+    codebooks: Scope,
+}
+
+impl<'a> Kept<'a> {
+    fn new(weights: &'a Weights, coded: &'a CodedUnits, weight: usize) -> Self {
+        let survey = &weights.survey;
+        let WeightUse { node, matrix } = survey.weights[weight].uses[0];
+        let source = survey.source(&survey.weights[weight]);
+        let members: Vec<usize> = (0..weights.units.len()).filter(|&u| weights.units[u].weight == weight).collect();
+        let block = |u: usize| coded[u].as_ref().map_or(Block::Dense(weights.rows(u)), Block::Coded);
+        let stored = Stored {
+            name: format!("{}/{matrix}", survey.nodes[node].name),
+            element: source.element,
+            directions: source.shape[0],
+            columns: source.shape[2],
+            blocks: members.iter().map(|&u| block(u)).collect(),
+            gates: survey.nodes[node].cell.gates(),
+        };
+        let constants = common(survey, &survey.weights[weight].uses);
+        let shared = members.iter().any(|&u| is_shared(weights, coded, u));
+        Kept { stored, codebooks: if shared { Scope::root() } else { constants.clone() }, constants }
+    }
+
+    fn home(&self) -> Home<'_> {
+        Home { constants: &self.constants, codebooks: &self.codebooks }
+    }
+
+    fn is_dense(&self) -> bool {
+        self.stored.blocks.iter().all(|block| matches!(block, Block::Dense(_)))
+    }
 }
 
 /// Bytes of the file that a plan makes, exactly.
 ///
 /// # Errors
 /// As [`apply`].
-pub fn size(model: &Model, weights: &Weights, plan: &Plan, scales: ScaleFormat, note: &str) -> Result<u64> {
+pub fn size(model: &Model, weights: &Weights, plan: &Plan, scales: ScaleFormat, writing: &Writing) -> Result<u64> {
     let mut coded: CodedUnits = vec![None; plan.choices.len()];
     for (group, (spec, units)) in weights.groups(&plan.choices).into_iter().enumerate() {
         let codebook = Arc::new(Codebook { spec, atoms: vec![0; spec.atoms * spec.width] });
@@ -281,7 +349,7 @@ pub fn size(model: &Model, weights: &Weights, plan: &Plan, scales: ScaleFormat, 
             });
         }
     }
-    apply(model, weights, &coded, note)?.saved_bytes()
+    apply(model, weights, &coded, writing)?.saved_bytes()
 }
 
 /// Whether a unit of another tensor uses the codebook of this one too.
@@ -291,11 +359,6 @@ fn is_shared(weights: &Weights, coded: &CodedUnits, unit: usize) -> bool {
         other.weight != weights.units[unit].weight
             && coded.as_ref().is_some_and(|c| Arc::ptr_eq(&c.codebook, &this.codebook))
     })
-}
-
-/// A short name of a unit within its tensor.
-fn label(unit: &Unit, directions: usize) -> String {
-    if directions == 1 { unit.gate.to_owned() } else { format!("{}.{}", unit.direction.name(), unit.gate) }
 }
 
 /// Uses by the innermost Loop or Scan body that they are in. Values must be computed inside such a body: not every

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::calibrate::{self, Moment, SecondMoments, Vector};
-use crate::coding::{self, CodedUnits, Learning, WeightUnit, Weights};
+use crate::coding::{self, CodedUnits, Learning, WeightUnit, Weights, Writing};
 use crate::dictionary::{self, Metric, ScaleFormat};
 use crate::engine::Engine;
 use crate::error::Result;
@@ -50,8 +50,8 @@ pub struct Job<'a> {
     pub weights: Weights,
     /// Seeds everything random.
     pub seed: u64,
-    /// The note for the file.
-    pub note: String,
+    /// How the result is written.
+    pub writing: Writing,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// Time per phase, so far.
@@ -126,7 +126,7 @@ impl<'a> Job<'a> {
             metrics: weights.units.iter().map(|u| metrics[&(u.weight, vector(&weights, u))].clone()).collect(),
             weights,
             seed,
-            note: String::new(),
+            writing: Writing::default(),
             local,
             samples_per_step,
             warnings,
@@ -136,7 +136,7 @@ impl<'a> Job<'a> {
 
     /// What decides the size of a plan.
     pub fn sizing(&self) -> Sizing<'_> {
-        Sizing { model: self.model, weights: &self.weights, scales: SCALES, note: &self.note }
+        Sizing { model: self.model, weights: &self.weights, scales: SCALES, writing: &self.writing }
     }
 
     /// Learns the curves of all units; `bits` a weight is about where the plan will be.
@@ -231,7 +231,7 @@ impl<'a> Job<'a> {
         progress.done();
         self.seconds.learn += start.elapsed().as_secs_f64();
         let start = Instant::now();
-        let model = coding::apply(self.model, &self.weights, &units, &self.note)?;
+        let model = coding::apply(self.model, &self.weights, &units, &self.writing)?;
         self.seconds.encode += start.elapsed().as_secs_f64();
         Ok(Coded { plan, units, distortion, model })
     }
@@ -259,7 +259,7 @@ impl<'a> Job<'a> {
                 coded.distortion[unit] = self.metrics[unit].distortion(error.view());
             }
         }
-        coded.model = coding::apply(self.model, &self.weights, &coded.units, &self.note)?;
+        coded.model = coding::apply(self.model, &self.weights, &coded.units, &self.writing)?;
         self.seconds.tune += start.elapsed().as_secs_f64();
         Ok(report)
     }
@@ -276,7 +276,13 @@ impl<'a> Job<'a> {
 
     fn learning(&self, rounds: usize) -> Learning<'_> {
         let options = dictionary::Options { seed: self.seed, rounds, scale_format: SCALES, ..Default::default() };
-        Learning { metrics: &self.metrics, options }
+        Learning { metrics: &self.metrics, options, peaks: self.peaks() }
+    }
+
+    /// The largest level of the atoms of each unit: what is multiplied as int8 keeps to seven bits.
+    fn peaks(&self) -> Vec<i8> {
+        let forms = self.weights.unit_forms(self.model, self.writing.request);
+        forms.into_iter().map(|form| form.peak()).collect()
     }
 }
 

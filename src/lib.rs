@@ -50,6 +50,7 @@
 #![warn(missing_docs)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::exit))]
 
+pub mod bench;
 pub mod budget;
 pub mod calibrate;
 pub mod cell;

@@ -5,8 +5,9 @@
 //! given is corrected until the file just fits.
 
 use crate::budget::{self, Candidate};
-use crate::coding::{self, CodedUnits, Learning, Weights};
+use crate::coding::{self, CodedUnits, Learning, Weights, Writing};
 use crate::dictionary::{BlockSpec, ScaleFormat};
+use crate::encode::Form;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
 use crate::plan::{ATOMS, Choice, Plan, Sharing};
@@ -27,8 +28,8 @@ pub struct Sizing<'a> {
     pub weights: &'a Weights,
     /// How row scales are stored.
     pub scales: ScaleFormat,
-    /// The note that goes into the file.
-    pub note: &'a str,
+    /// The form and what else decides how the file is written.
+    pub writing: &'a Writing,
 }
 
 impl Sizing<'_> {
@@ -37,7 +38,7 @@ impl Sizing<'_> {
     /// # Errors
     /// As [`coding::apply`].
     pub fn bytes(&self, plan: &Plan) -> Result<u64> {
-        coding::size(self.model, self.weights, plan, self.scales, self.note)
+        coding::size(self.model, self.weights, plan, self.scales, self.writing)
     }
 
     /// The largest file in which the recurrent weights take `ratio` times fewer bytes than before.
@@ -197,7 +198,10 @@ impl Curves {
         let matrices: Vec<Vec<usize>> =
             (0..units).collect::<Vec<_>>().chunk_by(|a, b| weight(a) == weight(b)).map(<[usize]>::to_vec).collect();
 
-        let mut search = Search { curves: self, sizing, sensitivity, target, best: None, smallest: u64::MAX };
+        let forms = sizing.weights.unit_forms(sizing.model, sizing.writing.request);
+        let keeps_dense = forms.into_iter().map(|form| form == Form::Portable).collect();
+        let mut search =
+            Search { curves: self, sizing, sensitivity, target, keeps_dense, best: None, smallest: u64::MAX };
         for reach in self.reaches() {
             search.divide(&single, &[reach, Sharing::Unit])?;
             search.divide(&matrices, &[reach])?;
@@ -234,11 +238,24 @@ struct Search<'a> {
     sizing: &'a Sizing<'a>,
     sensitivity: &'a [f64],
     target: u64,
+    /// Whether a unit may stay dense: where it is to be multiplied as int8, it may not.
+    keeps_dense: Vec<bool>,
     best: Option<(f64, Plan)>,
     smallest: u64,
 }
 
 impl Search<'_> {
+    /// A point of a unit's curve; the finest of those that are coded stands in where dense is not on offer.
+    fn point(&self, unit: usize, index: usize) -> &Point {
+        let points = &self.curves.units[unit];
+        let point = &points[index];
+        if point.choice != Choice::Dense || self.keeps_dense[unit] {
+            return point;
+        }
+        let coded = points.iter().filter(|p| p.choice.sharing() == Some(Sharing::Unit));
+        coded.min_by(|a, b| a.distortion.total_cmp(&b.distortion)).unwrap_or(point)
+    }
+
     /// Divides the bytes among groups of units, each of which gets one choice.
     fn divide(&mut self, groups: &[Vec<usize>], sharings: &[Sharing]) -> Result<()> {
         let allowed = |choice: Choice| choice.sharing().is_none_or(|sharing| sharings.contains(&sharing));
@@ -254,7 +271,7 @@ impl Search<'_> {
             let choices = vec![Choice::Dense; self.curves.units.len()];
             let mut plan = Plan { choices, sensitivity: self.sensitivity.to_vec() };
             for (group, pick) in groups.iter().zip(picks) {
-                group.iter().for_each(|&u| plan.choices[u] = self.curves.units[u][points[pick]].choice);
+                group.iter().for_each(|&u| plan.choices[u] = self.point(u, points[pick]).choice);
             }
             let bytes = self.offer(plan)?;
             let corrected = (budget + self.target).saturating_sub(bytes);
@@ -279,7 +296,7 @@ impl Search<'_> {
 
     /// One choice for a group of units: those that share a codebook are rebuilt by one run of nodes.
     fn candidate(&self, group: &[usize], point: usize) -> Candidate {
-        let points = group.iter().map(|&u| &self.curves.units[u][point]);
+        let points = group.iter().map(|&u| self.point(u, point));
         let bytes: u64 = points.clone().map(|p| p.bytes).sum();
         let saved = match points.clone().next().and_then(|p| p.choice.sharing()) {
             Some(Sharing::Unit) | None => 0,

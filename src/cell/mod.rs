@@ -16,6 +16,7 @@
 
 mod activation;
 mod backward;
+mod int8;
 mod product;
 mod step;
 
@@ -158,7 +159,19 @@ const PROJECTED_FLOATS: usize = 1 << 22;
 /// # Panics
 /// If a slice has not the length that its documentation says.
 pub fn forward(spec: &Spec, weights: &Weights, input: &Input) -> Output {
-    run(spec, weights, input, None)
+    run(spec, weights, input, None, false)
+}
+
+/// Runs one direction of an LSTM whose vectors are rounded to eight bits before each product, as onnxruntime's
+/// `DynamicQuantizeLSTM` does: X as a whole, H at each step for all sequences together.
+///
+/// # Panics
+/// As [`forward`]; if it is not an LSTM.
+pub fn forward_int8(spec: &Spec, weights: &Weights, input: &Input) -> Output {
+    assert!(matches!(spec.kind, Kind::Lstm { .. }), "only an LSTM has a form of eight bits");
+    let mut x = input.x.to_vec();
+    int8::round(&mut x);
+    run(spec, weights, &Input { x: &x, ..*input }, None, true)
 }
 
 /// Like [`forward`], keeping what [`Trace`] holds.
@@ -167,11 +180,11 @@ pub fn forward(spec: &Spec, weights: &Weights, input: &Input) -> Output {
 /// If a slice has not the length that its documentation says.
 pub fn forward_traced(spec: &Spec, weights: &Weights, input: &Input) -> (Output, Trace) {
     let mut trace = Trace::default();
-    let output = run(spec, weights, input, Some(&mut trace));
+    let output = run(spec, weights, input, Some(&mut trace), false);
     (output, trace)
 }
 
-fn run(spec: &Spec, weights: &Weights, input: &Input, mut trace: Option<&mut Trace>) -> Output {
+fn run(spec: &Spec, weights: &Weights, input: &Input, mut trace: Option<&mut Trace>, int8: bool) -> Output {
     let (hidden, rows, batch) = (spec.hidden, spec.rows(), input.batch);
     check(spec, weights, input);
     let state = |given: Option<&[f32]>| given.map_or_else(|| vec![0.; batch * hidden], <[f32]>::to_vec);
@@ -189,7 +202,7 @@ fn run(spec: &Spec, weights: &Weights, input: &Input, mut trace: Option<&mut Tra
     if out.y.is_empty() {
         return out;
     }
-    let mut step = step::Step::new(spec, weights, batch);
+    let mut step = step::Step::new(spec, weights, batch, int8);
     let bias = step.input_bias();
     let piece = (PROJECTED_FLOATS / (batch * rows).max(1)).max(1);
     let times: Vec<usize> = input.times().collect();

@@ -4,7 +4,7 @@
 //! vector instructions that the CPU turns out to have.
 
 use super::product::add_product;
-use super::{Kind, Output, Spec, Weights};
+use super::{Kind, Output, Spec, Weights, int8};
 use pulp::{Arch, Simd, WithSimd};
 
 /// A cell ready to be stepped, with the buffers that its steps share.
@@ -16,12 +16,15 @@ pub(super) struct Step<'a> {
     reset: Vec<f32>,
     /// `h(C')` of one sequence, `[H]`.
     squashed: Vec<f32>,
+    /// H as it is multiplied, `[B, H]`, where it is rounded to eight bits before; else empty.
+    rounded: Vec<f32>,
 }
 
 impl<'a> Step<'a> {
-    pub(super) fn new(spec: &'a Spec, weights: &'a Weights<'a>, batch: usize) -> Self {
+    pub(super) fn new(spec: &'a Spec, weights: &'a Weights<'a>, batch: usize, int8: bool) -> Self {
+        let rounded = vec![0.; if int8 { batch * spec.hidden } else { 0 }];
         let reset = if matches!(spec.kind, Kind::Gru { .. }) { batch * spec.hidden } else { 0 };
-        Step { spec, weights, arch: Arch::new(), reset: vec![0.; reset], squashed: vec![0.; spec.hidden] }
+        Step { spec, weights, arch: Arch::new(), reset: vec![0.; reset], squashed: vec![0.; spec.hidden], rounded }
     }
 
     /// The biases that are added outside the recurrence, `[G*H]`: all but the `Rb` that a reset gate scales.
@@ -51,7 +54,13 @@ impl<'a> Step<'a> {
 
     fn lstm(&mut self, gates: &mut [f32], out: &mut Output, input_forget: bool, valid: impl Fn(usize) -> bool) {
         let hidden = self.spec.hidden;
-        add_product(gates, 4 * hidden, &out.h, self.weights.r, 4 * hidden, hidden);
+        let mut h = &out.h;
+        if !self.rounded.is_empty() {
+            self.rounded.copy_from_slice(h);
+            int8::round(&mut self.rounded);
+            h = &self.rounded;
+        }
+        add_product(gates, 4 * hidden, h, self.weights.r, 4 * hidden, hidden);
         let sequences = gates.chunks_exact_mut(4 * hidden);
         let states = out.h.chunks_exact_mut(hidden).zip(out.c.chunks_exact_mut(hidden));
         for (_, (gates, (state, cell))) in sequences.zip(states).enumerate().filter(|(b, _)| valid(*b)) {

@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum, ValueHint};
-use dirnet::coding::Weights;
+use dirnet::coding::{Weights, Writing};
 use dirnet::compress::{Coded, Job};
+use dirnet::encode::{self, Request};
 use dirnet::engine::Engine;
 use dirnet::error::{Error, ErrorKind};
 use dirnet::expand;
@@ -61,6 +62,12 @@ impl Flags {
 #[derive(Args)]
 #[command(next_help_heading = "How")]
 pub struct How {
+    /// What runs the result: any runtime, any that has Scan and int8 products, or onnxruntime only
+    #[arg(long, value_enum, value_name = "FORM", default_value_t = Form::Portable)]
+    pub form: Form,
+    /// Hidden size from which a layer takes another form than portable [default: where it was measured to pay]
+    #[arg(long, value_name = "H")]
+    pub form_from: Option<usize>,
     /// What decides the bytes of a unit
     #[arg(long, value_enum, value_name = "KIND", default_value_t = Sensitivity::Measured)]
     pub sensitivity: Sensitivity,
@@ -72,10 +79,31 @@ pub struct How {
     pub tune_steps: Option<usize>,
 }
 
+/// How recurrent nodes are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// LSTM and GRU stay, their weights are rebuilt at load: runs everywhere, as fast as before
+    Portable,
+    /// Loops of int8 products in standard operators: several times faster in onnxruntime where layers are large
+    Fast,
+    /// onnxruntime's own quantised LSTM; GRU as in fast
+    Ort,
+}
+
 impl How {
     /// How much is spent on tuning: something only where there are samples, unless it was asked for.
     fn effort(&self, inputs: &Inputs) -> Tune {
         self.tune.unwrap_or(if inputs.calibrated_on == "random" { Tune::Off } else { Tune::Fast })
+    }
+
+    /// The form that is asked for.
+    pub fn request(&self) -> Request {
+        let form = match self.form {
+            Form::Portable => encode::Form::Portable,
+            Form::Fast => encode::Form::Fast,
+            Form::Ort => encode::Form::Ort,
+        };
+        Request { form, from: self.form_from }
     }
 }
 
@@ -201,7 +229,7 @@ impl Setup {
         };
         let pins = config::pins(&self.overrides, &job.weights.units)?;
         warnings.append(&mut job.warnings);
-        job.note = note(flags, self);
+        job.writing = Writing { request: flags.how.request(), note: note(flags, self) };
         let effort = match flags.how.effort(&self.inputs) {
             Tune::Off => None,
             Tune::Fast => Some(tune::Effort::Fast),
@@ -454,6 +482,7 @@ fn note(flags: &Flags, setup: &Setup) -> String {
     serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "codec": "block",
+        "form": flags.how.request().form.name(),
         "sensitivity": flags.how.sensitivity.name(),
         "tune": format!("{:?}", flags.how.effort(&setup.inputs)).to_lowercase(),
         "calibrated_on": setup.inputs.origin(),

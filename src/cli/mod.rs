@@ -6,6 +6,7 @@
 //! or there was nothing to do, and 2 for bad usage or bad input.
 
 mod args;
+mod bench;
 mod completions;
 mod compress;
 mod config;
@@ -60,6 +61,7 @@ enum Command {
     Plan(plan::Args),
     Sweep(sweep::Args),
     Expand(expand::Args),
+    Bench(bench::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -111,6 +113,7 @@ fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Plan(args) => plan::run(&args, &overrides),
         Command::Sweep(args) => sweep::run(&args, &overrides),
         Command::Expand(args) => expand::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => completions::run(&args, Cli::command()),
         Command::Man(args) => man::run(&args, Cli::command()),
     };

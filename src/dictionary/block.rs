@@ -22,9 +22,6 @@ use crate::error::{Error, ErrorKind, Result};
 /// Points for k-means, for each atom.
 const POINTS_PER_ATOM: usize = 96;
 
-/// The largest level of an atom.
-const PEAK: f32 = 127.0;
-
 /// Where the search for the scale of a row starts when the codebook is given: times the scale that would make the rms
 /// of the row that of the atoms.
 const SCALE_TRIALS: [f32; 3] = [0.75, 1.0, 1.35];
@@ -42,13 +39,13 @@ pub fn learn(matrices: &[Matrix<'_>], spec: BlockSpec, options: &Options) -> Res
     let mut units = matrices.par_iter().map(Unit::new).collect::<Result<Vec<_>>>()?;
     normalise_importance(&mut units);
     let scalar = spec == BlockSpec { width: 1, atoms: 256 };
-    let mut atoms = if scalar { every_level(&mut units) } else { first_atoms(&mut units, spec, options) };
+    let mut atoms = if scalar { every_level(&mut units, options.peak) } else { first_atoms(&mut units, spec, options) };
 
     let mut best: Option<(f64, Vec<f32>, Vec<State>)> = None;
     for round in 0..options.rounds.max(1) {
         if round > 0 && !scalar {
             refit(&units, spec, &mut atoms, options.refit_steps);
-            let step = to_levels(&mut atoms);
+            let step = to_levels(&mut atoms, options.peak);
             units.iter_mut().for_each(|unit| unit.rescale(step));
         }
         let step = round_scales(&mut units, options.scale_format);
@@ -295,19 +292,20 @@ fn rms(values: &[f32]) -> f32 {
 }
 
 /// Eight bits a weight: every level is an atom, and nothing is to be learned but scales.
-fn every_level(units: &mut [Unit<'_>]) -> Vec<f32> {
+fn every_level(units: &mut [Unit<'_>], peak: i8) -> Vec<f32> {
     for unit in units {
         let peaks = unit.weights.chunks_exact(unit.columns).map(|row| row.iter().fold(0.0f32, |m, w| m.max(w.abs())));
-        unit.scales = peaks.map(|peak| peak / PEAK).collect();
+        unit.scales = peaks.map(|largest| largest / f32::from(peak)).collect();
     }
-    (i8::MIN..=i8::MAX).map(f32::from).collect()
+    let least = if peak == i8::MAX { i8::MIN } else { -peak };
+    (i8::MIN..=i8::MAX).map(|level| f32::from(level.clamp(least, peak))).collect()
 }
 
 /// k-means on pieces of the rows divided by their rms, as levels; the scales are made to fit.
 fn first_atoms(units: &mut [Unit<'_>], spec: BlockSpec, options: &Options) -> Vec<f32> {
     let points = sample(units, spec, options.seed);
     let mut atoms = kmeans(&points, spec.atoms, options.kmeans_iterations, options.seed);
-    let step = to_levels(&mut atoms);
+    let step = to_levels(&mut atoms, options.peak);
     units.iter_mut().for_each(|unit| unit.rescale(step));
     atoms
 }
@@ -348,14 +346,14 @@ fn conditional_variances(unit: &Unit<'_>, spec: BlockSpec) -> Vec<f32> {
     unit.metric.factor(spec).variances()
 }
 
-/// Rounds atoms to levels and returns the value of a level.
-fn to_levels(atoms: &mut [f32]) -> f32 {
+/// Rounds atoms to levels of at most `most` and returns the value of a level.
+fn to_levels(atoms: &mut [f32], most: i8) -> f32 {
     let peak = atoms.iter().fold(0.0f32, |m, a| m.max(a.abs()));
     if !(peak > f32::MIN_POSITIVE && peak.is_finite()) {
         atoms.fill(0.0);
         return 1.0;
     }
-    let step = peak / PEAK;
+    let step = peak / f32::from(most);
     atoms.iter_mut().for_each(|a| *a = (*a / step).round());
     step
 }

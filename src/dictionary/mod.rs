@@ -184,6 +184,8 @@ pub struct Options {
     pub sweeps: usize,
     /// How row scales are stored.
     pub scale_format: ScaleFormat,
+    /// The largest level of an atom, 1 to 127.
+    pub peak: i8,
 }
 
 impl Default for Options {
@@ -196,6 +198,7 @@ impl Default for Options {
             paths: 8,
             sweeps: 3,
             scale_format: ScaleFormat::Float,
+            peak: i8::MAX,
         }
     }
 }

@@ -1,14 +1,25 @@
 //! A coded weight tensor as a subgraph of standard ONNX operators.
 //!
-//! A form is a way to write it; [`portable`] keeps the LSTM or GRU node and rebuilds its W and R in front of it. What
-//! is written is what [`Coded::decode`] gives, bit for bit in float32.
+//! A [`Form`] is a way to write a recurrent node: [`portable`] keeps it and rebuilds its W and R in front of it,
+//! [`fast`] puts a loop of int8 products in its place, and [`vendor`] an operator of onnxruntime's own. What W and R are
+//! is the same in all, bit for bit what [`Coded::decode`] gives in float32.
 
+pub mod fast;
+mod form;
 pub mod portable;
+pub mod vendor;
+mod writer;
 
-use ndarray::ArrayView2;
+use std::ops::Range;
+
+use ndarray::{Array2, ArrayView2};
+
+pub use form::{Assigned, Form, Request, assign};
+pub use writer::{Home, Writer};
 
 use crate::dictionary::Coded;
-use crate::onnx::ElementType;
+use crate::onnx::{ElementType, NodeProto};
+use crate::recurrent::RecurrentNode;
 
 /// One gate block of rows, as it is to be stored.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +42,7 @@ impl Block<'_> {
 /// A W or R `[directions, G*H, n]` as it is to be stored.
 #[derive(Clone, Debug)]
 pub struct Stored<'a> {
-    /// What the names of its values begin with: `<node>/W`.
+    /// What the names of its values begin with: `<node>/W`. No other tensor has the same.
     pub name: String,
     /// Element type at the recurrent node.
     pub element: ElementType,
@@ -41,6 +52,51 @@ pub struct Stored<'a> {
     pub columns: usize,
     /// Its gate blocks in the order of their rows, those of direction 0 first; as many for each direction.
     pub blocks: Vec<Block<'a>>,
-    /// A name for each block, for its values: the gate.
-    pub labels: Vec<String>,
+    /// The gates of one direction, in that order.
+    pub gates: &'a [&'static str],
+}
+
+impl<'a> Stored<'a> {
+    /// Rows of one direction.
+    fn rows(&self) -> usize {
+        self.blocks[..self.gates.len()].iter().map(Block::rows).sum()
+    }
+
+    /// Some gates of one direction as a tensor of their own, named `name`.
+    fn part(&self, direction: usize, gates: Range<usize>, name: String) -> Stored<'a> {
+        let first = direction * self.gates.len();
+        Stored {
+            name,
+            directions: 1,
+            blocks: self.blocks[first + gates.start..first + gates.end].to_vec(),
+            gates: &self.gates[gates],
+            ..*self
+        }
+    }
+}
+
+/// A recurrent node that another form takes the place of.
+pub struct Layer<'a> {
+    /// What it computes.
+    pub node: &'a RecurrentNode,
+    /// The node, for the names of its inputs and outputs.
+    pub proto: &'a NodeProto,
+    /// Its W and where its constants go.
+    pub w: (&'a Stored<'a>, Home<'a>),
+    /// Its R and where its constants go.
+    pub r: (&'a Stored<'a>, Home<'a>),
+    /// Its B `[directions, 2*G*H]`, if it has one and that is constant.
+    pub bias: Option<&'a Array2<f32>>,
+}
+
+impl Layer<'_> {
+    /// The name of an input, if it is given.
+    fn input(&self, index: usize) -> Option<&str> {
+        self.proto.input.get(index).map(String::as_str).filter(|name| !name.is_empty())
+    }
+
+    /// The name of an output, if anything may read it.
+    fn output(&self, index: usize) -> Option<&str> {
+        self.proto.output.get(index).map(String::as_str).filter(|name| !name.is_empty())
+    }
 }

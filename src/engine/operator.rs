@@ -1,7 +1,7 @@
 //! `LSTM` and `GRU` as operators of tract that compute what [`cell`](crate::cell) does.
 
 use super::recorder::{self, Floats, Pass, Visit};
-use crate::cell::{Activation, Input, Kind, Output, Spec, Trace, Weights, forward, forward_traced};
+use crate::cell::{Activation, Input, Kind, Output, Spec, Trace, Weights, forward, forward_int8, forward_traced};
 use crate::onnx::NodeProto;
 use crate::recurrent::{Attributes, Cell, Direction, Matrix};
 use prost::Message;
@@ -23,22 +23,39 @@ pub(super) fn gru(context: &ParsingContext, node: &pb::NodeProto) -> TractResult
     Recurrent::read(context, node, Cell::Gru).map(|op| (expand(op), vec![]))
 }
 
+/// Reads onnxruntime's `DynamicQuantizeLSTM` for tract: an LSTM whose W and R are int8 with a scale for each column, and
+/// whose vectors are rounded to eight bits before each product.
+pub(super) fn quantized_lstm(
+    context: &ParsingContext,
+    node: &pb::NodeProto,
+) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    ensure!(node.input.len() == 12, "DynamicQuantizeLSTM has {} inputs, expected 12", node.input.len());
+    let own = NodeProto::decode(&*node.encode_to_vec())?;
+    let mut op = Recurrent::of(context, node, &own, Cell::Lstm, None)?;
+    let given = |inputs: &[String]| inputs.iter().filter(|name| !name.is_empty()).count();
+    op.quantized = Some(given(&node.input[..8]));
+    Ok((expand(op), vec![]))
+}
+
 /// One recurrent node.
 #[derive(Clone, Debug)]
 struct Recurrent {
-    number: usize,
+    /// None for a node that nobody watches or gives other weights to.
+    number: Option<usize>,
     cell: Cell,
     attributes: Attributes,
     /// `B sequence_lens initial_h initial_c P`: their places among the inputs that are present.
     optional: [Option<usize>; 5],
     /// `Y Y_h Y_c`: their places among the outputs that are present.
     outputs: [Option<usize>; 3],
+    /// For int8 weights the place of W's scale, before W's zero point and R's scale and zero point.
+    quantized: Option<usize>,
 }
 
 /// Each node is itself alone: tract must not merge two of them, even with equal inputs.
 impl PartialEq for Recurrent {
     fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
+        self.number.is_some() && self.number == other.number
     }
 }
 
@@ -51,7 +68,18 @@ impl Recurrent {
         let Some(marker) = marker.map(|i| own.attribute.remove(i)) else {
             bail!("{} of the domain '{}' is not the standard operator", cell.operator(), own.domain());
         };
-        let attributes = Attributes::read(&own, cell, context.onnx_operator_set_version)
+        let number = Some(usize::try_from(marker.i())?);
+        Recurrent::of(context, node, &own, cell, number)
+    }
+
+    fn of(
+        context: &ParsingContext,
+        node: &pb::NodeProto,
+        own: &NodeProto,
+        cell: Cell,
+        number: Option<usize>,
+    ) -> TractResult<Recurrent> {
+        let attributes = Attributes::read(own, cell, context.onnx_operator_set_version)
             .map_err(|e| format_err!("node '{}': {}", own.name(), e.message()))?;
         let mut inputs = optional_inputs(node).skip(3);
         let mut outputs = optional_outputs(node);
@@ -61,13 +89,7 @@ impl Recurrent {
             optional[3..].fill(None);
         }
         let mut next = || outputs.next().expect("endless");
-        Ok(Recurrent {
-            number: usize::try_from(marker.i())?,
-            cell,
-            attributes,
-            optional,
-            outputs: [next(), next(), next()],
-        })
+        Ok(Recurrent { number, cell, attributes, optional, outputs: [next(), next(), next()], quantized: None })
     }
 
     fn kind(&self) -> Kind {
@@ -177,15 +199,15 @@ impl EvalOp for Recurrent {
 
     fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let run = Run::new(self, &inputs)?;
-        let traced = recorder::records();
+        let traced = recorder::records() && self.number.is_some();
         let dirs = self.attributes.direction.each();
         let mut results = Vec::with_capacity(dirs.len());
         for (d, &direction) in dirs.iter().enumerate() {
             results.push(run.direction(d, direction, traced));
         }
         let outputs = run.assemble(&results)?;
-        if traced {
-            recorder::record(run.visit(results));
+        if let Some(number) = self.number.filter(|_| traced) {
+            recorder::record(run.visit(number, results));
         }
         let datum_type = inputs[0].datum_type();
         let present = outputs.into_iter().zip(&self.outputs).filter(|(_, slot)| slot.is_some());
@@ -226,8 +248,8 @@ impl<'a> Run<'a> {
             batch,
             inputs,
             x: sequence_first("X", &values[0], values[0].shape(), op.batch_first())?,
-            w: op.weights(Matrix::W, &values[1], [dirs, rows, inputs])?,
-            r: op.weights(Matrix::R, &values[2], [dirs, rows, hidden])?,
+            w: op.weights(Matrix::W, values, [dirs, rows, inputs])?,
+            r: op.weights(Matrix::R, values, [dirs, rows, hidden])?,
             b: optional(0).map(|value| floats("B", value, &[dirs, 2 * rows])).transpose()?,
             p: optional(4).map(|value| floats("P", value, &[dirs, 3 * hidden])).transpose()?,
             lengths: optional(1).map(|value| lengths(value, steps, batch)).transpose()?.flatten(),
@@ -249,7 +271,9 @@ impl<'a> Run<'a> {
             lengths: self.lengths.as_deref(),
             reverse: direction == Direction::Reverse,
         };
-        if traced {
+        if self.op.quantized.is_some() {
+            (direction, forward_int8(&spec, &weights, &input), Trace::default())
+        } else if traced {
             let (output, trace) = forward_traced(&spec, &weights, &input);
             (direction, output, trace)
         } else {
@@ -288,7 +312,7 @@ impl<'a> Run<'a> {
         Ok([y, h, c])
     }
 
-    fn visit(self, results: Vec<(Direction, Output, Trace)>) -> Visit {
+    fn visit(self, number: usize, results: Vec<(Direction, Output, Trace)>) -> Visit {
         let state = self.batch * self.op.attributes.hidden;
         let part = |states: &Option<Vec<f32>>, d: usize| {
             states.as_deref().map_or_else(|| vec![0.; state], |s| s[d * state..][..state].to_vec())
@@ -311,7 +335,7 @@ impl<'a> Run<'a> {
             }
         });
         Visit {
-            node: self.op.number,
+            node: number,
             kind: self.op.kind(),
             hidden: self.op.attributes.hidden,
             inputs: self.inputs,
@@ -326,8 +350,13 @@ impl<'a> Run<'a> {
 
 impl Recurrent {
     /// W or R of the node, or what the caller put in its place.
-    fn weights(&self, matrix: Matrix, value: &TValue, shape: [usize; 3]) -> TractResult<Floats> {
-        let Some(other) = recorder::weights(self.number, matrix) else {
+    fn weights(&self, matrix: Matrix, values: &[TValue], shape: [usize; 3]) -> TractResult<Floats> {
+        let value = &values[matrix.input()];
+        if let Some(place) = self.quantized {
+            let place = place + if matrix == Matrix::W { 0 } else { 2 };
+            return dequantized(matrix, value, &values[place], &values[place + 1], shape);
+        }
+        let Some(other) = self.number.and_then(|number| recorder::weights(number, matrix)) else {
             return floats(if matrix == Matrix::W { "W" } else { "R" }, value, &shape);
         };
         ensure!(other.shape() == shape, "{matrix} put in place is of shape {:?}, expected {shape:?}", other.shape());
@@ -339,6 +368,40 @@ impl Recurrent {
         let shape = if self.batch_first() { [batch, dirs, hidden] } else { [dirs, batch, hidden] };
         sequence_first(name, value, &shape, self.batch_first())
     }
+}
+
+/// `(q - zero) * scale` of `q [dirs, n, G*H]`, as `[dirs, G*H, n]`; scales and zero points are of shape `[dirs]` or
+/// `[dirs, G*H]`.
+fn dequantized(
+    matrix: Matrix,
+    value: &TValue,
+    scales: &TValue,
+    zeros: &TValue,
+    [dirs, rows, columns]: [usize; 3],
+) -> TractResult<Floats> {
+    check_shape(&matrix.to_string(), value, &[dirs, columns, rows])?;
+    let each = |name: &str, value: &TValue| -> TractResult<Vec<f32>> {
+        let all = value.cast_to::<f32>()?;
+        let all = all.try_as_plain_ram()?.as_slice::<f32>()?.to_vec();
+        match value.shape() {
+            [d, r] if (*d, *r) == (dirs, rows) => Ok(all),
+            [d] if *d == dirs => Ok(all.iter().flat_map(|&v| std::iter::repeat_n(v, rows)).collect()),
+            other => bail!("the {name} of {matrix} is of shape {other:?}, expected [{dirs}, {rows}]"),
+        }
+    };
+    let (scales, zeros) = (each("scale", scales)?, each("zero point", zeros)?);
+    let levels = value.cast_to::<f32>()?;
+    let levels = levels.try_as_plain_ram()?.as_slice::<f32>()?;
+    let mut floats = vec![0.; dirs * rows * columns];
+    for (d, levels) in levels.chunks_exact(rows * columns).enumerate() {
+        for (column, levels) in levels.chunks_exact(rows).enumerate() {
+            for (row, level) in levels.iter().enumerate() {
+                let at = d * rows + row;
+                floats[at * columns + column] = (level - zeros[at]) * scales[at];
+            }
+        }
+    }
+    Ok(Floats::from(floats))
 }
 
 fn check_shape(name: &str, value: &TValue, shape: &[usize]) -> TractResult<()> {

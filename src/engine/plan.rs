@@ -66,6 +66,7 @@ impl Plans {
         let mut tract = tract_onnx::onnx().with_ignore_value_info(true);
         tract.op_register.insert("LSTM", operator::lstm);
         tract.op_register.insert("GRU", operator::gru);
+        tract.op_register.insert("DynamicQuantizeLSTM", operator::quantized_lstm);
         tract.op_register.insert("If", branch::read);
         tract.op_register.insert("Loop", repeat::read);
         // Not `model_for_read`, which copies the bytes once more and keeps them.

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Range;
 
+use ndarray::Array2;
 use regex::Regex;
 
 pub use attributes::{Activation, Attributes, Cell, Direction, Function};
@@ -28,7 +29,10 @@ use crate::onnx::proto::{ValueInfoProto, type_proto};
 use crate::onnx::tensor::shape;
 use crate::onnx::{Model, NodeNames, NodeProto, Origin, Scope, Values};
 use fold::Budget;
-use weights::{Stop, body_of, hash, operator, three_dimensions, trace};
+use weights::{Stop, body_of, hash, matrix, operator, three_dimensions, trace};
+
+/// The input that is B.
+const BIAS: usize = 3;
 
 /// What to look for.
 #[derive(Clone, Debug, Default)]
@@ -201,6 +205,25 @@ impl RecurrentNode {
             Matrix::W => &self.w,
             Matrix::R => &self.r,
         }
+    }
+
+    /// Its B `[directions, 2*G*H]`, if it has one and that is constant.
+    ///
+    /// # Errors
+    /// `Malformed` for a B that cannot be read or is not of that shape.
+    pub fn bias(&self, model: &Model) -> Result<Option<Array2<f32>>> {
+        if !self.reads.bias {
+            return Ok(None);
+        }
+        let name = &model.node(&self.scope, self.index).input[BIAS];
+        let values = Values::new(&model.proto)?;
+        let traced = match trace(model, &values, &self.scope, name, false, &mut Budget::for_model(model)) {
+            Ok(traced) => traced,
+            Err(Stop::Failed(error)) => return Err(error.at_node(&self.name)),
+            Err(Stop::NotConstant(_) | Stop::Quantised(_)) => return Ok(None),
+        };
+        let expected = [self.attributes.direction.count(), 2 * self.cell.gates().len() * self.attributes.hidden];
+        matrix(traced.constant, expected).map(Some).map_err(|e| e.at_tensor(name).at_node(&self.name))
     }
 
     /// The units of the node: W before R, then by direction, then by gate.
@@ -376,7 +399,7 @@ impl Finder<'_, '_> {
     /// B and P, where they are stored as they are read.
     fn check_vectors(&self, scope: &Scope, node: &NodeProto, cell: Cell, attributes: &Attributes) -> Result<()> {
         let directions = attributes.direction.count();
-        for (index, name, blocks) in [(3, "B", 2 * cell.gates().len()), (7, "P", 3)] {
+        for (index, name, blocks) in [(BIAS, "B", 2 * cell.gates().len()), (7, "P", 3)] {
             let value = node.input.get(index).filter(|v| !v.is_empty());
             let Some(value) = value else { continue };
             let definition = self.values.resolve(scope, value);

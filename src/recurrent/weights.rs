@@ -8,7 +8,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hasher;
 
-use ndarray::{ArcArray, Array3, IxDyn};
+use ndarray::{ArcArray, Array2, Array3, IxDyn};
 
 use super::fold::{Budget, Constant, Data, Operation, data_inputs};
 use crate::error::{Error, ErrorKind, Result};
@@ -368,6 +368,19 @@ pub(super) fn three_dimensions(constant: Constant, name: &str) -> Result<Array3<
             .into_dimensionality()
             .map_err(|_| Error::new(ErrorKind::Malformed, "its shape has not three dimensions").at_tensor(name)),
         Data::Integer(_) => Err(Error::new(ErrorKind::Malformed, "its elements are no floats").at_tensor(name)),
+    }
+}
+
+/// The values of a matrix of the given shape.
+pub(super) fn matrix(constant: Constant, shape: [usize; 2]) -> Result<Array2<f32>> {
+    let found = constant.shape().to_vec();
+    match constant.data {
+        Data::Float(values) if found == shape => Ok(values
+            .as_standard_layout()
+            .into_owned()
+            .into_dimensionality()
+            .expect("two dimensions, as was just compared")),
+        _ => Err(Error::new(ErrorKind::Malformed, format!("is of shape {found:?}, expected {shape:?} of floats"))),
     }
 }
 

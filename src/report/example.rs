@@ -77,6 +77,7 @@ pub(super) fn report() -> Report {
             reason: "W is computed from an input".to_owned(),
             warning: false,
         }],
+        forms: Vec::new(),
         warnings: vec!["no samples".to_owned()],
         verify: Some(Verdict {
             engine: "tract",

@@ -6,6 +6,7 @@
 //! was not measured or has no meaning is null, never 0. Names come from the model: the JSON holds them as they are, every
 //! other printer escapes them.
 
+mod bench;
 #[cfg(test)]
 mod example;
 mod grid;
@@ -25,11 +26,13 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::compress::Job;
+use crate::encode::Assigned;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::Plan;
+use crate::plan::{Choice, Plan};
 use crate::verify::Verdict;
 use crate::{onnx, recurrent, tune};
 
+pub use bench::{Bench, Benched};
 pub use inspection::{Inspection, Node, Weight, made_by};
 pub use size::Bytes;
 pub use sweep::{Point, Sweep};
@@ -130,6 +133,8 @@ pub struct Report {
     pub units: Vec<Unit>,
     /// Recurrent nodes that were left as they are.
     pub skipped: Vec<Skipped>,
+    /// The form of every node that is compressed, and the reason where it is not the one that was asked for.
+    pub forms: Vec<NodeForm>,
     /// The loss that sensitivities and distortions predict for the calibration samples, `sum_u s_u D_u`; to be held
     /// against the verdict's. None without measured sensitivities.
     pub predicted_loss: Option<f64>,
@@ -283,6 +288,32 @@ impl From<&recurrent::Skipped> for Skipped {
     }
 }
 
+/// How a node is written.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeForm {
+    /// The node's name.
+    pub node: String,
+    /// `LSTM` or `GRU`.
+    pub op: String,
+    /// `portable`, `fast` or `ort`.
+    pub form: &'static str,
+    /// Why it is not the form that was asked for.
+    pub reason: Option<String>,
+}
+
+fn forms_of(job: &Job<'_>, plan: &Plan) -> Vec<NodeForm> {
+    let is_coded = |unit: usize| plan.choices[unit] != Choice::Dense;
+    let forms = job.weights.forms(job.model, job.writing.request, is_coded);
+    let nodes = job.weights.survey.nodes.iter().zip(forms);
+    let row = |(node, Assigned { form, reason }): (&recurrent::RecurrentNode, Assigned)| NodeForm {
+        node: node.name.clone(),
+        op: node.cell.operator().to_owned(),
+        form: form.name(),
+        reason,
+    };
+    nodes.map(row).collect()
+}
+
 /// What tuning did to one layer, or to layers that were tuned as one.
 #[derive(Clone, Debug, Serialize)]
 pub struct Tuning {
@@ -373,8 +404,9 @@ impl Report {
             parameters: job.weights.parameters(),
         });
         report.units = units::of_plan(job, outcome, after);
-        report.settings = serde_json::from_str(&job.note).ok();
+        report.settings = serde_json::from_str(&job.writing.note).ok();
         report.skipped = survey.skipped.iter().map(Skipped::from).collect();
+        report.forms = forms_of(job, outcome.plan);
         let ran = |seconds: f64| (seconds > 0.0).then_some(seconds);
         report.seconds = Seconds {
             calibrate: ran(job.seconds.calibrate),
@@ -411,6 +443,7 @@ impl Report {
             tradeoff: Vec::new(),
             settings: None,
             skipped: Vec::new(),
+            forms: Vec::new(),
             warnings: Vec::new(),
             verify: None,
             seconds: Seconds::default(),

@@ -10,7 +10,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::grid::{Grid, Kind, bound, measured};
 use super::size::{duration, figure, grouped, percent, times};
 use super::units::Row;
-use super::{Bytes, Command, Inspection, Node, Point, Report, Skipped, Sweep, Tuning, Unit, Weight};
+use super::{Bench, Bytes, Command, Inspection, Node, NodeForm, Point, Report, Skipped, Sweep, Tuning, Unit, Weight};
 use crate::error::Escaped;
 use crate::verify::{Scope, Verdict};
 
@@ -76,6 +76,7 @@ pub(super) fn report(report: &Report, style: &Style) -> String {
         node_units(units, loss, style, &mut out);
     }
     skipped(&report.skipped, style, &mut out);
+    forms(&report.forms, style, &mut out);
     tuning(report.tuning.as_deref().unwrap_or_default(), style, &mut out);
     if let Some(verify) = &report.verify {
         verification(verify, style, &mut out);
@@ -338,6 +339,59 @@ fn skipped(skipped: &[Skipped], style: &Style, out: &mut String) {
         line_of(out, format!("  {} ({})", name(&node.node, 60), Escaped(&node.op)));
         let mark = if node.warning { style.warning("warning: ") } else { String::new() };
         line_of(out, format!("    {mark}{}", Escaped(&node.reason)));
+    }
+}
+
+/// The table of `bench`.
+pub(super) fn bench(bench: &Bench, style: &Style) -> String {
+    use Kind::{Name, Number};
+    let mut out = String::new();
+    let mut found = Grid::new([
+        ("", Name(24)),
+        ("file", Number),
+        ("load", Number),
+        ("median", Number),
+        ("p10", Number),
+        ("p90", Number),
+        ("time", Number),
+        ("peak", Number),
+        ("held", Number),
+    ]);
+    let first = bench.models.first().map(|model| model.latency_ms.median);
+    let memory = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), |bytes| Bytes(bytes).to_string());
+    for model in &bench.models {
+        let latency = &model.latency_ms;
+        found.row([
+            model.path.clone(),
+            Bytes(model.bytes).to_string(),
+            format!("{} s", figure(Some(model.load_seconds))),
+            format!("{} ms", figure(Some(latency.median))),
+            figure(Some(latency.p10)),
+            figure(Some(latency.p90)),
+            times(first.and_then(|first| (first > 0.0).then(|| latency.median / first))),
+            memory(model.peak_bytes),
+            memory(model.resident_bytes),
+        ]);
+    }
+    grid(&found, style, &mut out);
+    let (samples, runs, warm_up) = (bench.samples, bench.runs, bench.warm_up);
+    line_of(
+        &mut out,
+        format!("  {} on one thread, ms a sample over {runs} passes of {samples} after {warm_up}", bench.engine),
+    );
+    warnings(&bench.warnings, style, &mut out);
+    out
+}
+
+/// Where another form than the portable one was asked for: which nodes have it, and why others have not.
+fn forms(forms: &[NodeForm], style: &Style, out: &mut String) {
+    if forms.iter().all(|node| node.form == "portable" && node.reason.is_none()) {
+        return;
+    }
+    heading(style, "forms", out);
+    for node in forms {
+        let reason = node.reason.as_ref().map(|reason| format!(": {}", Escaped(reason))).unwrap_or_default();
+        line_of(out, format!("  {} ({}) {}{reason}", name(&node.node, 40), Escaped(&node.op), node.form));
     }
 }
 

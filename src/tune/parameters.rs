@@ -68,6 +68,8 @@ struct Book {
     original: Arc<Codebook>,
     /// `None` if the atoms are to stay: they serve units elsewhere, or are all levels that there are.
     atoms: Option<Tuned>,
+    /// The largest level that an atom had, which is the largest that it may have.
+    peak: f32,
 }
 
 struct Member {
@@ -135,7 +137,7 @@ impl Parameters {
                 sum.iter_mut().zip(part).for_each(|(sum, g)| *sum += g);
             }
             atoms.advance(&sum, share, self.count);
-            atoms.values.iter_mut().for_each(|v| *v = v.clamp(-127.0, 127.0));
+            atoms.values.iter_mut().for_each(|v| *v = v.clamp(-book.peak, book.peak));
         }
         for (member, (_, gradient)) in self.members.iter_mut().zip(&parts) {
             member.scales.advance(gradient, share, self.count);
@@ -177,7 +179,8 @@ impl Book {
         let rms = (values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / values.len().max(1) as f64).sqrt();
         let rates = vec![(ATOM_RATE * rms) as f32; values.len()];
         let atoms = (!elsewhere && !every_level).then(|| Tuned::new(values, rates));
-        Book { spec: codebook.spec, original: codebook.clone(), atoms }
+        let peak = codebook.atoms.iter().map(|level| level.unsigned_abs()).max().unwrap_or(0).min(127);
+        Book { spec: codebook.spec, original: codebook.clone(), atoms, peak: f32::from(peak) }
     }
 
     /// The levels as they will be stored.

@@ -30,6 +30,7 @@ const ORDER: [&str; 25] = [
     "pins",
     "compress",
     "verify",
+    "bench",
     "report",
 ];
 

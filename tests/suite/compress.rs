@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use dirnet::coding::{self, Learning, Weights};
+use dirnet::coding::{self, Learning, Weights, Writing};
 use dirnet::dictionary::{self, Metric, ScaleFormat};
 use dirnet::error::ErrorKind;
 use dirnet::expand;
@@ -30,7 +30,8 @@ fn quick(scale_format: ScaleFormat) -> dictionary::Options {
 fn round_trip(path: &Path, ratio: f64, scales: ScaleFormat) {
     let model = Model::load(path, &LoadOptions::default()).unwrap();
     let Ok(weights) = Weights::read(&model, &FindOptions::default()) else { return };
-    let sizing = Sizing { model: &model, weights: &weights, scales, note: "test" };
+    let writing = Writing { note: "test".to_owned(), ..Writing::default() };
+    let sizing = Sizing { model: &model, weights: &weights, scales, writing: &writing };
     let target = sizing.target(ratio);
     let equal = vec![1.0; weights.units.len()];
     let plan = match planner::uniform(&sizing, &equal, target) {
@@ -42,9 +43,10 @@ fn round_trip(path: &Path, ratio: f64, scales: ScaleFormat) {
         .iter()
         .map(|u| Arc::new(Metric::new(Array2::<f32>::eye(u.unit.columns).view(), 0.01).unwrap()))
         .collect();
-    let how = Learning { metrics: &metrics, options: quick(scales) };
+    let peaks = vec![127; metrics.len()];
+    let how = Learning { metrics: &metrics, options: quick(scales), peaks };
     let (coded, _) = coding::learn(&weights, &plan, &how, &Silent).unwrap();
-    let result = coding::apply(&model, &weights, &coded, "test").unwrap();
+    let result = coding::apply(&model, &weights, &coded, &writing).unwrap();
     let bytes = result.saved_bytes().unwrap();
     assert!(bytes <= target, "{}: {bytes} > {target}", path.display());
     assert_eq!(bytes, sizing.bytes(&plan).unwrap(), "{}", path.display());

@@ -1,0 +1,373 @@
+//! The fast form: a Scan over int8 products in place of the recurrent node, in standard operators.
+//!
+//! ```text
+//! X [T, B, I] - DynamicQuantizeLinear - MatMulInteger(W i8 [I, G*H]) - Cast - Mul(scales) - Add(bias) -> x [T, B, G*H]
+//! body, for each step: h [B, H] - DynamicQuantizeLinear - MatMulInteger(R i8 [H, G*H]) - Cast - Mul(scales), then the
+//! gates with x_t [B, G*H] -> h', c'
+//! ```
+//! No float copy of the weights exists when the model runs: runtimes fold the decoding nodes to int8 and fuse each
+//! product to one operator. The vectors are quantised to eight bits at each step, so that the outputs differ from the
+//! portable form's by some 1e-3 of their range. The nodes that decode R are inside the body: OpenVINO does not let a
+//! body read a value that is computed outside.
+//!
+//! With `G*H` gates in ONNX's order, LSTM `i o f c`: `c' = f c + i tanh(c~)`, `h' = o tanh(c')`. GRU `z r h`:
+//! `h' = n + z (h - n)`, where `n = tanh(x_h + r (R_h h + Rb_h))` if `linear_before_reset`, else
+//! `n = tanh(x_h + R_h (r h) + Rb_h)`, for which `r h` is quantised anew.
+
+use std::ops::Range;
+
+use ndarray::Axis;
+
+use super::writer::{int, ints, runs};
+use super::{Home, Layer, Stored, Writer};
+use crate::onnx::proto::attribute_proto::AttributeType;
+use crate::onnx::proto::{TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto};
+use crate::onnx::{AttributeProto, ElementType, GraphProto, tensor};
+use crate::recurrent::{Cell, Direction, RecurrentNode};
+
+/// Hidden size from which on it was measured to pay in onnxruntime; below, the loop costs more than int8 wins.
+pub const PAYS_FROM: usize = 384;
+/// The first opset with DynamicQuantizeLinear.
+const FIRST_OPSET: i64 = 11;
+/// The first opset whose Split and Unsqueeze take sizes and axes as inputs.
+const AXES_INPUTS: i64 = 13;
+
+/// Why a node cannot be written so; `bias` tells whether its B, if any, is constant.
+pub(super) fn refusal(node: &RecurrentNode, opset: i64, bias: bool) -> Option<String> {
+    let attributes = &node.attributes;
+    let unusual = |is: bool, what: &str| is.then(|| format!("the fast form has no {what}"));
+    if opset < FIRST_OPSET {
+        return Some(format!("opset {opset} has no DynamicQuantizeLinear: convert the model to {FIRST_OPSET}"));
+    }
+    unusual(node.reads.sequence_lens, "sequence_lens")
+        .or_else(|| unusual(node.reads.peepholes, "peepholes"))
+        .or_else(|| unusual(attributes.clip.is_some(), "clip"))
+        .or_else(|| unusual(attributes.input_forget, "input_forget"))
+        .or_else(|| unusual(attributes.layout == 1, "layout = 1"))
+        .or_else(|| unusual(!attributes.has_default_activations(node.cell), "other activations"))
+        .or_else(|| unusual(node.w.element != ElementType::Float, "float16 weights"))
+        .or_else(|| unusual(node.reads.bias && !bias, "bias that is computed when the model runs"))
+}
+
+/// An int8 matrix `[n, rows]` and the scale of each of its columns.
+struct Matrix {
+    levels: String,
+    scales: String,
+}
+
+/// A value as `DynamicQuantizeLinear` gives it: `u8`, scale, zero point.
+type Quantised = [String; 3];
+
+/// Writes the nodes that take the place of the layer's node. Its outputs keep their names.
+pub fn write(writer: &mut Writer<'_, '_>, layer: &Layer<'_>) {
+    Scribe { writer, layer, hidden: layer.node.attributes.hidden }.layer();
+}
+
+/// Writes one layer.
+struct Scribe<'s, 'l, 'r, 'm> {
+    writer: &'s mut Writer<'r, 'm>,
+    layer: &'s Layer<'l>,
+    hidden: usize,
+}
+
+/// The values that one direction computes: `Y [T, B, H]` if it is read, then the last states `[B, H]`.
+struct Results {
+    y: Option<String>,
+    states: Vec<String>,
+}
+
+impl Scribe<'_, '_, '_, '_> {
+    fn layer(&mut self) {
+        let x = self.layer.input(0).expect("X was found when the node was").to_owned();
+        let stem = self.layer.node.name.clone();
+        let quantised = self.quantise(&x, &format!("{stem}/X"));
+        let zeros = self.has_zero_state().then(|| self.zeros(&x, &stem));
+        let directions = self.layer.node.attributes.direction.each();
+        let results: Vec<Results> = directions
+            .iter()
+            .enumerate()
+            .map(|(d, &direction)| {
+                let stem = if directions.len() == 1 { stem.clone() } else { format!("{stem}/{}", direction.name()) };
+                self.direction(d, direction, &stem, &quantised, zeros.as_deref())
+            })
+            .collect();
+        if let Some(name) = self.layer.output(0) {
+            let all = results.iter().map(|r| r.y.clone().expect("Y is read")).collect();
+            self.stack(all, 1, name);
+        }
+        for state in 0..self.states() {
+            if let Some(name) = self.layer.output(1 + state) {
+                self.stack(results.iter().map(|r| r.states[state].clone()).collect(), 0, name);
+            }
+        }
+    }
+
+    fn states(&self) -> usize {
+        match self.layer.node.cell {
+            Cell::Lstm => 2,
+            Cell::Gru => 1,
+        }
+    }
+
+    fn has_zero_state(&self) -> bool {
+        (0..self.states()).any(|state| self.layer.input(5 + state).is_none())
+    }
+
+    /// `[B, H]` of zeros.
+    fn zeros(&mut self, x: &str, stem: &str) -> String {
+        let scope = &self.layer.node.scope;
+        let (one, hidden) = (self.writer.integers(scope, &[1]), self.writer.integers(scope, &[self.hidden as i64]));
+        let shape = self.writer.node("Shape", &[x], &format!("{stem}/X/shape"), vec![]);
+        let batch = self.writer.node("Gather", &[&shape, &one], &format!("{stem}/batch"), vec![int("axis", 0)]);
+        let shape =
+            self.writer.node("Concat", &[&batch, &hidden], &format!("{stem}/state/shape"), vec![int("axis", 0)]);
+        let value = AttributeProto {
+            name: Some("value".to_owned()),
+            r#type: Some(AttributeType::Tensor as i32),
+            t: Some(tensor::float("", &[1], &[0.0])),
+            ..AttributeProto::default()
+        };
+        self.writer.node("ConstantOfShape", &[&shape], &format!("{stem}/state/zeros"), vec![value])
+    }
+
+    /// Unsqueezes each of `values` at `axis` and joins them there, as `name`.
+    fn stack(&mut self, values: Vec<String>, axis: i64, name: &str) {
+        let stems = match &values[..] {
+            [_] => vec![name.to_owned()],
+            _ => values.iter().map(|v| self.writer.fresh(&format!("{v}/stacked"))).collect(),
+        };
+        for (value, output) in values.iter().zip(&stems) {
+            if self.writer.opset() < AXES_INPUTS {
+                self.writer.push("Unsqueeze", &[value], vec![output.clone()], vec![ints("axes", &[axis])]);
+            } else {
+                let axes = self.writer.integers(&self.layer.node.scope, &[axis]);
+                self.writer.push("Unsqueeze", &[value, &axes], vec![output.clone()], vec![]);
+            }
+        }
+        if stems.len() > 1 {
+            let stems: Vec<&str> = stems.iter().map(String::as_str).collect();
+            self.writer.push("Concat", &stems, vec![name.to_owned()], vec![int("axis", axis)]);
+        }
+    }
+
+    fn direction(&mut self, d: usize, direction: Direction, stem: &str, x: &Quantised, zeros: Option<&str>) -> Results {
+        let gates = self.layer.node.cell.gates().len();
+        let (w, home) = self.layer.w;
+        let part = w.part(d, 0..gates, self.name_of(w, d));
+        let w = self.matrix(&part, home);
+        let [outside, inside] = self.biases(d, stem);
+        let projected = self.product(x, &w, outside.as_deref(), &format!("{stem}/x"));
+        let mut inputs: Vec<String> = (0..self.states()).map(|state| self.initial(d, state, stem, zeros)).collect();
+        inputs.push(projected);
+
+        let outer = self.writer.take_nodes();
+        let body = self.body(d, stem, inside.as_deref());
+        let node = self.writer.take_nodes();
+        self.writer.put_nodes(outer);
+        self.scan(GraphProto { node, ..body }, direction, inputs, stem)
+    }
+
+    /// What names of one direction of a weight begin with.
+    fn name_of(&self, stored: &Stored<'_>, d: usize) -> String {
+        if stored.directions == 1 { stored.name.clone() } else { format!("{}/{d}", stored.name) }
+    }
+
+    fn scan(&mut self, body: GraphProto, direction: Direction, inputs: Vec<String>, stem: &str) -> Results {
+        let mut states: Vec<String> = vec![self.writer.fresh(&format!("{stem}/last_h"))];
+        if self.states() == 2 {
+            states.push(self.writer.fresh(&format!("{stem}/last_c")));
+        }
+        let y = self.layer.output(0).map(|_| self.writer.fresh(&format!("{stem}/steps")));
+        let graph = AttributeProto {
+            name: Some("body".to_owned()),
+            r#type: Some(AttributeType::Graph as i32),
+            g: Some(body),
+            ..AttributeProto::default()
+        };
+        let mut attribute = vec![graph, int("num_scan_inputs", 1)];
+        if direction == Direction::Reverse {
+            attribute.push(ints("scan_input_directions", &[1]));
+            attribute.extend(y.is_some().then(|| ints("scan_output_directions", &[1])));
+        }
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        self.writer.push("Scan", &inputs, states.iter().chain(&y).cloned().collect(), attribute);
+        Results { y, states }
+    }
+
+    /// What is added to `W x` and what to `R h`, `[G*H]`: both to the former, but for the `Rb` that a reset gate scales.
+    fn biases(&mut self, d: usize, stem: &str) -> [Option<String>; 2] {
+        let Some(bias) = self.layer.bias else { return [None, None] };
+        let rows = bias.ncols() / 2;
+        let (w, r) = bias.row(d).split_at(Axis(0), rows);
+        let apart = self.layer.node.cell == Cell::Gru && self.layer.node.attributes.linear_before_reset;
+        let (outside, inside) = if apart { (w.to_vec(), Some(r.to_vec())) } else { ((&w + &r).to_vec(), None) };
+        let mut add = |name: &str, values: Vec<f32>| {
+            let name = format!("{stem}/{name}");
+            self.writer.constant(&self.layer.node.scope, &name, |name| tensor::float(name, &[values.len()], &values))
+        };
+        [Some(add("bias", outside)), inside.map(|values| add("inner_bias", values))]
+    }
+
+    /// The first state `[B, H]` of one direction.
+    fn initial(&mut self, d: usize, state: usize, stem: &str, zeros: Option<&str>) -> String {
+        let Some(given) = self.layer.input(5 + state) else {
+            return zeros.expect("made where an initial state is missing").to_owned();
+        };
+        let name = format!("{}/direction/{d}", self.layer.node.name);
+        let index = self.writer.constant(&self.layer.node.scope, &name, |n| tensor::int64(n, &[], &[d as i64]));
+        let which = ["h", "c"][state];
+        self.writer.node("Gather", &[given, &index], &format!("{stem}/initial_{which}"), vec![int("axis", 0)])
+    }
+
+    /// Writes the nodes of the body, and returns the graph without them.
+    fn body(&mut self, d: usize, stem: &str, bias: Option<&str>) -> GraphProto {
+        let hidden = self.hidden;
+        let rows = self.layer.node.cell.gates().len() * hidden;
+        let [h, c, x] = ["h", "c", "x_t"].map(|name| self.writer.fresh(&format!("{stem}/{name}")));
+        let mut outputs = match self.layer.node.cell {
+            Cell::Lstm => self.lstm(d, stem, [&h, &c, &x]),
+            Cell::Gru if self.layer.node.attributes.linear_before_reset => self.gru_after(d, stem, [&h, &x], bias),
+            Cell::Gru => self.gru_before(d, stem, [&h, &x]),
+        };
+        if self.layer.output(0).is_some() {
+            let y = self.writer.node("Identity", &[&outputs[0]], &format!("{stem}/y_t"), vec![]);
+            outputs.push(y);
+        }
+        let mut input = vec![matrix_info(&h, hidden)];
+        if self.states() == 2 {
+            input.push(matrix_info(&c, hidden));
+        }
+        input.push(matrix_info(&x, rows));
+        GraphProto {
+            name: Some("step".to_owned()),
+            input,
+            output: outputs.iter().map(|name| matrix_info(name, hidden)).collect(),
+            ..GraphProto::default()
+        }
+    }
+
+    fn lstm(&mut self, d: usize, stem: &str, [h, c, x]: [&str; 3]) -> Vec<String> {
+        let recurrent = self.recurrent(d, 0..4, h, None, stem);
+        let gates = self.op("Add", &[&recurrent, x], stem, "gates");
+        let [iof, candidate] = self.split(&gates, [3, 1], stem, ["iof_in", "c_in"]);
+        let iof = self.op("Sigmoid", &[&iof], stem, "iof");
+        let [i, o, f] = self.split(&iof, [1, 1, 1], stem, ["i", "o", "f"]);
+        let candidate = self.op("Tanh", &[&candidate], stem, "candidate");
+        let kept = self.op("Mul", &[&f, c], stem, "kept");
+        let new = self.op("Mul", &[&i, &candidate], stem, "new");
+        let cell = self.op("Add", &[&kept, &new], stem, "next_c");
+        let squashed = self.op("Tanh", &[&cell], stem, "squashed");
+        let state = self.op("Mul", &[&o, &squashed], stem, "next_h");
+        vec![state, cell]
+    }
+
+    fn gru_after(&mut self, d: usize, stem: &str, [h, x]: [&str; 2], bias: Option<&str>) -> Vec<String> {
+        let recurrent = self.recurrent(d, 0..3, h, bias, stem);
+        let [x_zr, x_n] = self.split(x, [2, 1], stem, ["x_zr", "x_n"]);
+        let [h_zr, h_n] = self.split(&recurrent, [2, 1], stem, ["h_zr", "h_n"]);
+        let [z, r] = self.first_gates(&x_zr, &h_zr, stem);
+        let reset = self.op("Mul", &[&r, &h_n], stem, "reset");
+        self.blend(h, &z, &x_n, &reset, stem)
+    }
+
+    fn gru_before(&mut self, d: usize, stem: &str, [h, x]: [&str; 2]) -> Vec<String> {
+        let h_zr = self.recurrent(d, 0..2, h, None, stem);
+        let [x_zr, x_n] = self.split(x, [2, 1], stem, ["x_zr", "x_n"]);
+        let [z, r] = self.first_gates(&x_zr, &h_zr, stem);
+        let reset = self.op("Mul", &[&r, h], stem, "reset");
+        let h_n = self.recurrent(d, 2..3, &reset, None, stem);
+        self.blend(h, &z, &x_n, &h_n, stem)
+    }
+
+    fn first_gates(&mut self, x: &str, h: &str, stem: &str) -> [String; 2] {
+        let gates = self.op("Add", &[x, h], stem, "zr_in");
+        let gates = self.op("Sigmoid", &[&gates], stem, "zr");
+        self.split(&gates, [1, 1], stem, ["z", "r"])
+    }
+
+    /// `n = tanh(x + h_n)`, `h' = n + z (h - n)`.
+    fn blend(&mut self, h: &str, z: &str, x: &str, h_n: &str, stem: &str) -> Vec<String> {
+        let n = self.op("Add", &[x, h_n], stem, "n_in");
+        let n = self.op("Tanh", &[&n], stem, "n");
+        let change = self.op("Sub", &[h, &n], stem, "change");
+        let kept = self.op("Mul", &[z, &change], stem, "kept");
+        vec![self.op("Add", &[&n, &kept], stem, "next_h")]
+    }
+
+    fn op(&mut self, op: &str, inputs: &[&str], stem: &str, name: &str) -> String {
+        self.writer.node(op, inputs, &format!("{stem}/{name}"), vec![])
+    }
+
+    /// `R h`, or that of some gates, `[B, rows]`.
+    fn recurrent(&mut self, d: usize, gates: Range<usize>, h: &str, bias: Option<&str>, stem: &str) -> String {
+        let (r, home) = self.layer.r;
+        let mut name = self.name_of(r, d);
+        let mut stem = format!("{stem}/h");
+        if gates.len() < r.gates.len() {
+            let letters = r.gates[gates.clone()].concat();
+            name = format!("{name}/{letters}");
+            stem = format!("{stem}/{letters}");
+        }
+        let part = r.part(d, gates, name);
+        let matrix = self.matrix(&part, home);
+        let quantised = self.quantise(h, &stem);
+        self.product(&quantised, &matrix, bias, &stem)
+    }
+
+    fn quantise(&mut self, value: &str, stem: &str) -> Quantised {
+        let names = ["quantised", "scale", "zero"].map(|name| self.writer.fresh(&format!("{stem}/{name}")));
+        self.writer.push("DynamicQuantizeLinear", &[value], names.to_vec(), vec![]);
+        names
+    }
+
+    fn matrix(&mut self, stored: &Stored<'_>, home: Home<'_>) -> Matrix {
+        let rows = stored.rows();
+        let parts =
+            runs(stored, usize::MAX).iter().map(|run| self.writer.levels(stored, run, &[run.rows()], home)).collect();
+        let levels = self.writer.concat(&format!("{}/levels", stored.name), 0, parts);
+        let perm = vec![ints("perm", &[1, 0])];
+        let levels = self.writer.node("Transpose", &[&levels], &format!("{}/transposed", stored.name), perm);
+        let scales = self.writer.scales(stored, &[rows], home).expect("all rows are coded");
+        Matrix { levels, scales }
+    }
+
+    /// `value * matrix + bias` in float.
+    fn product(&mut self, value: &Quantised, matrix: &Matrix, bias: Option<&str>, stem: &str) -> String {
+        let [levels, scale, zero] = value;
+        let sums = self.writer.node("MatMulInteger", &[levels, &matrix.levels, zero], &format!("{stem}/sums"), vec![]);
+        let sums = self.writer.cast(&sums, ElementType::Float, &format!("{stem}/float"));
+        let scales = self.writer.node("Mul", &[scale, &matrix.scales], &format!("{stem}/scales"), vec![]);
+        let product = self.writer.node("Mul", &[&sums, &scales], &format!("{stem}/product"), vec![]);
+        match bias {
+            Some(bias) => self.writer.node("Add", &[&product, bias], &format!("{stem}/biased"), vec![]),
+            None => product,
+        }
+    }
+
+    /// Cuts `[B, ..]` into parts of so many times H columns.
+    fn split<const N: usize>(&mut self, value: &str, parts: [usize; N], stem: &str, names: [&str; N]) -> [String; N] {
+        let sizes = parts.map(|part| (part * self.hidden) as i64);
+        let outputs = names.map(|name| self.writer.fresh(&format!("{stem}/{name}")));
+        if self.writer.opset() < AXES_INPUTS {
+            self.writer.push("Split", &[value], outputs.to_vec(), vec![int("axis", 1), ints("split", &sizes)]);
+        } else {
+            let sizes = self.writer.integers(&self.layer.node.scope, &sizes);
+            self.writer.push("Split", &[value, &sizes], outputs.to_vec(), vec![int("axis", 1)]);
+        }
+        outputs
+    }
+}
+
+/// A float matrix of any number of rows.
+fn matrix_info(name: &str, columns: usize) -> ValueInfoProto {
+    let dimension = |value| tensor_shape_proto::Dimension { value, ..Default::default() };
+    let columns = tensor_shape_proto::dimension::Value::DimValue(columns as i64);
+    let shape = TensorShapeProto { dim: vec![dimension(None), dimension(Some(columns))] };
+    let tensor = type_proto::Tensor { elem_type: Some(ElementType::Float as i32), shape: Some(shape) };
+    let value = Some(type_proto::Value::TensorType(tensor));
+    ValueInfoProto {
+        name: Some(name.to_owned()),
+        r#type: Some(TypeProto { value, ..TypeProto::default() }),
+        ..ValueInfoProto::default()
+    }
+}

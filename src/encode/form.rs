@@ -1,0 +1,124 @@
+//! Which form each recurrent node takes.
+//!
+//! A form is asked for the whole model and given node by node: where it would not compute the same thing, or does not
+//! pay, the node takes the portable one, and the reason is kept for the report.
+
+use ndarray::Array2;
+
+use super::{fast, vendor};
+use crate::recurrent::{Cell, Matrix, RecurrentNode, Survey};
+
+/// A way to write a recurrent node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// The node with weights that are rebuilt when the model is loaded: [`portable`](super::portable).
+    #[default]
+    Portable,
+    /// A Scan over int8 products, of standard operators: [`fast`].
+    Fast,
+    /// onnxruntime's own quantised LSTM, and the fast form for GRU: [`vendor`].
+    Ort,
+}
+
+impl Form {
+    /// All of them.
+    pub const ALL: [Form; 3] = [Form::Portable, Form::Fast, Form::Ort];
+
+    /// Its name in flags and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Form::Portable => "portable",
+            Form::Fast => "fast",
+            Form::Ort => "ort",
+        }
+    }
+
+    /// The largest level that atoms may have. CPUs without VNNI add the products of a byte and a level in pairs of 16
+    /// bits, which 255 times 127, twice, does not fit in: the sums would be wrong there, and there alone.
+    pub fn peak(self) -> i8 {
+        match self {
+            Form::Portable => i8::MAX,
+            Form::Fast | Form::Ort => i8::MAX / 2,
+        }
+    }
+
+    /// The form that a node of this cell takes where this one is asked for.
+    fn of_cell(self, cell: Cell) -> Form {
+        if self == Form::Ort && cell == Cell::Gru { Form::Fast } else { self }
+    }
+
+    /// Hidden size from which a node gains by the form.
+    fn pays_from(self) -> usize {
+        match self {
+            Form::Portable => 0,
+            Form::Fast => fast::PAYS_FROM,
+            Form::Ort => vendor::PAYS_FROM,
+        }
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// The form.
+    pub form: Form,
+    /// The least hidden size of a node that takes it; none for where it was measured to pay.
+    pub from: Option<usize>,
+}
+
+/// What a node takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assigned {
+    /// The form.
+    pub form: Form,
+    /// Why it is not the one that was asked for.
+    pub reason: Option<String>,
+}
+
+/// The form of every node of `survey`. `biases` are the nodes' constant B, `is_coded` tells whether all of a weight (by
+/// index in [`Survey::weights`]) is coded.
+pub fn assign(
+    survey: &Survey,
+    opset: i64,
+    request: Request,
+    biases: &[Option<Array2<f32>>],
+    is_coded: impl Fn(usize) -> bool,
+) -> Vec<Assigned> {
+    let weights = |node: usize| Matrix::BOTH.iter().filter_map(move |&matrix| survey.weight_of(node, matrix));
+    let mut assigned: Vec<Assigned> = (0..survey.nodes.len())
+        .map(|index| {
+            let node = &survey.nodes[index];
+            let form = request.form.of_cell(node.cell);
+            let uncoded = || (!weights(index).all(&is_coded)).then(|| "some of its gates are not coded".to_owned());
+            match refusal(node, form, opset, request.from, biases[index].is_some())
+                .or_else(|| if form == Form::Portable { None } else { uncoded() })
+            {
+                None => Assigned { form, reason: None },
+                reason => Assigned { form: Form::Portable, reason },
+            }
+        })
+        .collect();
+    // A weight is stored in one way: who shares one with a portable node is portable too.
+    while let Some((node, other)) = survey.weights.iter().find_map(|weight| {
+        let portable = weight.uses.iter().find(|u| assigned[u.node].form == Form::Portable)?;
+        let odd = weight.uses.iter().find(|u| assigned[u.node].form != Form::Portable)?;
+        Some((odd.node, portable.node))
+    }) {
+        let reason = format!("it shares weights with '{}', which is portable", survey.nodes[other].name);
+        assigned[node] = Assigned { form: Form::Portable, reason: Some(reason) };
+    }
+    assigned
+}
+
+/// Why a node cannot take a form, or does not gain by it.
+fn refusal(node: &RecurrentNode, form: Form, opset: i64, from: Option<usize>, bias: bool) -> Option<String> {
+    match form {
+        Form::Portable => return None,
+        Form::Fast => fast::refusal(node, opset, bias),
+        Form::Ort => vendor::refusal(node),
+    }
+    .or_else(|| {
+        let (hidden, from) = (node.attributes.hidden, from.unwrap_or(form.pays_from()));
+        (hidden < from).then(|| format!("its hidden size {hidden} is under {from}, from which on the form pays"))
+    })
+}

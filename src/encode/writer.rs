@@ -1,0 +1,352 @@
+//! What all forms have in common: constants that are stored once, and the nodes that make int8 levels of codes.
+//!
+//! ```text
+//! codes u8 [rows, P] - Cast int32 - Gather(atoms i8 [256, d]) - Reshape [.., rows, P*d] - (Slice to n) - levels i8
+//! ```
+//! Nodes bear no names of their own (every runtime names them by their outputs): that halves the bytes of the graph.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{Block, Stored};
+use crate::dictionary::{BlockSpec, Codebook, Coded};
+use crate::onnx::proto::attribute_proto::AttributeType;
+use crate::onnx::{AttributeProto, ElementType, NodeProto, Rewriter, Scope, TensorProto, tensor};
+
+/// The first opset whose Slice takes its ranges as inputs.
+const SLICE_INPUTS: i64 = 10;
+
+/// Writes coded tensors into the graphs of one model. Constants go to the model at once; nodes gather until the caller
+/// says where they go.
+pub struct Writer<'r, 'm> {
+    rewriter: &'r mut Rewriter<'m>,
+    opset: i64,
+    nodes: Vec<NodeProto>,
+    codebooks: Vec<(Scope, Arc<Codebook>, String)>,
+    integers: Vec<(Scope, Vec<i64>, String)>,
+    constants: HashMap<String, String>,
+}
+
+/// Where the constants of a tensor go.
+#[derive(Clone, Copy, Debug)]
+pub struct Home<'a> {
+    /// The graph of the codes and scales; seen from all nodes that read them.
+    pub constants: &'a Scope,
+    /// The graph of the codebooks that several tensors may use; seen from `constants`.
+    pub codebooks: &'a Scope,
+}
+
+/// Neighbouring rows that one chain of nodes rebuilds: dense, or of one codebook.
+pub(super) struct Run<'a> {
+    pub parts: Vec<(Block<'a>, Range<usize>)>,
+    pub label: String,
+}
+
+impl<'r, 'm> Writer<'r, 'm> {
+    /// A writer of new values through `rewriter`, of a model of at least [`FIRST_OPSET`](crate::limits::FIRST_OPSET).
+    pub fn new(rewriter: &'r mut Rewriter<'m>) -> Self {
+        let opset = rewriter.model().opset();
+        Writer {
+            rewriter,
+            opset,
+            nodes: Vec::new(),
+            codebooks: Vec::new(),
+            integers: Vec::new(),
+            constants: HashMap::new(),
+        }
+    }
+
+    /// Puts the nodes since the last call at the start of the graph at `scope`.
+    pub fn place_in_front(&mut self, scope: &Scope) {
+        self.take_nodes().into_iter().for_each(|node| self.rewriter.add_node(scope, node));
+    }
+
+    /// Puts the nodes since the last call before node `index` of the graph at `scope`.
+    pub fn place_before(&mut self, scope: &Scope, index: usize) {
+        self.take_nodes().into_iter().for_each(|node| self.rewriter.insert_before(scope, index, node));
+    }
+
+    /// The nodes since the last call, in an order in which they can run.
+    pub(super) fn take_nodes(&mut self) -> Vec<NodeProto> {
+        std::mem::take(&mut self.nodes)
+    }
+
+    /// Puts nodes that were taken back in front of those to come.
+    pub(super) fn put_nodes(&mut self, nodes: Vec<NodeProto>) {
+        self.nodes = nodes;
+    }
+
+    pub(super) fn opset(&self) -> i64 {
+        self.opset
+    }
+
+    pub(super) fn fresh(&mut self, stem: &str) -> String {
+        self.rewriter.fresh(stem)
+    }
+
+    /// The int8 levels of a run, `[shape.., n]`: the product of `shape` is its number of rows.
+    pub(super) fn levels(&mut self, stored: &Stored<'_>, run: &Run<'_>, shape: &[usize], home: Home<'_>) -> String {
+        let codebook = run.codebook().expect("rows without a codebook have no levels");
+        let stem = run.stem(stored);
+        let pieces = codebook.spec.pieces(stored.columns);
+        let codes = self.constant(home.constants, &format!("{stem}/codes"), |name| {
+            let codes: Vec<u8> =
+                run.coded().flat_map(|(c, r)| &c.codes[r.start * pieces..r.end * pieces]).copied().collect();
+            tensor::uint8(name, &[run.rows(), pieces], &codes)
+        });
+        let atoms = self.codebook(codebook, home, &stem);
+        let indices = self.cast(&codes, ElementType::Int32, &format!("{stem}/indices"));
+        let gathered = self.node("Gather", &[&atoms, &indices], &format!("{stem}/pieces"), vec![int("axis", 0)]);
+        let width = pieces * codebook.spec.width;
+        let wide: Vec<i64> = shape.iter().chain([&width]).map(|&d| d as i64).collect();
+        let to = self.integers(home.constants, &wide);
+        let rows = self.node("Reshape", &[&gathered, &to], &format!("{stem}/rows"), vec![]);
+        if width == stored.columns {
+            return rows;
+        }
+        self.slice(&rows, shape.len() as i64, stored.columns as i64, &format!("{stem}/trimmed"), home)
+    }
+
+    /// The scale of every row as float of shape `shape`; none if all rows are dense.
+    ///
+    /// Scales are f32, or bytes times a step for each gate: `Cast(u8) * step`, on tensors too small to matter.
+    pub(super) fn scales(&mut self, stored: &Stored<'_>, shape: &[usize], home: Home<'_>) -> Option<String> {
+        if stored.blocks.iter().all(|b| matches!(b, Block::Dense(_))) {
+            return None;
+        }
+        let stem = &stored.name;
+        let bytes = |b: &Block<'_>| matches!(b, Block::Dense(_) | Block::Coded(Coded { scale_codes: Some(_), .. }));
+        if !stored.blocks.iter().all(bytes) {
+            return Some(self.constant(home.constants, &format!("{stem}/scales"), |name| {
+                let scales: Vec<f32> = stored.blocks.iter().flat_map(float_scales).collect();
+                tensor::float(name, shape, &scales)
+            }));
+        }
+        let steps: Vec<f32> = stored.blocks.iter().map(step).collect();
+        let alike = steps.iter().all(|s| s.to_bits() == steps[0].to_bits());
+        let gates = [steps.len(), stored.blocks[0].rows()];
+        let codes = self.constant(home.constants, &format!("{stem}/scale_codes"), |name| {
+            let codes: Vec<u8> = stored.blocks.iter().flat_map(byte_scales).collect();
+            tensor::uint8(name, if alike { shape } else { &gates }, &codes)
+        });
+        let step = self.constant(home.constants, &format!("{stem}/scale_step"), |name| match alike {
+            true => tensor::float(name, &[], &steps[..1]),
+            false => tensor::float(name, &[steps.len(), 1], &steps),
+        });
+        let levels = self.cast(&codes, ElementType::Float, &format!("{stem}/scale_levels"));
+        let scales = self.node("Mul", &[&levels, &step], &format!("{stem}/scales"), vec![]);
+        if alike {
+            return Some(scales);
+        }
+        let shape: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
+        let to = self.integers(home.constants, &shape);
+        Some(self.node("Reshape", &[&scales, &to], &format!("{stem}/row_scales"), vec![]))
+    }
+
+    fn codebook(&mut self, codebook: &Arc<Codebook>, home: Home<'_>, stem: &str) -> String {
+        let known = self.codebooks.iter().find(|(scope, c, _)| Arc::ptr_eq(c, codebook) && scope == home.codebooks);
+        if let Some((.., name)) = known {
+            return name.clone();
+        }
+        let BlockSpec { width, atoms } = codebook.spec;
+        let name = self.rewriter.fresh(&format!("{stem}/atoms"));
+        self.rewriter.add_constant(home.codebooks, tensor::int8(&name, &[atoms, width], &codebook.atoms));
+        self.codebooks.push((home.codebooks.clone(), codebook.clone(), name.clone()));
+        name
+    }
+
+    /// `parts` one after the other, or the only one as it is.
+    pub(super) fn concat(&mut self, name: &str, axis: i64, parts: Vec<String>) -> String {
+        match <[String; 1]>::try_from(parts) {
+            Ok([part]) => part,
+            Err(parts) => {
+                let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+                self.node("Concat", &parts, name, vec![int("axis", axis)])
+            }
+        }
+    }
+
+    fn slice(&mut self, value: &str, axis: i64, end: i64, name: &str, home: Home<'_>) -> String {
+        if self.opset < SLICE_INPUTS {
+            let ranges = vec![ints("axes", &[axis]), ints("ends", &[end]), ints("starts", &[0])];
+            return self.node("Slice", &[value], name, ranges);
+        }
+        let [start, end, axis] = [0, end, axis].map(|i| self.integers(home.constants, &[i]));
+        self.node("Slice", &[value, &start, &end, &axis], name, vec![])
+    }
+
+    pub(super) fn cast(&mut self, value: &str, to: ElementType, name: &str) -> String {
+        self.node("Cast", &[value], name, vec![int("to", to as i64)])
+    }
+
+    /// A node of one output, whose name is about `output`.
+    pub(super) fn node(&mut self, op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>) -> String {
+        let output = self.rewriter.fresh(output);
+        self.push(op, inputs, vec![output.clone()], attribute);
+        output
+    }
+
+    /// A node whose outputs have exactly these names.
+    pub(super) fn push(&mut self, op: &str, inputs: &[&str], output: Vec<String>, attribute: Vec<AttributeProto>) {
+        self.push_node(NodeProto {
+            input: inputs.iter().map(|&i| i.to_owned()).collect(),
+            output,
+            op_type: Some(op.to_owned()),
+            attribute,
+            ..NodeProto::default()
+        });
+    }
+
+    pub(super) fn push_node(&mut self, node: NodeProto) {
+        self.nodes.push(node);
+    }
+
+    /// A vector of int64, stored once per graph.
+    pub(super) fn integers(&mut self, scope: &Scope, values: &[i64]) -> String {
+        if let Some((.., name)) = self.integers.iter().find(|(s, v, _)| s == scope && v == values) {
+            return name.clone();
+        }
+        let text: Vec<_> = values.iter().map(i64::to_string).collect();
+        let name = self.rewriter.fresh(&format!("dirnet/{}", text.join("x")));
+        self.rewriter.add_constant(scope, tensor::int64(&name, &[values.len()], values));
+        self.integers.push((scope.clone(), values.to_vec(), name.clone()));
+        name
+    }
+
+    /// The name of a constant, which is made at its first use. What is made is known by its stem: the same stem is the
+    /// same constant, in the same graph.
+    pub(super) fn constant(&mut self, scope: &Scope, stem: &str, make: impl FnOnce(&str) -> TensorProto) -> String {
+        if let Some(name) = self.constants.get(stem) {
+            return name.clone();
+        }
+        let name = self.rewriter.fresh(stem);
+        self.rewriter.add_constant(scope, make(&name));
+        self.constants.insert(stem.to_owned(), name.clone());
+        name
+    }
+}
+
+impl<'a> Run<'a> {
+    pub fn rows(&self) -> usize {
+        self.parts.iter().map(|(_, range)| range.len()).sum()
+    }
+
+    fn codebook(&self) -> Option<&'a Arc<Codebook>> {
+        self.coded().next().map(|(coded, _)| &coded.codebook)
+    }
+
+    pub fn is_coded(&self) -> bool {
+        self.codebook().is_some()
+    }
+
+    fn coded(&self) -> impl Iterator<Item = (&'a Coded, &Range<usize>)> {
+        self.parts.iter().filter_map(|(block, range)| match block {
+            Block::Coded(coded) => Some((*coded, range)),
+            Block::Dense(_) => None,
+        })
+    }
+
+    /// What the names of its values begin with.
+    pub fn stem(&self, stored: &Stored<'_>) -> String {
+        match self.label.as_str() {
+            "" => stored.name.clone(),
+            label => format!("{}/{label}", stored.name),
+        }
+    }
+}
+
+/// Cuts a tensor into runs of at most `most` weights, padding included: one if it is all alike and small enough, else
+/// runs within each direction.
+pub(super) fn runs<'a>(stored: &Stored<'a>, most: usize) -> Vec<Run<'a>> {
+    let total: usize = stored.blocks.iter().map(Block::rows).sum();
+    let first = &stored.blocks[0];
+    let rows_in_a_run = |block: &Block<'_>| (most / block.width(stored.columns).max(1)).max(1);
+    if stored.blocks.iter().all(|b| b.is_like(first)) && total <= rows_in_a_run(first) {
+        let parts = stored.blocks.iter().map(|b| (*b, 0..b.rows())).collect();
+        return vec![Run { parts, label: String::new() }];
+    }
+    let mut runs: Vec<Run<'a>> = Vec::new();
+    let per_direction = stored.gates.len();
+    for (i, block) in stored.blocks.iter().enumerate() {
+        let label = match (stored.directions, stored.gates[i % per_direction]) {
+            (1, gate) => gate.to_owned(),
+            (_, gate) => format!("{}.{gate}", i / per_direction),
+        };
+        let most = rows_in_a_run(block);
+        for start in (0..block.rows()).step_by(most) {
+            let range = start..block.rows().min(start + most);
+            let same_direction = i % per_direction != 0 || start > 0;
+            match runs.last_mut() {
+                Some(run) if same_direction && run.parts[0].0.is_like(block) && run.rows() + range.len() <= most => {
+                    run.parts.push((*block, range));
+                    if !run.label.ends_with(label.as_str()) {
+                        run.label = format!("{}+{label}", run.label);
+                    }
+                }
+                // What is made of a label is known by it: parts of one gate are told apart.
+                _ if start > 0 => runs.push(Run { parts: vec![(*block, range)], label: format!("{label}.{start}") }),
+                _ => runs.push(Run { parts: vec![(*block, range)], label: label.clone() }),
+            }
+        }
+    }
+    runs
+}
+
+impl Block<'_> {
+    /// Whether one chain of nodes can rebuild both.
+    fn is_like(&self, other: &Block<'_>) -> bool {
+        match (self, other) {
+            (Block::Coded(a), Block::Coded(b)) => Arc::ptr_eq(&a.codebook, &b.codebook),
+            (Block::Dense(_), Block::Dense(_)) => true,
+            _ => false,
+        }
+    }
+
+    /// Weights in a row as it is rebuilt, padding included.
+    fn width(&self, columns: usize) -> usize {
+        match self {
+            Block::Coded(coded) => coded.codebook.spec.pieces(columns) * coded.codebook.spec.width,
+            Block::Dense(_) => columns,
+        }
+    }
+}
+
+fn float_scales(block: &Block<'_>) -> Vec<f32> {
+    match block {
+        Block::Coded(coded) => coded.scales.clone(),
+        Block::Dense(rows) => vec![1.0; rows.nrows()],
+    }
+}
+
+fn byte_scales(block: &Block<'_>) -> Vec<u8> {
+    match block {
+        Block::Coded(Coded { scale_codes: Some(scales), .. }) => scales.codes.clone(),
+        block => vec![1; block.rows()],
+    }
+}
+
+fn step(block: &Block<'_>) -> f32 {
+    match block {
+        Block::Coded(Coded { scale_codes: Some(scales), .. }) => scales.step,
+        _ => 1.0,
+    }
+}
+
+pub(super) fn int(name: &str, value: i64) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_owned()),
+        i: Some(value),
+        r#type: Some(AttributeType::Int as i32),
+        ..AttributeProto::default()
+    }
+}
+
+pub(super) fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_owned()),
+        ints: values.to_vec(),
+        r#type: Some(AttributeType::Ints as i32),
+        ..AttributeProto::default()
+    }
+}

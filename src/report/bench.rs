@@ -1,0 +1,65 @@
+//! Latency and memory of models, side by side.
+
+use serde::{Deserialize, Serialize};
+
+use super::{SCHEMA, Show, Tool, table};
+use crate::bench::Latency;
+use crate::error::Result;
+use crate::verify::ENGINE;
+
+/// What `bench` tells.
+#[derive(Clone, Debug, Serialize)]
+pub struct Bench {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What made it.
+    pub tool: Tool,
+    /// What ran the models.
+    pub engine: &'static str,
+    /// Samples that a pass runs.
+    pub samples: usize,
+    /// Passes that were measured, and those before them.
+    pub runs: usize,
+    /// Passes before anything was measured.
+    pub warm_up: usize,
+    /// In the order of the arguments; the first is what the others are held against.
+    pub models: Vec<Benched>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// One model.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Benched {
+    /// The file.
+    pub path: String,
+    /// Its bytes, external data included.
+    pub bytes: u64,
+    /// Seconds from the file to the first result.
+    pub load_seconds: f64,
+    /// Milliseconds a sample.
+    pub latency_ms: Latency,
+    /// The most memory that the process took, in bytes; none where the system does not tell.
+    pub peak_bytes: Option<u64>,
+    /// The memory of the process at the end, in bytes.
+    pub resident_bytes: Option<u64>,
+}
+
+impl Bench {
+    /// A table without models.
+    #[must_use]
+    pub fn new(samples: usize, runs: usize, warm_up: usize) -> Self {
+        let (models, warnings) = (Vec::new(), Vec::new());
+        Bench { schema: SCHEMA, tool: Tool::default(), engine: ENGINE, samples, runs, warm_up, models, warnings }
+    }
+}
+
+impl Show for Bench {
+    fn table(&self, style: &table::Style) -> String {
+        table::bench(self, style)
+    }
+
+    fn json(&self) -> Result<String> {
+        super::json::text(self)
+    }
+}
