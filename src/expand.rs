@@ -1,7 +1,8 @@
 //! The inverse of [`coding`](crate::coding): dense weights again, for tools that want them.
 //!
 //! The values are those that the graph rebuilds, whatever codec made it: the decoding nodes are evaluated as the
-//! constants that they are. All that is known of a codec is how to tell that one was at work ([`is_coded`]).
+//! constants that they are. All that is known of a codec is how to tell that one was at work ([`is_coded`]). Where another form took
+//! the place of a node, the node comes back with what it computes in float.
 
 use std::collections::BTreeSet;
 
@@ -9,6 +10,7 @@ use half::f16;
 use ndarray::Array3;
 
 use crate::coding::{NOTE, common};
+use crate::encode::{self, Found};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::graph::is_standard;
 use crate::onnx::{ElementType, Model, NodeProto, Origin, Rewriter, Scope, TensorProto, Values, tensor};
@@ -34,12 +36,35 @@ pub fn expand(model: &Model) -> Result<Model> {
         }
         expanded = true;
     }
+    for found in encode::find(model)? {
+        restore(&mut rewriter, found);
+        expanded = true;
+    }
     if !expanded {
         return Err(Error::new(ErrorKind::NothingToDo, "nothing to expand: no weight in this model is coded"));
     }
     rewriter.remove_metadata(NOTE);
     rewriter.finish()?;
     Ok(result)
+}
+
+/// Puts a dense node where another form took its place.
+fn restore(rewriter: &mut Rewriter<'_>, found: Found) {
+    let Found { scope, nodes, before, mut node, w, r, bias } = found;
+    let mut add = |input: &str, shape: &[usize], values: Vec<f32>| {
+        let name = rewriter.fresh(&format!("{}/{input}/dense", node.name()));
+        rewriter.add_constant(&scope, tensor::float(&name, shape, &values));
+        name
+    };
+    let weights = [("W", &w), ("R", &r)].map(|(name, all)| add(name, all.shape(), all.iter().copied().collect()));
+    let bias = bias.map(|all| add("B", all.shape(), all.iter().copied().collect()));
+    for (input, name) in weights.into_iter().chain(bias).enumerate() {
+        let input = input + 1;
+        node.input.resize(node.input.len().max(input + 1), String::new());
+        node.input[input] = name;
+    }
+    rewriter.insert_before(&scope, before, node);
+    nodes.into_iter().for_each(|index| rewriter.remove_node(&scope, index));
 }
 
 /// Whether a weight is rebuilt from a dictionary: behind it is a Gather of rows of an int8 codebook by uint8 codes, all

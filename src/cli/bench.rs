@@ -76,7 +76,8 @@ fn child(index: usize) -> Result<Benched> {
     let program = std::env::current_exe().context("cannot find the program itself, which measures each model")?;
     let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     arguments.push(format!("--alone={index}").into());
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().context("cannot start a process")?;
+    let output =
+        Command::new(program).args(arguments).stdin(Stdio::null()).output().context("cannot start a process")?;
     if output.status.success() {
         return serde_json::from_slice(&output.stdout).context("a measuring process gave no figures");
     }

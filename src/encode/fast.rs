@@ -16,13 +16,16 @@
 
 use std::ops::Range;
 
-use ndarray::Axis;
+use ndarray::{Array1, Array2, Axis, concatenate};
+use serde::{Deserialize, Serialize};
 
+use super::found::{Found, changed, constant, dense, stacked};
 use super::writer::{int, ints, runs};
 use super::{Home, Layer, Stored, Writer};
+use crate::error::Result;
 use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::proto::{TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto};
-use crate::onnx::{AttributeProto, ElementType, GraphProto, tensor};
+use crate::onnx::{AttributeProto, ElementType, GraphProto, Model, NodeProto, Scope, Step, tensor};
 use crate::recurrent::{Cell, Direction, RecurrentNode};
 
 /// Hidden size from which on it was measured to pay in onnxruntime; below, the loop costs more than int8 wins.
@@ -49,10 +52,32 @@ pub(super) fn refusal(node: &RecurrentNode, opset: i64, bias: bool) -> Option<St
         .or_else(|| unusual(node.reads.bias && !bias, "bias that is computed when the model runs"))
 }
 
-/// An int8 matrix `[n, rows]` and the scale of each of its columns.
+/// The names of an int8 matrix `[n, rows]` and of the scale of each of its columns.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Matrix {
     levels: String,
     scales: String,
+}
+
+/// What a Scan stands for: the text of its `doc_string`, which the way back needs. Names are those of values.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Origin {
+    /// The node.
+    dirnet: String,
+    operator: String,
+    hidden: usize,
+    direction: String,
+    /// Which of the node's directions the Scan is.
+    index: usize,
+    linear_before_reset: bool,
+    /// X, then the initial states.
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+    w: Matrix,
+    /// All of R, or its parts.
+    r: Vec<Matrix>,
+    /// What is added outside and inside.
+    bias: [Option<String>; 2],
 }
 
 /// A value as `DynamicQuantizeLinear` gives it: `u8`, scale, zero point.
@@ -60,7 +85,7 @@ type Quantised = [String; 3];
 
 /// Writes the nodes that take the place of the layer's node. Its outputs keep their names.
 pub fn write(writer: &mut Writer<'_, '_>, layer: &Layer<'_>) {
-    Scribe { writer, layer, hidden: layer.node.attributes.hidden }.layer();
+    Scribe { writer, layer, hidden: layer.node.attributes.hidden, parts: Vec::new() }.layer();
 }
 
 /// Writes one layer.
@@ -68,6 +93,8 @@ struct Scribe<'s, 'l, 'r, 'm> {
     writer: &'s mut Writer<'r, 'm>,
     layer: &'s Layer<'l>,
     hidden: usize,
+    /// The matrices of R that the body has so far.
+    parts: Vec<Matrix>,
 }
 
 /// The values that one direction computes: `Y [T, B, H]` if it is read, then the last states `[B, H]`.
@@ -164,7 +191,8 @@ impl Scribe<'_, '_, '_, '_> {
         let body = self.body(d, stem, inside.as_deref());
         let node = self.writer.take_nodes();
         self.writer.put_nodes(outer);
-        self.scan(GraphProto { node, ..body }, direction, inputs, stem)
+        let origin = self.origin(d, w, [outside, inside]);
+        self.scan(GraphProto { node, ..body }, direction, inputs, stem, &origin)
     }
 
     /// What names of one direction of a weight begin with.
@@ -172,7 +200,32 @@ impl Scribe<'_, '_, '_, '_> {
         if stored.directions == 1 { stored.name.clone() } else { format!("{}/{d}", stored.name) }
     }
 
-    fn scan(&mut self, body: GraphProto, direction: Direction, inputs: Vec<String>, stem: &str) -> Results {
+    fn origin(&mut self, index: usize, w: Matrix, bias: [Option<String>; 2]) -> Origin {
+        let RecurrentNode { name, cell, attributes, .. } = self.layer.node;
+        let input = |index: usize| self.layer.input(index).unwrap_or_default().to_owned();
+        Origin {
+            dirnet: name.clone(),
+            operator: cell.operator().to_owned(),
+            hidden: self.hidden,
+            direction: attributes.direction.name().to_owned(),
+            index,
+            linear_before_reset: attributes.linear_before_reset,
+            inputs: [0, 5, 6].map(input)[..1 + self.states()].to_vec(),
+            outputs: self.layer.proto.output.clone(),
+            w,
+            r: std::mem::take(&mut self.parts),
+            bias,
+        }
+    }
+
+    fn scan(
+        &mut self,
+        body: GraphProto,
+        direction: Direction,
+        inputs: Vec<String>,
+        stem: &str,
+        origin: &Origin,
+    ) -> Results {
         let mut states: Vec<String> = vec![self.writer.fresh(&format!("{stem}/last_h"))];
         if self.states() == 2 {
             states.push(self.writer.fresh(&format!("{stem}/last_c")));
@@ -189,8 +242,14 @@ impl Scribe<'_, '_, '_, '_> {
             attribute.push(ints("scan_input_directions", &[1]));
             attribute.extend(y.is_some().then(|| ints("scan_output_directions", &[1])));
         }
-        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        self.writer.push("Scan", &inputs, states.iter().chain(&y).cloned().collect(), attribute);
+        self.writer.push_node(NodeProto {
+            op_type: Some("Scan".to_owned()),
+            input: inputs,
+            output: states.iter().chain(&y).cloned().collect(),
+            attribute,
+            doc_string: Some(serde_json::to_string(origin).expect("names and numbers")),
+            ..NodeProto::default()
+        });
         Results { y, states }
     }
 
@@ -310,6 +369,7 @@ impl Scribe<'_, '_, '_, '_> {
         }
         let part = r.part(d, gates, name);
         let matrix = self.matrix(&part, home);
+        self.parts.push(matrix.clone());
         let quantised = self.quantise(h, &stem);
         self.product(&quantised, &matrix, bias, &stem)
     }
@@ -369,5 +429,83 @@ fn matrix_info(name: &str, columns: usize) -> ValueInfoProto {
         name: Some(name.to_owned()),
         r#type: Some(TypeProto { value, ..TypeProto::default() }),
         ..ValueInfoProto::default()
+    }
+}
+
+/// The nodes that were written so.
+pub(super) fn find(model: &Model) -> Result<Vec<Found>> {
+    let mut layers: Vec<(Scope, Vec<(usize, Origin)>)> = Vec::new();
+    for (scope, graph) in model.graphs() {
+        for (index, node) in graph.node.iter().enumerate().filter(|(_, node)| node.op_type() == "Scan") {
+            let Ok(origin) = serde_json::from_str::<Origin>(node.doc_string()) else { continue };
+            match layers.last_mut() {
+                Some((of, scans)) if *of == scope && scans[0].1.dirnet == origin.dirnet => scans.push((index, origin)),
+                _ => layers.push((scope.clone(), vec![(index, origin)])),
+            }
+        }
+    }
+    layers.iter().map(|(scope, scans)| restore(model, scope, scans)).collect()
+}
+
+/// The node that some Scans, one for each direction, stand for.
+fn restore(model: &Model, scope: &Scope, scans: &[(usize, Origin)]) -> Result<Found> {
+    let (before, first) = &scans[0];
+    let directions = if first.direction == Direction::Bidirectional.name() { 2 } else { 1 };
+    if scans.len() != directions || scans.iter().enumerate().any(|(d, (_, origin))| origin.index != d) {
+        return Err(changed(&format!("the loops of '{}' are not all there", first.dirnet)));
+    }
+    let (mut w, mut r, mut bias) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, origin) in scans {
+        let attribute = model.node(scope, *index).attribute.iter().position(|a| a.name() == "body");
+        let attribute = attribute.ok_or_else(|| changed("a Scan has no body"))?;
+        let body = scope.child(Step { node: *index, attribute, graph: None });
+        let matrix = |scope: &Scope, matrix: &Matrix| -> Result<Array2<f32>> {
+            dense(constant(model, scope, &matrix.levels)?, constant(model, scope, &matrix.scales)?)
+        };
+        w.push(matrix(scope, &origin.w)?);
+        let parts = origin.r.iter().map(|part| matrix(&body, part)).collect::<Result<Vec<_>>>()?;
+        let parts: Vec<_> = parts.iter().map(|part| part.view()).collect();
+        let whole = concatenate(Axis(0), &parts).map_err(|_| changed("the parts of R do not fit"))?;
+        if let Some(outside) = &origin.bias[0] {
+            let vector = |name: &String| -> Result<Array1<f32>> {
+                constant(model, scope, name)?.into_dimensionality().map_err(|_| changed("a bias is no vector"))
+            };
+            let inside = origin.bias[1].as_ref().map(vector).transpose()?;
+            let both = [vector(outside)?, inside.unwrap_or_else(|| Array1::zeros(whole.nrows()))];
+            let both = concatenate(Axis(0), &[both[0].view(), both[1].view()]).expect("vectors can be joined");
+            bias.push(both.insert_axis(Axis(0)));
+        }
+        r.push(whole);
+    }
+    let bias: Vec<_> = bias.iter().map(|one| one.view()).collect();
+    let bias = (!bias.is_empty()).then(|| concatenate(Axis(0), &bias).map_err(|_| changed("the biases do not fit")));
+    let makes = |node: &NodeProto| node.output.iter().any(|o| !o.is_empty() && first.outputs.contains(o));
+    let outputs = model.graph(scope).node.iter().enumerate().filter(|(_, node)| makes(node)).map(|(index, _)| index);
+    let nodes = scans.iter().map(|(index, _)| *index).chain(outputs).collect();
+    let state = |index: usize| first.inputs.get(index).cloned().unwrap_or_default();
+    let mut input = vec![state(0), String::new(), String::new(), String::new(), String::new(), state(1), state(2)];
+    while input.len() > 3 && input.last().is_some_and(String::is_empty) {
+        input.pop();
+    }
+    let mut attribute = vec![int("hidden_size", first.hidden as i64), text("direction", &first.direction)];
+    attribute.extend(first.linear_before_reset.then(|| int("linear_before_reset", 1)));
+    let node = NodeProto {
+        name: Some(first.dirnet.clone()),
+        op_type: Some(first.operator.clone()),
+        input,
+        output: first.outputs.clone(),
+        attribute,
+        ..NodeProto::default()
+    };
+    let (w, r) = (stacked(&w)?, stacked(&r)?);
+    Ok(Found { scope: scope.clone(), nodes, before: *before, node, w, r, bias: bias.transpose()? })
+}
+
+fn text(name: &str, value: &str) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_owned()),
+        s: Some(value.to_owned().into_bytes().into()),
+        r#type: Some(AttributeType::String as i32),
+        ..AttributeProto::default()
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod fast;
 mod form;
+mod found;
 pub mod portable;
 pub mod vendor;
 mod writer;
@@ -15,6 +16,7 @@ use std::ops::Range;
 use ndarray::{Array2, ArrayView2};
 
 pub use form::{Assigned, Form, Request, assign};
+pub use found::{Found, find};
 pub use writer::{Home, Writer};
 
 use crate::dictionary::Coded;

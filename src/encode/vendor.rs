@@ -6,15 +6,22 @@
 //! The operator quantises X and, at each step, H to eight bits, as the [fast form](super::fast) does, and keeps all
 //! attributes and inputs of the LSTM. There is no such operator for a GRU.
 
+use ndarray::{Array3, Axis, Ix3};
+
+use super::found::{Found, changed, constant, dense, stacked};
 use super::writer::{ints, runs};
 use super::{Home, Layer, Stored, Writer};
-use crate::onnx::{ElementType, NodeProto, tensor};
+use crate::error::Result;
+use crate::onnx::graph::is_standard;
+use crate::onnx::{ElementType, Model, NodeProto, Scope, tensor};
 use crate::recurrent::RecurrentNode;
 
 /// The domain of the operator.
 pub const DOMAIN: &str = "com.microsoft";
 /// Its name.
 pub const OPERATOR: &str = "DynamicQuantizeLSTM";
+/// How many inputs it has, those that are left out among them.
+const INPUTS: usize = 12;
 /// Hidden size from which on it was measured to pay.
 pub const PAYS_FROM: usize = 128;
 
@@ -77,4 +84,43 @@ fn matrix(writer: &mut Writer<'_, '_>, stored: &Stored<'_>, home: Home<'_>) -> M
     let zeros = writer
         .constant(home.constants, &format!("{name}/zeros"), |n| tensor::int8(n, &shape, &vec![0; shape[0] * rows]));
     Matrix { levels, scales, zeros }
+}
+
+/// The nodes that were written so: those whose weights come from a dictionary.
+pub(super) fn find(model: &Model) -> Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for (scope, graph) in model.graphs() {
+        for (index, node) in graph.node.iter().enumerate() {
+            let ours = node.op_type() == OPERATOR && !is_standard(node.domain()) && node.input.len() == INPUTS;
+            let decoded =
+                |name: &String| graph.node.iter().any(|n| n.op_type() == "Transpose" && n.output.contains(name));
+            if ours && decoded(&node.input[1]) && decoded(&node.input[2]) {
+                found.push(restore(model, &scope, index, node)?);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn restore(model: &Model, scope: &Scope, index: usize, node: &NodeProto) -> Result<Found> {
+    let (w, r) = (weights(model, scope, node, 1, 8)?, weights(model, scope, node, 2, 10)?);
+    let mut input = node.input[..8].to_vec();
+    while input.last().is_some_and(String::is_empty) {
+        input.pop();
+    }
+    let dense = NodeProto { domain: None, op_type: Some("LSTM".to_owned()), input, ..node.clone() };
+    Ok(Found { scope: scope.clone(), nodes: vec![index], before: index, node: dense, w, r, bias: None })
+}
+
+/// An input `[directions, n, rows]` with its scales, as `[directions, rows, n]`.
+fn weights(model: &Model, scope: &Scope, node: &NodeProto, levels: usize, scales: usize) -> Result<Array3<f32>> {
+    let value = |index: usize| constant(model, scope, &node.input[index]);
+    let levels = value(levels)?.into_dimensionality::<Ix3>().map_err(|_| changed("weights are not of 3 dimensions"))?;
+    let (zeros, scales) = (value(scales + 1)?, value(scales)?);
+    if zeros.iter().any(|zero| *zero != 0.0) || scales.ndim() != 2 || scales.shape()[0] != levels.shape()[0] {
+        return Err(changed("scales or zero points are not those that were written"));
+    }
+    let directions = levels.outer_iter().zip(scales.axis_iter(Axis(0)));
+    let dense = directions.map(|(levels, scales)| dense(levels.to_owned().into_dyn(), scales.to_owned().into_dyn()));
+    stacked(&dense.collect::<Result<Vec<_>>>()?)
 }

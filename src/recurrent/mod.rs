@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Range;
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayD};
 use regex::Regex;
 
 pub use attributes::{Activation, Attributes, Cell, Direction, Function};
@@ -29,7 +29,7 @@ use crate::onnx::proto::{ValueInfoProto, type_proto};
 use crate::onnx::tensor::shape;
 use crate::onnx::{Model, NodeNames, NodeProto, Origin, Scope, Values};
 use fold::Budget;
-use weights::{Stop, body_of, hash, matrix, operator, three_dimensions, trace};
+use weights::{Stop, body_of, floats, hash, operator, three_dimensions, trace};
 
 /// The input that is B.
 const BIAS: usize = 3;
@@ -216,14 +216,18 @@ impl RecurrentNode {
             return Ok(None);
         }
         let name = &model.node(&self.scope, self.index).input[BIAS];
-        let values = Values::new(&model.proto)?;
-        let traced = match trace(model, &values, &self.scope, name, false, &mut Budget::for_model(model)) {
-            Ok(traced) => traced,
-            Err(Stop::Failed(error)) => return Err(error.at_node(&self.name)),
-            Err(Stop::NotConstant(_) | Stop::Quantised(_)) => return Ok(None),
+        let Some(values) = constant(model, &self.scope, name).map_err(|e| e.at_node(&self.name))? else {
+            return Ok(None);
         };
         let expected = [self.attributes.direction.count(), 2 * self.cell.gates().len() * self.attributes.hidden];
-        matrix(traced.constant, expected).map(Some).map_err(|e| e.at_tensor(name).at_node(&self.name))
+        let found = values.shape().to_vec();
+        match values.into_dimensionality() {
+            Ok(bias) if found == expected => Ok(Some(bias)),
+            _ => {
+                let message = format!("B has shape {found:?}, expected {expected:?}");
+                Err(Error::new(ErrorKind::Malformed, message).at_tensor(name).at_node(&self.name))
+            }
+        }
     }
 
     /// The units of the node: W before R, then by direction, then by gate.
@@ -301,6 +305,19 @@ pub fn find(model: &Model, options: &FindOptions) -> Result<Survey> {
     }
     finder.visit_functions();
     Ok(finder.survey)
+}
+
+/// The numbers that a value, seen from `scope`, is in every run; `None` if it is not constant.
+///
+/// # Errors
+/// `Malformed` for a value that is not defined or cannot be read.
+pub fn constant(model: &Model, scope: &Scope, name: &str) -> Result<Option<ArrayD<f32>>> {
+    let values = Values::new(&model.proto)?;
+    match trace(model, &values, scope, name, false, &mut Budget::for_model(model)) {
+        Ok(traced) => Ok(Some(floats(traced.constant))),
+        Err(Stop::Failed(error)) => Err(error),
+        Err(Stop::NotConstant(_) | Stop::Quantised(_)) => Ok(None),
+    }
 }
 
 /// Why a node is not taken: a reason for the report, or an error in the model.

@@ -8,7 +8,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hasher;
 
-use ndarray::{ArcArray, Array2, Array3, IxDyn};
+use ndarray::{ArcArray, Array3, ArrayD, IxDyn};
 
 use super::fold::{Budget, Constant, Data, Operation, data_inputs};
 use crate::error::{Error, ErrorKind, Result};
@@ -371,16 +371,11 @@ pub(super) fn three_dimensions(constant: Constant, name: &str) -> Result<Array3<
     }
 }
 
-/// The values of a matrix of the given shape.
-pub(super) fn matrix(constant: Constant, shape: [usize; 2]) -> Result<Array2<f32>> {
-    let found = constant.shape().to_vec();
+/// The values of a constant in row-major order, integers as floats.
+pub(super) fn floats(constant: Constant) -> ArrayD<f32> {
     match constant.data {
-        Data::Float(values) if found == shape => Ok(values
-            .as_standard_layout()
-            .into_owned()
-            .into_dimensionality()
-            .expect("two dimensions, as was just compared")),
-        _ => Err(Error::new(ErrorKind::Malformed, format!("is of shape {found:?}, expected {shape:?} of floats"))),
+        Data::Float(values) => values.as_standard_layout().into_owned(),
+        Data::Integer(values) => values.mapv(|v| v as f32).as_standard_layout().into_owned(),
     }
 }
 

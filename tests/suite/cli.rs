@@ -456,3 +456,22 @@ fn nothing_to_do_exits_1() {
     assert_eq!(shown, format!("exit 1\n! error: {model}: nothing to compress: the model has no LSTM or GRU node\n"));
     assert!(run(directory.path(), &["inspect", &model]).starts_with("exit 0\n"));
 }
+
+#[test]
+fn bench_measures_models_side_by_side() {
+    let directory = scratch();
+    let models = ["charlm/lstm256.onnx", "charlm/gru256.onnx"].map(|name| fixture(name).to_string_lossy().into_owned());
+    let holdout = fixture("charlm/holdout.npz").to_string_lossy().into_owned();
+    let arguments = ["bench", &models[0], &models[1], "--runs", "3", "--holdout", &holdout, "--format", "json"];
+    let shown = run(directory.path(), &arguments);
+    let found: serde_json::Value =
+        serde_json::from_str(shown.strip_prefix("exit 0\n").expect(&shown)).expect("it is JSON");
+    assert_eq!((&found["runs"], &found["samples"]), (&serde_json::json!(3), &serde_json::json!(16)));
+    for (measured, path) in found["models"].as_array().expect("a list").iter().zip(&models) {
+        assert_eq!(measured["path"], *path);
+        let latency = |key: &str| measured["latency_ms"][key].as_f64().expect("a time");
+        assert!(0.0 < latency("min") && latency("min") <= latency("median") && latency("median") <= latency("max"));
+    }
+    let missing = run(directory.path(), &["bench", "absent.onnx"]);
+    assert!(missing.starts_with("exit 2\n! error: absent.onnx: "), "{missing}");
+}

@@ -6,6 +6,7 @@ mod compress;
 mod corpus;
 mod docs;
 mod engine;
+mod forms;
 mod hostile;
 mod loss;
 mod numerics;

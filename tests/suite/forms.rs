@@ -1,0 +1,279 @@
+//! Forms: each computes what the portable one does, to the rounding of its vectors to eight bits, and goes back.
+
+use std::path::Path;
+
+use dirnet::coding::{self, CodedUnits, Learning, Weights, Writing};
+use dirnet::dictionary::{self, BlockSpec, Metric, ScaleFormat};
+use dirnet::encode::{Form, Request};
+use dirnet::engine::Engine;
+use dirnet::expand;
+use dirnet::onnx::proto::attribute_proto::AttributeType;
+use dirnet::onnx::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    tensor_shape_proto, type_proto,
+};
+use dirnet::onnx::{ElementType, LoadOptions, Model, tensor};
+use dirnet::plan::{Choice, Plan, Sharing};
+use dirnet::progress::Silent;
+use dirnet::recurrent::FindOptions;
+use dirnet::samples::{Feed, Random, RandomOptions};
+use ndarray::Array2;
+use std::sync::Arc;
+
+use crate::corpus;
+
+const HIDDEN: usize = 24;
+const INPUTS: usize = 10;
+
+/// A model of one recurrent node.
+#[derive(Clone, Copy)]
+struct Case {
+    op: &'static str,
+    direction: &'static str,
+    reset_after: bool,
+    bias: bool,
+    states: bool,
+    lengths: bool,
+    clip: bool,
+    opset: i64,
+    outputs: &'static [&'static str],
+}
+
+const LSTM: Case = Case {
+    op: "LSTM",
+    direction: "forward",
+    reset_after: false,
+    bias: true,
+    states: false,
+    lengths: false,
+    clip: false,
+    opset: 17,
+    outputs: &["Y", "Yh", "Yc"],
+};
+const GRU: Case = Case { op: "GRU", outputs: &["Y", "Yh"], ..LSTM };
+
+fn model(case: &Case) -> Model {
+    let gates = if case.op == "LSTM" { 4 } else { 3 };
+    let directions = if case.direction == "bidirectional" { 2 } else { 1 };
+    let mut seed = 1u32;
+    let mut weights = |name: &str, shape: &[usize]| {
+        let value = |_| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (f64::from(seed >> 8) / f64::from(1 << 24) - 0.5) as f32
+        };
+        let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
+        tensor::float(name, shape, &values)
+    };
+    let rows = gates * HIDDEN;
+    let mut initializer = vec![weights("W", &[directions, rows, INPUTS]), weights("R", &[directions, rows, HIDDEN])];
+    let mut input = vec![info("x", ElementType::Float, &["T", "B", "10"])];
+    let mut names = ["x", "W", "R", "", "", "", ""];
+    if case.bias {
+        initializer.push(weights("B", &[directions, 2 * rows]));
+        names[3] = "B";
+    }
+    if case.lengths {
+        input.push(info("lengths", ElementType::Int32, &["B"]));
+        names[4] = "lengths";
+    }
+    if case.states {
+        let state = if directions == 2 { ["2", "B", "24"] } else { ["1", "B", "24"] };
+        for (slot, name) in [(5, "h0"), (6, "c0")].into_iter().take(if case.op == "LSTM" { 2 } else { 1 }) {
+            input.push(info(name, ElementType::Float, &state));
+            names[slot] = name;
+        }
+    }
+    let used = names.iter().rposition(|n| !n.is_empty()).unwrap() + 1;
+    let mut attribute = vec![
+        AttributeProto { i: Some(HIDDEN as i64), ..attribute("hidden_size", AttributeType::Int) },
+        AttributeProto {
+            s: Some(case.direction.as_bytes().to_vec().into()),
+            ..attribute("direction", AttributeType::String)
+        },
+    ];
+    if case.reset_after {
+        attribute.push(AttributeProto { i: Some(1), ..self::attribute("linear_before_reset", AttributeType::Int) });
+    }
+    if case.clip {
+        attribute.push(AttributeProto { f: Some(2.0), ..self::attribute("clip", AttributeType::Float) });
+    }
+    let node = NodeProto {
+        name: Some("layer".to_owned()),
+        op_type: Some(case.op.to_owned()),
+        input: names[..used].iter().map(|&n| n.to_owned()).collect(),
+        output: case.outputs.iter().map(|&n| n.to_owned()).collect(),
+        attribute,
+        ..NodeProto::default()
+    };
+    let named = case.outputs.iter().filter(|n| !n.is_empty());
+    let output = named.map(|name| info(name, ElementType::Float, &[])).collect();
+    let graph = GraphProto { node: vec![node], initializer, input, output, ..GraphProto::default() };
+    let proto = ModelProto {
+        ir_version: Some(8),
+        opset_import: vec![OperatorSetIdProto { domain: None, version: Some(case.opset) }],
+        graph: Some(graph),
+        ..ModelProto::default()
+    };
+    Model::from_proto(proto, &LoadOptions::default()).unwrap()
+}
+
+fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
+    AttributeProto { name: Some(name.to_owned()), r#type: Some(kind as i32), ..AttributeProto::default() }
+}
+
+/// A tensor of the given dimensions, numbers or names; of unknown shape without any.
+fn info(name: &str, element: ElementType, dims: &[&str]) -> ValueInfoProto {
+    let dimension = |text: &&str| tensor_shape_proto::Dimension {
+        value: Some(match text.parse() {
+            Ok(size) => tensor_shape_proto::dimension::Value::DimValue(size),
+            Err(_) => tensor_shape_proto::dimension::Value::DimParam((*text).to_owned()),
+        }),
+        ..Default::default()
+    };
+    let shape = (!dims.is_empty()).then(|| TensorShapeProto { dim: dims.iter().map(dimension).collect() });
+    let tensor = type_proto::Tensor { elem_type: Some(element as i32), shape };
+    let value = Some(type_proto::Value::TensorType(tensor));
+    ValueInfoProto {
+        name: Some(name.to_owned()),
+        r#type: Some(TypeProto { value, ..TypeProto::default() }),
+        ..ValueInfoProto::default()
+    }
+}
+
+/// Units of every second gate with atoms of 2, the others with atoms of 1: matrices of several codebooks.
+fn plan(weights: &Weights) -> Plan {
+    let choice = |u: usize| Choice::Block {
+        spec: BlockSpec { width: 1 + weights.units[u].unit.gate_index % 2, atoms: 256 },
+        sharing: Sharing::Node,
+    };
+    Plan { choices: (0..weights.units.len()).map(choice).collect() }
+}
+
+fn learn(weights: &Weights, plan: &Plan, scale_format: ScaleFormat) -> CodedUnits {
+    let eye = |columns: usize| Arc::new(Metric::new(Array2::<f32>::eye(columns).view(), 0.01).unwrap());
+    let metrics: Vec<_> = weights.units.iter().map(|u| eye(u.unit.columns)).collect();
+    let (sensitivity, peaks) = (vec![1.0; metrics.len()], vec![63; metrics.len()]);
+    let options = dictionary::Options {
+        rounds: 1,
+        kmeans_iterations: 2,
+        refit_steps: 1,
+        sweeps: 0,
+        scale_format,
+        ..Default::default()
+    };
+    let how = Learning { metrics: &metrics, sensitivity: &sensitivity, options, peaks: &peaks };
+    coding::learn(weights, plan, &how, &Silent).unwrap().0
+}
+
+fn writing(form: Form) -> Writing {
+    Writing { request: Request { form, from: Some(1) }, note: "test".to_owned() }
+}
+
+/// The mean squared difference over all outputs, over the mean square.
+fn distance(a: &Model, b: &Model, feed: &Feed) -> f64 {
+    let run = |model: &Model| Engine::new(model).unwrap().run(feed, None).unwrap_or_else(|e| panic!("{e}"));
+    let (mut error, mut energy) = (0.0, 0.0);
+    for ((name, a), (other, b)) in run(a).into_iter().zip(run(b)) {
+        assert_eq!((&name, a.shape()), (&other, b.shape()));
+        for (a, b) in a.to_f64().iter().zip(&b.to_f64()) {
+            error += (a - b).powi(2);
+            energy += a.powi(2);
+        }
+    }
+    error / energy
+}
+
+fn check(case: &Case, form: Form, taken: Form) {
+    let place = format!("{} {} {form:?} opset {}", case.op, case.direction, case.opset);
+    let model = model(case);
+    let weights = Weights::read(&model, &FindOptions::default()).unwrap();
+    let assigned = weights.forms(&model, writing(form).request, |_| true);
+    assert_eq!(assigned[0].form, taken, "{place}: {:?}", assigned[0].reason);
+    assert_eq!(assigned[0].reason.is_some(), taken == Form::Portable, "{place}");
+    let plan = plan(&weights);
+    let scales = if case.bias { ScaleFormat::Byte } else { ScaleFormat::Float };
+    let coded = learn(&weights, &plan, scales);
+    let [portable, other] =
+        [Form::Portable, form].map(|form| coding::apply(&model, &weights, &coded, &writing(form)).unwrap());
+    assert_eq!(
+        other.saved_bytes().unwrap(),
+        coding::size(&model, &weights, &plan, scales, &writing(form)).unwrap(),
+        "{place}"
+    );
+    let dims = [("T".to_owned(), 7), ("B".to_owned(), 3)];
+    let samples = Random::new(&model, &RandomOptions { dims: &dims, carry: &[], seed: 3, count: 1 }).unwrap().samples;
+    let feed = samples.feeds().next().unwrap();
+    let difference = distance(&portable, &other, feed);
+    if taken == Form::Portable {
+        assert_eq!(difference, 0.0, "{place}");
+        return;
+    }
+    // Nothing at all would mean that the vectors were not rounded: the loss would be told too small.
+    assert!((1e-9..1e-3).contains(&difference), "{place}: {difference:e}");
+    let [there, back] = [&portable, &other].map(|model| expand::expand(model).unwrap());
+    let difference = distance(&there, &back, feed);
+    assert!(difference < 1e-12, "{place}: expanded {difference:e}");
+}
+
+#[test]
+fn fast_and_ort_compute_what_portable_does() {
+    for case in [
+        LSTM,
+        Case { direction: "reverse", opset: 11, ..LSTM },
+        Case { direction: "bidirectional", states: true, opset: 13, ..LSTM },
+        Case { bias: false, outputs: &["", "Yh"], ..LSTM },
+        Case { direction: "bidirectional", outputs: &["Y"], opset: 21, ..LSTM },
+    ] {
+        check(&case, Form::Fast, Form::Fast);
+        check(&case, Form::Ort, Form::Ort);
+    }
+    for case in [
+        GRU,
+        Case { reset_after: true, ..GRU },
+        Case { direction: "bidirectional", states: true, opset: 11, ..GRU },
+        Case { direction: "bidirectional", states: true, reset_after: true, ..GRU },
+        Case { direction: "reverse", bias: false, reset_after: true, ..GRU },
+    ] {
+        check(&case, Form::Fast, Form::Fast);
+    }
+    check(&GRU, Form::Ort, Form::Fast);
+}
+
+#[test]
+fn what_a_form_cannot_do_stays_portable() {
+    for case in [
+        Case { lengths: true, ..LSTM },
+        Case { clip: true, ..LSTM },
+        Case { opset: 10, ..LSTM },
+        Case { clip: true, ..GRU },
+    ] {
+        check(&case, Form::Fast, Form::Portable);
+    }
+    // onnxruntime's operator has them.
+    check(&Case { clip: true, ..LSTM }, Form::Ort, Form::Ort);
+}
+
+/// Nodes in If bodies whose weights come from the outer graph, weights that nodes share, opsets of all ages.
+#[test]
+fn real_models_take_forms_where_they_can() {
+    for path in corpus::model_files() {
+        round_trip(&path);
+    }
+}
+
+fn round_trip(path: &Path) {
+    let model = Model::load(path, &LoadOptions::default()).unwrap();
+    let Ok(weights) = Weights::read(&model, &FindOptions::default()) else { return };
+    let plan = plan(&weights);
+    for form in [Form::Fast, Form::Ort] {
+        let writing = writing(form);
+        let place = format!("{} {form:?}", path.display());
+        let bytes = coding::size(&model, &weights, &plan, ScaleFormat::Byte, &writing);
+        let bytes = bytes.unwrap_or_else(|e| panic!("{place}: {e}"));
+        assert!(bytes > 0, "{place}");
+        let assigned = weights.forms(&model, writing.request, |_| true);
+        for (node, assigned) in weights.survey.nodes.iter().zip(assigned) {
+            assert_eq!(assigned.form == Form::Portable, assigned.reason.is_some(), "{place}: {}", node.name);
+        }
+    }
+}
