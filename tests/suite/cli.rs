@@ -462,11 +462,12 @@ fn bench_measures_models_side_by_side() {
     let directory = scratch();
     let models = ["charlm/lstm256.onnx", "charlm/gru256.onnx"].map(|name| fixture(name).to_string_lossy().into_owned());
     let holdout = fixture("charlm/holdout.npz").to_string_lossy().into_owned();
-    let arguments = ["bench", &models[0], &models[1], "--runs", "3", "--holdout", &holdout, "--format", "json"];
+    let arguments =
+        ["bench", &models[0], &models[1], "--runs", "1", "--warm-up", "0", "--holdout", &holdout, "--format", "json"];
     let shown = run(directory.path(), &arguments);
     let found: serde_json::Value =
         serde_json::from_str(shown.strip_prefix("exit 0\n").expect(&shown)).expect("it is JSON");
-    assert_eq!((&found["runs"], &found["samples"]), (&serde_json::json!(3), &serde_json::json!(16)));
+    assert_eq!((&found["runs"], &found["samples"]), (&serde_json::json!(1), &serde_json::json!(16)));
     for (measured, path) in found["models"].as_array().expect("a list").iter().zip(&models) {
         assert_eq!(measured["path"], *path);
         let latency = |key: &str| measured["latency_ms"][key].as_f64().expect("a time");

@@ -146,13 +146,14 @@ fn plan(weights: &Weights) -> Plan {
         spec: BlockSpec { width: 1 + weights.units[u].unit.gate_index % 2, atoms: 256 },
         sharing: Sharing::Node,
     };
-    Plan { choices: (0..weights.units.len()).map(choice).collect() }
+    let units = weights.units.len();
+    Plan { choices: (0..units).map(choice).collect(), sensitivity: vec![1.0; units] }
 }
 
 fn learn(weights: &Weights, plan: &Plan, scale_format: ScaleFormat) -> CodedUnits {
     let eye = |columns: usize| Arc::new(Metric::new(Array2::<f32>::eye(columns).view(), 0.01).unwrap());
     let metrics: Vec<_> = weights.units.iter().map(|u| eye(u.unit.columns)).collect();
-    let (sensitivity, peaks) = (vec![1.0; metrics.len()], vec![63; metrics.len()]);
+    let peaks = vec![63; metrics.len()];
     let options = dictionary::Options {
         rounds: 1,
         kmeans_iterations: 2,
@@ -161,7 +162,7 @@ fn learn(weights: &Weights, plan: &Plan, scale_format: ScaleFormat) -> CodedUnit
         scale_format,
         ..Default::default()
     };
-    let how = Learning { metrics: &metrics, sensitivity: &sensitivity, options, peaks: &peaks };
+    let how = Learning { metrics: &metrics, options, peaks };
     coding::learn(weights, plan, &how, &Silent).unwrap().0
 }
 
