@@ -15,6 +15,7 @@ use dirnet::engine::{Engine, Overrides};
 use dirnet::error::{Error, ErrorKind};
 use dirnet::report::{Bench, Benched};
 
+use super::BAD_INPUT;
 use super::args::{Output, Run, Samples};
 use super::output::print;
 use super::progress::progress;
@@ -82,9 +83,12 @@ fn child(index: usize) -> Result<Benched> {
         return serde_json::from_slice(&output.stdout).context("a measuring process gave no figures");
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    let message = text.trim().trim_start_matches("error: ").to_owned();
+    let message = match (output.status.code(), text.trim().trim_start_matches("error: ")) {
+        (Some(_), message) if !message.is_empty() => message.to_owned(),
+        _ => format!("the process that measures model {} was killed ({})", index + 1, output.status),
+    };
     // Its own exit code is kept: whether the model cannot be run, or the input is wrong.
-    let kind = if output.status.code() == Some(1) { ErrorKind::Engine } else { ErrorKind::Usage };
+    let kind = if output.status.code() == Some(BAD_INPUT.into()) { ErrorKind::Usage } else { ErrorKind::Engine };
     Err(Error::new(kind, message).into())
 }
 

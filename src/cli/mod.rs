@@ -74,7 +74,12 @@ impl Command {
             Command::Verify(args) => Some(args.guarded()),
             Command::Plan(args) => Some(args.guarded()),
             Command::Sweep(args) => Some(args.guarded()),
-            Command::Inspect(_) | Command::Expand(_) | Command::Completions(_) | Command::Man(_) => None,
+            // A bench measures each model in a process of its own anyway.
+            Command::Inspect(_)
+            | Command::Expand(_)
+            | Command::Bench(_)
+            | Command::Completions(_)
+            | Command::Man(_) => None,
         }
     }
 }

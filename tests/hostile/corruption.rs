@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dirnet::coding::{self, CodedUnits, Weights};
+use dirnet::coding::{self, CodedUnits, Weights, Writing};
 use dirnet::dictionary::{BlockSpec, Codebook, Coded};
 use dirnet::onnx::graph::for_each_tensor;
 use dirnet::onnx::{LoadOptions, Model};
@@ -220,7 +220,8 @@ fn rewritten(model: &Model) -> Option<Model> {
         Some(Coded { rows, columns, codes, scales: vec![0.5; rows], scale_codes: None, codebook: codebook.clone() })
     });
     let coded: CodedUnits = coded.collect();
-    coding::apply(model, &weights, &coded, "corruption").ok()
+    let writing = Writing { note: "corruption".to_owned(), ..Writing::default() };
+    coding::apply(model, &weights, &coded, &writing).ok()
 }
 
 /// onnx.checker in another process.
