@@ -78,7 +78,7 @@ impl Gate {
             (Some(width), None) => Some(width),
             // A code is a byte, so that 8 bits are one weight to an atom.
             (None, Some(bits)) if bits > 0.0 => Some((8.0 / bits).round() as usize),
-            (None, Some(bits)) => bail!("{bits} bits a weight, expected 1 to 8"),
+            (None, Some(bits)) => bail!("{bits} bits a weight, expected 0.5 to 8"),
             (None, None) => None,
         };
         match (self.codec.as_deref(), width) {

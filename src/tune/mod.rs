@@ -148,8 +148,8 @@ pub enum Outcome {
     Skipped(String),
 }
 
-/// Tunes the coded units of a model in place. The outputs of `reference` may serve as targets, and none of them may get
-/// worse; without it, every layer is tuned against its own states.
+/// Tunes the coded units of a model in place. The outputs of `reference` may serve as targets, and their mean loss may
+/// not rise; without it, every layer is tuned against its own states.
 ///
 /// # Errors
 /// Those of running the model on the samples.
@@ -329,7 +329,7 @@ struct Tuner<'a> {
     sites: &'a [Layer],
     tracing: Tracing<'a>,
     reference: Option<&'a Reference<'a>>,
-    /// Of the outputs, as it is coded now; `None` if it cannot be told.
+    /// Of the outputs, as it is coded now; `None` if they have none on these samples: then the states alone decide.
     loss: Option<f64>,
     options: &'a Options,
     progress: &'a dyn Progress,
@@ -394,13 +394,16 @@ impl Tuner<'_> {
             *self.coded = untuned;
             return Ok(Tuned { nodes, target, outcome: Outcome::Dropped { before, after, steps, outputs: None } });
         }
-        let outputs = self.loss.zip(self.output_loss());
-        if let Some((first, last)) = outputs.filter(|(first, last)| last >= first || last.is_nan()) {
-            *self.coded = untuned;
-            let outcome = Outcome::Dropped { before, after, steps, outputs: Some([first, last]) };
-            return Ok(Tuned { nodes, target, outcome });
+        if let Some(first) = self.loss {
+            // Outputs that have no loss any more are as far away as can be.
+            let last = self.output_loss().unwrap_or(f64::INFINITY);
+            if last >= first || last.is_nan() {
+                *self.coded = untuned;
+                let outcome = Outcome::Dropped { before, after, steps, outputs: Some([first, last]) };
+                return Ok(Tuned { nodes, target, outcome });
+            }
+            self.loss = Some(last);
         }
-        self.loss = outputs.map(|(_, last)| last);
         Ok(Tuned { nodes, target, outcome: Outcome::Kept { before, after, steps, scales_only } })
     }
 
@@ -426,7 +429,6 @@ impl Tuner<'_> {
 
     /// The loss of the whole model as it is coded now.
     fn output_loss(&self) -> Option<f64> {
-        // Where a loss has no meaning on these samples, the states alone decide.
         self.reference?.compare(self.engine, &self.overrides()).ok()?.mean_loss().ok()
     }
 

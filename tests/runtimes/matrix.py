@@ -1,6 +1,7 @@
 """Every model in every runtime, compressed against dense: values, not mere loading. Called by `matrix`.
 
     matrix.py [--fast] [NAME...]     all models, a few, or those with NAME in their name
+    matrix.py --page                 only the page, of what was run before with this build of the tool
 
 A model is compressed in every form, then expanded: the dense model that is compared with has the same weights, to the bit. Both
 are run on the same feed in the same runtime. The whole writes docs/runtimes.md. Ends with `N passed, N failed`; what a runtime
@@ -32,7 +33,8 @@ STEP = 20  # of a stream: far enough that the states are not zero
 TOLERANCE = {"portable": 1e-5, "fast": 0.1, "ort": 0.1}
 # Beyond this, a runtime computes something else from the dense model than onnxruntime does.
 ALIKE = 1e-2
-FAST = ["GRU-64, opset 21", "LSTM-128 bidirectional, opset 9", "LSTM-64 in If, opset 11", "charlm gru256"]
+# The models of --fast, and those that slow runtimes are tried on.
+FEW = ["GRU-64, opset 21", "LSTM-128 bidirectional, opset 9", "LSTM-64 in If, opset 11", "charlm gru256"]
 WORKERS = 2
 
 
@@ -51,6 +53,9 @@ class Cell:
     words: str = ""
     difference: float = 0.0
     unlike: float = 0.0  # of the dense model's outputs, from onnxruntime's
+
+
+NOT_RUN = Cell(Outcome.NOT_RUN)
 
 
 @dataclass
@@ -94,12 +99,13 @@ def generated_case(model):
     return Case(model.name, path, feeds, [*model.arguments, "--sensitivity", "none"], forms(model.hidden))
 
 
-def catalogue_case(model, fast):
+def catalogue_case(model):
     folder = CASES / slug(model.name)
     folder.mkdir(parents=True, exist_ok=True)
     feeds = folder / "feeds.safetensors"
     adapter.write(feeds, feed(model))
-    how = model.fast_arguments if fast else []
+    # Local sensitivities give budgets of many kinds, soon.
+    how = model.fast_arguments or ["--sensitivity", "local" if model.calibration else "none"]
     return Case(model.name, model.path, feeds, ["--ratio", f"{model.ratio:g}", *model.sample_arguments(), *how], forms(256))
 
 
@@ -116,11 +122,16 @@ def feed(model):
     return {name: np.ascontiguousarray(value) for name, value in (stream[-1] | states).items()}
 
 
-def written(case, form):
-    """The compressed model and the dense one that is expanded from it, made once for a build of the tool; or the tool's words."""
+def paths(case, form):
+    """Where the compressed model and the dense one that is expanded from it are, and what makes them with this build of the tool."""
     how = [*case.arguments, *(["--form", form] if form != "portable" else [])]
     key = hashlib.sha256(repr([TOOL, how, case.path.read_bytes()]).encode()).hexdigest()[:16]
-    compressed, dense = case.folder / f"{form}-{key}.onnx", case.folder / f"{form}-{key}.dense.onnx"
+    return case.folder / f"{form}-{key}.onnx", case.folder / f"{form}-{key}.dense.onnx", how
+
+
+def written(case, form):
+    """The compressed model and the dense one, made once for a build of the tool; or the tool's words."""
+    compressed, dense, how = paths(case, form)
     if not dense.exists():
         run = catalogue.tool("compress", case.path, "-o", compressed, "--no-verify", "-q", *how)
         if run.code == 0:
@@ -158,7 +169,18 @@ def judged(form, dense, ours, known):
     return Cell(Outcome.PASSED, "", difference, unlike)
 
 
-def fill(case, runtimes_run):
+def asked_of(case, ran):
+    return [runtime for runtime in ran if not runtime.few or case.name in FEW]
+
+
+def was_run(case, ran):
+    """Whether everything is known of a case."""
+    models = [model for form in case.forms for model in paths(case, form)[:2]]
+    asked = asked_of(case, ran)
+    return all(model.exists() and all(runtimes.is_kept(r, model, case.feeds) for r in asked) for model in models)
+
+
+def fill(case, ran):
     for form in case.forms:
         compressed, dense, words = written(case, form)
         if words is not None:
@@ -171,12 +193,13 @@ def fill(case, runtimes_run):
             both = [runtimes.run(runtime, model, case.feeds) for model in (dense, compressed)]
             return judged(form, *both, known)
 
+        asked = asked_of(case, ran)
         with ThreadPoolExecutor(WORKERS) as pool:
-            for runtime, made in zip(runtimes_run, pool.map(cell, runtimes_run)):
+            for runtime, made in zip(asked, pool.map(cell, asked)):
                 case.cells[form, runtime.name] = made
                 if made.outcome is Outcome.FAILED:
                     print(f"FAILED  {case.name}, {form}, {runtime.name}: {made.words}", flush=True)
-        marks = " ".join(f"{runtime.name} {case.cells[form, runtime.name].outcome.value}" for runtime in runtimes_run)
+        marks = " ".join(f"{runtime.name} {case.cells[form, runtime.name].outcome.value}" for runtime in asked)
         print(f"{case.name}, {form}: {marks}", file=sys.stderr, flush=True)
 
 
@@ -194,7 +217,7 @@ all outputs. Made by `tests/runtimes/matrix`; do not edit.
 - ✗ the runtime runs the dense model, but not the compressed one, or gets other values
 
 Of a model that is fed step by step, step {step} of its stream was run. ncnn is fed by pnnx, MNN by its converter; *web* is
-onnxruntime-web in Node, *Chromium* the same in a page; *reference* is ONNX's ReferenceEvaluator, *checker* `onnx.checker` with
+onnxruntime-web in Node, *Chromium* the same in a page, tried on a few; *reference* is ONNX's ReferenceEvaluator, *checker* `onnx.checker` with
 shape inference, which computes nothing.
 
 Some of the – are the fault of the adapters in `tests/runtimes/adapters`, not of the runtime: `array is not writeable` (OpenVINO, a
@@ -216,7 +239,7 @@ def form_section(form, cases, ran):
     rows = []
     for case in cases:
         if any((form, runtime.name) in case.cells for runtime in ran):
-            rows.append([case.name, *(case.cells[form, runtime.name].outcome.value for runtime in ran)])
+            rows.append([case.name, *(case.cells.get((form, runtime.name), NOT_RUN).outcome.value for runtime in ran)])
     if not rows:
         return ""
     worst = max((c.cells[form, r.name].difference for c in cases for r in ran if passed(c, form, r)), default=0.0)
@@ -239,7 +262,7 @@ def exceptions(form, cases, ran):
     notes = {"✗": defaultdict(list), "–": defaultdict(list), "only": defaultdict(list), "unlike": defaultdict(list)}
     for case in cases:
         for runtime in ran:
-            cell = case.cells.get((form, runtime.name), Cell(Outcome.NOT_RUN))
+            cell = case.cells.get((form, runtime.name), NOT_RUN)
             if cell.outcome in (Outcome.FAILED, Outcome.DENSE_TOO):
                 notes[cell.outcome.value][runtime.name, general(cell.words)].append(case.name)
             elif cell.words:
@@ -268,10 +291,11 @@ def general(words):
     return " ".join(words.split())[:160]
 
 
-def page(cases, ran, absent):
+def page(cases, ran, absent, left_out):
     versions = "; ".join(f"{runtime.name}: {runtime.package} {runtime.version}" for runtime in ran)
     made = f"Made on {processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, with: {versions}."
-    missing = f"Not there when this was made: {', '.join(absent)}." if absent else ""
+    missing = f"\nNot there when this was made: {', '.join(absent)}." if absent else ""
+    missing += f"\nNot run when this was made: {'; '.join(left_out)}." if left_out else ""
     head = HEAD.format(**TOLERANCE, step=STEP)
     sections = ["", *filter(None, (form_section(form, cases, ran) for form in TOLERANCE))]
     PAGE.write_text("\n".join([head, made, missing, *sections]))
@@ -281,22 +305,24 @@ def main():
     fast = "--fast" in sys.argv[1:]
     names = [word for word in sys.argv[1:] if not word.startswith("--")]
     here, away = catalogue.read()
-    makers = {model.name: lambda m=model: catalogue_case(m, fast) for model in here if model.outcome == "compressed"}
+    makers = {model.name: lambda m=model: catalogue_case(m) for model in here if model.outcome == "compressed"}
     makers |= {name: lambda m=model: generated_case(m) for name, model in generated.models().items()}
-    wanted = [name for name in makers if (name in FAST if fast else not names or any(word in name for word in names))]
-    asked = [runtime for runtime in runtimes.RUNTIMES if runtime.fast or not fast]
+    wanted = [name for name in makers if (name in FEW if fast else not names or any(word in name for word in names))]
+    asked = [runtime for runtime in runtimes.RUNTIMES if not (fast and runtime.few)]
     ran = [runtime for runtime in asked if runtime.there]
     absent = [runtime.name for runtime in asked if not runtime.there]
     if absent:
         print(f"skipped: {', '.join(absent)} cannot be had here")
-    cases = []
+    cases, left_out = [], list(away)
     for name in wanted:
-        cases.append(makers[name]())
-        fill(cases[-1], ran)
+        case = makers[name]()
+        if "--page" in sys.argv[1:] and not was_run(case, ran):
+            left_out.append(name)
+            continue
+        fill(case, ran)
+        cases.append(case)
     if not fast and not names:
-        if away:
-            sys.exit(f"{len(away)} models are not in DIRNET_MODELS ({catalogue.MODELS}): the page is not written")
-        page(cases, ran, absent)
+        page(cases, ran, absent, left_out)
     # A form for one runtime need not run elsewhere; the portable one must.
     counted = [cell for case in cases for (form, runtime), cell in case.cells.items() if form == "portable" or runtime == "onnxruntime"]
     failed = sum(cell.outcome is Outcome.FAILED for cell in counted) + sum("portable" in case.refused for case in cases)

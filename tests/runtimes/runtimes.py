@@ -33,7 +33,7 @@ class Runtime:
     environment: str
     package: str
     adapter: str
-    fast: bool = True
+    few: bool = False  # slow: tried on a few models only
 
     @property
     def command(self):
@@ -60,7 +60,7 @@ RUNTIMES = [
     Runtime("onnxruntime 1.17", "python-1.17", "onnxruntime", "run_onnxruntime.py"),
     Runtime("Node", "node", "onnxruntime-node", "run_node.mjs"),
     Runtime("web", "node", "onnxruntime-web", "run_web.mjs"),
-    Runtime("Chromium", "node", "onnxruntime-web", "run_chromium.mjs", fast=False),
+    Runtime("Chromium", "node", "onnxruntime-web", "run_chromium.mjs", few=True),
     Runtime("OpenVINO", "python", "openvino", "run_openvino.py"),
     Runtime("OpenCV", "python", "opencv-python-headless", "run_opencv.py"),
     Runtime("MNN", "python", "mnn", "run_mnn.py"),
@@ -99,11 +99,17 @@ class Ran:
     words: str | None = None
 
 
+def is_kept(runtime, model, feeds):
+    """Whether this run was made before."""
+    kept = HOME / "runs" / _key(runtime, model, feeds)
+    return any(kept.with_suffix(suffix).exists() for suffix in (".safetensors", ".txt"))
+
+
 def run(runtime, model, feeds):
     """`feeds` is a safetensors file."""
     kept = HOME / "runs" / _key(runtime, model, feeds)
     outputs, words = kept.with_suffix(".safetensors"), kept.with_suffix(".txt")
-    if not outputs.exists() and not words.exists():
+    if not is_kept(runtime, model, feeds):
         kept.parent.mkdir(parents=True, exist_ok=True)
         said = _attempt([*runtime.command, model, feeds, kept.with_suffix(".part")], runtime)
         if said is None:
@@ -136,7 +142,7 @@ def _attempt(command, runtime):
 
     child = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        env=environment, preexec_fn=limits, start_new_session=True,
+        env=environment, preexec_fn=limits, process_group=0,
     )  # fmt: skip
     try:
         said, _ = child.communicate(timeout=SECONDS)
