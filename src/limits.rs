@@ -35,6 +35,10 @@ pub const FOLD_ELEMENTS: u64 = 1 << 24;
 /// Elements that folding constants may make on top for each byte of the model: a dictionary of one bit a weight makes
 /// eight, a few times over.
 pub const FOLD_GROWTH: u64 = 64;
+
+/// Magnitude of a weight that is coded: scales and atoms near the end of single precision multiply to infinity.
+pub const WEIGHT: f32 = 1e30;
+
 /// Bytes of all samples of one call, decompressed: they are held in memory.
 pub const SAMPLE_BYTES: u64 = 4 << 30;
 

@@ -491,6 +491,10 @@ impl Finder<'_, '_> {
             let reason = format!("{matrix} holds NaN or infinite values");
             return Err(Refusal::Skip { reason, warning: true });
         }
+        if values.iter().any(|v| v.abs() > limits::WEIGHT) {
+            let reason = format!("{matrix} holds values beyond {:e}, which no trained layer has", limits::WEIGHT);
+            return Err(Refusal::Skip { reason, warning: true });
+        }
         let source = Source {
             value: value.clone(),
             scope: scope.clone(),
