@@ -246,7 +246,6 @@ pub fn tiny() -> Model {
 }
 
 fn tiny_proto() -> ModelProto {
-    let wave = |n: usize| (0..n).map(|i| ((i * i) as f32 * 0.37).sin()).collect::<Vec<f32>>();
     let weight = |name: &str, shape: [usize; 3]| tensor::float(name, &shape, &wave(shape.iter().product()));
     let mut branch = GraphProto {
         name: Some("then".to_owned()),
@@ -261,7 +260,7 @@ fn tiny_proto() -> ModelProto {
     let then = graph("then_branch", branch.clone());
     branch.node.push(node("Neg", &["Y2"], "Y3", vec![]));
     branch.output = vec![value("Y3")];
-    let graph = GraphProto {
+    of(GraphProto {
         name: Some("main".to_owned()),
         node: vec![
             node("LSTM", &["X", "W", "R", "B"], "Y", vec![int("hidden_size", 8)]),
@@ -279,7 +278,16 @@ fn tiny_proto() -> ModelProto {
         input: vec![value("X")],
         output: vec![value("Z")],
         ..Default::default()
-    };
+    })
+}
+
+/// Weights of no meaning.
+pub fn wave(n: usize) -> Vec<f32> {
+    (0..n).map(|i| ((i * i) as f32 * 0.37).sin()).collect()
+}
+
+/// A model of one graph.
+pub fn of(graph: GraphProto) -> ModelProto {
     ModelProto {
         ir_version: Some(8),
         opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],

@@ -242,13 +242,16 @@ impl Run {
 }
 
 /// Refuses an output that is one of the inputs, by whatever path.
-pub fn check_apart<'o, 'i>(
-    outputs: impl IntoIterator<Item = &'o PathBuf>,
-    inputs: impl IntoIterator<Item = &'i PathBuf>,
+pub fn check_apart<O: AsRef<Path>, I: AsRef<Path>>(
+    outputs: impl IntoIterator<Item = O>,
+    inputs: impl IntoIterator<Item = I>,
 ) -> Result<()> {
     let inputs: Vec<_> = inputs.into_iter().collect();
-    match outputs.into_iter().find(|output| inputs.iter().any(|input| atomic::is_same(input, output))) {
-        Some(output) => bail!("{}: this is an input; choose another output file", output.display()),
+    let is_input = |output: &Path| inputs.iter().any(|input| atomic::is_same(input.as_ref(), output));
+    match outputs.into_iter().find(|output| is_input(output.as_ref())) {
+        Some(output) => {
+            bail!("{}: this is an input; choose another output file", output.as_ref().display())
+        }
         None => Ok(()),
     }
 }

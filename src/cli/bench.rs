@@ -1,24 +1,22 @@
 //! `dirnet bench MODEL [OTHER...]`: how long models take and how much memory, side by side.
 //!
-//! Each model is measured by a process of its own, so that its memory is its own: the command starts itself again with
-//! the number of the model.
+//! Each model is measured by a worker of its own (see [`guard`]), so that its memory is its own, and its limits too.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueHint;
 use dirnet::bench::{self, Runs};
 use dirnet::engine::{Engine, Overrides};
-use dirnet::error::{Error, ErrorKind};
+use dirnet::error::Error;
+use dirnet::progress::{Progress, Silent};
 use dirnet::report::{Bench, Benched};
 
-use super::BAD_INPUT;
-use super::args::{Output, Run, Samples};
-use super::output::print;
-use super::progress::progress;
+use super::args::{self, Limits, Output, Run, Samples};
+use super::guard::{self, Message};
+use super::progress::display;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,63 +36,46 @@ pub struct Args {
     /// Passes before them that are not
     #[arg(long, value_name = "N", default_value_t = 3)]
     warm_up: u32,
-    /// Measure this one of the models, in this process
-    #[arg(long, value_name = "INDEX", hide = true)]
-    alone: Option<usize>,
     #[command(flatten)]
     samples: Samples,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
+    limits: Limits,
+    #[command(flatten)]
     run: Run,
 }
 
-/// Measures the models.
-pub fn run(args: &Args) -> Result<()> {
-    if let Some(index) = args.alone {
-        return args.alone(index);
+/// Measures the models. `arguments` are those that this process was started with, for the workers.
+pub fn run(args: &Args, arguments: &[OsString]) -> Result<()> {
+    if let Some(index) = guard::measured() {
+        guard::arm(args.limits);
+        return args.measure(index);
     }
     let models = args.models.iter().map(|path| args.run.load(path)).collect::<Result<Vec<_>>>()?;
     let Some(first) = models.first() else { bail!("no model to run") };
     args.output.check(None, &models.iter().collect::<Vec<_>>())?;
+    args::check_apart(&args.output.report, args.samples.files().chain(&args.run.config))?;
     let (samples, warnings) = args.samples.judged(first)?;
     let mut report = Bench::new(samples.len(), args.runs as usize, args.warm_up as usize);
     report.warnings = warnings;
     // Nothing of this process is to compete with those that measure.
     drop((models, samples));
-    let progress = progress(args.output.quiet);
+    let bar = display(args.output.quiet);
+    let progress = bar.as_ref().map_or(&Silent as &dyn Progress, |bar| bar);
     progress.phase("bench", args.models.len() as u64);
-    for index in 0..args.models.len() {
-        report.models.push(child(index)?);
+    for (index, path) in args.models.iter().enumerate() {
+        let figures = guard::measure(index, path, args.limits, arguments)?;
+        report.models.push(serde_json::from_str(&figures).context("a measuring process gave no figures")?);
         progress.advance(1);
     }
     progress.done();
     args.output.show(&report)
 }
 
-/// Has a new process measure a model.
-fn child(index: usize) -> Result<Benched> {
-    let program = std::env::current_exe().context("cannot find the program itself, which measures each model")?;
-    let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    arguments.push(format!("--alone={index}").into());
-    let output =
-        Command::new(program).args(arguments).stdin(Stdio::null()).output().context("cannot start a process")?;
-    if output.status.success() {
-        return serde_json::from_slice(&output.stdout).context("a measuring process gave no figures");
-    }
-    let text = String::from_utf8_lossy(&output.stderr);
-    let message = match (output.status.code(), text.trim().trim_start_matches("error: ")) {
-        (Some(_), message) if !message.is_empty() => message.to_owned(),
-        _ => format!("the process that measures model {} was killed ({})", index + 1, output.status),
-    };
-    // Its own exit code is kept: whether the model cannot be run, or the input is wrong.
-    let kind = if output.status.code() == Some(BAD_INPUT.into()) { ErrorKind::Usage } else { ErrorKind::Engine };
-    Err(Error::new(kind, message).into())
-}
-
 impl Args {
-    /// Measures one model and prints the figures for the process that asked.
-    fn alone(&self, index: usize) -> Result<()> {
+    /// Measures one model, and tells the process that asked.
+    fn measure(&self, index: usize) -> Result<()> {
         self.run.start()?;
         let path = self.models.get(index).context("there is no such model")?;
         let start = Instant::now();
@@ -113,11 +94,12 @@ impl Args {
         let bytes = model.bytes();
         drop(model);
         let runs = Runs { warm_up: self.warm_up as usize, measured: self.runs as usize };
-        let latency_ms = bench::measure(&engine, &samples, runs, &*progress(true)).map_err(at)?;
+        let latency_ms = bench::measure(&engine, &samples, runs, &Silent).map_err(at)?;
         let [peak_bytes, resident_bytes] = ["VmHWM:", "VmRSS:"].map(memory);
         let path = path.to_string_lossy().into_owned();
         let figures = Benched { path, bytes, load_seconds, latency_ms, peak_bytes, resident_bytes };
-        print(&serde_json::to_string(&figures)?)
+        guard::tell(&Message::Figures(serde_json::to_string(&figures)?));
+        Ok(())
     }
 }
 

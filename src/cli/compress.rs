@@ -16,7 +16,7 @@ use dirnet::verify::{self, Settings, Verdict};
 use super::args::{self, Gates, Output, Target};
 use super::config::{self, Overrides};
 use super::guard::{self, Guarded};
-use super::job::{Flags, Setup, Study};
+use super::job::{Files, Flags, Setup, Study};
 use super::progress::progress;
 
 const EXAMPLES: &str = "\
@@ -65,12 +65,7 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
         args.output.check_unjudged()?;
     }
     let out = args::output(args.out.as_deref())?;
-    let mut setup = Setup::read(&args.flags, &args.target, overrides, |model| {
-        model.check_target(out)?;
-        args.output.check(Some(out), &[model])?;
-        args.flags.check_outputs(args.out.iter().chain(&args.output.report))?;
-        args::check_apart(args.out.iter().chain(&args.output.report), &args.plan)
-    })?;
+    let mut setup = Setup::read(&args.flags, &args.target, overrides, &args.files())?;
     if guard::is_probe() {
         return setup.probe();
     }
@@ -122,13 +117,11 @@ fn newer_ir(original: &Model, result: &Model) -> Option<String> {
 impl Args {
     /// What is run, and within which limits.
     pub fn guarded(&self) -> Guarded<'_> {
-        Guarded {
-            limits: self.flags.limits,
-            original: &self.flags.model,
-            compressed: None,
-            layers: self.no_verify,
-            quiet: self.output.quiet,
-        }
+        self.flags.guarded(&self.files(), self.no_verify)
+    }
+
+    fn files(&self) -> Files<'_> {
+        Files { written: self.out.as_deref(), plan: self.plan.as_deref(), output: &self.output }
     }
 
     /// Makes the model that the target, or a saved plan, asks for.

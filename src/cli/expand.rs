@@ -38,6 +38,7 @@ pub fn run(args: &Args) -> Result<()> {
     let model = args.run.load(&args.compressed)?;
     let out = args::output(args.out.as_deref())?;
     model.check_target(out)?;
+    args::check_apart([out], &args.run.config)?;
     let dense = expand::expand(&model).map_err(|error| error.in_file(&args.compressed))?;
     let bytes = dense.save(out)?;
     if args.quiet {

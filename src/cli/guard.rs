@@ -7,28 +7,31 @@
 //! between the two are the worker's stdout, which it inherits, its exit code, and its stderr, where lines that begin with
 //! [`MARK`] are messages (progress, why it stopped) and the others are for the user.
 //!
-//! A worker that was stopped wrote nothing: files appear whole or not at all. The supervisor then finds out whose fault
-//! it was by running the original alone (a *probe*). If that can be done, the job ends with an error that names the
-//! model that is to blame. What needs no run (a plan, a result that nobody asked to have verified) is then done by a last
-//! worker on the layers alone, and says so.
+//! A worker that was stopped wrote nothing: files appear whole or not at all, and what it had begun to write is removed.
+//! The supervisor then finds out whose fault it was by running the original alone (a *probe*). If that can be done, the
+//! job ends with an error that names the model that is to blame. What needs no run (a plan, a result that nobody asked
+//! to have verified) is then done by a last worker on the layers alone, and says so.
+//!
+//! `dirnet bench` starts a worker for each model, which sends its figures as one more message.
 //!
 //! Invariant: models that could not be run within the limits never count as verified.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
-use std::{env, process, thread};
+use std::{env, thread};
 
 use dirnet::engine;
 use dirnet::error::{Error, ErrorKind};
+use dirnet::onnx::atomic;
 use dirnet::progress::Progress;
 use dirnet::report::Bytes;
 
 use super::args::Limits;
 use super::progress::display;
-use super::{BAD_INPUT, FAILED};
+use super::{BAD_INPUT, FAILED, interrupt};
 use crate::ALLOCATOR;
 
 /// Tells a worker that it is one, and what is asked of it.
@@ -52,11 +55,14 @@ pub struct Guarded<'a> {
     pub compressed: Option<&'a Path>,
     /// Whether it can be done without running the models.
     pub layers: bool,
+    /// The files that it writes.
+    pub outputs: Vec<PathBuf>,
     /// Shows no progress.
     pub quiet: bool,
 }
 
 /// What is asked of a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Role {
     /// The job.
     Job,
@@ -64,16 +70,22 @@ enum Role {
     Probe,
     /// The job without running the models, and why.
     Layers(String),
+    /// To measure the model of this number.
+    Measure(usize),
 }
 
 impl Role {
     fn current() -> Option<Role> {
-        let text = env::var(ROLE).ok()?;
-        Some(match text.split_once(':') {
+        env::var(ROLE).ok().map(|text| Role::parse(&text))
+    }
+
+    fn parse(text: &str) -> Role {
+        match text.split_once(':') {
             None if text == "probe" => Role::Probe,
             Some(("layers", reason)) => Role::Layers(reason.to_owned()),
+            Some(("measure", index)) => index.parse().map_or(Role::Job, Role::Measure),
             _ => Role::Job,
-        })
+        }
     }
 
     fn text(&self) -> String {
@@ -81,6 +93,7 @@ impl Role {
             Role::Job => "job".to_owned(),
             Role::Probe => "probe".to_owned(),
             Role::Layers(reason) => format!("layers:{reason}"),
+            Role::Measure(index) => format!("measure:{index}"),
         }
     }
 }
@@ -103,6 +116,14 @@ pub fn refused() -> Option<Error> {
     }
 }
 
+/// The number of the model that this worker is to measure.
+pub fn measured() -> Option<usize> {
+    match Role::current() {
+        Some(Role::Measure(index)) => Some(index),
+        _ => None,
+    }
+}
+
 /// Whether somebody sees the progress of this worker.
 pub fn is_watched() -> bool {
     env::var_os(WATCHED).is_some()
@@ -118,6 +139,8 @@ pub enum Message {
     Done,
     /// It stopped itself, and why.
     Stopped(String),
+    /// What it was asked for, on one line.
+    Figures(String),
 }
 
 impl Message {
@@ -127,6 +150,7 @@ impl Message {
             Message::Advance(n) => format!("{MARK}advance {n}\n"),
             Message::Done => format!("{MARK}done\n"),
             Message::Stopped(why) => format!("{MARK}stopped {why}\n"),
+            Message::Figures(text) => format!("{MARK}figures {text}\n"),
         }
     }
 
@@ -139,6 +163,7 @@ impl Message {
             "advance" => rest.parse().ok().map(Message::Advance),
             "done" => Some(Message::Done),
             "stopped" => Some(Message::Stopped(rest.to_owned())),
+            "figures" => Some(Message::Figures(rest.to_owned())),
             _ => None,
         }
     }
@@ -169,13 +194,13 @@ pub fn arm(limits: Limits) {
     // The supervisor holds the other end: it is closed when the supervisor is gone, however that came.
     thread::spawn(|| {
         let _ = io::stdin().lock().read_to_end(&mut Vec::new());
-        process::exit(BAD_INPUT.into());
+        interrupt::leave(BAD_INPUT);
     });
 }
 
 fn stop(why: &str) -> ! {
     tell(&Message::Stopped(why.to_owned()));
-    process::exit(STOPPED.into())
+    interrupt::leave(STOPPED)
 }
 
 fn memory(limits: Limits) -> String {
@@ -194,11 +219,19 @@ pub fn supervise(job: &Guarded<'_>, arguments: &[OsString]) -> ExitCode {
 }
 
 fn attempts(job: &Guarded<'_>, arguments: &[OsString]) -> io::Result<ExitCode> {
-    let reason = match Worker::run(&Role::Job, job, arguments)? {
-        End::Exit(code, text) => return Ok(shown(code, &text)),
+    let run = |role: Role| {
+        let progress = display(job.quiet).filter(|_| role != Role::Probe);
+        let end = Worker::run(&role, job.limits, progress.as_ref().map(|p| p as &dyn Progress), arguments)?;
+        if let End::Died(_) = end {
+            job.outputs.iter().for_each(|output| atomic::remove_stale(output));
+        }
+        io::Result::Ok(end)
+    };
+    let reason = match run(Role::Job)? {
+        End::Exit(code, said) => return Ok(shown(code, &said.text)),
         End::Died(reason) => reason,
     };
-    if let End::Exit(0, _) = Worker::run(&Role::Probe, job, arguments)? {
+    if let End::Exit(0, _) = run(Role::Probe)? {
         return Ok(match job.compressed {
             Some(compressed) => failed(compressed, &format!("could not be verified: {reason}")),
             None => failed(job.original, &format!("stopped, although the model by itself can be run: {reason}")),
@@ -207,10 +240,25 @@ fn attempts(job: &Guarded<'_>, arguments: &[OsString]) -> io::Result<ExitCode> {
     if !job.layers {
         return Ok(failed(job.original, &format!("could not be verified: {reason}")));
     }
-    Ok(match Worker::run(&Role::Layers(reason), job, arguments)? {
-        End::Exit(code, text) => shown(code, &text),
+    Ok(match run(Role::Layers(reason))? {
+        End::Exit(code, said) => shown(code, &said.text),
         End::Died(reason) => failed(job.original, &reason),
     })
+}
+
+/// Has a worker of its own measure the model of this number, and returns its figures.
+pub fn measure(index: usize, model: &Path, limits: Limits, arguments: &[OsString]) -> anyhow::Result<String> {
+    let failed = |kind, message: &str| Err(Error::new(kind, message).in_file(model).into());
+    match Worker::run(&Role::Measure(index), limits, None, arguments)? {
+        End::Exit(0, Said { figures: Some(figures), .. }) => Ok(figures),
+        // It names the file itself; its own exit code is kept: whether the model cannot be run, or the input is wrong.
+        End::Exit(code, Said { text, .. }) => {
+            let message = text.trim().trim_start_matches("error: ").to_owned();
+            let kind = if code == BAD_INPUT { ErrorKind::Usage } else { ErrorKind::Engine };
+            Err(Error::new(kind, message).into())
+        }
+        End::Died(reason) => failed(ErrorKind::Engine, &format!("could not be measured: {reason}")),
+    }
 }
 
 fn shown(code: u8, text: &str) -> ExitCode {
@@ -225,50 +273,64 @@ fn failed(file: &Path, message: &str) -> ExitCode {
 
 /// How a worker ended.
 enum End {
-    /// By itself, with an exit code and lines for the user.
-    Exit(u8, String),
+    /// By itself, with an exit code.
+    Exit(u8, Said),
     /// Because it was stopped, and why.
     Died(String),
+}
+
+/// What a worker said.
+#[derive(Default)]
+struct Said {
+    /// Lines for the user.
+    text: String,
+    /// Why it stopped itself.
+    stopped: Option<String>,
+    /// What it was asked for.
+    figures: Option<String>,
 }
 
 /// A child that works.
 struct Worker(Child);
 
 impl Worker {
-    /// Has a worker do something and waits for its end.
-    fn run(role: &Role, job: &Guarded<'_>, arguments: &[OsString]) -> io::Result<End> {
-        let progress = display(job.quiet).filter(|_| !matches!(role, Role::Probe));
+    /// Has a worker do something and waits for its end. Does not return if this process was asked to end meanwhile.
+    fn run(role: &Role, limits: Limits, progress: Option<&dyn Progress>, arguments: &[OsString]) -> io::Result<End> {
         let mut command = Command::new(env::current_exe()?);
         command.args(arguments.iter().skip(1)).env(ROLE, role.text()).env_remove(WATCHED);
-        // Tells glibc to give large blocks back to the system when they are freed: its own threshold rises with use, and
-        // half the peak would be memory that nobody uses. Others do not know the variable.
-        command.env("MALLOC_MMAP_THRESHOLD_", "1048576");
+        if !matches!(role, Role::Measure(_)) {
+            // Tells glibc to give large blocks back to the system when they are freed: its own threshold rises with use,
+            // and half the peak would be memory that nobody uses. Others do not know the variable. It takes time, which
+            // is not to be measured.
+            command.env("MALLOC_MMAP_THRESHOLD_", "1048576");
+        }
         if progress.is_some() {
             command.env(WATCHED, "1");
         }
         let mut worker = Worker(command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?);
         // Held open while the worker is waited for; waiting itself would close it first.
-        let lifeline = worker.0.stdin.take();
-        let (text, stopped) = worker.listen(progress.as_ref().map(|progress| progress as &dyn Progress))?;
+        let held = interrupt::Lifeline::hold(worker.0.stdin.take());
+        let said = worker.listen(progress)?;
         let status = worker.0.wait()?;
-        drop(lifeline);
-        Ok(match (status.code().and_then(|code| u8::try_from(code).ok()), stopped) {
-            (_, Some(reason)) => End::Died(reason),
-            (Some(code @ (0 | FAILED | BAD_INPUT)), None) => End::Exit(code, text),
-            (_, None) => End::Died(cause(status, &text, job.limits)),
+        drop(held);
+        Ok(match (status.code().and_then(|code| u8::try_from(code).ok()), said) {
+            (_, Said { stopped: Some(reason), .. }) => End::Died(reason),
+            (Some(code @ (0 | FAILED | BAD_INPUT)), said) => End::Exit(code, said),
+            (_, said) => End::Died(cause(status, &said.text, limits)),
         })
     }
 
-    /// Reads what the worker says until it has ended: the lines for the user, and why it stopped itself.
-    fn listen(&mut self, progress: Option<&dyn Progress>) -> io::Result<(String, Option<String>)> {
-        let (mut text, mut stopped) = (String::new(), None);
-        let Some(stderr) = self.0.stderr.take() else { return Ok((text, stopped)) };
+    /// Reads what the worker says until it has ended.
+    fn listen(&mut self, progress: Option<&dyn Progress>) -> io::Result<Said> {
+        let mut said = Said::default();
+        let Some(stderr) = self.0.stderr.take() else { return Ok(said) };
         let (mut stderr, mut line) = (BufReader::new(stderr), Vec::new());
         while stderr.read_until(b'\n', &mut line)? > 0 {
             let read = String::from_utf8_lossy(&line);
             match (Message::parse(read.trim_end_matches('\n')), progress) {
-                (None, _) => text.push_str(&read),
-                (Some(Message::Stopped(why)), _) => stopped = Some(why),
+                (None, _) => said.text.push_str(&read),
+                (Some(Message::Stopped(why)), _) => said.stopped = Some(why),
+                (Some(Message::Figures(text)), _) => said.figures = Some(text),
                 (Some(_), None) => {}
                 (Some(Message::Phase(name, total)), Some(progress)) => progress.phase(&name, total),
                 (Some(Message::Advance(n)), Some(progress)) => progress.advance(n),
@@ -276,7 +338,7 @@ impl Worker {
             }
             line.clear();
         }
-        Ok((text, stopped))
+        Ok(said)
     }
 }
 
@@ -310,10 +372,14 @@ mod tests {
             Message::Advance(3),
             Message::Done,
             Message::Stopped("no more".to_owned()),
+            Message::Figures("{}".to_owned()),
         ] {
             let line = message.line();
             assert_eq!(Message::parse(line.trim_end()).map(|m| m.line()), Some(line));
         }
         assert!(Message::parse("error: advance 3").is_none());
+        for role in [Role::Job, Role::Probe, Role::Layers("a: b".to_owned()), Role::Measure(7)] {
+            assert_eq!(Role::parse(&role.text()), role);
+        }
     }
 }

@@ -7,7 +7,7 @@ use clap::ValueHint;
 use dirnet::recurrent;
 use dirnet::report::Inspection;
 
-use super::args::{Nodes, Output, Run};
+use super::args::{self, Nodes, Output, Run};
 use super::config::Overrides;
 
 const EXAMPLES: &str = "\
@@ -36,6 +36,7 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     args.run.start()?;
     let model = args.run.load(&args.model)?;
     args.output.check(None, &[&model])?;
+    args::check_apart(&args.output.report, &args.run.config)?;
     let options = args.nodes.options(overrides)?;
     let survey = recurrent::find(&model, &options).map_err(|error| error.in_file(&args.model))?;
     args.output.show(&Inspection::new(&model, &survey))

@@ -1,6 +1,6 @@
 //! What `compress`, `plan` and `sweep` have in common: everything between the flags and a plan.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -13,6 +13,7 @@ use dirnet::error::{Error, ErrorKind};
 use dirnet::expand;
 use dirnet::loss::{Judge, LossSpec, Reference};
 use dirnet::onnx::Model;
+use dirnet::onnx::model::side_path;
 use dirnet::pins::Pins;
 use dirnet::plan::Plan;
 use dirnet::planner::{self, Curves};
@@ -22,9 +23,9 @@ use dirnet::report::{self, Outcome, Tradeoff};
 use dirnet::search::{self, Found};
 use dirnet::tune::{self, TuneReport};
 
-use super::args::{self, Limits, Nodes, Run, Samples, Target};
+use super::args::{self, Limits, Nodes, Output, Run, Samples, Target};
 use super::config::{self, Overrides};
-use super::guard;
+use super::guard::{self, Guarded};
 use super::samples::Inputs;
 
 /// The ratio of the smallest file that a search for a loss looks at, and how many it looks at.
@@ -51,10 +52,45 @@ pub struct Flags {
     pub run: Run,
 }
 
+/// The files of a job besides the model and the samples.
+#[derive(Clone, Copy)]
+pub struct Files<'a> {
+    /// What it writes, besides reports.
+    pub written: Option<&'a Path>,
+    /// A plan that it reads.
+    pub plan: Option<&'a Path>,
+    /// What it shows.
+    pub output: &'a Output,
+}
+
+impl Files<'_> {
+    /// Refuses outputs that cannot be written, or would replace one another or a file that is read.
+    fn check(&self, flags: &Flags, model: &Model) -> Result<()> {
+        if let Some(file) = self.written {
+            model.check_target(file)?;
+        }
+        self.output.check(self.written, &[model])?;
+        let read = flags.samples.files().chain(&flags.run.config).map(PathBuf::as_path).chain(self.plan);
+        args::check_apart(self.outputs(), read)
+    }
+
+    fn outputs(&self) -> impl Iterator<Item = &Path> {
+        self.written.into_iter().chain(self.output.report.iter().map(PathBuf::as_path))
+    }
+}
+
 impl Flags {
-    /// Refuses outputs that would replace one of the files that are read.
-    pub fn check_outputs<'a>(&self, outputs: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
-        args::check_apart(outputs, self.samples.files().chain(&self.run.config))
+    /// What is run, and within which limits. `layers`: whether the job can be done without running the model.
+    pub fn guarded(&self, files: &Files<'_>, layers: bool) -> Guarded<'_> {
+        let side = files.written.map(side_path);
+        Guarded {
+            limits: self.limits,
+            original: &self.model,
+            compressed: None,
+            layers,
+            outputs: files.outputs().map(Path::to_owned).chain(side).collect(),
+            quiet: files.output.quiet,
+        }
     }
 }
 
@@ -157,19 +193,14 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Reads and checks everything that the flags name. `check` sees the model first: outputs that cannot be written
-    /// are refused before anything takes long.
-    pub fn read(
-        flags: &Flags,
-        target: &Target,
-        overrides: &Overrides,
-        check: impl FnOnce(&Model) -> Result<()>,
-    ) -> Result<Setup> {
+    /// Reads and checks everything that the flags name; outputs that cannot be written are refused before anything takes
+    /// long.
+    pub fn read(flags: &Flags, target: &Target, overrides: &Overrides, files: &Files<'_>) -> Result<Setup> {
         let start = Instant::now();
         flags.run.start()?;
         let path = flags.model.clone();
         let model = flags.run.load(&path)?;
-        check(&model)?;
+        files.check(flags, &model)?;
         let loss = flags.samples.loss()?;
         let options = flags.nodes.options(overrides)?;
         // A model without anything to compress needs no samples to be told so.

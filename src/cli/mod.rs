@@ -3,7 +3,7 @@
 //! The binary is thin. A command parses its arguments first (clap), validates them second (against each other and the
 //! files they name), calls the library, and hands the result to `dirnet::report`. What scripts may rely on: the flags,
 //! the JSON of `--format json`, and the exit code, which is 0 for done, 1 when a gate failed or a target cannot be met
-//! or there was nothing to do, and 2 for bad usage or bad input.
+//! or there was nothing to do, 2 for bad usage or bad input, and 128 plus its number where a signal ended it.
 
 mod args;
 mod bench;
@@ -13,6 +13,7 @@ mod config;
 mod expand;
 mod guard;
 mod inspect;
+mod interrupt;
 mod job;
 mod man;
 mod output;
@@ -43,7 +44,7 @@ Examples:
   dirnet verify model.onnx small.onnx --holdout holdout.npz --min-snr 20
 
 Exit codes: 0 done; 1 a gate failed, a target cannot be met, or there was nothing
-to do; 2 bad usage or bad input.";
+to do; 2 bad usage or bad input; 128 and the number of a signal that ended it.";
 
 /// Makes ONNX models with LSTM and GRU layers 8 to 16 times smaller without retraining.
 #[derive(Parser)]
@@ -74,7 +75,7 @@ impl Command {
             Command::Verify(args) => Some(args.guarded()),
             Command::Plan(args) => Some(args.guarded()),
             Command::Sweep(args) => Some(args.guarded()),
-            // A bench measures each model in a process of its own anyway.
+            // A bench starts a worker for each model itself.
             Command::Inspect(_)
             | Command::Expand(_)
             | Command::Bench(_)
@@ -98,6 +99,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: Vec<OsString>) -> ExitCode {
+    interrupt::watch();
     let named = subcommand(&arguments);
     let (command, overrides) = match parse(arguments.clone()) {
         Ok(parsed) => parsed,
@@ -118,7 +120,7 @@ fn run(arguments: Vec<OsString>) -> ExitCode {
         Command::Plan(args) => plan::run(&args, &overrides),
         Command::Sweep(args) => sweep::run(&args, &overrides),
         Command::Expand(args) => expand::run(&args),
-        Command::Bench(args) => bench::run(&args),
+        Command::Bench(args) => bench::run(&args, &arguments),
         Command::Completions(args) => completions::run(&args, Cli::command()),
         Command::Man(args) => man::run(&args, Cli::command()),
     };

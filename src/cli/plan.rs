@@ -12,7 +12,7 @@ use dirnet::report::{Command, Report};
 use super::args::{Output, Target};
 use super::config::Overrides;
 use super::guard::{self, Guarded};
-use super::job::{Flags, Setup};
+use super::job::{Files, Flags, Setup};
 use super::progress::progress;
 
 const EXAMPLES: &str = "\
@@ -40,13 +40,7 @@ pub struct Args {
 pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let start = Instant::now();
     args.output.check_unjudged()?;
-    let setup = Setup::read(&args.flags, &args.target, overrides, |model| {
-        if let Some(file) = &args.save {
-            model.check_target(file)?;
-        }
-        args.output.check(args.save.as_deref(), &[model])?;
-        args.flags.check_outputs(args.save.iter().chain(&args.output.report))
-    })?;
+    let setup = Setup::read(&args.flags, &args.target, overrides, &args.files())?;
     if guard::is_probe() {
         return setup.probe();
     }
@@ -76,12 +70,10 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
 impl Args {
     /// What is run, and within which limits.
     pub fn guarded(&self) -> Guarded<'_> {
-        Guarded {
-            limits: self.flags.limits,
-            original: &self.flags.model,
-            compressed: None,
-            layers: true,
-            quiet: self.output.quiet,
-        }
+        self.flags.guarded(&self.files(), true)
+    }
+
+    fn files(&self) -> Files<'_> {
+        Files { written: self.save.as_deref(), plan: None, output: &self.output }
     }
 }

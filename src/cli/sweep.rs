@@ -11,7 +11,7 @@ use dirnet::report::{self, Point, Report, Sweep};
 use super::args::{Output, Target};
 use super::config::Overrides;
 use super::guard::Guarded;
-use super::job::{Flags, Setup, Study};
+use super::job::{Files, Flags, Setup, Study};
 use super::progress::progress;
 use super::value;
 
@@ -38,10 +38,7 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let start = Instant::now();
     args.output.check_unjudged()?;
     let target = Target { ratio: None, max_size: None, max_loss: None };
-    let setup = Setup::read(&args.flags, &target, overrides, |model| {
-        args.output.check(None, &[model])?;
-        args.flags.check_outputs(&args.output.report)
-    })?;
+    let setup = Setup::read(&args.flags, &target, overrides, &args.files())?;
     let engine = Engine::new(&setup.model).map_err(|error| error.in_file(&args.flags.model))?;
     let judge = Judge::new(&setup.model, &setup.loss, &setup.inputs.holdout.carry)?;
     let reference = judge.reference(&engine, &setup.inputs.holdout)?;
@@ -72,13 +69,11 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
 impl Args {
     /// What is run, and within which limits. Without runs there is no loss to show.
     pub fn guarded(&self) -> Guarded<'_> {
-        Guarded {
-            limits: self.flags.limits,
-            original: &self.flags.model,
-            compressed: None,
-            layers: false,
-            quiet: self.output.quiet,
-        }
+        self.flags.guarded(&self.files(), false)
+    }
+
+    fn files(&self) -> Files<'_> {
+        Files { written: None, plan: None, output: &self.output }
     }
 }
 

@@ -82,6 +82,7 @@ impl Args {
             original: &self.original,
             compressed: Some(&self.compressed),
             layers: false,
+            outputs: self.output.report.clone(),
             quiet: self.output.quiet,
         }
     }

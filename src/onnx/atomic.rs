@@ -2,10 +2,16 @@
 //!
 //! Bytes go to a temporary sibling, are flushed to the disk, and the sibling is renamed onto the target: a reader, a
 //! crash or a full disk never meets half a file.
+//!
+//! A sibling does not outlive its writer: one that gives up removes it, one that is asked to end calls [`abandon`], and
+//! what a killed one left behind is removed by the next that writes the same target. Writers hold a lock on their
+//! sibling, and the system takes the lock from the dead: a sibling without one belongs to nobody.
 
-use std::fs::File;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::NamedTempFile;
 
@@ -78,13 +84,13 @@ pub fn write_text(path: &Path, text: &str) -> Result<u64> {
 /// # Errors
 /// Those of [`prepare`] and [`Pending::commit`].
 pub fn write(path: &Path, fill: impl FnOnce(&mut Output<'_>) -> Result<()>) -> Result<u64> {
-    prepare(path, fill)?.commit()
+    commit([prepare(path, fill)?])
 }
 
-/// A whole file, on the disk, that has not its name yet; dropped without [`commit`](Self::commit) it disappears.
+/// A whole file, on the disk, that has not its name yet; dropped without [`commit`] it disappears.
 #[derive(Debug)]
 pub struct Pending {
-    temporary: NamedTempFile,
+    sibling: Sibling,
     target: PathBuf,
     bytes: u64,
 }
@@ -96,42 +102,127 @@ pub struct Pending {
 pub fn prepare(path: &Path, fill: impl FnOnce(&mut Output<'_>) -> Result<()>) -> Result<Pending> {
     check_target(path)?;
     let failed = |e: std::io::Error| io(&e, path);
-    let mut temporary = sibling(path).map_err(failed)?;
-    let mut writer = BufWriter::with_capacity(1 << 16, temporary.as_file_mut());
+    remove_stale(path);
+    let mut sibling = Sibling::create(path).map_err(failed)?;
+    let file = sibling.file.as_mut().expect("it has no name yet").as_file_mut();
+    let mut writer = BufWriter::with_capacity(1 << 16, &mut *file);
     fill(&mut writer).map_err(|e| e.in_file(path))?;
     let bytes = writer.stream_position().map_err(failed)?;
     writer.flush().map_err(failed)?;
     drop(writer);
-    temporary.as_file().set_len(bytes).map_err(failed)?; // a hole at the end counts too
+    file.set_len(bytes).map_err(failed)?; // a hole at the end counts too
     if let Ok(existing) = path.metadata() {
-        temporary.as_file().set_permissions(existing.permissions()).map_err(failed)?;
+        file.set_permissions(existing.permissions()).map_err(failed)?;
     }
-    temporary.as_file().sync_all().map_err(failed)?;
-    Ok(Pending { temporary, target: path.to_owned(), bytes })
+    file.sync_all().map_err(failed)?;
+    Ok(Pending { sibling, target: path.to_owned(), bytes })
+}
+
+/// Gives files their names, replacing what bore them, in this order, and returns the number of bytes. [`abandon`] comes
+/// before all of them or after.
+///
+/// # Errors
+/// [`Io`](ErrorKind::Io).
+pub fn commit<const N: usize>(mut files: [Pending; N]) -> Result<u64> {
+    let held = under_way();
+    let renamed = files.iter_mut().try_for_each(Pending::rename);
+    drop(held); // dropping the files asks for it
+    renamed?;
+    Ok(files.iter().map(|file| file.bytes).sum())
 }
 
 impl Pending {
-    /// Gives the file its name, replacing what bore it, and returns the number of bytes.
-    ///
-    /// # Errors
-    /// [`Io`](ErrorKind::Io).
-    pub fn commit(self) -> Result<u64> {
-        self.temporary.persist(&self.target).map_err(|e| io(&e.error, &self.target))?;
+    fn rename(&mut self) -> Result<()> {
+        if let Some(file) = self.sibling.file.take() {
+            file.persist(&self.target).map_err(|e| io(&e.error, &self.target))?;
+        }
         // The rename itself is on the disk only when the directory is; not every system can flush one.
         if let Ok(directory) = File::open(directory(&self.target)) {
             let _ = directory.sync_all();
         }
-        Ok(self.bytes)
+        Ok(())
     }
 }
 
-fn sibling(path: &Path) -> std::io::Result<NamedTempFile> {
-    let prefix = format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy());
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(&prefix).suffix(".tmp");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask, as for any new file
-    builder.tempfile_in(directory(path))
+/// Removes what this process has begun to write, for one that is about to end: whoever writes afterwards waits for ever.
+pub fn abandon() {
+    let under_way = under_way();
+    for path in under_way.iter() {
+        // What cannot be removed now, the next writer removes.
+        let _ = fs::remove_file(path);
+    }
+    std::mem::forget(under_way);
+}
+
+/// Removes what writers of `path` left behind that did not live to do it themselves.
+pub fn remove_stale(path: &Path) {
+    let Ok(entries) = fs::read_dir(directory(path)) else { return };
+    let prefix = prefix(path);
+    let is_sibling = |name: &str| {
+        let random = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(SUFFIX));
+        random.is_some_and(|random| random.len() == RANDOM && random.bytes().all(|b| b.is_ascii_alphanumeric()))
+    };
+    for entry in entries.flatten().filter(|entry| is_sibling(&entry.file_name().to_string_lossy())) {
+        if entry.file_type().is_ok_and(|kind| kind.is_file())
+            && let Ok(file) = File::open(entry.path())
+            && file.try_lock().is_ok()
+        {
+            // Still locked: a writer that made the file but has not locked it yet finds it gone.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// What this process has begun to write, and has neither named nor removed.
+static UNDER_WAY: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn under_way() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const SUFFIX: &str = ".tmp";
+/// Random characters of a sibling's name.
+const RANDOM: usize = 6;
+
+fn prefix(path: &Path) -> String {
+    format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// A temporary file beside its target, locked and listed in [`UNDER_WAY`].
+#[derive(Debug)]
+struct Sibling {
+    path: PathBuf,
+    /// None once it has its name.
+    file: Option<NamedTempFile>,
+}
+
+impl Sibling {
+    fn create(target: &Path) -> std::io::Result<Sibling> {
+        let prefix = prefix(target);
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).suffix(SUFFIX).rand_bytes(RANDOM);
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask, as for any new file
+        loop {
+            let mut under_way = under_way();
+            let file = builder.tempfile_in(directory(target))?;
+            // Not every file system has locks; then nobody takes this one for stale either.
+            let locked = file.as_file().lock().is_ok();
+            // Another writer of the target may have come before the lock.
+            if !locked || file.path().exists() {
+                under_way.insert(file.path().to_owned());
+                return Ok(Sibling { path: file.path().to_owned(), file: Some(file) });
+            }
+        }
+    }
+}
+
+impl Drop for Sibling {
+    fn drop(&mut self) {
+        let mut under_way = under_way();
+        drop(self.file.take());
+        under_way.remove(&self.path);
+    }
 }
 
 fn directory(path: &Path) -> &Path {
@@ -168,5 +259,24 @@ mod tests {
             assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         }
         assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn what_dead_writers_left_is_removed_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let others =
+            [".m.onnx.tmp", ".m.onnx.abcdefg.tmp", ".m.onnx.a-cdef.tmp", ".n.onnx.abcdef.tmp", "m.onnx.abcdef.tmp"];
+        for name in others.iter().chain(&[".m.onnx.abcdef.tmp"]) {
+            fs::write(at(name), "half a fi").unwrap();
+        }
+        fs::create_dir(at(".m.onnx.direct.tmp")).unwrap();
+        let living = prepare(&at("m.onnx"), |_| Ok(())).unwrap();
+        write_text(&at("m.onnx"), "whole").unwrap();
+        assert!(living.sibling.path.exists(), "it has a lock");
+        assert!(others.iter().all(|name| at(name).exists()) && at(".m.onnx.direct.tmp").exists());
+        assert!(!at(".m.onnx.abcdef.tmp").exists());
+        drop(living);
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), others.len() + 2);
     }
 }

@@ -255,7 +255,7 @@ impl Model {
         }
         // Neither gets its name before both are on the disk.
         let main = atomic::prepare(path, |out| serialize::model(&proto, out))?;
-        Ok(side.commit()? + main.commit()?)
+        atomic::commit([side, main])
     }
 
     /// Appends a tensor's values to the side file, of which `end` bytes are written, and returns its new end.

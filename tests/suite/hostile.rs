@@ -5,44 +5,42 @@ mod targets;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dirnet::onnx::external_data::Place;
 use dirnet::onnx::graph::for_each_tensor;
-use dirnet::onnx::proto::{
-    OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
-};
+use dirnet::onnx::proto::{TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto};
 use dirnet::onnx::{GraphProto, LoadOptions, Model, ModelProto, NodeProto, TensorProto, model, tensor};
 use dirnet::samples::{Samples, Signature};
 use proptest::prelude::*;
 use prost::Message;
-use targets::{KINDS, TARGETS, damage, graph, int, node, value};
+use targets::{KINDS, TARGETS, damage, graph, int, node, of, value, wave};
 use tempfile::TempDir;
 
 use crate::corpus;
 
-fn dirnet() -> Command {
+pub fn dirnet() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dirnet"));
     command.env_remove("RUST_BACKTRACE");
     command
 }
 
 /// Exit code, and what is on stderr.
-fn shown(output: &Output) -> (Option<i32>, String) {
+pub fn shown(output: &Output) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-fn run(directory: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+pub fn run(directory: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     shown(&dirnet().args(arguments).current_dir(directory).output().unwrap())
 }
 
-fn fixture(name: &str) -> String {
+pub fn fixture(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/charlm").join(name).to_string_lossy().into_owned()
 }
 
-fn names(directory: &Path) -> Vec<String> {
+pub fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
@@ -61,39 +59,32 @@ fn typed(name: &str, element: i32, shape: &[i64]) -> ValueInfoProto {
 }
 
 /// `x [4, 1, 16]` through an LSTM of 32 units, plus what `more` makes and calls `z`.
-fn with(more: Vec<NodeProto>, constants: Vec<TensorProto>) -> ModelProto {
-    let wave = |n: usize| (0..n).map(|i| ((i * i) as f32 * 0.37).sin()).collect::<Vec<f32>>();
+pub fn with(more: Vec<NodeProto>, constants: Vec<TensorProto>) -> ModelProto {
     let mut nodes = vec![node("LSTM", &["x", "W", "R"], "h", vec![int("hidden_size", 32)])];
     nodes.extend(more);
     nodes.push(node("Add", &["h", "z"], "y", vec![]));
     let mut initializer =
         vec![tensor::float("W", &[1, 128, 16], &wave(128 * 16)), tensor::float("R", &[1, 128, 32], &wave(128 * 32))];
     initializer.extend(constants);
-    let graph = GraphProto {
+    of(GraphProto {
         node: nodes,
         initializer,
         input: vec![typed("x", 1, &[4, 1, 16])],
         output: vec![value("y")],
         ..Default::default()
-    };
-    ModelProto {
-        ir_version: Some(8),
-        opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
-        graph: Some(graph),
-        ..Default::default()
-    }
+    })
 }
 
 fn scalar(name: &str, value: f32) -> TensorProto {
     tensor::float(name, &[], &[value])
 }
 
-fn fine() -> ModelProto {
+pub fn fine() -> ModelProto {
     with(vec![], vec![tensor::float("z", &[1], &[0.0])])
 }
 
 /// A Loop of 2^60 rounds.
-fn endless() -> ModelProto {
+pub fn endless() -> ModelProto {
     let body = GraphProto {
         name: Some("body".to_owned()),
         node: vec![node("Identity", &["go"], "on", vec![]), node("Neg", &["v"], "w", vec![])],
@@ -120,11 +111,27 @@ fn greedy() -> ModelProto {
     )
 }
 
-fn write(directory: &TempDir, name: &str, model: &ModelProto) {
+pub fn write(directory: &TempDir, name: &str, model: &ModelProto) {
     fs::write(directory.path().join(name), model.encode_to_vec()).unwrap();
 }
 
-const QUICK: [&str; 4] = ["--ratio", "2", "--sensitivity", "none"];
+/// A table of so many bytes in a side file that is one hole, of which a row is looked up.
+pub fn huge(directory: &TempDir, bytes: u64) {
+    fs::File::create(directory.path().join("huge")).unwrap().set_len(bytes).unwrap();
+    let mut table = tensor::float("table", &[0], &[]);
+    table.dims = vec![bytes as i64 / 4 / 16, 16];
+    Place { location: "huge".to_owned(), offset: 0, length: Some(bytes) }.write_to(&mut table);
+    let look_up = node("Gather", &["table", "row"], "z", vec![int("axis", 0)]);
+    let pick = node("Slice", &["z", "zero", "one"], "first", vec![]);
+    let mut proto = with(vec![look_up, pick], vec![table]);
+    let graph = proto.graph.as_mut().unwrap();
+    graph.node.last_mut().unwrap().input[1] = "first".to_owned();
+    let constants = [("row", 0), ("zero", 0), ("one", 1)].map(|(name, v)| tensor::int64(name, &[1], &[v]));
+    graph.initializer.extend(constants);
+    write(directory, "model.onnx", &proto);
+}
+
+pub const QUICK: [&str; 4] = ["--ratio", "2", "--sensitivity", "none"];
 
 #[test]
 fn an_endless_run_ends_as_an_error_that_names_the_model() {
@@ -179,80 +186,6 @@ fn a_graph_whose_constants_explode_is_not_run() {
     let (code, line) = run(directory.path(), &["verify", &model.to_string_lossy(), &model.to_string_lossy()]);
     assert_eq!(code, Some(1), "{line}");
     assert!(line.contains("could not be verified") && line.contains("more than the"), "{line}");
-}
-
-/// The worker dies of something that nobody foresaw; then the user's process, of kill -9.
-#[cfg(target_os = "linux")]
-#[test]
-fn an_engine_that_is_killed_is_an_error() {
-    let directory = TempDir::new().unwrap();
-    write(&directory, "endless.onnx", &endless());
-    let start = || {
-        let mut command = dirnet();
-        command.args(["verify", "endless.onnx", "endless.onnx"]).current_dir(directory.path());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    };
-    let worker_of = |pid: u32| {
-        let until = Instant::now() + Duration::from_secs(20);
-        loop {
-            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-            if let Some(child) = children.split_whitespace().next() {
-                return child.to_owned();
-            }
-            assert!(Instant::now() < until, "no worker was started");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    };
-    let child = start();
-    // The job, then the probe that asks whose fault it was.
-    let mut killed = String::new();
-    for _ in 0..2 {
-        let mut worker = worker_of(child.id());
-        while worker == killed {
-            worker = worker_of(child.id());
-        }
-        assert!(Command::new("kill").args(["-9", &worker]).status().unwrap().success());
-        killed = worker;
-    }
-    let (code, line) = shown(&child.wait_with_output().unwrap());
-    assert_eq!(code, Some(1), "{line}");
-    assert!(line.starts_with("error: endless.onnx: could not be verified: ") && line.contains("signal: 9"), "{line}");
-
-    let mut child = start();
-    let worker = worker_of(child.id());
-    child.kill().unwrap();
-    // It returns when both ends of the pipe are closed: the worker does not stay behind.
-    child.wait_with_output().unwrap();
-    assert!(!Path::new(&format!("/proc/{worker}/exe")).exists());
-}
-
-#[test]
-fn kill_9_leaves_nothing_or_the_whole_file() {
-    let directory = TempDir::new().unwrap();
-    let model = fixture("gru256.onnx");
-    let out = directory.path().join("out.onnx");
-    let start = || {
-        let mut command = dirnet();
-        command.args(["compress", &model, "-o", "out.onnx", "--sensitivity", "none", "--no-verify", "-q"]);
-        command.current_dir(directory.path()).stdout(Stdio::piped()).spawn().unwrap()
-    };
-    let begun = Instant::now();
-    assert!(start().wait_with_output().unwrap().status.success());
-    let (whole, taken) = (fs::read(&out).unwrap(), begun.elapsed());
-    fs::remove_file(&out).unwrap();
-    let moments = 10;
-    for moment in 1..=moments {
-        let mut child = start();
-        std::thread::sleep(taken * moment / moments);
-        child.kill().unwrap();
-        child.wait_with_output().unwrap(); // the worker too: it holds the pipe
-        if out.exists() {
-            assert!(fs::read(&out).unwrap() == whole, "half a file");
-            fs::remove_file(&out).unwrap();
-        }
-        // What was being written has a name that nobody takes for the result.
-        assert!(names(directory.path()).iter().all(|name| name.starts_with(".out.onnx.") && name.ends_with(".tmp")));
-    }
 }
 
 /// Runs dirnet with a small file system, or one that cannot be written to, mounted at `disk` in its directory.
@@ -346,18 +279,7 @@ fn models_beyond_two_gibibytes_come_in_and_go_out_in_little_memory() {
     use std::os::unix::fs::MetadataExt;
     let directory = TempDir::new().unwrap();
     let bytes = (2u64 << 30) + (64 << 20);
-    fs::File::create(directory.path().join("huge")).unwrap().set_len(bytes).unwrap();
-    let mut table = tensor::float("table", &[0], &[]);
-    table.dims = vec![bytes as i64 / 4 / 16, 16];
-    Place { location: "huge".to_owned(), offset: 0, length: Some(bytes) }.write_to(&mut table);
-    let look_up = node("Gather", &["table", "row"], "z", vec![int("axis", 0)]);
-    let pick = node("Slice", &["z", "zero", "one"], "first", vec![]);
-    let mut proto = with(vec![look_up, pick], vec![table]);
-    let graph = proto.graph.as_mut().unwrap();
-    graph.node.last_mut().unwrap().input[1] = "first".to_owned();
-    let constants = [("row", 0), ("zero", 0), ("one", 1)].map(|(name, v)| tensor::int64(name, &[1], &[v]));
-    graph.initializer.extend(constants);
-    write(&directory, "model.onnx", &proto);
+    huge(&directory, bytes);
     let weights = 4 * 128 * (16 + 32);
     let most = (weights * 5 / 2 + 300_000_000).to_string();
     let limits = ["--verify-memory", &most];

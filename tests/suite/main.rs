@@ -8,6 +8,8 @@ mod docs;
 mod engine;
 mod forms;
 mod hostile;
+#[cfg(unix)]
+mod interrupted;
 mod loss;
 mod numerics;
 mod onnx;

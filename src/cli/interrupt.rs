@@ -1,0 +1,81 @@
+//! What happens when somebody asks the process to end: SIGINT (Ctrl-C), SIGTERM, SIGHUP.
+//!
+//! What has been begun to be written is removed, and the process leaves with 128 and the number of the signal, as shells
+//! say it. A process that waits for a worker lets it end first, and the worker removes what is its own. A second signal
+//! does not wait.
+
+use std::process::{self, ChildStdin};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use dirnet::onnx::atomic;
+
+/// The signal that was caught, or 0.
+static CAUGHT: AtomicU8 = AtomicU8::new(0);
+
+/// The stdin of the worker that this process waits for: it ends when that is closed.
+static LIFELINE: Mutex<Option<ChildStdin>> = Mutex::new(None);
+
+/// Held while this process waits for a worker. Dropped, it leaves the process if that was asked for meanwhile.
+pub struct Lifeline;
+
+impl Lifeline {
+    /// Keeps the worker alive.
+    pub fn hold(stdin: Option<ChildStdin>) -> Lifeline {
+        *LIFELINE.lock().unwrap_or_else(PoisonError::into_inner) = stdin;
+        Lifeline
+    }
+}
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        take();
+        if let signal @ 1.. = CAUGHT.load(Ordering::SeqCst) {
+            leave(128 + signal);
+        }
+    }
+}
+
+fn take() -> Option<ChildStdin> {
+    LIFELINE.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// Leaves at once, with nothing half written behind.
+pub fn leave(code: u8) -> ! {
+    atomic::abandon();
+    process::exit(code.into())
+}
+
+/// Watches for signals from now on. On systems that have none the process ends as it does there, and the next that writes
+/// the same output removes what stayed behind.
+#[cfg(unix)]
+pub fn watch() {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let ignored = ignored();
+    let wanted = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
+    let Ok(mut signals) = signal_hook::iterator::Signals::new(wanted) else { return };
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            let signal = u8::try_from(signal).expect("those three are small");
+            CAUGHT.store(signal, Ordering::SeqCst);
+            if take().is_none() {
+                leave(128 + signal);
+            }
+        }
+    });
+}
+
+#[cfg(not(unix))]
+pub fn watch() {}
+
+/// The signals that whoever started this process wants ignored, as a bit each: `nohup` does with SIGHUP, a shell with
+/// SIGINT for what it starts in the background. Where the system does not tell, SIGHUP is taken to be one.
+#[cfg(unix)]
+fn ignored() -> u64 {
+    let told = std::fs::read_to_string("/proc/self/status").ok();
+    let mask = told.and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    });
+    mask.unwrap_or(1 << (signal_hook::consts::SIGHUP - 1))
+}
