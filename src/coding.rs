@@ -306,6 +306,8 @@ impl<'a> Kept<'a> {
         let members: Vec<usize> = (0..weights.units.len()).filter(|&u| weights.units[u].weight == weight).collect();
         let block = |u: usize| coded[u].as_ref().map_or(Block::Dense(weights.rows(u)), Block::Coded);
         let stored = Stored {
+            weight,
+            start: 0,
             name: format!("{}/{matrix}", survey.nodes[node].name),
             element: source.element,
             directions: source.shape[0],

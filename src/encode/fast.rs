@@ -262,7 +262,8 @@ impl Scribe<'_, '_, '_, '_> {
         let (outside, inside) = if apart { (w.to_vec(), Some(r.to_vec())) } else { ((&w + &r).to_vec(), None) };
         let mut add = |name: &str, values: Vec<f32>| {
             let name = format!("{stem}/{name}");
-            self.writer.constant(&self.layer.node.scope, &name, |name| tensor::float(name, &[values.len()], &values))
+            self.writer
+                .own_constant(&self.layer.node.scope, &name, |name| tensor::float(name, &[values.len()], &values))
         };
         [Some(add("bias", outside)), inside.map(|values| add("inner_bias", values))]
     }
@@ -272,8 +273,7 @@ impl Scribe<'_, '_, '_, '_> {
         let Some(given) = self.layer.input(5 + state) else {
             return zeros.expect("made where an initial state is missing").to_owned();
         };
-        let name = format!("{}/direction/{d}", self.layer.node.name);
-        let index = self.writer.constant(&self.layer.node.scope, &name, |n| tensor::int64(n, &[], &[d as i64]));
+        let index = self.writer.index(&self.layer.node.scope, d);
         let which = ["h", "c"][state];
         self.writer.node("Gather", &[given, &index], &format!("{stem}/initial_{which}"), vec![int("axis", 0)])
     }

@@ -44,7 +44,11 @@ impl Block<'_> {
 /// A W or R `[directions, G*H, n]` as it is to be stored.
 #[derive(Clone, Debug)]
 pub struct Stored<'a> {
-    /// What the names of its values begin with: `<node>/W`. No other tensor has the same.
+    /// Which weight of the model it is, or is a part of.
+    pub weight: usize,
+    /// Its first row in that weight, all directions counted.
+    pub start: usize,
+    /// What the names of its values begin with: `<node>/W`.
     pub name: String,
     /// Element type at the recurrent node.
     pub element: ElementType,
@@ -64,13 +68,20 @@ impl<'a> Stored<'a> {
         self.blocks[..self.gates.len()].iter().map(Block::rows).sum()
     }
 
+    /// Rows of all directions.
+    fn all_rows(&self) -> usize {
+        self.rows() * self.directions
+    }
+
     /// Some gates of one direction as a tensor of their own, named `name`.
     fn part(&self, direction: usize, gates: Range<usize>, name: String) -> Stored<'a> {
         let first = direction * self.gates.len();
+        let (before, blocks) = self.blocks.split_at(first + gates.start);
         Stored {
             name,
+            start: self.start + before.iter().map(Block::rows).sum::<usize>(),
             directions: 1,
-            blocks: self.blocks[first + gates.start..first + gates.end].to_vec(),
+            blocks: blocks[..gates.len()].to_vec(),
             gates: &self.gates[gates],
             ..*self
         }

@@ -59,7 +59,7 @@ fn float(writer: &mut Writer<'_, '_>, stored: &Stored<'_>, run: &Run<'_>, shape:
     }
     // In the element type that they had, if a Cast to float keeps their values.
     let half = stored.element == ElementType::Float16;
-    let value = writer.constant(home.constants, &format!("{}/dense", run.stem(stored)), |name| {
+    let value = writer.constant(home.constants, stored, run.range(), "dense", &run.stem(stored), |name| {
         let values = run.parts.iter().flat_map(|(block, range)| match block {
             Block::Dense(rows) => rows.slice_axis(Axis(0), Slice::from(range.clone())).iter().copied().collect(),
             Block::Coded(_) => Vec::new(),

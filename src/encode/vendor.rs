@@ -81,8 +81,9 @@ fn matrix(writer: &mut Writer<'_, '_>, stored: &Stored<'_>, home: Home<'_>) -> M
     let levels = writer.node("Transpose", &[&levels], &format!("{name}/transposed"), perm);
     let shape = [stored.directions, rows];
     let scales = writer.scales(stored, &shape, home).expect("all rows are coded");
-    let zeros = writer
-        .constant(home.constants, &format!("{name}/zeros"), |n| tensor::int8(n, &shape, &vec![0; shape[0] * rows]));
+    let zeros = writer.constant(home.constants, stored, 0..stored.all_rows(), "zeros", name, |n| {
+        tensor::int8(n, &shape, &vec![0; shape[0] * rows])
+    });
     Matrix { levels, scales, zeros }
 }
 

@@ -25,7 +25,18 @@ pub struct Writer<'r, 'm> {
     nodes: Vec<NodeProto>,
     codebooks: Vec<(Scope, Arc<Codebook>, String)>,
     integers: Vec<(Scope, Vec<i64>, String)>,
-    constants: HashMap<String, String>,
+    indices: Vec<(Scope, usize, String)>,
+    constants: HashMap<Held, String>,
+}
+
+/// What a constant is made of: some rows of a weight, in the graph at `scope`. It is stored once, whoever reads it; a name
+/// would not do, for that of one node may begin with that of another.
+#[derive(PartialEq, Eq, Hash)]
+struct Held {
+    scope: Scope,
+    weight: usize,
+    rows: Range<usize>,
+    what: &'static str,
 }
 
 /// Where the constants of a tensor go.
@@ -40,6 +51,8 @@ pub struct Home<'a> {
 /// Neighbouring rows that one chain of nodes rebuilds: dense, or of one codebook.
 pub(super) struct Run<'a> {
     pub parts: Vec<(Block<'a>, Range<usize>)>,
+    /// Its first row in the tensor.
+    first: usize,
     pub label: String,
 }
 
@@ -53,6 +66,7 @@ impl<'r, 'm> Writer<'r, 'm> {
             nodes: Vec::new(),
             codebooks: Vec::new(),
             integers: Vec::new(),
+            indices: Vec::new(),
             constants: HashMap::new(),
         }
     }
@@ -90,7 +104,7 @@ impl<'r, 'm> Writer<'r, 'm> {
         let codebook = run.codebook().expect("rows without a codebook have no levels");
         let stem = run.stem(stored);
         let pieces = codebook.spec.pieces(stored.columns);
-        let codes = self.constant(home.constants, &format!("{stem}/codes"), |name| {
+        let codes = self.constant(home.constants, stored, run.range(), "codes", &stem, |name| {
             let codes: Vec<u8> =
                 run.coded().flat_map(|(c, r)| &c.codes[r.start * pieces..r.end * pieces]).copied().collect();
             tensor::uint8(name, &[run.rows(), pieces], &codes)
@@ -115,10 +129,10 @@ impl<'r, 'm> Writer<'r, 'm> {
         if stored.blocks.iter().all(|b| matches!(b, Block::Dense(_))) {
             return None;
         }
-        let stem = &stored.name;
+        let (stem, all) = (&stored.name, 0..stored.all_rows());
         let bytes = |b: &Block<'_>| matches!(b, Block::Dense(_) | Block::Coded(Coded { scale_codes: Some(_), .. }));
         if !stored.blocks.iter().all(bytes) {
-            return Some(self.constant(home.constants, &format!("{stem}/scales"), |name| {
+            return Some(self.constant(home.constants, stored, all, "scales", stem, |name| {
                 let scales: Vec<f32> = stored.blocks.iter().flat_map(float_scales).collect();
                 tensor::float(name, shape, &scales)
             }));
@@ -126,11 +140,11 @@ impl<'r, 'm> Writer<'r, 'm> {
         let steps: Vec<f32> = stored.blocks.iter().map(step).collect();
         let alike = steps.iter().all(|s| s.to_bits() == steps[0].to_bits());
         let gates = [steps.len(), stored.blocks[0].rows()];
-        let codes = self.constant(home.constants, &format!("{stem}/scale_codes"), |name| {
+        let codes = self.constant(home.constants, stored, all.clone(), "scale_codes", stem, |name| {
             let codes: Vec<u8> = stored.blocks.iter().flat_map(byte_scales).collect();
             tensor::uint8(name, if alike { shape } else { &gates }, &codes)
         });
-        let step = self.constant(home.constants, &format!("{stem}/scale_step"), |name| match alike {
+        let step = self.constant(home.constants, stored, all, "scale_step", stem, |name| match alike {
             true => tensor::float(name, &[], &steps[..1]),
             false => tensor::float(name, &[steps.len(), 1], &steps),
         });
@@ -214,15 +228,41 @@ impl<'r, 'm> Writer<'r, 'm> {
         name
     }
 
-    /// The name of a constant, which is made at its first use. What is made is known by its stem: the same stem is the
-    /// same constant, in the same graph.
-    pub(super) fn constant(&mut self, scope: &Scope, stem: &str, make: impl FnOnce(&str) -> TensorProto) -> String {
-        if let Some(name) = self.constants.get(stem) {
+    /// An index, without dimensions, stored once per graph.
+    pub(super) fn index(&mut self, scope: &Scope, index: usize) -> String {
+        if let Some((.., name)) = self.indices.iter().find(|(s, i, _)| s == scope && *i == index) {
             return name.clone();
         }
+        let name =
+            self.own_constant(scope, &format!("dirnet/index/{index}"), |n| tensor::int64(n, &[], &[index as i64]));
+        self.indices.push((scope.clone(), index, name.clone()));
+        name
+    }
+
+    /// The name of `what` of some rows of a tensor, counted from its first, which is made at its first use.
+    pub(super) fn constant(
+        &mut self,
+        scope: &Scope,
+        stored: &Stored<'_>,
+        rows: Range<usize>,
+        what: &'static str,
+        stem: &str,
+        make: impl FnOnce(&str) -> TensorProto,
+    ) -> String {
+        let rows = stored.start + rows.start..stored.start + rows.end;
+        let held = Held { scope: scope.clone(), weight: stored.weight, rows, what };
+        if let Some(name) = self.constants.get(&held) {
+            return name.clone();
+        }
+        let name = self.own_constant(scope, &format!("{stem}/{what}"), make);
+        self.constants.insert(held, name.clone());
+        name
+    }
+
+    /// The name of a constant that nothing else has.
+    pub(super) fn own_constant(&mut self, scope: &Scope, stem: &str, make: impl FnOnce(&str) -> TensorProto) -> String {
         let name = self.rewriter.fresh(stem);
         self.rewriter.add_constant(scope, make(&name));
-        self.constants.insert(stem.to_owned(), name.clone());
         name
     }
 }
@@ -230,6 +270,11 @@ impl<'r, 'm> Writer<'r, 'm> {
 impl<'a> Run<'a> {
     pub fn rows(&self) -> usize {
         self.parts.iter().map(|(_, range)| range.len()).sum()
+    }
+
+    /// Its rows in the tensor.
+    pub fn range(&self) -> Range<usize> {
+        self.first..self.first + self.rows()
     }
 
     fn codebook(&self) -> Option<&'a Arc<Codebook>> {
@@ -264,9 +309,10 @@ pub(super) fn runs<'a>(stored: &Stored<'a>, most: usize) -> Vec<Run<'a>> {
     let rows_in_a_run = |block: &Block<'_>| (most / block.width(stored.columns).max(1)).max(1);
     if stored.blocks.iter().all(|b| b.is_like(first)) && total <= rows_in_a_run(first) {
         let parts = stored.blocks.iter().map(|b| (*b, 0..b.rows())).collect();
-        return vec![Run { parts, label: String::new() }];
+        return vec![Run { parts, first: 0, label: String::new() }];
     }
     let mut runs: Vec<Run<'a>> = Vec::new();
+    let mut first = 0;
     let per_direction = stored.gates.len();
     for (i, block) in stored.blocks.iter().enumerate() {
         let label = match (stored.directions, stored.gates[i % per_direction]) {
@@ -276,6 +322,7 @@ pub(super) fn runs<'a>(stored: &Stored<'a>, most: usize) -> Vec<Run<'a>> {
         let most = rows_in_a_run(block);
         for start in (0..block.rows()).step_by(most) {
             let range = start..block.rows().min(start + most);
+            let length = range.len();
             let same_direction = i % per_direction != 0 || start > 0;
             match runs.last_mut() {
                 Some(run) if same_direction && run.parts[0].0.is_like(block) && run.rows() + range.len() <= most => {
@@ -284,10 +331,12 @@ pub(super) fn runs<'a>(stored: &Stored<'a>, most: usize) -> Vec<Run<'a>> {
                         run.label = format!("{}+{label}", run.label);
                     }
                 }
-                // What is made of a label is known by it: parts of one gate are told apart.
-                _ if start > 0 => runs.push(Run { parts: vec![(*block, range)], label: format!("{label}.{start}") }),
-                _ => runs.push(Run { parts: vec![(*block, range)], label: label.clone() }),
+                _ => {
+                    let label = if start > 0 { format!("{label}.{start}") } else { label.clone() };
+                    runs.push(Run { parts: vec![(*block, range)], first, label });
+                }
             }
+            first += length;
         }
     }
     runs

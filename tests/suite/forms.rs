@@ -184,6 +184,13 @@ fn distance(a: &Model, b: &Model, feed: &Feed) -> f64 {
     error / energy
 }
 
+/// Random inputs: three sequences of seven steps.
+fn feed(model: &Model) -> Feed {
+    let dims = [("T".to_owned(), 7), ("B".to_owned(), 3)];
+    let samples = Random::new(model, &RandomOptions { dims: &dims, carry: &[], seed: 3, count: 1 }).unwrap().samples;
+    samples.feeds().next().unwrap().clone()
+}
+
 fn check(case: &Case, form: Form, taken: Form) {
     let place = format!("{} {} {form:?} opset {}", case.op, case.direction, case.opset);
     let model = model(case);
@@ -201,9 +208,7 @@ fn check(case: &Case, form: Form, taken: Form) {
         coding::size(&model, &weights, &plan, scales, &writing(form)).unwrap(),
         "{place}"
     );
-    let dims = [("T".to_owned(), 7), ("B".to_owned(), 3)];
-    let samples = Random::new(&model, &RandomOptions { dims: &dims, carry: &[], seed: 3, count: 1 }).unwrap().samples;
-    let feed = samples.feeds().next().unwrap();
+    let feed = &feed(&model);
     let difference = distance(&portable, &other, feed);
     if taken == Form::Portable {
         assert_eq!(difference, 0.0, "{place}");
@@ -238,6 +243,35 @@ fn fast_and_ort_compute_what_portable_does() {
         check(&case, Form::Fast, Form::Fast);
     }
     check(&GRU, Form::Ort, Form::Fast);
+}
+
+/// The second node is named as a direction of the first is.
+#[test]
+fn nodes_with_names_like_those_of_others_keep_their_own_constants() {
+    for (op, form) in [(LSTM, Form::Fast), (GRU, Form::Fast), (LSTM, Form::Ort)] {
+        let mut first = model(&Case { direction: "bidirectional", ..op }).proto;
+        let mut second = model(&Case { direction: "reverse", ..op }).proto;
+        let (graph, other) = (first.graph.as_mut().unwrap(), second.graph.as_mut().unwrap());
+        graph.node[0].name = Some("layer".to_owned());
+        let mut node = other.node.remove(0);
+        node.name = Some("layer/forward".to_owned());
+        let names = node.input.iter_mut().skip(1).chain(&mut node.output);
+        names.filter(|name| !name.is_empty()).for_each(|name| name.push('2'));
+        graph.node.push(node);
+        for value in
+            other.initializer.iter_mut().map(|t| &mut t.name).chain(other.output.iter_mut().map(|v| &mut v.name))
+        {
+            value.as_mut().unwrap().push('2');
+        }
+        graph.initializer.append(&mut other.initializer);
+        graph.output.append(&mut other.output);
+        let model = Model::from_proto(first, &LoadOptions::default()).unwrap();
+        let weights = Weights::read(&model, &FindOptions::default()).unwrap();
+        let coded = learn(&weights, &plan(&weights), ScaleFormat::Float);
+        let [dense, ours] = [Form::Portable, form]
+            .map(|form| expand::expand(&coding::apply(&model, &weights, &coded, &writing(form)).unwrap()).unwrap());
+        assert!(distance(&dense, &ours, &feed(&model)) < 1e-12, "{} {form:?}", op.op);
+    }
 }
 
 #[test]
