@@ -318,7 +318,7 @@ pub fn int(name: &str, i: i64) -> AttributeProto {
     AttributeProto { i: Some(i), ..attribute(name, AttributeType::Int) }
 }
 
-fn ints(name: &str, ints: &[i64]) -> AttributeProto {
+pub fn ints(name: &str, ints: &[i64]) -> AttributeProto {
     AttributeProto { ints: ints.to_vec(), ..attribute(name, AttributeType::Ints) }
 }
 

@@ -6,9 +6,9 @@
 //! The size of a plan is not estimated: the graph is built with empty codes and its bytes are counted.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use ndarray::{Array2, Array3, ArrayView2, ArrayViewMut2, Axis, Slice};
+use ndarray::{Array3, ArrayView2, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
 
 use crate::dictionary::{self, BlockSpec, Codebook, Coded, Matrix as CodedMatrix, Metric, ScaleCodes, ScaleFormat};
@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{Model, Rewriter, Scope};
 use crate::plan::{Choice, Plan, Sharing};
 use crate::progress::Progress;
-use crate::recurrent::{self, FindOptions, Matrix, RecurrentNode, Survey, Unit, WeightUse};
+use crate::recurrent::{self, Bias, FindOptions, Matrix, RecurrentNode, Survey, Unit, WeightUse};
 
 /// The metadata entry that tells how a model was made.
 pub const NOTE: &str = "dirnet";
@@ -30,8 +30,8 @@ pub struct Weights {
     pub tensors: Vec<Array3<f32>>,
     /// The units of all tensors: tensor by tensor, then by direction, then by gate.
     pub units: Vec<WeightUnit>,
-    /// For each node of the survey its B `[directions, 2*G*H]`, if it has one and that is constant.
-    pub biases: Vec<Option<Array2<f32>>>,
+    /// For each node of the survey its B, once a form asks for it: the portable one, and learning, do not.
+    biases: OnceLock<Vec<Option<Bias>>>,
 }
 
 /// How a result is written.
@@ -82,8 +82,7 @@ impl Weights {
             survey.nodes[node].units_of(matrix).into_iter().map(move |unit| WeightUnit { weight, unit })
         });
         let units = units.collect();
-        let biases = survey.nodes.iter().map(|node| node.bias(model)).collect::<Result<_>>()?;
-        Ok(Weights { survey, tensors, units, biases })
+        Ok(Weights { survey, tensors, units, biases: OnceLock::new() })
     }
 
     /// Finds the weights without decoding them.
@@ -107,7 +106,12 @@ impl Weights {
     /// The form of every node where the units are stored as `is_coded` says.
     pub fn forms(&self, model: &Model, request: Request, is_coded: impl Fn(usize) -> bool) -> Vec<Assigned> {
         let coded = |weight: usize| (0..self.units.len()).all(|u| self.units[u].weight != weight || is_coded(u));
-        encode::assign(&self.survey, model.opset(), request, &self.biases, coded)
+        let bias = |node: usize| self.bias(model, node);
+        encode::assign(&self.survey, model.opset(), request, &bias, coded)
+    }
+
+    fn bias(&self, model: &Model, node: usize) -> Option<&Bias> {
+        self.biases.get_or_init(|| self.survey.biases(model))[node].as_ref()
     }
 
     /// For each unit the form of the nodes that use it, if all units are coded.
@@ -265,8 +269,13 @@ pub fn apply(model: &Model, weights: &Weights, coded: &CodedUnits, writing: &Wri
             let weight = survey.weight_of(index, matrix).expect("both weights of a found node are found");
             (&kept[weight].stored, kept[weight].home())
         });
-        let layer =
-            Layer { node, proto: model.node(&node.scope, node.index), w, r, bias: weights.biases[index].as_ref() };
+        let layer = Layer {
+            node,
+            proto: model.node(&node.scope, node.index),
+            w,
+            r,
+            bias: weights.bias(model, index).and_then(|b| b.as_ref().ok()),
+        };
         match forms[index].form {
             Form::Ort => vendor::write(&mut writer, &layer),
             _ => fast::write(&mut writer, &layer),

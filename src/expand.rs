@@ -4,16 +4,13 @@
 //! constants that they are. All that is known of a codec is how to tell that one was at work ([`is_coded`]). Where another form took
 //! the place of a node, the node comes back with what it computes in float.
 
-use std::collections::BTreeSet;
-
 use half::f16;
 use ndarray::Array3;
 
 use crate::coding::{NOTE, common};
 use crate::encode::{self, Found};
 use crate::error::{Error, ErrorKind, Result};
-use crate::onnx::graph::is_standard;
-use crate::onnx::{ElementType, Model, NodeProto, Origin, Rewriter, Scope, TensorProto, Values, tensor};
+use crate::onnx::{ElementType, Model, Rewriter, TensorProto, Values, tensor};
 use crate::recurrent::{self, FindOptions, Source};
 
 /// The model with every coded W and R as one dense constant.
@@ -67,65 +64,12 @@ fn restore(rewriter: &mut Rewriter<'_>, found: Found) {
     nodes.into_iter().for_each(|index| rewriter.remove_node(&scope, index));
 }
 
-/// Whether a weight is rebuilt from a dictionary: behind it is a Gather of rows of an int8 codebook by uint8 codes, all
-/// constants. Quantised weights that others make are integers too, but nobody else looks them up.
+/// Whether a weight is rebuilt from a dictionary.
 pub fn is_coded(model: &Model, source: &Source) -> bool {
     // Only a codebook is stored as int8: the graph need not be searched for other weights.
     source.constants.iter().any(|c| c.element == ElementType::Int8)
-        && Values::new(&model.proto).is_ok_and(|values| {
-            let mut seen = BTreeSet::new();
-            looks_up(model, &values, &source.scope, &source.value, &mut seen)
-        })
-}
-
-/// Whether a value is made of the rows of a codebook, by what the forms of [`encode`](crate::encode) put around them.
-fn looks_up(
-    model: &Model,
-    values: &Values<'_>,
-    scope: &Scope,
-    name: &str,
-    seen: &mut BTreeSet<(Scope, String)>,
-) -> bool {
-    let Some((home, node)) = maker(model, values, scope, name) else { return false };
-    if !is_standard(node.domain()) || !seen.insert((home.clone(), name.to_owned())) {
-        return false;
-    }
-    let mut inner = |inputs: &[String]| inputs.iter().any(|input| looks_up(model, values, home, input, seen));
-    match (node.op_type(), &node.input[..]) {
-        ("Gather", [codebook, indices]) => {
-            let codes = maker(model, values, home, indices).filter(|(_, node)| node.op_type() == "Cast");
-            let codes = codes.and_then(|(home, cast)| stored(model, values, home, cast.input.first()?));
-            let is = |tensor: Option<&TensorProto>, element: ElementType| {
-                tensor.is_some_and(|t| t.data_type() == element as i32 && t.dims.len() == 2)
-            };
-            is(stored(model, values, home, codebook), ElementType::Int8) && is(codes, ElementType::Uint8)
-        }
-        ("Mul" | "Concat", inputs) => inner(inputs),
-        ("Cast" | "Reshape" | "Slice" | "Identity", [first, ..]) => inner(std::slice::from_ref(first)),
-        _ => false,
-    }
-}
-
-/// The node that makes a value, and its graph.
-fn maker<'m, 'v>(
-    model: &'m Model,
-    values: &'v Values<'_>,
-    scope: &Scope,
-    name: &str,
-) -> Option<(&'v Scope, &'m NodeProto)> {
-    let definition = values.resolve(scope, name)?;
-    match definition.origin {
-        Origin::Node { node, .. } => Some((&definition.scope, model.node(&definition.scope, node))),
-        _ => None,
-    }
-}
-
-/// A stored tensor by the name of its value.
-fn stored<'m>(model: &'m Model, values: &Values<'_>, scope: &Scope, name: &str) -> Option<&'m TensorProto> {
-    model.initializer(values.resolve(scope, name)?).or_else(|| {
-        let (_, node) = maker(model, values, scope, name).filter(|(_, node)| node.op_type() == "Constant")?;
-        node.attribute.iter().find(|a| a.name() == "value")?.t.as_ref()
-    })
+        && Values::new(&model.proto)
+            .is_ok_and(|values| encode::is_decoded(model, &values, &source.scope, &source.value))
 }
 
 fn dense(name: &str, element: ElementType, values: &Array3<f32>) -> Result<TensorProto> {

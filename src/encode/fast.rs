@@ -14,6 +14,7 @@
 //! `h' = n + z (h - n)`, where `n = tanh(x_h + r (R_h h + Rb_h))` if `linear_before_reset`, else
 //! `n = tanh(x_h + R_h (r h) + Rb_h)`, for which `r h` is quantised anew.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use ndarray::{Array1, Array2, Axis, concatenate};
@@ -25,8 +26,8 @@ use super::{Home, Layer, Stored, Writer};
 use crate::error::Result;
 use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::proto::{TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto};
-use crate::onnx::{AttributeProto, ElementType, GraphProto, Model, NodeProto, Scope, Step, tensor};
-use crate::recurrent::{Cell, Direction, RecurrentNode};
+use crate::onnx::{AttributeProto, Definition, ElementType, GraphProto, Model, NodeProto, Scope, Step, graph, tensor};
+use crate::recurrent::{Bias, Cell, Constants, Direction, RecurrentNode};
 
 /// Hidden size from which on it was measured to pay in onnxruntime; below, the loop costs more than int8 wins.
 pub const PAYS_FROM: usize = 384;
@@ -35,8 +36,8 @@ const FIRST_OPSET: i64 = 11;
 /// The first opset whose Split and Unsqueeze take sizes and axes as inputs.
 const AXES_INPUTS: i64 = 13;
 
-/// Why a node cannot be written so; `bias` tells whether its B, if any, is constant.
-pub(super) fn refusal(node: &RecurrentNode, opset: i64, bias: bool) -> Option<String> {
+/// Why a node cannot be written so; `bias` gives its B, and is asked last.
+pub(super) fn refusal<'b>(node: &RecurrentNode, opset: i64, bias: impl FnOnce() -> Option<&'b Bias>) -> Option<String> {
     let attributes = &node.attributes;
     let unusual = |is: bool, what: &str| is.then(|| format!("the fast form has no {what}"));
     if opset < FIRST_OPSET {
@@ -49,7 +50,7 @@ pub(super) fn refusal(node: &RecurrentNode, opset: i64, bias: bool) -> Option<St
         .or_else(|| unusual(attributes.layout == 1, "layout = 1"))
         .or_else(|| unusual(!attributes.has_default_activations(node.cell), "other activations"))
         .or_else(|| unusual(node.w.element != ElementType::Float, "float16 weights"))
-        .or_else(|| unusual(node.reads.bias && !bias, "bias that is computed when the model runs"))
+        .or_else(|| Some(format!("the fast form needs to know the bias: {}", bias()?.as_ref().err()?)))
 }
 
 /// The names of an int8 matrix `[n, rows]` and of the scale of each of its columns.
@@ -433,7 +434,7 @@ fn matrix_info(name: &str, columns: usize) -> ValueInfoProto {
 }
 
 /// The nodes that were written so.
-pub(super) fn find(model: &Model) -> Result<Vec<Found>> {
+pub(super) fn find(model: &Model, constants: &mut Constants<'_>) -> Result<Vec<Found>> {
     let mut layers: Vec<(Scope, Vec<(usize, Origin)>)> = Vec::new();
     for (scope, graph) in model.graphs() {
         for (index, node) in graph.node.iter().enumerate().filter(|(_, node)| node.op_type() == "Scan") {
@@ -444,11 +445,11 @@ pub(super) fn find(model: &Model) -> Result<Vec<Found>> {
             }
         }
     }
-    layers.iter().map(|(scope, scans)| restore(model, scope, scans)).collect()
+    layers.iter().map(|(scope, scans)| restore(model, constants, scope, scans)).collect()
 }
 
 /// The node that some Scans, one for each direction, stand for.
-fn restore(model: &Model, scope: &Scope, scans: &[(usize, Origin)]) -> Result<Found> {
+fn restore(model: &Model, constants: &mut Constants<'_>, scope: &Scope, scans: &[(usize, Origin)]) -> Result<Found> {
     let (before, first) = &scans[0];
     let directions = if first.direction == Direction::Bidirectional.name() { 2 } else { 1 };
     if scans.len() != directions || scans.iter().enumerate().any(|(d, (_, origin))| origin.index != d) {
@@ -459,18 +460,18 @@ fn restore(model: &Model, scope: &Scope, scans: &[(usize, Origin)]) -> Result<Fo
         let attribute = model.node(scope, *index).attribute.iter().position(|a| a.name() == "body");
         let attribute = attribute.ok_or_else(|| changed("a Scan has no body"))?;
         let body = scope.child(Step { node: *index, attribute, graph: None });
-        let matrix = |scope: &Scope, matrix: &Matrix| -> Result<Array2<f32>> {
-            dense(constant(model, scope, &matrix.levels)?, constant(model, scope, &matrix.scales)?)
+        let mut matrix = |scope: &Scope, matrix: &Matrix| -> Result<Array2<f32>> {
+            dense(constant(constants, scope, &matrix.levels)?, constant(constants, scope, &matrix.scales)?)
         };
         w.push(matrix(scope, &origin.w)?);
         let parts = origin.r.iter().map(|part| matrix(&body, part)).collect::<Result<Vec<_>>>()?;
         let parts: Vec<_> = parts.iter().map(|part| part.view()).collect();
         let whole = concatenate(Axis(0), &parts).map_err(|_| changed("the parts of R do not fit"))?;
         if let Some(outside) = &origin.bias[0] {
-            let vector = |name: &String| -> Result<Array1<f32>> {
-                constant(model, scope, name)?.into_dimensionality().map_err(|_| changed("a bias is no vector"))
+            let mut vector = |name: &String| -> Result<Array1<f32>> {
+                constant(constants, scope, name)?.into_dimensionality().map_err(|_| changed("a bias is no vector"))
             };
-            let inside = origin.bias[1].as_ref().map(vector).transpose()?;
+            let inside = origin.bias[1].as_ref().map(&mut vector).transpose()?;
             let both = [vector(outside)?, inside.unwrap_or_else(|| Array1::zeros(whole.nrows()))];
             let both = concatenate(Axis(0), &[both[0].view(), both[1].view()]).expect("vectors can be joined");
             bias.push(both.insert_axis(Axis(0)));
@@ -479,9 +480,12 @@ fn restore(model: &Model, scope: &Scope, scans: &[(usize, Origin)]) -> Result<Fo
     }
     let bias: Vec<_> = bias.iter().map(|one| one.view()).collect();
     let bias = (!bias.is_empty()).then(|| concatenate(Axis(0), &bias).map_err(|_| changed("the biases do not fit")));
-    let makes = |node: &NodeProto| node.output.iter().any(|o| !o.is_empty() && first.outputs.contains(o));
-    let outputs = model.graph(scope).node.iter().enumerate().filter(|(_, node)| makes(node)).map(|(index, _)| index);
-    let nodes = scans.iter().map(|(index, _)| *index).chain(outputs).collect();
+    let maker = |name: &String| match constants.index().resolve(scope, name)? {
+        Definition { scope: home, origin: graph::Origin::Node { node, .. }, .. } if home == scope => Some(*node),
+        _ => None,
+    };
+    let nodes: BTreeSet<usize> =
+        scans.iter().map(|(index, _)| *index).chain(first.outputs.iter().filter_map(maker)).collect();
     let state = |index: usize| first.inputs.get(index).cloned().unwrap_or_default();
     let mut input = vec![state(0), String::new(), String::new(), String::new(), String::new(), state(1), state(2)];
     while input.len() > 3 && input.last().is_some_and(String::is_empty) {
@@ -497,8 +501,17 @@ fn restore(model: &Model, scope: &Scope, scans: &[(usize, Origin)]) -> Result<Fo
         attribute,
         ..NodeProto::default()
     };
-    let (w, r) = (stacked(&w)?, stacked(&r)?);
-    Ok(Found { scope: scope.clone(), nodes, before: *before, node, w, r, bias: bias.transpose()? })
+    let (w, r, bias) = (stacked(&w)?, stacked(&r)?, bias.transpose()?);
+    let rows = Cell::of_operator(&first.operator).and_then(|cell| cell.gates().len().checked_mul(first.hidden));
+    let rows = rows.ok_or_else(|| changed(&format!("'{}' is no layer", first.dirnet)))?;
+    let fits = w.shape()[..2] == [directions, rows]
+        && r.shape() == [directions, rows, first.hidden]
+        && bias.as_ref().is_none_or(|bias| bias.shape() == [directions, 2 * rows]);
+    if !fits {
+        return Err(changed(&format!("the weights of '{}' are not of its shape", first.dirnet)));
+    }
+    let nodes = nodes.into_iter().collect();
+    Ok(Found { scope: scope.clone(), nodes, before: *before, node, w, r, bias })
 }
 
 fn text(name: &str, value: &str) -> AttributeProto {

@@ -3,10 +3,8 @@
 //! A form is asked for the whole model and given node by node: where it would not compute the same thing, or does not
 //! pay, the node takes the portable one, and the reason is kept for the report.
 
-use ndarray::Array2;
-
 use super::{fast, vendor};
-use crate::recurrent::{Cell, Matrix, RecurrentNode, Survey};
+use crate::recurrent::{Bias, Cell, Matrix, RecurrentNode, Survey};
 
 /// A way to write a recurrent node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,13 +73,13 @@ pub struct Assigned {
     pub reason: Option<String>,
 }
 
-/// The form of every node of `survey`. `biases` are the nodes' constant B, `is_coded` tells whether all of a weight (by
+/// The form of every node of `survey`. `bias` gives a node's B and is asked only where a form needs it, `is_coded` tells whether all of a weight (by
 /// index in [`Survey::weights`]) is coded.
-pub fn assign(
+pub fn assign<'b>(
     survey: &Survey,
     opset: i64,
     request: Request,
-    biases: &[Option<Array2<f32>>],
+    bias: &dyn Fn(usize) -> Option<&'b Bias>,
     is_coded: impl Fn(usize) -> bool,
 ) -> Vec<Assigned> {
     let weights = |node: usize| Matrix::BOTH.iter().filter_map(move |&matrix| survey.weight_of(node, matrix));
@@ -90,7 +88,7 @@ pub fn assign(
             let node = &survey.nodes[index];
             let form = request.form.of_cell(node.cell);
             let uncoded = || (!weights(index).all(&is_coded)).then(|| "some of its gates are not coded".to_owned());
-            match refusal(node, form, opset, request.from, biases[index].is_some())
+            match refusal(node, form, opset, request.from, || bias(index))
                 .or_else(|| if form == Form::Portable { None } else { uncoded() })
             {
                 None => Assigned { form, reason: None },
@@ -111,7 +109,13 @@ pub fn assign(
 }
 
 /// Why a node cannot take a form, or does not gain by it.
-fn refusal(node: &RecurrentNode, form: Form, opset: i64, from: Option<usize>, bias: bool) -> Option<String> {
+fn refusal<'b>(
+    node: &RecurrentNode,
+    form: Form,
+    opset: i64,
+    from: Option<usize>,
+    bias: impl FnOnce() -> Option<&'b Bias>,
+) -> Option<String> {
     match form {
         Form::Portable => return None,
         Form::Fast => fast::refusal(node, opset, bias),

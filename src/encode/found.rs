@@ -1,11 +1,14 @@
 //! The way back from the forms that replace a recurrent node: what dense node it was.
 
+use std::collections::BTreeSet;
+
 use ndarray::{Array2, Array3, ArrayD, Axis, concatenate};
 
 use super::{fast, vendor};
 use crate::error::{Error, ErrorKind, Result};
-use crate::onnx::{Model, NodeProto, Scope};
-use crate::recurrent;
+use crate::onnx::graph::is_standard;
+use crate::onnx::{ElementType, Model, NodeProto, Origin, Scope, TensorProto, Values};
+use crate::recurrent::Constants;
 
 /// A recurrent node that another form has taken the place of.
 #[derive(Clone, Debug)]
@@ -26,20 +29,77 @@ pub struct Found {
     pub bias: Option<Array2<f32>>,
 }
 
-/// All such nodes of a model that this crate made.
+/// All such nodes of a model that this crate made. One budget serves them all: a file of a thousand nodes gets no more
+/// memory than one of a single node.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] where some other tool has changed what the way back needs.
 pub fn find(model: &Model) -> Result<Vec<Found>> {
-    let mut found = fast::find(model)?;
-    found.extend(vendor::find(model)?);
+    let mut constants = Constants::new(model)?;
+    let mut found = fast::find(model, &mut constants)?;
+    found.extend(vendor::find(model, &mut constants)?);
     Ok(found)
 }
 
+/// Whether a value is rebuilt from a dictionary: behind it, and what the forms put around it, is a Gather of rows of an
+/// int8 codebook by uint8 codes, all constants. Quantised weights that others make are integers too, but nobody else
+/// looks them up.
+pub fn is_decoded(model: &Model, values: &Values<'_>, scope: &Scope, name: &str) -> bool {
+    looks_up(model, values, scope, name, &mut BTreeSet::new())
+}
+
+fn looks_up(
+    model: &Model,
+    values: &Values<'_>,
+    scope: &Scope,
+    name: &str,
+    seen: &mut BTreeSet<(Scope, String)>,
+) -> bool {
+    let Some((home, node)) = maker(model, values, scope, name) else { return false };
+    if !is_standard(node.domain()) || !seen.insert((home.clone(), name.to_owned())) {
+        return false;
+    }
+    let mut inner = |inputs: &[String]| inputs.iter().any(|input| looks_up(model, values, home, input, seen));
+    match (node.op_type(), &node.input[..]) {
+        ("Gather", [codebook, indices]) => {
+            let codes = maker(model, values, home, indices).filter(|(_, node)| node.op_type() == "Cast");
+            let codes = codes.and_then(|(home, cast)| stored(model, values, home, cast.input.first()?));
+            let is = |tensor: Option<&TensorProto>, element: ElementType| {
+                tensor.is_some_and(|t| t.data_type() == element as i32 && t.dims.len() == 2)
+            };
+            is(stored(model, values, home, codebook), ElementType::Int8) && is(codes, ElementType::Uint8)
+        }
+        ("Mul" | "Concat", inputs) => inner(inputs),
+        ("Cast" | "Reshape" | "Slice" | "Transpose" | "Identity", [first, ..]) => inner(std::slice::from_ref(first)),
+        _ => false,
+    }
+}
+
+/// The node that makes a value, and its graph.
+fn maker<'m, 'v>(
+    model: &'m Model,
+    values: &'v Values<'_>,
+    scope: &Scope,
+    name: &str,
+) -> Option<(&'v Scope, &'m NodeProto)> {
+    let definition = values.resolve(scope, name)?;
+    match definition.origin {
+        Origin::Node { node, .. } => Some((&definition.scope, model.node(&definition.scope, node))),
+        _ => None,
+    }
+}
+
+/// A stored tensor by the name of its value.
+fn stored<'m>(model: &'m Model, values: &Values<'_>, scope: &Scope, name: &str) -> Option<&'m TensorProto> {
+    model.initializer(values.resolve(scope, name)?).or_else(|| {
+        let (_, node) = maker(model, values, scope, name).filter(|(_, node)| node.op_type() == "Constant")?;
+        node.attribute.iter().find(|a| a.name() == "value")?.t.as_ref()
+    })
+}
+
 /// The numbers of a value that is constant in what this crate writes.
-pub(super) fn constant(model: &Model, scope: &Scope, name: &str) -> Result<ArrayD<f32>> {
-    let lost = || changed(&format!("'{name}' is no constant"));
-    recurrent::constant(model, scope, name).map_err(|_| lost())?.ok_or_else(lost)
+pub(super) fn constant(constants: &mut Constants<'_>, scope: &Scope, name: &str) -> Result<ArrayD<f32>> {
+    constants.get(scope, name).map_err(|error| changed(&error.to_string()))
 }
 
 /// `levels [n, rows]` times a scale for each of `scales [rows]`, as `[rows, n]`.

@@ -16,7 +16,7 @@ use std::ops::Range;
 use ndarray::{Array2, ArrayView2};
 
 pub use form::{Assigned, Form, Request, assign};
-pub use found::{Found, find};
+pub use found::{Found, find, is_decoded};
 pub use writer::{Home, Writer};
 
 use crate::dictionary::Coded;

@@ -8,13 +8,12 @@
 
 use ndarray::{Array3, Axis, Ix3};
 
-use super::found::{Found, changed, constant, dense, stacked};
+use super::found::{Found, changed, constant, dense, is_decoded, stacked};
 use super::writer::{ints, runs};
 use super::{Home, Layer, Stored, Writer};
 use crate::error::Result;
-use crate::onnx::graph::is_standard;
 use crate::onnx::{ElementType, Model, NodeProto, Scope, tensor};
-use crate::recurrent::RecurrentNode;
+use crate::recurrent::{Constants, RecurrentNode};
 
 /// The domain of the operator.
 pub const DOMAIN: &str = "com.microsoft";
@@ -87,24 +86,27 @@ fn matrix(writer: &mut Writer<'_, '_>, stored: &Stored<'_>, home: Home<'_>) -> M
     Matrix { levels, scales, zeros }
 }
 
-/// The nodes that were written so: those whose weights come from a dictionary.
-pub(super) fn find(model: &Model) -> Result<Vec<Found>> {
+/// The nodes that were written so: those whose weights come from a dictionary. Others write the operator too.
+pub(super) fn find(model: &Model, constants: &mut Constants<'_>) -> Result<Vec<Found>> {
     let mut found = Vec::new();
     for (scope, graph) in model.graphs() {
         for (index, node) in graph.node.iter().enumerate() {
-            let ours = node.op_type() == OPERATOR && !is_standard(node.domain()) && node.input.len() == INPUTS;
-            let decoded =
-                |name: &String| graph.node.iter().any(|n| n.op_type() == "Transpose" && n.output.contains(name));
-            if ours && decoded(&node.input[1]) && decoded(&node.input[2]) {
-                found.push(restore(model, &scope, index, node)?);
+            let decoded = |name: &String| is_decoded(model, constants.index(), &scope, name);
+            if node.op_type() == OPERATOR
+                && node.domain() == DOMAIN
+                && node.input.len() == INPUTS
+                && decoded(&node.input[1])
+                && decoded(&node.input[2])
+            {
+                found.push(restore(constants, &scope, index, node)?);
             }
         }
     }
     Ok(found)
 }
 
-fn restore(model: &Model, scope: &Scope, index: usize, node: &NodeProto) -> Result<Found> {
-    let (w, r) = (weights(model, scope, node, 1, 8)?, weights(model, scope, node, 2, 10)?);
+fn restore(constants: &mut Constants<'_>, scope: &Scope, index: usize, node: &NodeProto) -> Result<Found> {
+    let (w, r) = (weights(constants, scope, node, 1, 8)?, weights(constants, scope, node, 2, 10)?);
     let mut input = node.input[..8].to_vec();
     while input.last().is_some_and(String::is_empty) {
         input.pop();
@@ -114,8 +116,14 @@ fn restore(model: &Model, scope: &Scope, index: usize, node: &NodeProto) -> Resu
 }
 
 /// An input `[directions, n, rows]` with its scales, as `[directions, rows, n]`.
-fn weights(model: &Model, scope: &Scope, node: &NodeProto, levels: usize, scales: usize) -> Result<Array3<f32>> {
-    let value = |index: usize| constant(model, scope, &node.input[index]);
+fn weights(
+    constants: &mut Constants<'_>,
+    scope: &Scope,
+    node: &NodeProto,
+    levels: usize,
+    scales: usize,
+) -> Result<Array3<f32>> {
+    let mut value = |index: usize| constant(constants, scope, &node.input[index]);
     let levels = value(levels)?.into_dimensionality::<Ix3>().map_err(|_| changed("weights are not of 3 dimensions"))?;
     let (zeros, scales) = (value(scales + 1)?, value(scales)?);
     if zeros.iter().any(|zero| *zero != 0.0) || scales.ndim() != 2 || scales.shape()[0] != levels.shape()[0] {

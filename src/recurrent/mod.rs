@@ -14,11 +14,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Range;
 
-use ndarray::{Array2, ArrayD};
+use ndarray::Array2;
 use regex::Regex;
 
 pub use attributes::{Activation, Attributes, Cell, Direction, Function};
-pub use weights::{ConstantRef, Source};
+pub use weights::{ConstantRef, Constants, Source};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
@@ -29,7 +29,10 @@ use crate::onnx::proto::{ValueInfoProto, type_proto};
 use crate::onnx::tensor::shape;
 use crate::onnx::{Model, NodeNames, NodeProto, Origin, Scope, Values};
 use fold::Budget;
-use weights::{Stop, body_of, floats, hash, operator, three_dimensions, trace};
+use weights::{Stop, body_of, hash, operator, three_dimensions, trace};
+
+/// B `[directions, 2*G*H]` of a node, or why it is not known before the model is run.
+pub type Bias = std::result::Result<Array2<f32>, String>;
 
 /// The input that is B.
 const BIAS: usize = 3;
@@ -207,27 +210,13 @@ impl RecurrentNode {
         }
     }
 
-    /// Its B `[directions, 2*G*H]`, if it has one and that is constant.
-    ///
-    /// # Errors
-    /// `Malformed` for a B that cannot be read or is not of that shape.
-    pub fn bias(&self, model: &Model) -> Result<Option<Array2<f32>>> {
-        if !self.reads.bias {
-            return Ok(None);
-        }
+    fn bias(&self, model: &Model, constants: &mut Constants<'_>) -> Bias {
         let name = &model.node(&self.scope, self.index).input[BIAS];
-        let Some(values) = constant(model, &self.scope, name).map_err(|e| e.at_node(&self.name))? else {
-            return Ok(None);
-        };
+        let values = constants.get(&self.scope, name).map_err(|error| error.to_string())?;
         let expected = [self.attributes.direction.count(), 2 * self.cell.gates().len() * self.attributes.hidden];
         let found = values.shape().to_vec();
-        match values.into_dimensionality() {
-            Ok(bias) if found == expected => Ok(Some(bias)),
-            _ => {
-                let message = format!("B has shape {found:?}, expected {expected:?}");
-                Err(Error::new(ErrorKind::Malformed, message).at_tensor(name).at_node(&self.name))
-            }
-        }
+        let bias = values.into_dimensionality().ok().filter(|_| found == expected);
+        bias.ok_or_else(|| format!("tensor '{name}': has shape {found:?}, expected {expected:?}"))
     }
 
     /// The units of the node: W before R, then by direction, then by gate.
@@ -257,6 +246,16 @@ impl Survey {
     /// The weight that a node reads as W or R, by index in [`weights`](Self::weights).
     pub fn weight_of(&self, node: usize, matrix: Matrix) -> Option<usize> {
         Some(self.weights_of.get(node)?[matrix.input() - 1])
+    }
+
+    /// The B of every node that reads one, evaluated anew.
+    pub fn biases(&self, model: &Model) -> Vec<Option<Bias>> {
+        let mut constants = Constants::new(model);
+        let mut bias = |node: &RecurrentNode| match &mut constants {
+            Ok(constants) => node.bias(model, constants),
+            Err(error) => Err(error.to_string()),
+        };
+        self.nodes.iter().map(|node| node.reads.bias.then(|| bias(node))).collect()
     }
 
     /// Where a weight comes from: that of its first use.
@@ -305,19 +304,6 @@ pub fn find(model: &Model, options: &FindOptions) -> Result<Survey> {
     }
     finder.visit_functions();
     Ok(finder.survey)
-}
-
-/// The numbers that a value, seen from `scope`, is in every run; `None` if it is not constant.
-///
-/// # Errors
-/// `Malformed` for a value that is not defined or cannot be read.
-pub fn constant(model: &Model, scope: &Scope, name: &str) -> Result<Option<ArrayD<f32>>> {
-    let values = Values::new(&model.proto)?;
-    match trace(model, &values, scope, name, false, &mut Budget::for_model(model)) {
-        Ok(traced) => Ok(Some(floats(traced.constant))),
-        Err(Stop::Failed(error)) => Err(error),
-        Err(Stop::NotConstant(_) | Stop::Quantised(_)) => Ok(None),
-    }
 }
 
 /// Why a node is not taken: a reason for the report, or an error in the model.

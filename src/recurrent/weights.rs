@@ -143,6 +143,37 @@ pub(super) fn trace(
     Tracer { model, values, from: scope, freeze_inputs, budget, done: HashMap::new() }.trace(scope, name, 0)
 }
 
+/// Evaluates values that are the same in every run of a model, within one budget for all that are asked for.
+pub struct Constants<'m> {
+    model: &'m Model,
+    values: Values<'m>,
+    budget: Budget,
+}
+
+impl<'m> Constants<'m> {
+    /// Nothing is evaluated yet.
+    ///
+    /// # Errors
+    /// Those of [`Values::new`].
+    pub fn new(model: &'m Model) -> Result<Self> {
+        Ok(Constants { model, values: Values::new(&model.proto)?, budget: Budget::for_model(model) })
+    }
+
+    /// The model's values by name.
+    pub fn index(&self) -> &Values<'m> {
+        &self.values
+    }
+
+    /// The numbers of a value, seen from `scope`.
+    ///
+    /// # Errors
+    /// `Unsupported` if it is not constant, or the budget is spent; `Malformed` if it is not defined or cannot be read.
+    pub fn get(&mut self, scope: &Scope, name: &str) -> Result<ArrayD<f32>> {
+        let traced = trace(self.model, &self.values, scope, name, false, &mut self.budget);
+        traced.map(|traced| floats(traced.constant)).map_err(|stop| stop.into_error(name))
+    }
+}
+
 struct Tracer<'a, 'm> {
     model: &'a Model,
     values: &'a Values<'m>,
@@ -372,7 +403,7 @@ pub(super) fn three_dimensions(constant: Constant, name: &str) -> Result<Array3<
 }
 
 /// The values of a constant in row-major order, integers as floats.
-pub(super) fn floats(constant: Constant) -> ArrayD<f32> {
+fn floats(constant: Constant) -> ArrayD<f32> {
     match constant.data {
         Data::Float(values) => values.as_standard_layout().into_owned(),
         Data::Integer(values) => values.mapv(|v| v as f32).as_standard_layout().into_owned(),

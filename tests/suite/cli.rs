@@ -28,13 +28,6 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
-/// Material outside the repository: models, and beside them broken ones.
-fn shared() -> PathBuf {
-    let models = std::env::var_os("DIRNET_MODELS").map(PathBuf::from);
-    let models = models.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models"));
-    models.parent().expect("it is inside a folder").to_owned()
-}
-
 fn scratch() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
@@ -228,11 +221,7 @@ fn inspect_speaks_json() {
 /// Every broken model gets one line; those that are merely unusual are shown.
 #[test]
 fn broken_models_get_one_line() {
-    let bad = shared().join("bad");
-    let Ok(entries) = std::fs::read_dir(&bad) else {
-        return println!("skipped: there is no {}", bad.display());
-    };
-    for entry in entries {
+    for entry in std::fs::read_dir(crate::broken::folder()).expect("a folder of them") {
         let path = entry.expect("a directory entry").path();
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();
         let fine =
@@ -446,11 +435,9 @@ fn gates_are_pinned_by_the_configuration() {
 
 #[test]
 fn nothing_to_do_exits_1() {
-    let model = shared().join("models/no_rnn/model_v8.onnx");
-    if !model.exists() {
-        return println!("skipped: there is no {}", model.display());
-    }
     let directory = scratch();
+    let model = directory.path().join("relu.onnx");
+    std::fs::write(&model, crate::broken::without_layers()).expect("writes");
     let model = model.to_string_lossy();
     let shown = run(directory.path(), &["compress", &model, "-o", "s.onnx"]);
     assert_eq!(shown, format!("exit 1\n! error: {model}: nothing to compress: the model has no LSTM or GRU node\n"));

@@ -3,6 +3,7 @@
 //! `DIRNET_MODELS` names the folder of the real models; the other folders are its siblings. Where they are absent, a
 //! test that needs them prints a notice and passes.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The folder of real models.
@@ -12,18 +13,24 @@ pub fn models() -> Option<PathBuf> {
     if folder.is_dir() {
         return Some(folder);
     }
-    println!("skipped: no models at {} (set DIRNET_MODELS)", folder.display());
+    skipped(&format!("no models at {} (set DIRNET_MODELS)", folder.display()));
     None
 }
 
-/// A folder beside the models: `rnn_cases` or `bad`.
+/// A folder beside the models: `rnn_cases`.
 pub fn beside_models(name: &str) -> Option<PathBuf> {
     let folder = models()?.parent()?.join(name);
     if folder.is_dir() {
         return Some(folder);
     }
-    println!("skipped: there is no {}", folder.display());
+    skipped(&format!("there is no {}", folder.display()));
     None
+}
+
+/// Says that the test that calls does not test anything here. Unlike what `println!` says, it is seen when tests pass.
+pub fn skipped(why: &str) {
+    let thread = std::thread::current();
+    let _ = writeln!(std::io::stderr(), "{} skipped: {why}", thread.name().unwrap_or("a test"));
 }
 
 /// Every `.onnx` file of the real models, in order.

@@ -3,6 +3,7 @@
 
 mod references;
 
+use crate::broken;
 use crate::corpus::{beside_models, models};
 use bytes::Bytes;
 use dirnet::engine::{Engine, Outputs, Overrides, Tap, Visit};
@@ -45,6 +46,10 @@ fn numbered(folder: &Path, stem: &str) -> Vec<PathBuf> {
 fn inputs(folder: &Path, model: &Model) -> Feed {
     let names = model.proto.graph.as_ref().unwrap().input.iter().map(|i| i.name().to_owned());
     names.zip(numbered(folder, "input")).map(|(name, path)| (name, read_tensor(model, &path))).collect()
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/charlm").join(name)
 }
 
 fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
@@ -176,10 +181,9 @@ fn bits(outputs: &Outputs) -> Vec<u32> {
 
 #[test]
 fn weights_can_be_put_in_place_of_the_models() {
-    let Some(models) = models() else { return };
-    let model = load(&models.join("pose_gru/gru_model.onnx"));
+    let model = load(&fixture("gru256.onnx"));
     let survey = find(&model, &FindOptions::default()).unwrap();
-    let samples = read_samples(&model, &models.join("pose_gru/gru_model.calibration.npz"), &[]);
+    let samples = read_samples(&model, &fixture("calibration.npz"), &[]);
     let feed = samples.feeds().next().unwrap();
     let engine = Engine::new(&model).unwrap();
     let plain = bits(&engine.run(feed, None).unwrap());
@@ -195,9 +199,8 @@ fn weights_can_be_put_in_place_of_the_models() {
 
 #[test]
 fn feeds_in_parallel_give_the_same_bits() {
-    let Some(models) = models() else { return };
-    let model = load(&models.join("charlm/gru256.onnx"));
-    let samples = read_samples(&model, &models.join("charlm/calibration.npz"), &[]);
+    let model = load(&fixture("gru256.onnx"));
+    let samples = read_samples(&model, &fixture("calibration.npz"), &[]);
     let feeds: Vec<&Feed> = samples.feeds().take(4).collect();
     let engine = Engine::new(&model).unwrap();
     let one: Vec<_> = feeds.iter().map(|feed| bits(&engine.run(feed, None).unwrap())).collect();
@@ -207,15 +210,13 @@ fn feeds_in_parallel_give_the_same_bits() {
 
 #[test]
 fn constants_that_explode_are_an_error_and_take_no_memory() {
-    let Some(bad) = beside_models("bad") else { return };
-    let model = load(&bad.join("bomb_constantofshape_32GB/model.onnx"));
+    let model = load(&broken::folder().join("bomb_constantofshape_32GB/model.onnx"));
     assert_eq!(Engine::new(&model).err().unwrap().kind(), ErrorKind::Limit);
 }
 
 #[test]
 fn what_tract_panics_on_is_an_error() {
-    let Some(models) = models() else { return };
-    let engine = Engine::new(&load(&models.join("charlm/gru256.onnx"))).unwrap();
+    let engine = Engine::new(&load(&fixture("gru256.onnx"))).unwrap();
     let run = |name: &str, value: Tensor| engine.run(&[(name.to_owned(), value)].into(), None).unwrap_err();
     let tokens = |token: i64| ArrayD::from_elem(vec![2, 2], token);
     let error = run("tokens", tokens(1_000_000).into());

@@ -1,6 +1,7 @@
 //! The one integration test binary: every module tests one surface of the tool.
 
 mod architecture;
+mod broken;
 mod cli;
 mod compress;
 mod corpus;

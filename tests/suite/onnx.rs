@@ -10,7 +10,8 @@ use dirnet::onnx::{ElementType, LoadOptions, Model, NodeNames, Origin, Rewriter,
 use prost::Message;
 use tempfile::TempDir;
 
-use crate::corpus::{beside_models, model_files};
+use crate::broken;
+use crate::corpus::model_files;
 
 #[path = "../../examples/generate_proto.rs"]
 mod generate_proto;
@@ -134,7 +135,7 @@ enum Found {
 #[test]
 fn every_broken_file_is_found_out_in_one_line() {
     use Found::*;
-    let Some(folder) = beside_models("bad") else { return };
+    let folder = broken::folder();
     let expected = [
         ("R_shape_mismatch", Later),
         ("W_not_4H", Later),
@@ -188,7 +189,7 @@ fn every_broken_file_is_found_out_in_one_line() {
 
 #[test]
 fn newer_models_load_if_asked_for() {
-    let Some(folder) = beside_models("bad") else { return };
+    let folder = broken::folder();
     for name in ["ir_9999", "opset_9999"] {
         Model::load(&folder.join(name).join("model.onnx"), &LoadOptions { allow_newer: true }).unwrap();
     }
@@ -197,7 +198,7 @@ fn newer_models_load_if_asked_for() {
 /// Truncations and flipped bytes of a sound file: any outcome but a panic or a second line.
 #[test]
 fn damaged_files_never_panic() {
-    let Some(folder) = beside_models("bad") else { return };
+    let folder = broken::folder();
     let whole = fs::read(folder.join("ok/model.onnx")).unwrap();
     let options = LoadOptions { allow_newer: true };
     let survive = |bytes: Vec<u8>| {

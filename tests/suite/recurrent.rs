@@ -2,23 +2,14 @@
 //! the constants behind them. `recurrent_weights.tsv` holds its checksums, in the order in which nodes are found.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use dirnet::error::{ErrorKind, Result};
 use dirnet::onnx::{LoadOptions, Model};
 use dirnet::recurrent::{Direction, FindOptions, Matrix, Survey, find};
 
-/// The folder of models outside the repository, or a folder beside it; `None`, and a notice, if it is not there.
-fn folder(beside: &str) -> Option<PathBuf> {
-    let models = std::env::var_os("DIRNET_MODELS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models"), PathBuf::from);
-    let folder = models.parent()?.join(beside);
-    if !folder.is_dir() {
-        eprintln!("skipped: {} is not there (set DIRNET_MODELS)", folder.display());
-        return None;
-    }
-    Some(folder)
-}
+use crate::broken;
+use crate::corpus::{beside_models, models};
 
 fn survey_with(path: &Path, options: &FindOptions) -> Result<(Model, Survey)> {
     let model = Model::load(path, &LoadOptions::default())?;
@@ -41,7 +32,7 @@ fn sums(values: &ndarray::Array3<f32>) -> [f64; 3] {
 
 #[test]
 fn nodes_and_values_of_every_model() {
-    let Some(models) = folder("models") else { return };
+    let Some(models) = models() else { return };
     let mut expected: BTreeMap<&str, Vec<Vec<&str>>> = BTreeMap::new();
     for line in include_str!("recurrent_weights.tsv").lines().filter(|l| !l.starts_with('#')) {
         let mut fields = line.split('\t');
@@ -71,7 +62,7 @@ fn nodes_and_values_of_every_model() {
 
 #[test]
 fn weights_are_followed_out_of_bodies_and_told_once() {
-    let Some(models) = folder("models") else { return };
+    let Some(models) = models() else { return };
     let (_, five) = survey(&models.join("silero_vad_v5/silero_vad.onnx"));
     assert_eq!(five.nodes[0].bodies, ["If", "If"]);
     assert_eq!(five.nodes[0].w.route, "Unsqueeze(Concat(3 x Slice(Constant node of the outer graph)))");
@@ -100,7 +91,7 @@ fn weights_are_followed_out_of_bodies_and_told_once() {
 
 #[test]
 fn attributes_are_read_as_written() {
-    let Some(cases) = folder("rnn_cases") else { return };
+    let Some(cases) = beside_models("rnn_cases") else { return };
     let node = |name: &str| {
         let (_, mut survey) = survey(&cases.join(name).join("model.onnx"));
         assert_eq!(survey.nodes.len(), 1, "{name}");
@@ -119,7 +110,7 @@ fn attributes_are_read_as_written() {
 
 #[test]
 fn weights_that_are_graph_inputs_are_not_compressed() {
-    let Some(models) = folder("models") else { return };
+    let Some(models) = models() else { return };
     let mut seen = 0;
     for entry in std::fs::read_dir(models.join("onnx_node_tests")).expect("the folder of operator tests") {
         let path = entry.expect("an entry").path().join("model.onnx");
@@ -137,7 +128,7 @@ fn weights_that_are_graph_inputs_are_not_compressed() {
 
 #[test]
 fn unusual_and_broken_nodes() {
-    let Some(bad) = folder("bad") else { return };
+    let bad = broken::folder();
     let run = |name: &str| survey_with(&bad.join(name).join("model.onnx"), &FindOptions::default());
     let counts = |name: &str| {
         let (_, survey) = run(name).unwrap_or_else(|e| panic!("{e}"));
