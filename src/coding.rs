@@ -13,11 +13,12 @@ use rayon::prelude::*;
 
 use crate::dictionary::{self, BlockSpec, Codebook, Coded, Matrix as CodedMatrix, Metric, ScaleCodes, ScaleFormat};
 use crate::encode::{self, Assigned, Block, Form, Home, Layer, Request, Stored, Writer, fast, portable, vendor};
+use crate::engine::{Engine, Overrides};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{Model, Rewriter, Scope};
 use crate::plan::{Choice, Plan, Sharing};
 use crate::progress::Progress;
-use crate::recurrent::{self, Bias, FindOptions, Matrix, RecurrentNode, Survey, Unit, WeightUse};
+use crate::recurrent::{self, Bias, FindOptions, Matrix, RecurrentNode, Survey, Unit, Weight, WeightUse};
 
 /// The metadata entry that tells how a model was made.
 pub const NOTE: &str = "dirnet";
@@ -27,7 +28,7 @@ pub struct Weights {
     /// Where they are.
     pub survey: Survey,
     /// `[directions, G*H, n]`, in the order of [`Survey::weights`].
-    pub tensors: Vec<Array3<f32>>,
+    pub tensors: Vec<Arc<Array3<f32>>>,
     /// The units of all tensors: tensor by tensor, then by direction, then by gate.
     pub units: Vec<WeightUnit>,
     /// For each node of the survey its B, once a form asks for it: the portable one, and learning, do not.
@@ -67,16 +68,22 @@ impl Weights {
     /// # Errors
     /// As [`recurrent::find`]; `NothingToDo` if there is nothing to compress, with the reasons.
     pub fn read(model: &Model, options: &FindOptions) -> Result<Weights> {
-        Weights::of(model, Weights::find(model, options)?)
+        Weights::of(model, Weights::find(model, options)?, None)
     }
 
-    /// Decodes the weights that [`find`](Self::find) found.
+    /// Decodes the weights that [`find`](Self::find) found; those that `engine`, made of the same model, holds are shared
+    /// with it.
     ///
     /// # Errors
     /// Those of reading their tensors.
-    pub fn of(model: &Model, survey: Survey) -> Result<Weights> {
-        let tensors: Vec<_> =
-            survey.weights.par_iter().map(|w| survey.source(w).values(model)).collect::<Result<_>>()?;
+    pub fn of(model: &Model, survey: Survey, engine: Option<&Engine>) -> Result<Weights> {
+        let held = |weight: &Weight| {
+            let WeightUse { node, matrix } = weight.uses[0];
+            let node = &survey.nodes[node];
+            engine.and_then(|engine| engine.weights(engine.number(&node.scope, node.index)?, matrix)).cloned()
+        };
+        let read = |weight| held(weight).map_or_else(|| survey.source(weight).values(model).map(Arc::new), Ok);
+        let tensors = survey.weights.par_iter().map(read).collect::<Result<_>>()?;
         let units = survey.weights.iter().enumerate().flat_map(|(weight, w)| {
             let WeightUse { node, matrix } = w.uses[0];
             survey.nodes[node].units_of(matrix).into_iter().map(move |unit| WeightUnit { weight, unit })
@@ -131,6 +138,25 @@ impl Weights {
     /// The energy `tr(W S W^T)` of a unit: the distortion of storing nothing.
     pub fn energy(&self, unit: usize, metric: &Metric) -> f64 {
         metric.distortion(self.rows(unit))
+    }
+
+    /// The tensors that hold a unit for which `coded` has something, decoded, to be put in place of those of `engine`.
+    pub fn overrides<'c>(&self, engine: &Engine, coded: impl Fn(usize) -> Option<&'c Coded>) -> Overrides {
+        let mut tensors: BTreeMap<usize, Array3<f32>> = BTreeMap::new();
+        for (unit, coded) in (0..self.units.len()).filter_map(|unit| Some((&self.units[unit], coded(unit)?))) {
+            let tensor = tensors.entry(unit.weight).or_insert_with(|| Array3::clone(&self.tensors[unit.weight]));
+            unit.rows_mut(tensor).assign(&coded.decode());
+        }
+        let mut overrides = Overrides::new();
+        for (weight, tensor) in tensors.into_iter().map(|(weight, tensor)| (weight, Arc::new(tensor))) {
+            for WeightUse { node, matrix } in &self.survey.weights[weight].uses {
+                let node = &self.survey.nodes[*node];
+                if let Some(number) = engine.number(&node.scope, node.index) {
+                    overrides.insert((number, *matrix), tensor.clone());
+                }
+            }
+        }
+        overrides
     }
 
     /// The node that a unit is named after.

@@ -5,12 +5,8 @@
 //! small errors the loss is a quadratic form in the weights' errors, so that `sum_u s_u D_u` predicts the loss of a
 //! plan. The engine takes the coarse weights in place of the model's, so that nothing is planned or built anew.
 
-use std::sync::Arc;
-
-use ndarray::Array3;
-
 use crate::coding::{CodedUnits, Weights};
-use crate::engine::{Engine, Overrides};
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::loss::Reference;
 use crate::progress::Progress;
@@ -37,10 +33,8 @@ pub fn measure(
     for (unit, coded) in coarse.iter().enumerate() {
         let sensitivity = match coded {
             Some(coded) if distortion[unit] > 0.0 => {
-                let mut tensor = weights.tensors[weights.units[unit].weight].clone();
-                weights.units[unit].rows_mut(&mut tensor).assign(&coded.decode());
-                let loss =
-                    reference.compare(engine, &overrides(engine, weights, unit, &Arc::new(tensor)))?.mean_loss()?;
+                let overrides = weights.overrides(engine, |u| (u == unit).then_some(coded));
+                let loss = reference.compare(engine, &overrides)?.mean_loss()?;
                 Some((loss / distortion[unit]).max(0.0))
             }
             _ => None,
@@ -52,40 +46,12 @@ pub fn measure(
     Ok(measured)
 }
 
-/// The tensors of all weights as `coded` has them.
-fn decoded(weights: &Weights, coded: &CodedUnits) -> Vec<Arc<Array3<f32>>> {
-    let mut tensors = weights.tensors.clone();
-    for (unit, coded) in weights.units.iter().zip(coded) {
-        if let Some(coded) = coded {
-            unit.rows_mut(&mut tensors[unit.weight]).assign(&coded.decode());
-        }
-    }
-    tensors.into_iter().map(Arc::new).collect()
-}
-
-fn all_overrides(engine: &Engine, weights: &Weights, tensors: &[Arc<Array3<f32>>]) -> Overrides {
-    let of_unit = |unit: usize| overrides(engine, weights, unit, &tensors[weights.units[unit].weight]);
-    (0..weights.units.len()).flat_map(of_unit).collect()
-}
-
-/// `tensor` in place of the tensor of a unit, wherever that is used.
-fn overrides(engine: &Engine, weights: &Weights, unit: usize, tensor: &Arc<Array3<f32>>) -> Overrides {
-    let survey = &weights.survey;
-    let uses = survey.weights[weights.units[unit].weight].uses.iter();
-    uses.filter_map(|used| {
-        let node = &survey.nodes[used.node];
-        Some(((engine.number(&node.scope, node.index)?, used.matrix), tensor.clone()))
-    })
-    .collect()
-}
-
 /// The loss of the model with all its units as `coded` has them.
 ///
 /// # Errors
 /// Those of running the model.
 pub fn loss(engine: &Engine, weights: &Weights, coded: &CodedUnits, reference: &Reference<'_>) -> Result<f64> {
-    let tensors = decoded(weights, coded);
-    reference.compare(engine, &all_overrides(engine, weights, &tensors))?.mean_loss()
+    reference.compare(engine, &weights.overrides(engine, |unit| coded[unit].as_ref()))?.mean_loss()
 }
 
 /// Fills the gaps: a unit that was not reached is taken to matter as the median of the same gate and matrix elsewhere,

@@ -245,7 +245,7 @@ impl Setup {
     /// Calibrates.
     pub fn study<'a>(&'a self, flags: &Flags, progress: &dyn Progress) -> Result<Study<'a>> {
         let calibrate = |engine: Option<&Engine>| {
-            let weights = Weights::of(&self.model, self.survey.clone())?;
+            let weights = Weights::of(&self.model, self.survey.clone(), engine)?;
             let calibration = engine.map(|engine| (engine, &self.inputs.calibration));
             Job::new(&self.model, weights, calibration, flags.samples.seed, progress)
         };

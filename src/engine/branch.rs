@@ -5,6 +5,7 @@
 //! the inputs are known the condition mostly is, too: then the branch takes the place of the node, and the other one
 //! is not even looked at.
 
+use super::fold;
 use super::plan::runnable;
 use tract_onnx::model::{ParseResult, ParsingContext};
 use tract_onnx::pb;
@@ -15,7 +16,9 @@ use tract_onnx::tract_hir::internal::*;
 pub(super) fn read(context: &ParsingContext, node: &pb::NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
     let branches = [node.get_attr("then_branch")?, node.get_attr("else_branch")?];
     let [then, otherwise] = branches.map(|graph: &pb::GraphProto| context.parse_graph(graph));
-    let (then, otherwise) = (then?, otherwise?);
+    let (mut then, mut otherwise) = (then?, otherwise?);
+    fold::constants(&mut then.model)?;
+    fold::constants(&mut otherwise.model)?;
     let mut outer = then.unresolved_inputs.clone();
     outer.extend(otherwise.unresolved_inputs.iter().filter(|name| !then.unresolved_inputs.contains(name)).cloned());
     let body = |parsed: ParseResult| {

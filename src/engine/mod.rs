@@ -14,6 +14,7 @@
 //! does, with [`longest_call`] to see when it is time to end it.
 
 mod branch;
+mod fold;
 mod guard;
 mod lower;
 mod operator;
@@ -22,6 +23,7 @@ mod recorder;
 mod repeat;
 mod stream;
 mod value;
+mod weights;
 
 pub use guard::longest_call;
 pub use recorder::{Floats, Overrides, Pass, Tap, Visit};
@@ -29,10 +31,12 @@ pub use recorder::{Floats, Overrides, Pass, Tap, Visit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::graph::is_standard;
 use crate::onnx::{Model, NodeProto, Scope};
-use crate::recurrent::Cell;
+use crate::recurrent::{Cell, Matrix};
 use crate::samples::{Feed, Signature, Tensor};
+use ndarray::Array3;
 use plan::Plans;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// The outputs of a run, in the order of the graph's outputs.
 pub type Outputs = Vec<(String, Tensor)>;
@@ -41,6 +45,7 @@ pub type Outputs = Vec<(String, Tensor)>;
 pub struct Engine {
     plans: Plans,
     numbers: HashMap<(Scope, usize), usize>,
+    weights: Overrides,
     signature: Signature,
 }
 
@@ -51,7 +56,15 @@ impl Engine {
     /// [`ErrorKind::Engine`] for a model that tract cannot read, [`ErrorKind::Limit`] for one whose constants are too
     /// large to run.
     pub fn new(model: &Model) -> Result<Engine> {
-        Ok(Engine { plans: Plans::new(model)?, numbers: numbers(model), signature: Signature::of(model)? })
+        let numbers = numbers(model);
+        let (lean, weights) = weights::take(model, &numbers)?;
+        Ok(Engine { plans: Plans::new(&lean)?, numbers, weights, signature: Signature::of(model)? })
+    }
+
+    /// W or R `[dirs, G*H, n]` of a recurrent node by its number, where the engine holds it; `None` where it is computed
+    /// in the graph or used elsewhere too.
+    pub fn weights(&self, node: usize, matrix: Matrix) -> Option<&Arc<Array3<f32>>> {
+        self.weights.get(&(node, matrix))
     }
 
     /// The number of the recurrent node at `index` of the graph at `scope`; `None` if there is no such node.
@@ -75,7 +88,7 @@ impl Engine {
     /// As [`run`](Self::run); [`ErrorKind::Engine`] too for weights of another shape than the node's.
     pub fn run_with(&self, feed: &Feed, overrides: &Overrides, tap: Option<&dyn Tap>) -> Result<Outputs> {
         let plan = self.plans.for_feed(feed)?;
-        let (outputs, visits) = recorder::during(tap.is_some(), overrides, || plan.run(feed))?;
+        let (outputs, visits) = recorder::during(tap.is_some(), [overrides, &self.weights], || plan.run(feed))?;
         if let Some(tap) = tap {
             visits.iter().for_each(|visit| tap.visit(visit));
         }

@@ -359,7 +359,7 @@ impl Recurrent {
         let Some(other) = self.number.and_then(|number| recorder::weights(number, matrix)) else {
             return floats(if matrix == Matrix::W { "W" } else { "R" }, value, &shape);
         };
-        ensure!(other.shape() == shape, "{matrix} put in place is of shape {:?}, expected {shape:?}", other.shape());
+        ensure!(other.shape() == shape, "{matrix} is of shape {:?}, expected {shape:?}", other.shape());
         Ok(Floats::of_array(other))
     }
 

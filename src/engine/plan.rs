@@ -1,7 +1,7 @@
 //! Models planned by tract for concrete shapes, kept for the next feed of the same shapes.
 
 use super::guard::{self, call};
-use super::{Outputs, branch, cell_of, error, lower, operator, repeat, value};
+use super::{Outputs, branch, cell_of, error, fold, lower, operator, repeat, value};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::onnx::proto::attribute_proto::AttributeType;
@@ -72,7 +72,9 @@ impl Plans {
         // Not `model_for_read`, which copies the bytes once more and keeps them.
         let messages = call("reading the model", || Ok(tract_onnx::pb::ModelProto::decode(&*bytes)?))?;
         drop(bytes);
-        let parsed = call("reading the model", || tract.model_for_proto_model(&messages))?;
+        let mut parsed = call("reading the model", || tract.model_for_proto_model(&messages))?;
+        drop(messages);
+        call("reading the model", || fold::constants(&mut parsed))?;
         let inputs = parsed.inputs.iter().map(|outlet| parsed.nodes[outlet.node].name.clone()).collect();
         let kept = (KEPT_BYTES / size.max(1)).clamp(KEPT.0, KEPT.1);
         Ok(Plans { parsed, inputs, outputs, branches, kept, recent: Mutex::default() })

@@ -197,7 +197,8 @@ impl Visit {
 #[derive(Default)]
 struct Recorder {
     record: bool,
-    overrides: Overrides,
+    /// The former go before the latter.
+    weights: [Overrides; 2],
     visits: Vec<Visit>,
 }
 
@@ -205,13 +206,13 @@ thread_local! {
     static CURRENT: RefCell<Recorder> = RefCell::default();
 }
 
-/// Runs `work` with the overrides in force and returns what the operators recorded.
+/// Runs `work` with weights put in place, the former before the latter, and returns what the operators recorded.
 pub(super) fn during<T>(
     record: bool,
-    overrides: &Overrides,
+    weights: [&Overrides; 2],
     work: impl FnOnce() -> Result<T>,
 ) -> Result<(T, Vec<Visit>)> {
-    CURRENT.set(Recorder { record, overrides: overrides.clone(), visits: Vec::new() });
+    CURRENT.set(Recorder { record, weights: weights.map(Clone::clone), visits: Vec::new() });
     let result = work();
     let visits = CURRENT.take().visits;
     Ok((result?, visits))
@@ -229,5 +230,5 @@ pub(super) fn record(visit: Visit) {
 
 /// The weights to use in place of the model's.
 pub(super) fn weights(node: usize, matrix: Matrix) -> Option<Arc<Array3<f32>>> {
-    CURRENT.with_borrow(|recorder| recorder.overrides.get(&(node, matrix)).cloned())
+    CURRENT.with_borrow(|recorder| recorder.weights.iter().find_map(|weights| weights.get(&(node, matrix)).cloned()))
 }

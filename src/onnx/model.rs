@@ -13,7 +13,7 @@ use ndarray::{ArrayD, IxDyn};
 use prost::Message;
 
 use super::external_data::{self, Place, io};
-use super::graph::{self, Values, is_standard};
+use super::graph::{self, Definition, Origin, Values, is_standard};
 use super::proto::{ModelProto, TensorProto};
 use super::tensor::{self, ElementType, is_external};
 use super::{atomic, serialize, wire};
@@ -177,6 +177,20 @@ impl Model {
             Ok(())
         })?;
         Ok(proto)
+    }
+
+    /// A copy in which these initializers, defined as [`Values::resolve`] says, are a single zero:
+    /// for who needs the graph but has the values from elsewhere.
+    pub fn without(&self, initializers: &[Definition]) -> Self {
+        let mut copy = self.clone();
+        for definition in initializers {
+            let Origin::Initializer(index) = definition.origin else { continue };
+            let tensor = graph::at_mut(&mut copy.proto, &definition.scope).and_then(|g| g.initializer.get_mut(index));
+            if let Some(tensor) = tensor {
+                *tensor = tensor::float(tensor.name(), &[], &[0.0]);
+            }
+        }
+        copy
     }
 
     /// Fails if [`save`](Self::save) would refuse to write to `path`; to be asked before long work.

@@ -15,8 +15,7 @@ mod parameters;
 mod sequences;
 mod stack;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use ndarray::Axis;
 use rand::SeedableRng;
@@ -464,26 +463,7 @@ impl Tuner<'_> {
 
     /// The weights as they are coded now, for all nodes.
     fn overrides(&self) -> Overrides {
-        let survey = &self.weights.survey;
-        let changed: BTreeSet<usize> =
-            self.weights.units.iter().zip(&*self.coded).filter(|(_, c)| c.is_some()).map(|(u, _)| u.weight).collect();
-        let mut overrides = Overrides::new();
-        for weight in changed {
-            let mut tensor = self.weights.tensors[weight].clone();
-            for (unit, coded) in self.weights.units.iter().zip(&*self.coded).filter(|(u, _)| u.weight == weight) {
-                if let Some(coded) = coded {
-                    unit.rows_mut(&mut tensor).assign(&coded.decode());
-                }
-            }
-            let tensor = Arc::new(tensor);
-            for used in &survey.weights[weight].uses {
-                let node = &survey.nodes[used.node];
-                if let Some(number) = self.engine.number(&node.scope, node.index) {
-                    overrides.insert((number, used.matrix), tensor.clone());
-                }
-            }
-        }
-        overrides
+        self.weights.overrides(self.engine, |unit| self.coded[unit].as_ref())
     }
 }
 
