@@ -84,12 +84,17 @@ impl Weights {
         };
         let read = |weight| held(weight).map_or_else(|| survey.source(weight).values(model).map(Arc::new), Ok);
         let tensors = survey.weights.par_iter().map(read).collect::<Result<_>>()?;
+        let units = Weights::units_of(&survey);
+        Ok(Weights { survey, tensors, units, biases: OnceLock::new() })
+    }
+
+    /// The units of the weights that were found, as [`Weights::units`] has them.
+    pub fn units_of(survey: &Survey) -> Vec<WeightUnit> {
         let units = survey.weights.iter().enumerate().flat_map(|(weight, w)| {
             let WeightUse { node, matrix } = w.uses[0];
             survey.nodes[node].units_of(matrix).into_iter().map(move |unit| WeightUnit { weight, unit })
         });
-        let units = units.collect();
-        Ok(Weights { survey, tensors, units, biases: OnceLock::new() })
+        units.collect()
     }
 
     /// Finds the weights without decoding them.

@@ -78,7 +78,7 @@ pub struct Coded {
 /// Steps of sequences that sensitivities are measured on, at about: they need only tell units apart.
 const SENSITIVITY_STEPS: f64 = 8192.0;
 /// Row scales are stored as bytes: the feedback absorbs their rounding.
-const SCALES: ScaleFormat = ScaleFormat::Byte;
+pub const SCALES: ScaleFormat = ScaleFormat::Byte;
 /// Rounds of coding and refitting: for the curves, which need only the order of things, for plans that are compared, and
 /// for what is stored, where each round still takes some thousandths off the error.
 const CURVE_ROUNDS: usize = 1;

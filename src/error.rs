@@ -105,6 +105,24 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// The words of an error of the operating system, without its number.
+pub fn words(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error ") {
+        Some(number) => text[..number].to_owned(),
+        None => text,
+    }
+}
+
+/// " (did you mean 'x'?)" if a name is so like one of those that are known, else nothing.
+pub fn meant<'n>(wrong: &str, known: impl IntoIterator<Item = &'n str>) -> String {
+    /// As much alike as the command line asks of flags.
+    const ALIKE: f64 = 0.7;
+    let alike = known.into_iter().map(|name| (strsim::jaro(wrong, name), name)).filter(|(alike, _)| *alike > ALIKE);
+    let nearest = alike.max_by(|(a, _), (b, _)| a.total_cmp(b));
+    nearest.map_or_else(String::new, |(_, name)| format!(" (did you mean '{name}'?)"))
+}
+
 /// Shows foreign text on one line: control characters and the bidirectional overrides appear as escapes.
 pub struct Escaped<'a>(pub &'a str);
 
@@ -131,6 +149,20 @@ mod tests {
     fn the_innermost_place_wins() {
         let e = Error::new(ErrorKind::Malformed, "negative dimension").at_tensor("W").at_tensor("R").in_file("a.onnx");
         assert_eq!(e.to_string(), "a.onnx: tensor 'W': negative dimension");
+    }
+
+    #[test]
+    fn the_system_speaks_without_numbers() {
+        let missing = std::fs::File::open("/no/such/file").expect_err("it is not there");
+        assert_eq!(words(&missing), "No such file or directory");
+        assert_eq!(words(&std::io::Error::other("it (os error) broke")), "it (os error) broke");
+    }
+
+    #[test]
+    fn a_name_that_is_close_was_meant() {
+        assert_eq!(meant("stateM", ["output", "stateN"]), " (did you mean 'stateN'?)");
+        assert_eq!(meant("ratoi", ["seed", "ratio", "rat"]), " (did you mean 'ratio'?)");
+        assert_eq!(meant("x", ["output", "stateN"]), "");
     }
 
     #[test]

@@ -22,10 +22,23 @@ impl Pins {
         self.0.iter().all(Option::is_none)
     }
 
+    /// Sets what is pinned in a plan for the same units.
+    pub fn apply(&self, plan: &mut Plan) {
+        for (choice, pin) in plan.choices.iter_mut().zip(&self.0) {
+            *choice = pin.unwrap_or(*choice);
+        }
+    }
+
+    /// The first unit that a plan, made by hand perhaps, stores in another way than is pinned.
+    #[must_use]
+    pub fn contradicted(&self, plan: &Plan) -> Option<usize> {
+        self.0.iter().zip(&plan.choices).position(|(pin, choice)| pin.is_some_and(|pin| pin != *choice))
+    }
+
     /// A plan for a file of at most `target` bytes with all pinned units as they should be; `plan` makes one without.
     ///
     /// # Errors
-    /// Those of `plan`; [`ErrorKind::Target`] if the pinned units leave no room, with the smallest that was seen.
+    /// Those of `plan` and of counting bytes; [`ErrorKind::Target`] if the pinned units leave no room, with the smallest that was seen.
     pub fn fit(&self, sizing: &Sizing<'_>, target: u64, plan: impl Fn(u64) -> Result<Plan>) -> Result<Plan> {
         if self.is_empty() {
             return plan(target);
@@ -36,13 +49,11 @@ impl Pins {
         for _ in 0..ROUNDS {
             let mut next = match plan(budget) {
                 Ok(next) => next,
-                Err(error) if smallest == u64::MAX => return Err(error),
-                // A budget beyond what can be had: what was found so far is all there is.
-                Err(_) => break,
+                // A budget below or above all that can be had: what was found so far is all there is.
+                Err(error) if smallest < u64::MAX && is_out_of_range(&error) => break,
+                Err(error) => return Err(error),
             };
-            for (choice, pin) in next.choices.iter_mut().zip(&self.0) {
-                *choice = pin.unwrap_or(*choice);
-            }
+            self.apply(&mut next);
             let bytes = sizing.bytes(&next)?;
             smallest = smallest.min(bytes);
             if bytes <= target && best.as_ref().is_none_or(|(most, _)| bytes > *most) {
@@ -62,4 +73,8 @@ impl Pins {
             Error::new(ErrorKind::Target, message)
         })
     }
+}
+
+fn is_out_of_range(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Target | ErrorKind::NothingToDo)
 }

@@ -112,6 +112,38 @@ pub fn uniform(sizing: &Sizing<'_>, equal: &[f64], target: u64) -> Result<Plan> 
     best.map(|(_, plan)| plan).ok_or_else(|| sizing.too_small(target, smallest))
 }
 
+/// Fails for a target that no plan meets, before anything is run or learned: what is smallest is known from shapes.
+/// `one_rate` is for plans with one for all units; `adjust` has the last word on a plan.
+///
+/// # Errors
+/// [`ErrorKind::Target`], with the nearest that can be had.
+pub fn check_target(sizing: &Sizing<'_>, target: u64, one_rate: bool, adjust: impl Fn(&mut Plan)) -> Result<()> {
+    let mut smallest = u64::MAX;
+    for mut plan in floors(sizing, one_rate) {
+        adjust(&mut plan);
+        smallest = smallest.min(sizing.bytes(&plan)?);
+        if smallest <= target {
+            return Ok(());
+        }
+    }
+    Err(sizing.too_small(target, smallest))
+}
+
+/// The plans that allocations come down to under ever smaller targets.
+fn floors(sizing: &Sizing<'_>, one_rate: bool) -> Vec<Plan> {
+    let equal = vec![1.0; sizing.weights.units.len()];
+    let spec = BlockSpec { width: WIDTHS[WIDTHS.len() - 1], atoms: ATOMS };
+    let coarsest =
+        |sharing| Plan { choices: vec![Choice::Block { spec, sharing }; equal.len()], sensitivity: equal.clone() };
+    let mut floors: Vec<Plan> = Sharing::ALL.into_iter().map(coarsest).collect();
+    if !one_rate {
+        let curves = Curves::of_shapes(sizing.weights, sizing.scales);
+        let search = Search::new(&curves, sizing, &equal, 0);
+        floors.extend(curves.divisions(sizing.weights).iter().map(|(groups, sharings)| search.floor(groups, sharings)));
+    }
+    floors
+}
+
 /// Bits that go into codes, as opposed to codebooks and graph.
 fn code_bits(weights: &Weights, plan: &Plan) -> f64 {
     let bits = |(unit, choice): (&coding::WeightUnit, &Choice)| match choice {
@@ -153,35 +185,44 @@ impl Curves {
         coarse: usize,
         progress: &dyn Progress,
     ) -> Result<Curves> {
-        let mut kept = (vec![None; weights.units.len()], vec![0.0; weights.units.len()]);
-        let mut units = vec![Vec::new(); weights.units.len()];
-        let reaches = reaches(weights);
-        progress.phase("curves", (reaches.len() * specs().count() * units.len()) as u64);
-        for sharing in reaches {
-            for spec in specs() {
-                let choice = Choice::Block { spec, sharing };
-                let plan = Plan { choices: vec![choice; weights.units.len()], sensitivity: equal.to_vec() };
-                let (coded, distortions) = coding::learn(weights, &plan, how, progress)?;
-                if spec.width == coarse && sharing == Sharing::Unit {
-                    kept = (coded, distortions.clone());
-                }
-                let sharers = weights.sharers(&plan.choices);
-                for (u, distortion) in distortions.into_iter().enumerate() {
-                    let bytes = unit_bytes(weights, u, spec, scales) + (spec.codebook_bytes() / sharers[u]) as u64;
-                    units[u].push(Point { choice, bytes, distortion });
-                }
+        let mut curves = Curves::of_shapes(weights, scales);
+        let units = weights.units.len();
+        let ways = ways(weights);
+        progress.phase("curves", (ways.len() * units) as u64);
+        for (way, &choice) in ways.iter().enumerate() {
+            let plan = Plan { choices: vec![choice; units], sensitivity: equal.to_vec() };
+            let (coded, distortions) = coding::learn(weights, &plan, how, progress)?;
+            curves
+                .units
+                .iter_mut()
+                .zip(&distortions)
+                .for_each(|(points, &distortion)| points[way].distortion = distortion);
+            if choice == (Choice::Block { spec: BlockSpec { width: coarse, atoms: ATOMS }, sharing: Sharing::Unit }) {
+                curves.coarse = (coded, distortions);
             }
         }
         progress.done();
-        for (u, points) in units.iter_mut().enumerate() {
-            let [rows, columns] = weights.units[u].unit.shape();
-            points.push(Point {
-                choice: Choice::Dense,
-                bytes: (rows * columns) as u64 * weights.element_bytes(u),
-                distortion: 0.0,
-            });
+        Ok(curves)
+    }
+
+    /// What is known before anything was learned: the bytes of every unit in every way, at no distortion.
+    fn of_shapes(weights: &Weights, scales: ScaleFormat) -> Curves {
+        let count = weights.units.len();
+        let mut units = vec![Vec::new(); count];
+        for choice in ways(weights).into_iter().chain([Choice::Dense]) {
+            let sharers = weights.sharers(&vec![choice; count]);
+            for (u, points) in units.iter_mut().enumerate() {
+                let [rows, columns] = weights.units[u].unit.shape();
+                let bytes = match choice {
+                    Choice::Dense => (rows * columns) as u64 * weights.element_bytes(u),
+                    Choice::Block { spec, .. } => {
+                        unit_bytes(weights, u, spec, scales) + (spec.codebook_bytes() / sharers[u]) as u64
+                    }
+                };
+                points.push(Point { choice, bytes, distortion: 0.0 });
+            }
         }
-        Ok(Curves { units, coarse: kept })
+        Curves { units, coarse: (vec![None; count], vec![0.0; count]) }
     }
 
     /// The plan of least predicted loss `sum_u s_u D_u` in a file of at most `target` bytes.
@@ -192,22 +233,16 @@ impl Curves {
     /// # Errors
     /// [`ErrorKind::Target`] if no plan fits, with the nearest that does.
     pub fn allocate(&self, sizing: &Sizing<'_>, sensitivity: &[f64], target: u64) -> Result<Plan> {
-        let units = sizing.weights.units.len();
-        let single: Vec<Vec<usize>> = (0..units).map(|u| vec![u]).collect();
-        let weight = |u: &usize| sizing.weights.units[*u].weight;
-        let matrices: Vec<Vec<usize>> =
-            (0..units).collect::<Vec<_>>().chunk_by(|a, b| weight(a) == weight(b)).map(<[usize]>::to_vec).collect();
-
-        let forms = sizing.weights.unit_forms(sizing.model, sizing.writing.request);
-        let keeps_dense = forms.into_iter().map(|form| form == Form::Portable).collect();
-        let mut search =
-            Search { curves: self, sizing, sensitivity, target, keeps_dense, best: None, smallest: u64::MAX };
-        for reach in self.reaches() {
-            search.divide(&single, &[reach, Sharing::Unit])?;
-            search.divide(&matrices, &[reach])?;
+        let mut search = Search::new(self, sizing, sensitivity, target);
+        for (groups, sharings) in self.divisions(sizing.weights) {
+            search.divide(&groups, &sharings)?;
         }
-        if let Ok(plan) = uniform(sizing, sensitivity, target) {
-            search.offer(plan)?;
+        match uniform(sizing, sensitivity, target) {
+            Ok(plan) => {
+                search.offer(plan)?;
+            }
+            Err(error) if error.kind() == ErrorKind::Target => {}
+            Err(error) => return Err(error),
         }
         let (_, plan) = search.best.ok_or_else(|| sizing.too_small(target, search.smallest))?;
         if plan.choices.iter().all(|choice| *choice == Choice::Dense) {
@@ -223,6 +258,17 @@ impl Curves {
             points.iter().find(|p| p.choice == *choice).map_or(f64::INFINITY, |p| s * p.distortion)
         };
         self.units.iter().zip(&plan.choices).zip(sensitivity).map(of_unit).sum()
+    }
+
+    /// The groups of units that get one choice, and how far their codebooks may reach: single units, and whole matrices,
+    /// which need fewer nodes.
+    fn divisions(&self, weights: &Weights) -> Vec<(Vec<Vec<usize>>, Vec<Sharing>)> {
+        let units: Vec<usize> = (0..weights.units.len()).collect();
+        let single: Vec<Vec<usize>> = units.iter().map(|&u| vec![u]).collect();
+        let weight = |u: &usize| weights.units[*u].weight;
+        let matrices: Vec<Vec<usize>> = units.chunk_by(|a, b| weight(a) == weight(b)).map(<[usize]>::to_vec).collect();
+        let of_reach = |reach| [(single.clone(), vec![reach, Sharing::Unit]), (matrices.clone(), vec![reach])];
+        self.reaches().into_iter().flat_map(of_reach).collect()
     }
 
     fn reaches(&self) -> Vec<Sharing> {
@@ -244,7 +290,13 @@ struct Search<'a> {
     smallest: u64,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(curves: &'a Curves, sizing: &'a Sizing<'a>, sensitivity: &'a [f64], target: u64) -> Self {
+        let forms = sizing.weights.unit_forms(sizing.model, sizing.writing.request);
+        let keeps_dense = forms.into_iter().map(|form| form == Form::Portable).collect();
+        Search { curves, sizing, sensitivity, target, keeps_dense, best: None, smallest: u64::MAX }
+    }
+
     /// A point of a unit's curve; the finest of those that are coded stands in where dense is not on offer.
     fn point(&self, unit: usize, index: usize) -> &Point {
         let points = &self.curves.units[unit];
@@ -258,22 +310,14 @@ impl Search<'_> {
 
     /// Divides the bytes among groups of units, each of which gets one choice.
     fn divide(&mut self, groups: &[Vec<usize>], sharings: &[Sharing]) -> Result<()> {
-        let allowed = |choice: Choice| choice.sharing().is_none_or(|sharing| sharings.contains(&sharing));
-        let points: Vec<usize> =
-            (0..self.curves.units[0].len()).filter(|&i| allowed(self.curves.units[0][i].choice)).collect();
-        let candidates: Vec<Vec<Candidate>> =
-            groups.iter().map(|group| points.iter().map(|&i| self.candidate(group, i)).collect()).collect();
+        let points = self.points(sharings);
+        let candidates = self.candidates(groups, &points);
         let floor = candidates.iter().flat_map(|c| c.iter().map(|c| c.bytes).min()).sum();
         let kept = self.sizing.model.bytes().saturating_sub(self.sizing.weights.survey.stored_bytes());
         let mut budget = self.target.saturating_sub(kept).max(floor);
         for _ in 0..CORRECTIONS {
             let Some(picks) = budget::allocate(&candidates, budget) else { break };
-            let choices = vec![Choice::Dense; self.curves.units.len()];
-            let mut plan = Plan { choices, sensitivity: self.sensitivity.to_vec() };
-            for (group, pick) in groups.iter().zip(picks) {
-                group.iter().for_each(|&u| plan.choices[u] = self.point(u, points[pick]).choice);
-            }
-            let bytes = self.offer(plan)?;
+            let bytes = self.offer(self.plan(groups, &points, &picks))?;
             let corrected = (budget + self.target).saturating_sub(bytes);
             if corrected == budget || bytes > self.target && budget == floor {
                 break;
@@ -281,6 +325,34 @@ impl Search<'_> {
             budget = corrected.max(floor);
         }
         Ok(())
+    }
+
+    /// The plan that [`divide`](Self::divide) comes down to under ever smaller targets.
+    fn floor(&self, groups: &[Vec<usize>], sharings: &[Sharing]) -> Plan {
+        let points = self.points(sharings);
+        let candidates = self.candidates(groups, &points);
+        let least = |of_group: &Vec<Candidate>| (0..of_group.len()).min_by_key(|&i| of_group[i].bytes).unwrap_or(0);
+        self.plan(groups, &points, &candidates.iter().map(least).collect::<Vec<_>>())
+    }
+
+    /// The points of the curves whose codebooks reach so far.
+    fn points(&self, sharings: &[Sharing]) -> Vec<usize> {
+        let allowed = |choice: Choice| choice.sharing().is_none_or(|sharing| sharings.contains(&sharing));
+        (0..self.curves.units[0].len()).filter(|&i| allowed(self.curves.units[0][i].choice)).collect()
+    }
+
+    fn candidates(&self, groups: &[Vec<usize>], points: &[usize]) -> Vec<Vec<Candidate>> {
+        groups.iter().map(|group| points.iter().map(|&i| self.candidate(group, i)).collect()).collect()
+    }
+
+    /// The plan that gives each group its pick among the points.
+    fn plan(&self, groups: &[Vec<usize>], points: &[usize], picks: &[usize]) -> Plan {
+        let choices = vec![Choice::Dense; self.curves.units.len()];
+        let mut plan = Plan { choices, sensitivity: self.sensitivity.to_vec() };
+        for (group, &pick) in groups.iter().zip(picks) {
+            group.iter().for_each(|&u| plan.choices[u] = self.point(u, points[pick]).choice);
+        }
+        plan
     }
 
     /// Keeps a plan if it fits and is the best so far; returns its bytes.
@@ -305,6 +377,12 @@ impl Search<'_> {
         let loss = group.iter().zip(points).map(|(&u, p)| self.sensitivity[u] * p.distortion).sum();
         Candidate { bytes: bytes - saved, loss }
     }
+}
+
+/// All ways in which units are coded, in the order of the curves.
+fn ways(weights: &Weights) -> Vec<Choice> {
+    let all = |sharing| specs().map(move |spec| Choice::Block { spec, sharing });
+    reaches(weights).into_iter().flat_map(all).collect()
 }
 
 /// Kinds of sharing that may pay: a wider one is tried only where codebooks weigh against codes.

@@ -17,6 +17,8 @@
 mod activation;
 mod backward;
 mod int8;
+#[cfg(test)]
+pub(crate) mod noise;
 mod product;
 mod step;
 

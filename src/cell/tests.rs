@@ -1,17 +1,7 @@
 //! The cell against the specification's formulas, written out one number at a time in double precision.
 
+use super::noise::numbers;
 use super::*;
-
-/// A small deterministic stream of numbers in -1..1.
-fn numbers(seed: u64, n: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    (0..n)
-        .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.
-        })
-        .collect()
-}
 
 fn activate(a: Activation, x: f64) -> f64 {
     let mut v = [x as f32];

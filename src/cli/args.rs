@@ -185,7 +185,7 @@ impl Gates {
 impl Nodes {
     /// What to look for in a model.
     pub fn options(&self, overrides: &Overrides) -> Result<FindOptions> {
-        let skipped = overrides.iter().filter(|(_, node)| node.skip).map(|(pattern, _)| pattern.as_str());
+        let skipped = overrides.iter().filter(|settings| settings.node.skip).map(|settings| settings.pattern.as_str());
         let patterns: Vec<String> =
             self.exclude.iter().map(Regex::as_str).chain(skipped).map(|pattern| format!("(?:{pattern})")).collect();
         let exclude = if patterns.is_empty() { None } else { Some(Regex::new(&patterns.join("|"))?) };

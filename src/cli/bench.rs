@@ -11,7 +11,7 @@ use clap::ValueHint;
 use dirnet::bench::{self, Runs};
 use dirnet::engine::{Engine, Overrides};
 use dirnet::error::Error;
-use dirnet::progress::{Progress, Silent};
+use dirnet::progress::Silent;
 use dirnet::report::{Bench, Benched};
 
 use super::args::{self, Limits, Output, Run, Samples};
@@ -62,7 +62,7 @@ pub fn run(args: &Args, arguments: &[OsString]) -> Result<()> {
     // Nothing of this process is to compete with those that measure.
     drop((models, samples));
     let bar = display(args.output.quiet);
-    let progress = bar.as_ref().map_or(&Silent as &dyn Progress, |bar| bar);
+    let progress = bar.as_deref().unwrap_or(&Silent);
     progress.phase("bench", args.models.len() as u64);
     for (index, path) in args.models.iter().enumerate() {
         let figures = guard::measure(index, path, args.limits, arguments)?;

@@ -69,9 +69,15 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     if guard::is_probe() {
         return setup.probe();
     }
+    if args.plan.is_none() {
+        setup.check_target(&args.flags, &args.target)?;
+    }
+    // Read first: a file that cannot be is told before anything takes long.
+    let saved = args.plan.as_ref().map(|file| config::read_text(file, PLAN_BYTES).map(|text| (file, text)));
+    let saved = saved.transpose()?;
     let progress = progress(args.output.quiet);
     let mut study = setup.study(&args.flags, &*progress)?;
-    let coded = args.reach(&mut study, &*progress)?;
+    let coded = args.reach(&mut study, saved, &*progress)?;
     let outcome = study.outcome(&coded.plan, coded.model.saved_bytes()?, Some(&coded.distortion));
     let mut report = Report::of_job(Command::Compress, &study.job, &outcome);
     report.model.opset = coded.model.opset();
@@ -125,14 +131,19 @@ impl Args {
     }
 
     /// Makes the model that the target, or a saved plan, asks for.
-    fn reach(&self, study: &mut Study<'_>, progress: &dyn Progress) -> Result<Coded> {
+    fn reach(
+        &self,
+        study: &mut Study<'_>,
+        saved: Option<(&PathBuf, String)>,
+        progress: &dyn Progress,
+    ) -> Result<Coded> {
         if let Some(bound) = self.target.max_loss {
             return study.within(bound, progress);
         }
-        let plan = match &self.plan {
-            Some(file) => {
-                let text = config::read_text(file, PLAN_BYTES)?;
-                plan_file::read(&text, &study.job.weights, &study.job.equal()).map_err(|error| error.in_file(file))?
+        let plan = match saved {
+            Some((file, text)) => {
+                let plan = plan_file::read(&text, &study.job.weights, &study.job.equal());
+                plan.and_then(|plan| study.agreed(plan)).map_err(|error| error.in_file(file))?
             }
             None => study.plan(study.bytes(&self.target), progress)?,
         };

@@ -25,11 +25,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use dirnet::coding::WeightUnit;
+use dirnet::coding::{WeightUnit, Weights};
 use dirnet::dictionary::BlockSpec;
+use dirnet::error::meant;
 use dirnet::pins::Pins;
 use dirnet::plan::{ATOMS, Choice, Sharing};
-use dirnet::recurrent::Unit;
+use dirnet::recurrent::{Survey, Unit};
+use regex::Regex;
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
@@ -99,29 +101,95 @@ impl Gate {
     }
 }
 
-/// The `[nodes."PATTERN"]` tables, in the order of their patterns.
-pub type Overrides = Vec<(regex::Regex, Node)>;
+/// A `[nodes."PATTERN"]` table.
+#[derive(Clone, Debug)]
+pub struct Override {
+    /// `file:line`.
+    place: String,
+    /// What node names are matched with.
+    pub pattern: Regex,
+    /// What is said of those nodes.
+    pub node: Node,
+}
 
-/// What the settings pin of the units of some weights.
-pub fn pins(overrides: &Overrides, units: &[WeightUnit]) -> Result<Pins> {
+/// All such tables, in the order of their patterns.
+pub type Overrides = Vec<Override>;
+
+impl Override {
+    fn place(&self) -> String {
+        format!("{}: [nodes.\"{}\"]", self.place, self.pattern)
+    }
+
+    /// Refuses what would do nothing: settings that are none, a pattern that no node has, a gate that none of its nodes
+    /// has.
+    fn check(&self, survey: &Survey) -> Result<()> {
+        let Node { codec, width, bits, sharing, gates, .. } = self.node.clone();
+        let all = Gate { codec, width, bits, sharing };
+        all.choice()?;
+        for (gate, settings) in &gates {
+            settings.choice().with_context(|| format!("gates.\"{gate}\""))?;
+        }
+        let skipped = survey.skipped.iter().map(|skipped| skipped.node.as_str());
+        let nodes = survey.nodes.iter().map(|node| node.name.as_str());
+        let names: Vec<&str> = nodes.chain(skipped).collect();
+        if !names.iter().any(|name| self.pattern.is_match(name)) {
+            let meant = meant(self.pattern.as_str().trim_matches(['^', '$']), names.iter().copied());
+            bail!("no LSTM or GRU node has such a name{meant}; there are {}", listed(&names));
+        }
+        let cells = survey.nodes.iter().filter(|node| self.pattern.is_match(&node.name)).map(|node| node.cell);
+        let mut known: Vec<&str> = cells.flat_map(|cell| cell.gates().iter().copied()).collect();
+        known.sort_unstable();
+        known.dedup();
+        let of_matrix =
+            |gate: &'_ str| gate.strip_prefix("W.").or_else(|| gate.strip_prefix("R.")).unwrap_or(gate).to_owned();
+        match gates.keys().find(|gate| !known.is_empty() && !known.contains(&of_matrix(gate).as_str())) {
+            Some(gate) => bail!(
+                "there is no gate '{gate}'; gates are {}, for one matrix W.{1} or R.{1}",
+                known.join(", "),
+                known[0]
+            ),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A few of some names.
+fn listed(names: &[&str]) -> String {
+    const FEW: usize = 4;
+    let more = if names.len() > FEW { format!(" and {} more", names.len() - FEW) } else { String::new() };
+    let few: Vec<String> = names.iter().take(FEW).map(|name| format!("'{name}'")).collect();
+    format!("{}{more}", few.join(", "))
+}
+
+/// Refuses settings for single nodes that would do nothing, naming file, line and pattern.
+pub fn check(overrides: &Overrides, survey: &Survey) -> Result<()> {
+    overrides.iter().try_for_each(|settings| settings.check(survey).with_context(|| settings.place()))
+}
+
+/// What the settings pin of the units of a survey's weights. A weight that several nodes share has the names of all.
+pub fn pins(overrides: &Overrides, survey: &Survey) -> Result<Pins> {
     let pin = |unit: &WeightUnit| {
+        let nodes: Vec<&str> =
+            survey.weights[unit.weight].uses.iter().map(|used| survey.nodes[used.node].name.as_str()).collect();
         let unit = &unit.unit;
-        let mut found: Option<(Choice, &str)> = None;
-        for (pattern, node) in overrides.iter().filter(|(pattern, _)| pattern.is_match(&unit.node)) {
-            let choice = node.choice(unit).with_context(|| format!("[nodes.\"{pattern}\"]"))?;
+        let mut found: Option<(Choice, &Override)> = None;
+        for settings in overrides.iter().filter(|it| nodes.iter().any(|name| it.pattern.is_match(name))) {
+            let choice = settings.node.choice(unit).with_context(|| settings.place())?;
             match (choice, found) {
-                (Some(choice), None) => found = Some((choice, pattern.as_str())),
+                (Some(choice), None) => found = Some((choice, settings)),
                 (Some(choice), Some((other, before))) if choice != other => bail!(
-                    "gate {} of node '{}' is set by two patterns, '{before}' and '{pattern}'",
+                    "{}: gate {} of node '{}' is set otherwise by '{}'",
+                    settings.place(),
                     unit.gate,
-                    unit.node
+                    unit.node,
+                    before.pattern
                 ),
                 _ => {}
             }
         }
         Ok(found.map(|(choice, _)| choice))
     };
-    Ok(Pins(units.iter().map(pin).collect::<Result<_>>()?))
+    Ok(Pins(Weights::units_of(survey).iter().map(pin).collect::<Result<_>>()?))
 }
 
 /// A configuration file that has been read and whose syntax is sound.
@@ -156,11 +224,15 @@ impl File {
         let nodes: Nodes = toml::from_str(&text).map_err(syntax)?;
         let mut overrides = Vec::with_capacity(nodes.nodes.len());
         for (pattern, node) in nodes.nodes {
-            let regex = super::value::pattern(pattern.get_ref()).map_err(|error| {
-                let place = place(path, &text, Some(pattern.span()));
+            let place = place(path, &text, Some(pattern.span()));
+            let pattern = super::value::pattern(pattern.get_ref()).map_err(|error| {
                 anyhow::anyhow!("{place}: the pattern '{}' does not compile: {error}", pattern.get_ref())
             })?;
-            overrides.push((regex, node));
+            let settings = Override { place, pattern, node };
+            if settings.node.skip && settings.node != (Node { skip: true, ..Node::default() }) {
+                bail!("{}: a skipped node is stored in no other way: drop skip, or the rest", settings.place());
+            }
+            overrides.push(settings);
         }
         Ok(File { path: path.to_owned(), text, flags, overrides })
     }
@@ -179,7 +251,12 @@ impl File {
                 Some(arg) if is_given(command, arg, given) => {}
                 Some(arg) => self.push(arg, &long, key, value, &mut arguments)?,
                 None if cli.get_subcommands().any(|other| flag(other, &long).is_some()) => {}
-                None => bail!("{}: unknown key '{}'; see 'dirnet {name} --help'", self.place(key), key.get_ref()),
+                None => {
+                    let longs: Vec<String> =
+                        command.get_arguments().filter_map(Arg::get_long).map(|long| long.replace('-', "_")).collect();
+                    let meant = meant(key.get_ref(), longs.iter().map(String::as_str));
+                    bail!("{}: unknown key '{}'{meant}; see 'dirnet {name} --help'", self.place(key), key.get_ref())
+                }
             }
         }
         Ok(arguments)
@@ -301,7 +378,7 @@ mod tests {
     fn unknown_keys_are_named_with_their_line() {
         assert_eq!(
             error("ratio = 8\n\nratoi = 9\n"),
-            "dirnet.toml:3: unknown key 'ratoi'; see 'dirnet compress --help'"
+            "dirnet.toml:3: unknown key 'ratoi' (did you mean 'ratio'?); see 'dirnet compress --help'"
         );
         assert!(error("[nodes.a]\nskip = true\nskpi = 1\n").starts_with("dirnet.toml:3: unknown field `skpi`"));
         assert!(error("a = \n").starts_with("dirnet.toml:1: "));
@@ -345,14 +422,14 @@ mod tests {
         let block = |width, sharing| {
             Some(Choice::Block { spec: BlockSpec::new(width, ATOMS).expect("a width on offer"), sharing })
         };
-        let node = &file.overrides[0].1;
+        let node = &file.overrides[0].node;
         let choice = |matrix, gate| node.choice(&unit(matrix, gate)).expect("sound");
         assert_eq!(choice(Matrix::W, "f"), block(2, Sharing::Unit));
         assert_eq!(choice(Matrix::R, "c"), block(1, Sharing::Matrix));
         assert_eq!(choice(Matrix::R, "f"), Some(Choice::Dense));
         for wrong in ["codec = 'dense'\nbits = 4", "width = 99", "bits = 0", "sharing = 'unit'", "codec = 'magic'"] {
             let file = File::parse(Path::new("x"), format!("[nodes.rnn]\n{wrong}\n")).expect("sound TOML");
-            assert!(file.overrides[0].1.choice(&unit(Matrix::W, "f")).is_err(), "{wrong}");
+            assert!(file.overrides[0].node.choice(&unit(Matrix::W, "f")).is_err(), "{wrong}");
         }
     }
 
@@ -360,6 +437,6 @@ mod tests {
     fn nodes_are_typed() {
         let file = File::parse(Path::new("x"), "[nodes.'^/decoder/']\nskip = true\n".to_owned()).expect("sound");
         assert_eq!(file.overrides.len(), 1);
-        assert!(file.overrides[0].0.is_match("/decoder/lstm") && file.overrides[0].1.skip);
+        assert!(file.overrides[0].pattern.is_match("/decoder/lstm") && file.overrides[0].node.skip);
     }
 }

@@ -24,7 +24,7 @@ use std::time::Duration;
 use std::{env, thread};
 
 use dirnet::engine;
-use dirnet::error::{Error, ErrorKind};
+use dirnet::error::{Error, ErrorKind, words};
 use dirnet::onnx::atomic;
 use dirnet::progress::Progress;
 use dirnet::report::Bytes;
@@ -212,7 +212,7 @@ pub fn supervise(job: &Guarded<'_>, arguments: &[OsString]) -> ExitCode {
     match attempts(job, arguments) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: cannot start a process for the engine: {error}");
+            eprintln!("error: cannot start a process for the engine: {}", words(&error));
             ExitCode::from(BAD_INPUT)
         }
     }
@@ -221,7 +221,7 @@ pub fn supervise(job: &Guarded<'_>, arguments: &[OsString]) -> ExitCode {
 fn attempts(job: &Guarded<'_>, arguments: &[OsString]) -> io::Result<ExitCode> {
     let run = |role: Role| {
         let progress = display(job.quiet).filter(|_| role != Role::Probe);
-        let end = Worker::run(&role, job.limits, progress.as_ref().map(|p| p as &dyn Progress), arguments)?;
+        let end = Worker::run(&role, job.limits, progress.as_deref(), arguments)?;
         if let End::Died(_) = end {
             job.outputs.iter().for_each(|output| atomic::remove_stale(output));
         }

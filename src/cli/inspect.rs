@@ -8,7 +8,7 @@ use dirnet::recurrent;
 use dirnet::report::Inspection;
 
 use super::args::{self, Nodes, Output, Run};
-use super::config::Overrides;
+use super::config::{self, Overrides};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,5 +39,6 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     args::check_apart(&args.output.report, &args.run.config)?;
     let options = args.nodes.options(overrides)?;
     let survey = recurrent::find(&model, &options).map_err(|error| error.in_file(&args.model))?;
+    config::check(overrides, &survey)?;
     args.output.show(&Inspection::new(&model, &survey))
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::{Args, ValueEnum, ValueHint};
 use dirnet::coding::{Weights, Writing};
-use dirnet::compress::{Coded, Job};
+use dirnet::compress::{Coded, Job, SCALES};
 use dirnet::encode::{self, Request};
 use dirnet::engine::Engine;
 use dirnet::error::{Error, ErrorKind};
@@ -16,7 +16,7 @@ use dirnet::onnx::Model;
 use dirnet::onnx::model::side_path;
 use dirnet::pins::Pins;
 use dirnet::plan::Plan;
-use dirnet::planner::{self, Curves};
+use dirnet::planner::{self, Curves, Sizing};
 use dirnet::progress::Progress;
 use dirnet::recurrent::Survey;
 use dirnet::report::{self, Outcome, Tradeoff};
@@ -187,7 +187,8 @@ pub struct Setup {
     pub seconds: f64,
     path: PathBuf,
     survey: Survey,
-    overrides: Overrides,
+    /// What the configuration says of single units.
+    pub pins: Pins,
     /// None if the engine cannot run the model; then each layer is calibrated by itself.
     engine: Option<Engine>,
 }
@@ -205,6 +206,8 @@ impl Setup {
         let options = flags.nodes.options(overrides)?;
         // A model without anything to compress needs no samples to be told so.
         let survey = Weights::find(&model, &options).map_err(|error| error.in_file(&path))?;
+        config::check(overrides, &survey)?;
+        let pins = config::pins(overrides, &survey)?;
         if survey.weights.iter().any(|weight| expand::is_coded(&model, survey.source(weight))) {
             let message = "its weights are coded already: compress the original, or what 'dirnet expand' makes of it";
             return Err(Error::new(ErrorKind::NothingToDo, message).in_file(path).into());
@@ -229,7 +232,7 @@ impl Setup {
             Err(error) => return Err(error.in_file(path).into()),
         };
         let seconds = start.elapsed().as_secs_f64();
-        Ok(Setup { model, inputs, loss, warnings, seconds, path, survey, overrides: overrides.clone(), engine })
+        Ok(Setup { model, inputs, loss, warnings, seconds, path, survey, pins, engine })
     }
 
     /// Runs the original on all samples, and nothing else: whether that can be done is all that is asked.
@@ -240,6 +243,23 @@ impl Setup {
             judge.reference(&engine, samples)?;
         }
         Ok(())
+    }
+
+    /// Refuses a target that cannot be met before anything is run for it.
+    pub fn check_target(&self, flags: &Flags, target: &Target) -> Result<()> {
+        if target.max_loss.is_some() {
+            return Ok(());
+        }
+        let weights = Weights::of(&self.model, self.survey.clone(), self.engine.as_ref())?;
+        let writing = self.writing(flags);
+        let sizing = Sizing { model: &self.model, weights: &weights, scales: SCALES, writing: &writing };
+        let one_rate = self.engine.is_none() || flags.how.sensitivity == Sensitivity::None;
+        let pin = |plan: &mut Plan| self.pins.apply(plan);
+        Ok(planner::check_target(&sizing, bytes(&sizing, target), one_rate, pin).map_err(|e| e.in_file(&self.path))?)
+    }
+
+    fn writing(&self, flags: &Flags) -> Writing {
+        Writing { request: flags.how.request(), note: note(flags, self) }
     }
 
     /// Calibrates.
@@ -258,9 +278,8 @@ impl Setup {
             }
             Err(error) => return Err(error.in_file(&self.path).into()),
         };
-        let pins = config::pins(&self.overrides, &job.weights.units)?;
         warnings.append(&mut job.warnings);
-        job.writing = Writing { request: flags.how.request(), note: note(flags, self) };
+        job.writing = self.writing(flags);
         let effort = match flags.how.effort(&self.inputs) {
             Tune::Off => None,
             Tune::Fast => Some(tune::Effort::Fast),
@@ -277,7 +296,6 @@ impl Setup {
         let tune = tune.filter(|_| !random);
         Ok(Study {
             job,
-            pins,
             warnings,
             setup: self,
             engine,
@@ -303,7 +321,6 @@ impl Setup {
 pub struct Study<'a> {
     pub job: Job<'a>,
     pub warnings: Vec<String>,
-    pins: Pins,
     setup: &'a Setup,
     engine: Option<&'a Engine>,
     kind: Sensitivity,
@@ -320,7 +337,7 @@ impl Study<'_> {
         let Some(engine) = self.engine.filter(|_| self.kind != Sensitivity::None) else {
             let (sizing, equal) = (self.job.sizing(), self.job.equal());
             progress.phase("allocate", 0);
-            let plan = self.pins.fit(&sizing, target, |target| planner::uniform(&sizing, &equal, target));
+            let plan = self.setup.pins.fit(&sizing, target, |target| planner::uniform(&sizing, &equal, target));
             progress.done();
             return Ok(plan.map_err(|e| e.in_file(&self.setup.path))?);
         };
@@ -333,23 +350,38 @@ impl Study<'_> {
             };
             self.budgets = Some((curves, sensitivity));
         }
-        let (curves, sensitivity) = self.budgets.as_ref().expect("made just now");
-        let sizing = self.job.sizing();
         progress.phase("allocate", 0);
-        let budgets = |sensitivity: &[f64]| {
-            self.pins.fit(&sizing, target, |target| curves.allocate(&sizing, sensitivity, target))
-        };
-        let plan = budgets(sensitivity).map_err(|e| e.in_file(&self.setup.path))?;
-        if self.kind != Sensitivity::Measured {
-            return Ok(plan);
-        }
-        let equal = self.job.equal();
-        let uniform = self.pins.fit(&sizing, target, |target| planner::uniform(&sizing, &equal, target));
+        let plans = self.allocate(target);
         progress.done();
-        let Ok(uniform) = uniform else { return Ok(plan) };
+        let (plan, rival) = plans.map_err(|error| error.in_file(&self.setup.path))?;
+        let Some(rival) = rival else { return Ok(plan) };
         let samples = &self.setup.inputs.calibration;
         let judge = self.setup.judge()?;
-        Ok(self.job.better(plan, uniform, engine, samples, &judge, progress)?)
+        Ok(self.job.better(plan, rival, engine, samples, &judge, progress)?)
+    }
+
+    /// The plan by the sensitivities, and its rival with one rate for all where they were measured.
+    fn allocate(&self, target: u64) -> dirnet::error::Result<(Plan, Option<Plan>)> {
+        let (curves, sensitivity) = self.budgets.as_ref().expect("sensitivities come before plans by them");
+        let (sizing, pins) = (self.job.sizing(), &self.setup.pins);
+        let plan = pins.fit(&sizing, target, |target| curves.allocate(&sizing, sensitivity, target))?;
+        if self.kind != Sensitivity::Measured {
+            return Ok((plan, None));
+        }
+        let equal = self.job.equal();
+        match pins.fit(&sizing, target, |target| planner::uniform(&sizing, &equal, target)) {
+            Ok(rival) => Ok((plan, Some(rival))),
+            Err(error) if error.kind() == ErrorKind::Target => Ok((plan, None)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A plan from a file, unless it contradicts what the configuration says of a gate.
+    pub fn agreed(&self, plan: Plan) -> dirnet::error::Result<Plan> {
+        let Some(unit) = self.setup.pins.contradicted(&plan) else { return Ok(plan) };
+        let name = &self.job.weights.units[unit].unit;
+        let message = format!("{name} is stored in another way than [nodes] of the configuration says: change one");
+        Err(Error::new(ErrorKind::Usage, message))
     }
 
     /// Learns the codes of a plan, tunes them if that was asked for, and builds the model.
@@ -385,7 +417,7 @@ impl Study<'_> {
 
     /// The largest file that will do.
     pub fn bytes(&self, target: &Target) -> u64 {
-        target.max_size.unwrap_or_else(|| self.job.sizing().target(target.ratio.unwrap_or(Target::RATIO)))
+        bytes(&self.job.sizing(), target)
     }
 
     /// The smallest model whose loss on samples held back from the calibration stays at or under `bound`.
@@ -461,7 +493,7 @@ impl Study<'_> {
         let sizing = self.job.sizing();
         let predicted = |ratio: &f64| {
             let budget = |target| curves.allocate(&sizing, sensitivity, target);
-            let plan = self.pins.fit(&sizing, sizing.target(*ratio), budget);
+            let plan = self.setup.pins.fit(&sizing, sizing.target(*ratio), budget);
             progress.advance(1);
             let plan = plan.ok()?;
             Some(point(sizing.bytes(&plan).ok()?, curves.predicted_loss(&plan, sensitivity), false))
@@ -491,6 +523,11 @@ impl Study<'_> {
         let weights = self.job.weights.parameters().max(1);
         (target.saturating_sub(kept) as f64 * 8.0 / weights as f64).clamp(1.5, 4.0)
     }
+}
+
+/// The largest file that will do.
+fn bytes(sizing: &Sizing<'_>, target: &Target) -> u64 {
+    target.max_size.unwrap_or_else(|| sizing.target(target.ratio.unwrap_or(Target::RATIO)))
 }
 
 /// The loss of the worst output.

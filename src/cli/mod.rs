@@ -205,8 +205,12 @@ fn one_line(error: &clap::Error, command: &str) -> String {
 
 /// Shows what went wrong on one line and says with which code to leave.
 fn failure(error: &Error) -> ExitCode {
-    // Causes are joined the way that anyhow's `{:#}` does; each is escaped already if it came from the library.
-    eprintln!("error: {}", Escaped(&format!("{error:#}")));
+    // Joined the way that anyhow's `{:#}` does; each is escaped already if it came from the library.
+    let words = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref() {
+        Some(system) => dirnet::error::words(system),
+        None => cause.to_string(),
+    };
+    eprintln!("error: {}", Escaped(&error.chain().map(words).collect::<Vec<_>>().join(": ")));
     ExitCode::from(match error.downcast_ref::<dirnet::error::Error>().map(dirnet::error::Error::kind) {
         Some(ErrorKind::Target | ErrorKind::Gate | ErrorKind::NothingToDo | ErrorKind::Engine) => FAILED,
         _ => BAD_INPUT,

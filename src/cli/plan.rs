@@ -44,6 +44,7 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     if guard::is_probe() {
         return setup.probe();
     }
+    setup.check_target(&args.flags, &args.target)?;
     let progress = progress(args.output.quiet);
     let mut study = setup.study(&args.flags, &*progress)?;
     let plan = match args.target.max_loss {

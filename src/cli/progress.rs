@@ -1,17 +1,30 @@
-//! Progress of long phases on stderr, for people: nothing when stderr is not a terminal or `-q` is given.
+//! Progress on stderr: bars on a terminal, elsewhere (a log, a CI job) lines; nothing with `-q`.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dirnet::progress::{Progress, Silent};
+use dirnet::report::duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::guard::{self, Message};
 
+/// A phase that took longer says so in a log when it is over.
+const LONG: Duration = Duration::from_secs(2);
+
 /// A bar for the current phase, with the time that is left.
 #[derive(Default)]
 struct Bar(Mutex<Option<ProgressBar>>);
+
+/// A line where a phase begins, and one where it ends if it was long.
+struct Lines<W>(Mutex<(W, Option<Phase>)>);
+
+/// The phase that a log is in.
+struct Phase {
+    name: String,
+    start: Instant,
+}
 
 /// What the library should report its progress to: this process shows none, but the one that waits for it may.
 pub fn progress(quiet: bool) -> Box<dyn Progress> {
@@ -36,8 +49,14 @@ impl Progress for Reporter {
 }
 
 /// Where a supervisor shows the progress of its worker.
-pub fn display(quiet: bool) -> Option<impl Progress> {
-    (!quiet && std::io::stderr().is_terminal()).then(Bar::default)
+pub fn display(quiet: bool) -> Option<Box<dyn Progress>> {
+    if quiet {
+        None
+    } else if std::io::stderr().is_terminal() {
+        Some(Box::new(Bar::default()))
+    } else {
+        Some(Box::new(Lines(Mutex::new((std::io::stderr(), None)))))
+    }
 }
 
 impl Bar {
@@ -80,5 +99,49 @@ impl Progress for Bar {
 impl Drop for Bar {
     fn drop(&mut self) {
         self.replace(None);
+    }
+}
+
+impl<W: Write> Lines<W> {
+    fn replace(&self, next: Option<Phase>) {
+        let Ok(mut lines) = self.0.lock() else { return };
+        let (out, current) = &mut *lines;
+        let begins = next.as_ref().map(|phase| format!("{} ...\n", phase.name));
+        let over = std::mem::replace(current, next).map(|phase| (phase.start.elapsed(), phase.name));
+        let ends = over.filter(|(took, _)| *took > LONG);
+        let ends = ends.map(|(took, name)| format!("{name}: done in {}\n", duration(took.as_secs_f64())));
+        // A log that cannot be written is not what the job is about.
+        let _ = out.write_all([ends, begins].into_iter().flatten().collect::<String>().as_bytes());
+    }
+}
+
+impl<W: Write + Send> Progress for Lines<W> {
+    fn phase(&self, name: &str, _total: u64) {
+        self.replace(Some(Phase { name: name.to_owned(), start: Instant::now() }));
+    }
+
+    fn advance(&self, _n: u64) {}
+
+    fn done(&self) {
+        self.replace(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_names_phases_and_times_the_long_ones() {
+        let lines = Lines(Mutex::new((Vec::new(), None)));
+        lines.phase("calibrate", 3);
+        lines.advance(3);
+        lines.done();
+        lines.phase("learn", 0);
+        lines.0.lock().unwrap().1.as_mut().unwrap().start -= LONG * 2;
+        lines.phase("verify", 2);
+        lines.done();
+        let shown = String::from_utf8(lines.0.into_inner().unwrap().0).unwrap();
+        assert_eq!(shown, "calibrate ...\nlearn ...\nlearn: done in 4.0 s\nverify ...\n");
     }
 }

@@ -59,8 +59,8 @@ impl args::Samples {
 
     /// Reads or makes up what a model is calibrated with and judged on.
     pub fn inputs(&self, model: &Model) -> Result<Inputs> {
-        let carry = self.carry()?;
         let signature = Signature::of(model)?;
+        let carry = self.carry(&signature)?;
         let holdout = self.read(&self.holdout, &self.holdout_labels, &signature, &carry, "--holdout")?;
         match (self.read(&self.calibration, &self.labels, &signature, &carry, "--calibration")?, holdout) {
             (Some(calibration), Some(holdout)) => {
@@ -96,8 +96,8 @@ impl args::Samples {
 
     /// Reads or makes up what two models are compared on, and nothing else.
     pub fn judged(&self, model: &Model) -> Result<(Samples, Vec<String>)> {
-        let carry = self.carry()?;
         let signature = Signature::of(model)?;
+        let carry = self.carry(&signature)?;
         if let Some(holdout) = self.read(&self.holdout, &self.holdout_labels, &signature, &carry, "--holdout")? {
             return Ok((holdout, Vec::new()));
         }
@@ -110,8 +110,11 @@ impl args::Samples {
         Ok((samples, warnings))
     }
 
-    fn carry(&self) -> Result<Vec<Carry>> {
-        Ok(self.stream.iter().map(|text| Carry::parse(text)).collect::<dirnet::error::Result<_>>()?)
+    /// What is fed back, held against the model before a sample is read: a wrong name is not the samples' fault.
+    fn carry(&self, signature: &Signature) -> Result<Vec<Carry>> {
+        let carry = self.stream.iter().map(|text| Carry::parse(text)).collect::<dirnet::error::Result<Vec<_>>>()?;
+        Carry::check(&carry, signature)?;
+        Ok(carry)
     }
 
     fn read(

@@ -39,6 +39,9 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     args.output.check_unjudged()?;
     let target = Target { ratio: None, max_size: None, max_loss: None };
     let setup = Setup::read(&args.flags, &target, overrides, &args.files())?;
+    // One ratio that can be had is enough; the others are lines of the table.
+    let least = args.ratios.iter().copied().fold(f64::INFINITY, f64::min);
+    setup.check_target(&args.flags, &Target { ratio: Some(least), ..target })?;
     let engine = Engine::new(&setup.model).map_err(|error| error.in_file(&args.flags.model))?;
     let judge = Judge::new(&setup.model, &setup.loss, &setup.inputs.holdout.carry)?;
     let reference = judge.reference(&engine, &setup.inputs.holdout)?;

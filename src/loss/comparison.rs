@@ -4,7 +4,7 @@
 //! mean is large, and whose parts can be merged.
 
 use super::classes::{Rows, argmax, divergence};
-use super::profile::{self, Along, Profile};
+use super::profile::{self, Profile};
 use super::{Content, Judge, Judged, LossKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::samples::{Labels, Tensor};
@@ -93,8 +93,7 @@ impl Comparison {
     /// Has the error followed along time as well, and single errors counted. Runs are steps of `streams` or samples.
     #[must_use]
     pub fn profiled(self, streams: bool) -> Comparison {
-        let along = if streams { Along::Steps } else { Along::Output };
-        Comparison { profiles: vec![profile::Sums::new(along); self.outputs.len()], ..self }
+        Comparison { profiles: vec![profile::Sums::new(streams); self.outputs.len()], ..self }
     }
 
     /// Adds one run of both models, as outputs by name. `position` is its number in its stream, or among the samples.
@@ -121,7 +120,7 @@ impl Comparison {
             let labels = labels.and_then(|l| l.get(&judged.name));
             sums.merge(&Sums::of(judged, &y, &z, labels)?);
             if let Some(profile) = self.profiles.get_mut(index) {
-                profile.add(judged, &y, &z, position);
+                profile.add(&y, &z, position);
             }
         }
         Ok(())

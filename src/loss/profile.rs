@@ -1,11 +1,14 @@
 //! Where in time an error is, and how large single errors are: what a sum over all elements does not show.
 //!
-//! A *profile* follows one output along its positions: the steps of a stream, else the longest axis of the output that
-//! is not the classes' (the one that is named after time, if there is one), else the samples. Memory is bounded: when
-//! there are more than [`BINS`] positions, neighbours are put together, and single errors are counted in bins a quarter
-//! of a decade wide. Parts that are merged in one order give the same figures for any number of threads.
+//! A *profile* follows one output along its positions: the steps of a stream, else the axis of the output that is named
+//! after time or the longest one that is not the classes', else the samples. Which axis is the longest is known only when
+//! all runs were seen, so that sums are kept along each until then. Memory is bounded: when there are more than [`BINS`]
+//! positions, neighbours are put together, and single errors are counted in bins a quarter of a decade wide. Parts that
+//! are merged in one order give the same figures for any number of threads.
 
-use ndarray::Axis;
+use std::collections::BTreeMap;
+
+use ndarray::{ArrayD, Axis};
 use serde::Serialize;
 
 use super::Judged;
@@ -50,28 +53,37 @@ pub struct Bin {
 }
 
 /// What positions are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Along {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Along {
     /// Steps of a stream: one position for each run.
     Steps,
-    /// An axis of the output, chosen at its first run.
-    #[default]
-    Output,
-    /// An axis of the output.
-    Axis(usize),
-    /// No axis is longer than one: one position for each sample.
+    /// An axis of an output of so many.
+    Axis { rank: usize, axis: usize },
+    /// One position for each sample.
     Samples,
 }
 
-/// Sums along the positions of one output.
+/// Sums over one output.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Sums {
-    along: Along,
+    /// What a run is: a step of a stream, or a sample.
+    run: Along,
+    runs: u64,
+    lines: BTreeMap<Along, Line>,
+    counts: Vec<u64>,
+    exact: u64,
+}
+
+/// Sums along the positions of one kind.
+#[derive(Clone, Debug, PartialEq)]
+struct Line {
+    /// Runs that have such positions.
+    runs: u64,
+    /// Positions that were seen.
+    length: usize,
     /// Positions in one entry of `places`: a power of two.
     stride: usize,
     places: Vec<Place>,
-    counts: Vec<u64>,
-    exact: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -82,46 +94,101 @@ struct Place {
 }
 
 impl Sums {
-    pub fn new(along: Along) -> Self {
+    /// Of runs that are steps of streams, or samples.
+    pub fn new(streams: bool) -> Self {
+        let run = if streams { Along::Steps } else { Along::Samples };
         let bins = (DECADES.end - DECADES.start) * PER_DECADE;
-        Sums { along, stride: 1, places: Vec::new(), counts: vec![0; bins as usize], exact: 0 }
+        Sums { run, runs: 0, lines: BTreeMap::new(), counts: vec![0; bins as usize], exact: 0 }
     }
 
     /// Adds one run; `position` is its number in the stream, or among the samples.
-    pub fn add(&mut self, judged: &Judged, original: &Tensor, compressed: &Tensor, position: usize) {
-        let (y, z) = (original.to_f64(), compressed.to_f64());
-        if self.along == Along::Output {
-            self.along = axis_of(judged, y.shape()).map_or(Along::Samples, Along::Axis);
+    pub fn add(&mut self, original: &Tensor, compressed: &Tensor, position: usize) {
+        let errors = (original.to_f64() - compressed.to_f64()).mapv_into(f64::abs);
+        let all = Place::of(&errors);
+        self.count(&errors);
+        self.runs += 1;
+        self.line(self.run).add(std::iter::once((position, all)));
+        if self.run == Along::Steps {
+            return;
         }
-        match self.along {
-            Along::Axis(axis) if axis < y.ndim() => {
-                for (place, (y, z)) in y.axis_iter(Axis(axis)).zip(z.axis_iter(Axis(axis))).enumerate() {
-                    self.add_place(place, y.iter().zip(&z));
-                }
+        let rank = errors.ndim();
+        for axis in axes(rank) {
+            let line = self.line(Along::Axis { rank, axis });
+            match errors.len_of(Axis(axis)) {
+                1 => line.add(std::iter::once((0, all))),
+                _ => line.add(errors.axis_iter(Axis(axis)).map(|part| Place::of(&part)).enumerate()),
             }
-            _ => self.add_place(position, y.iter().zip(&z)),
         }
     }
 
-    fn add_place<'a>(&mut self, position: usize, pairs: impl Iterator<Item = (&'a f64, &'a f64)>) {
-        let mut place = Place::default();
-        for error in pairs.map(|(y, z)| (y - z).abs()).filter(|error| error.is_finite()) {
-            place.elements += 1;
-            place.squared_error += error * error;
-            place.max_abs = place.max_abs.max(error);
+    fn line(&mut self, along: Along) -> &mut Line {
+        self.lines.entry(along).or_insert(Line { runs: 0, length: 0, stride: 1, places: Vec::new() })
+    }
+
+    fn count(&mut self, errors: &ArrayD<f64>) {
+        for &error in errors.iter().filter(|error| error.is_finite()) {
             match bin_of(error) {
                 Some(bin) => self.counts[bin] += 1,
                 None => self.exact += 1,
             }
         }
-        while position / self.stride >= BINS {
-            self.widen();
+    }
+
+    pub fn merge(&mut self, other: &Sums) {
+        for (&along, line) in &other.lines {
+            self.line(along).merge(line.clone());
         }
-        let index = position / self.stride;
-        if self.places.len() <= index {
-            self.places.resize(index + 1, Place::default());
+        self.runs += other.runs;
+        self.counts.iter_mut().zip(&other.counts).for_each(|(count, more)| *count += more);
+        self.exact += other.exact;
+    }
+
+    /// What is followed: the axis that is most like time, which is the one that is named so, else the longest, if all
+    /// runs have it.
+    fn along(&self, judged: &Judged) -> Along {
+        let everywhere = self.lines.iter().filter(|(_, line)| line.runs == self.runs);
+        let axes: Vec<_> = everywhere.filter(|(along, _)| matches!(along, Along::Axis { .. })).collect();
+        let named = axes.iter().find(|(along, _)| is_time(judged, **along));
+        // The first of those that are equally long.
+        let longest = || axes.iter().rev().filter(|(_, line)| line.length > 1).max_by_key(|(_, line)| line.length);
+        named.or_else(longest).map_or(self.run, |(along, _)| **along)
+    }
+
+    /// What was seen; none if nothing was.
+    pub fn profile(&self, judged: &Judged, deviation: Option<f64>) -> Option<Profile> {
+        let along = self.along(judged);
+        let line = self.lines.get(&along)?;
+        let seen: Vec<&Place> = line.places.iter().filter(|place| place.elements > 0).collect();
+        let first = self.counts.iter().position(|&count| count > 0);
+        let last = self.counts.iter().rposition(|&count| count > 0);
+        let range = first.zip(last).map_or(0..0, |(first, last)| first..last + 1);
+        (!seen.is_empty()).then(|| Profile {
+            along: label(judged, along),
+            stride: line.stride,
+            rms: seen.iter().map(|place| (place.squared_error / place.elements as f64).sqrt()).collect(),
+            max_abs: seen.iter().map(|place| place.max_abs).collect(),
+            deviation,
+            histogram: range.map(|bin| Bin { from: edge(bin), to: edge(bin + 1), count: self.counts[bin] }).collect(),
+            exact: self.exact,
+        })
+    }
+}
+
+impl Line {
+    /// Adds a run: what is at some of its positions.
+    fn add(&mut self, run: impl Iterator<Item = (usize, Place)>) {
+        self.runs += 1;
+        for (position, place) in run {
+            self.length = self.length.max(position + 1);
+            while position / self.stride >= BINS {
+                self.widen();
+            }
+            let index = position / self.stride;
+            if self.places.len() <= index {
+                self.places.resize(index + 1, Place::default());
+            }
+            self.places[index].merge(&place);
         }
-        self.places[index].merge(&place);
     }
 
     /// Puts neighbouring positions together.
@@ -135,11 +202,7 @@ impl Sums {
         self.places = pairs.collect();
     }
 
-    pub fn merge(&mut self, other: &Sums) {
-        if self.along == Along::Output {
-            self.along = other.along;
-        }
-        let mut other = other.clone();
+    fn merge(&mut self, mut other: Line) {
         while self.stride < other.stride {
             self.widen();
         }
@@ -150,40 +213,22 @@ impl Sums {
             self.places.resize(other.places.len(), Place::default());
         }
         self.places.iter_mut().zip(&other.places).for_each(|(place, more)| place.merge(more));
-        self.counts.iter_mut().zip(&other.counts).for_each(|(count, more)| *count += more);
-        self.exact += other.exact;
-    }
-
-    /// What was seen; none if nothing was.
-    pub fn profile(&self, judged: &Judged, deviation: Option<f64>) -> Option<Profile> {
-        let seen: Vec<&Place> = self.places.iter().filter(|place| place.elements > 0).collect();
-        let first = self.counts.iter().position(|&count| count > 0);
-        let last = self.counts.iter().rposition(|&count| count > 0);
-        let range = first.zip(last).map_or(0..0, |(first, last)| first..last + 1);
-        (!seen.is_empty()).then(|| Profile {
-            along: self.label(judged),
-            stride: self.stride,
-            rms: seen.iter().map(|place| (place.squared_error / place.elements as f64).sqrt()).collect(),
-            max_abs: seen.iter().map(|place| place.max_abs).collect(),
-            deviation,
-            histogram: range.map(|bin| Bin { from: edge(bin), to: edge(bin + 1), count: self.counts[bin] }).collect(),
-            exact: self.exact,
-        })
-    }
-
-    fn label(&self, judged: &Judged) -> String {
-        match self.along {
-            Along::Steps => "step of the stream".to_owned(),
-            Along::Samples | Along::Output => "sample".to_owned(),
-            Along::Axis(axis) => match judged.dims.get(axis) {
-                Some(Dim::Symbol(name)) => format!("axis {axis} ({name})"),
-                _ => format!("axis {axis}"),
-            },
-        }
+        self.length = self.length.max(other.length);
+        self.runs += other.runs;
     }
 }
 
 impl Place {
+    fn of<'a>(errors: impl IntoIterator<Item = &'a f64>) -> Place {
+        let mut place = Place::default();
+        for &error in errors.into_iter().filter(|error| error.is_finite()) {
+            place.elements += 1;
+            place.squared_error += error * error;
+            place.max_abs = place.max_abs.max(error);
+        }
+        place
+    }
+
     fn merge(&mut self, other: &Place) {
         self.elements += other.elements;
         self.squared_error += other.squared_error;
@@ -191,19 +236,28 @@ impl Place {
     }
 }
 
-/// The axis that is most like time: the one that is named so, else the longest; never the last of several, which holds
-/// features or classes.
-fn axis_of(judged: &Judged, shape: &[usize]) -> Option<usize> {
-    let axes = 0..shape.len().saturating_sub(1).max(shape.len().min(1));
-    let named = |axis: &usize| match judged.dims.get(*axis) {
-        Some(Dim::Symbol(name)) => {
-            let name = name.to_ascii_lowercase();
-            ["time", "seq", "step", "frame", "len"].iter().any(|word| name.contains(word)) && !name.contains("batch")
-        }
-        _ => false,
-    };
-    let longest = axes.clone().rev().max_by_key(|&axis| shape[axis]).filter(|&axis| shape[axis] > 1);
-    axes.into_iter().find(named).or(longest)
+/// The axes that may be followed: never the last of several, which holds features or classes.
+fn axes(rank: usize) -> std::ops::Range<usize> {
+    0..rank.saturating_sub(1).max(rank.min(1))
+}
+
+/// Whether the model names an axis after time.
+fn is_time(judged: &Judged, along: Along) -> bool {
+    let Along::Axis { axis, .. } = along else { return false };
+    let Some(Dim::Symbol(name)) = judged.dims.get(axis) else { return false };
+    let name = name.to_ascii_lowercase();
+    ["time", "seq", "step", "frame", "len"].iter().any(|word| name.contains(word)) && !name.contains("batch")
+}
+
+fn label(judged: &Judged, along: Along) -> String {
+    match along {
+        Along::Steps => "step of the stream".to_owned(),
+        Along::Samples => "sample".to_owned(),
+        Along::Axis { axis, .. } => match judged.dims.get(axis) {
+            Some(Dim::Symbol(name)) => format!("axis {axis} ({name})"),
+            _ => format!("axis {axis}"),
+        },
+    }
 }
 
 /// The bin of an error; none for one that counts as exact.
@@ -236,22 +290,55 @@ mod tests {
         ArrayD::from_shape_vec(IxDyn(shape), values).unwrap().into()
     }
 
+    fn sums(streams: bool, shapes: &[&[usize]]) -> Sums {
+        let mut sums = Sums::new(streams);
+        for (position, shape) in shapes.iter().enumerate() {
+            sums.add(&tensor(shape, |_| 1.0), &tensor(shape, |_| 0.0), position);
+        }
+        sums
+    }
+
     #[test]
     fn time_is_the_axis_that_is_named_so_or_the_longest() {
-        assert_eq!(axis_of(&judged(&["batch", "seq_len", "c"]), &[90, 3, 5]), Some(1));
-        assert_eq!(axis_of(&judged(&[]), &[1, 40, 65]), Some(1));
-        assert_eq!(axis_of(&judged(&[]), &[7, 7, 65]), Some(0));
-        assert_eq!(axis_of(&judged(&[]), &[1, 65]), None);
-        assert_eq!(axis_of(&judged(&[]), &[65]), Some(0));
-        assert_eq!(axis_of(&judged(&[]), &[]), None);
+        for (dims, shape, along) in [
+            (&["batch", "seq_len", "c"][..], &[90, 3, 5][..], "axis 1 (seq_len)"),
+            (&[], &[1, 40, 65], "axis 1"),
+            (&[], &[7, 7, 65], "axis 0"),
+            (&[], &[1, 65], "sample"),
+            (&[], &[65], "axis 0"),
+            (&[], &[], "sample"),
+        ] {
+            let profile = sums(false, &[shape]).profile(&judged(dims), None).unwrap();
+            assert_eq!(profile.along, along, "{shape:?}");
+        }
+    }
+
+    /// Samples of different shapes are followed along one axis, whichever of them comes first and in whatever parts.
+    #[test]
+    fn axes_are_not_mixed() {
+        let shapes: [&[usize]; 3] = [&[1, 2, 5], &[4, 2, 5], &[3, 1, 5]];
+        let judged = judged(&[]);
+        for order in [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
+            let shapes = order.map(|i| shapes[i]);
+            let whole = sums(false, &shapes).profile(&judged, None).unwrap();
+            assert_eq!((whole.along.as_str(), whole.rms.len()), ("axis 0", 4), "{order:?}");
+            let mut parts = sums(false, &shapes[..1]);
+            parts.merge(&sums(false, &shapes[1..]));
+            assert_eq!(parts.profile(&judged, None).unwrap(), whole, "{order:?}");
+        }
+        // What has another number of axes has no position on them.
+        let ranks = sums(false, &[&[4, 5], &[4, 2, 5]]).profile(&judged, None).unwrap();
+        assert_eq!((ranks.along.as_str(), ranks.rms.len()), ("sample", 2));
+        let stream = sums(true, &[&[1, 5], &[8, 5], &[2, 5]]).profile(&judged, None).unwrap();
+        assert_eq!((stream.along.as_str(), stream.rms.len()), ("step of the stream", 3));
     }
 
     #[test]
     fn an_error_stays_where_it_is() {
         let judged = judged(&["seq", "c"]);
-        let mut sums = Sums::new(Along::Output);
+        let mut sums = Sums::new(false);
         let (y, z) = (tensor(&[4, 2], |_| 1.0), tensor(&[4, 2], |i| if i == 5 { 1.5 } else { 1.0 }));
-        sums.add(&judged, &y, &z, 0);
+        sums.add(&y, &z, 0);
         let profile = sums.profile(&judged, None).unwrap();
         assert_eq!(profile.along, "axis 0 (seq)");
         assert_eq!(profile.max_abs, [0.0, 0.0, 0.5, 0.0]);
@@ -265,9 +352,9 @@ mod tests {
     fn memory_is_bounded_and_parts_add_up() {
         let judged = judged(&[]);
         let run = |range: std::ops::Range<usize>| {
-            let mut sums = Sums::new(Along::Steps);
+            let mut sums = Sums::new(true);
             for step in range {
-                sums.add(&judged, &tensor(&[1, 2], |_| 0.0), &tensor(&[1, 2], |_| step as f64), step);
+                sums.add(&tensor(&[1, 2], |_| 0.0), &tensor(&[1, 2], |_| step as f64), step);
             }
             sums
         };

@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tempfile::NamedTempFile;
 
 use super::external_data::{io, same_file};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{self, Error, ErrorKind, Result};
 
 /// What [`write()`] hands out to be written to.
 pub type Output<'f> = BufWriter<&'f mut File>;
@@ -31,7 +31,7 @@ pub fn append_sparse(out: &mut Output<'_>, bytes: &[u8]) -> Result<()> {
     } else {
         out.write_all(bytes)
     };
-    done.map_err(|e| Error::new(ErrorKind::Io, e.to_string()))
+    done.map_err(|e| Error::new(ErrorKind::Io, error::words(&e)))
 }
 
 /// Fails if `path` is nothing that may be replaced: a directory, a link, a device, or in a directory that is not there.
@@ -76,7 +76,7 @@ pub fn is_same(a: &Path, b: &Path) -> bool {
 /// # Errors
 /// As [`write`](write()).
 pub fn write_text(path: &Path, text: &str) -> Result<u64> {
-    write(path, |out| out.write_all(text.as_bytes()).map_err(|e| Error::new(ErrorKind::Io, e.to_string())))
+    write(path, |out| out.write_all(text.as_bytes()).map_err(|e| Error::new(ErrorKind::Io, error::words(&e))))
 }
 
 /// Writes `path` atomically with what `fill` writes, and returns the number of bytes.

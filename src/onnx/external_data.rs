@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::proto::tensor_proto::DataLocation;
 use super::proto::{StringStringEntryProto, TensorProto};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{self, Error, ErrorKind, Result};
 
 /// Where a tensor says that its values are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -208,7 +208,7 @@ fn directory_of(directory: &Path) -> &Path {
 
 /// An error of the operating system.
 pub(super) fn io(error: &std::io::Error, path: &Path) -> Error {
-    Error::new(ErrorKind::Io, error.to_string()).in_file(path)
+    Error::new(ErrorKind::Io, error::words(error)).in_file(path)
 }
 
 #[cfg(unix)]

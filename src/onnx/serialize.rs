@@ -11,7 +11,7 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::proto::{GraphProto, ModelProto, TensorProto};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{self, Error, ErrorKind, Result};
 
 /// Writes a model.
 ///
@@ -147,7 +147,7 @@ fn prefix(field: u32, length: usize, out: &mut dyn Write) -> Result<()> {
 }
 
 fn write(bytes: &[u8], out: &mut dyn Write) -> Result<()> {
-    out.write_all(bytes).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))
+    out.write_all(bytes).map_err(|e| Error::new(ErrorKind::Io, error::words(&e)))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::expand::is_coded;
 use crate::onnx::{ElementType, Model};
 use crate::plan::ATOMS;
 use crate::recurrent::{ConstantRef, Matrix, Source, Survey};
+use crate::samples::{Carry, Dim, Port, Signature};
 
 /// What `inspect` tells.
 #[derive(Clone, Debug, Serialize)]
@@ -21,6 +22,12 @@ pub struct Inspection {
     pub tool: Tool,
     /// The whole file.
     pub model: InspectedModel,
+    /// What a caller gives.
+    pub inputs: Vec<Value>,
+    /// What a caller gets.
+    pub outputs: Vec<Value>,
+    /// Inputs that look like states which the caller hands on, as `--stream` takes them: `state=stateN`.
+    pub states: Vec<String>,
     /// The weights that can be compressed.
     pub recurrent: InspectedWeights,
     /// What this tool wrote into the file when it compressed it.
@@ -46,6 +53,17 @@ pub struct InspectedModel {
     pub ir_version: i64,
     /// Who made it, by its own word.
     pub producer: Option<String>,
+}
+
+/// An input or output of the model.
+#[derive(Clone, Debug, Serialize)]
+pub struct Value {
+    /// Its name.
+    pub name: String,
+    /// `float`, `int64`, ...; null for what is not a tensor.
+    pub element: Option<String>,
+    /// Its sizes: a number, the name of a symbolic one, or `?`; null where not even their number is declared.
+    pub shape: Option<Vec<serde_json::Value>>,
 }
 
 /// The W and R constants of the nodes that can be compressed.
@@ -128,7 +146,11 @@ impl Inspection {
             inside: node.bodies.clone(),
             weights: Matrix::BOTH.iter().map(|&matrix| weight(model, survey, index, matrix, share)).collect(),
         });
+        let signature = Signature::shown(model);
         Inspection {
+            inputs: signature.inputs.iter().map(Value::from).collect(),
+            outputs: signature.outputs.iter().map(Value::from).collect(),
+            states: Carry::guess(&signature).iter().map(Carry::to_string).collect(),
             schema: SCHEMA,
             tool: Tool::default(),
             model: InspectedModel {
@@ -145,6 +167,18 @@ impl Inspection {
             recurrent: InspectedWeights { bytes, parameters, share: share(bytes) },
             nodes: nodes.collect(),
             skipped: survey.skipped.iter().map(Skipped::from).collect(),
+        }
+    }
+}
+
+impl From<&Port> for Value {
+    fn from(port: &Port) -> Value {
+        let size = |dim: &Dim| dim.fixed().map_or_else(|| dim.to_string().into(), Into::into);
+        let is_tensor = port.element != ElementType::Undefined;
+        Value {
+            name: port.name.clone(),
+            element: is_tensor.then(|| port.element.as_str_name().to_ascii_lowercase()),
+            shape: port.dims.as_ref().map(|dims| dims.iter().map(size).collect()),
         }
     }
 }

@@ -33,8 +33,8 @@ use crate::verify::Verdict;
 use crate::{onnx, recurrent, tune};
 
 pub use bench::{Bench, Benched};
-pub use inspection::{Inspection, Node, Weight, made_by};
-pub use size::Bytes;
+pub use inspection::{Inspection, Node, Value, Weight, made_by};
+pub use size::{Bytes, duration};
 pub use sweep::{Point, Sweep};
 
 /// The version of the JSON.

@@ -65,11 +65,12 @@ pub(super) fn grouped(count: u64) -> String {
 }
 
 /// Seconds, and minutes where there are any.
-pub(super) fn duration(seconds: f64) -> String {
-    if seconds < 60.0 {
+pub fn duration(seconds: f64) -> String {
+    if seconds < 59.95 {
         format!("{seconds:.1} s")
     } else {
-        format!("{} min {:.0} s", (seconds / 60.0).floor(), seconds % 60.0)
+        let seconds = seconds.round();
+        format!("{:.0} min {:.0} s", (seconds / 60.0).floor(), seconds % 60.0)
     }
 }
 

@@ -10,12 +10,17 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::grid::{Grid, Kind, bound, measured};
 use super::size::{duration, figure, grouped, percent, times};
 use super::units::Row;
-use super::{Bench, Bytes, Command, Inspection, Node, NodeForm, Point, Report, Skipped, Sweep, Tuning, Unit, Weight};
+use super::{
+    Bench, Bytes, Command, Inspection, Node, NodeForm, Point, Report, Skipped, Sweep, Tuning, Unit, Value, Weight,
+};
 use crate::error::Escaped;
 use crate::verify::{Scope, Verdict};
 
 /// The width that tables fit.
 const WIDTH: usize = 80;
+
+/// A name that somebody will match with a pattern is cut only where nobody would: in hostile files.
+const FULL: usize = 4 * WIDTH;
 
 /// How to draw.
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,7 +97,7 @@ pub(super) fn report(report: &Report, style: &Style) -> String {
 
 /// The units of one node. `loss` is what all units of the model are predicted to cost.
 fn node_units(units: &[Unit], loss: f64, style: &Style, out: &mut String) {
-    heading(style, &format!("{} ({})", name(&units[0].node, 60), units[0].op), out);
+    node_heading(style, &units[0].node, &format!("({})", units[0].op), WIDTH, out);
     grid(&Grid::units(&Row::of(units, loss)), style, out);
 }
 
@@ -222,6 +227,8 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
         &mut out,
         format!("{}, opset {}, IR version {}{producer}", Bytes(model.bytes), model.opset, model.ir_version),
     );
+    values("inputs", &found.inputs, style, &mut out);
+    values("outputs", &found.outputs, style, &mut out);
     for node in &found.nodes {
         inspected_node(node, style, &mut out);
     }
@@ -264,8 +271,37 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
         ),
     );
     let command = format!("next: dirnet compress {} -o OUT --ratio 8 --calibration SAMPLES", Escaped(&model.path));
-    line_of(&mut out, command);
+    if found.states.is_empty() {
+        line_of(&mut out, command);
+        return out;
+    }
+    line_of(&mut out, format!("{command} \\"));
+    let streams: Vec<String> = found.states.iter().map(|state| format!("--stream {}", Escaped(state))).collect();
+    line_of(&mut out, format!("        {}", streams.join(" \\\n        ")));
+    line_of(&mut out, "      if these are states that the caller hands from one call to the next".to_owned());
     out
+}
+
+/// Inputs or outputs of a model.
+fn values(title: &str, values: &[Value], style: &Style, out: &mut String) {
+    use Kind::Word;
+    if values.is_empty() {
+        return;
+    }
+    let mut found = Grid::new([("", Kind::Name(40)), ("", Word), ("", Word)]);
+    for value in values {
+        let size = |size: &serde_json::Value| size.as_str().map_or_else(|| size.to_string(), str::to_owned);
+        let shape = value.shape.as_ref().map(|sizes| sizes.iter().map(size).collect::<Vec<_>>().join(", "));
+        found.row([
+            value.name.clone(),
+            value.element.clone().unwrap_or_else(|| "not a tensor".to_owned()),
+            shape.map_or_else(String::new, |sizes| format!("[{sizes}]")),
+        ]);
+    }
+    heading(style, title, out);
+    let mut rows = String::new();
+    grid(&found, style, &mut rows);
+    out.push_str(rows.split_once('\n').map_or("", |(_, rows)| rows));
 }
 
 /// The entries of a note, in words.
@@ -279,7 +315,7 @@ fn facts(note: &serde_json::Value) -> Vec<(String, String)> {
 
 fn inspected_node(node: &Node, style: &Style, out: &mut String) {
     let Node { op, direction, input_size, hidden_size, .. } = node;
-    heading(style, &format!("{} ({op}, {direction}, {input_size} -> {hidden_size})", name(&node.node, 40)), out);
+    node_heading(style, &node.node, &format!("({op}, {direction}, {input_size} -> {hidden_size})"), FULL, out);
     if !node.inside.is_empty() {
         line_of(out, format!("  in the body of {}", Escaped(&node.inside.join(" / "))));
     }
@@ -393,6 +429,14 @@ fn forms(forms: &[NodeForm], style: &Style, out: &mut String) {
         let reason = node.reason.as_ref().map(|reason| format!(": {}", Escaped(reason))).unwrap_or_default();
         line_of(out, format!("  {} ({}) {}{reason}", name(&node.node, 40), Escaped(&node.op), node.form));
     }
+}
+
+/// A node's name and what it is, on two lines where they do not fit one.
+fn node_heading(style: &Style, node: &str, what: &str, longest: usize, out: &mut String) {
+    let node = name(node, longest);
+    let fits = node.chars().count() + 1 + what.chars().count() <= WIDTH;
+    out.push('\n');
+    line_of(out, format!("{}{}{what}", style.bold(&node), if fits { " " } else { "\n  " }));
 }
 
 fn heading(style: &Style, text: &str, out: &mut String) {

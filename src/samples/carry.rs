@@ -1,7 +1,7 @@
 //! A state that the caller keeps: an output of one step is an input of the next.
 
 use super::{Dim, Port, Signature};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{self, Error, ErrorKind, Result};
 use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
@@ -43,6 +43,19 @@ impl Carry {
         Ok(Carry { input: input.to_owned(), output: output.to_owned(), range })
     }
 
+    /// What looks like a state that the caller keeps: an input whose shape is an output's, and whose name differs from it
+    /// by no more than `state` does from `stateN`, `hin` from `hout`, or `cache` from `new_cache`.
+    pub fn guess(signature: &Signature) -> Vec<Carry> {
+        let carry =
+            |input: &Port, output: &Port| Carry { input: input.name.clone(), output: output.name.clone(), range: None };
+        let of_input = |input: &Port| {
+            let alike = signature.outputs.iter().filter(|output| stem(&output.name) == stem(&input.name));
+            let mut fitting = alike.map(|output| carry(input, output)).filter(|it| it.check_one(signature).is_ok());
+            input.dims.as_ref().and(fitting.next())
+        };
+        signature.inputs.iter().filter_map(of_input).collect()
+    }
+
     /// Holds carries against the model: names, element types, and shapes as far as they are declared.
     ///
     /// # Errors
@@ -59,8 +72,11 @@ impl Carry {
 
     fn check_one(&self, signature: &Signature) -> Result<()> {
         let missing = |what: &str, name: &str, known: &[Port]| {
-            let known: Vec<&str> = known.iter().map(|p| p.name.as_str()).collect();
-            self.unfit(format!("the model has no {what} '{name}', only {}", known.join(", ")))
+            let meant = error::meant(name, known.iter().map(|port| port.name.as_str()));
+            let [inputs, outputs] = [&signature.inputs, &signature.outputs].map(|ports| names(ports));
+            self.unfit(format!(
+                "the model has no {what} '{name}'{meant}; its inputs are {inputs}, its outputs {outputs}"
+            ))
         };
         let Some(input) = signature.input(&self.input) else {
             return Err(missing("input", &self.input, &signature.inputs));
@@ -101,6 +117,20 @@ impl Carry {
     fn unfit(&self, why: String) -> Error {
         Error::new(ErrorKind::Usage, format!("stream '{self}': {why}"))
     }
+}
+
+/// A name without what tells the state that goes in from the one that comes out.
+fn stem(name: &str) -> String {
+    const BEFORE: [&str; 6] = ["in_", "out_", "new_", "next_", "prev_", "old_"];
+    const AFTER: [&str; 10] = ["_in", "_out", "_new", "_next", "_prev", "_n", "out", "in", "n", "0"];
+    let name = name.to_ascii_lowercase();
+    let bare = BEFORE.iter().find_map(|word| name.strip_prefix(word)).unwrap_or(&name);
+    let bare = AFTER.iter().find_map(|word| bare.strip_suffix(word)).unwrap_or(bare);
+    bare.trim_matches('_').to_owned()
+}
+
+fn names(ports: &[Port]) -> String {
+    ports.iter().map(|port| port.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 fn parse_range(slice: &str) -> Option<Range<usize>> {
@@ -157,12 +187,34 @@ mod tests {
             (vec!["h=states[3:5]"], "is not that part"),
             (vec!["h=states[4:5]"], "is not that part"),
             (vec!["h=y"], "is not that part"),
-            (vec!["g=y"], "no input 'g', only h, x"),
-            (vec!["x=z"], "no output 'z', only states, y"),
+            (vec!["g=y"], "no input 'g'; its inputs are h, x, its outputs states, y"),
+            (vec!["h=state"], "no output 'state' (did you mean 'states'?)"),
             (vec!["x=y", "x=y"], "carried twice"),
         ] {
             assert!(check(&texts).unwrap_err().contains(want), "{texts:?}");
         }
+    }
+
+    #[test]
+    fn states_are_guessed_by_name_and_shape() {
+        let port = |name: &str, sizes: &[usize]| Port {
+            name: name.to_owned(),
+            element: crate::onnx::ElementType::Float,
+            dims: Some(sizes.iter().map(|&size| Dim::Size(size)).collect()),
+        };
+        let guess = |inputs: &[&str], outputs: &[&str]| {
+            let ports = |names: &[&str]| names.iter().map(|name| port(name, &[1, 4])).collect();
+            let carries = Carry::guess(&Signature { inputs: ports(inputs), outputs: ports(outputs) });
+            carries.iter().map(Carry::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(guess(&["input", "state"], &["output", "stateN"]), "state=stateN");
+        assert_eq!(guess(&["x", "h", "c"], &["prob", "hn", "cn"]), "h=hn c=cn");
+        assert_eq!(guess(&["x", "hin"], &["y", "hout"]), "hin=hout");
+        assert_eq!(guess(&["mix", "conv_cache"], &["enh", "conv_cache_out"]), "conv_cache=conv_cache_out");
+        assert_eq!(guess(&["cached_key_0", "cached_key_1"], &["new_cached_key_0"]), "cached_key_0=new_cached_key_0");
+        assert_eq!(guess(&["features"], &["logits"]), "");
+        let other_shape = Signature { inputs: vec![port("h", &[1, 4])], outputs: vec![port("hn", &[4])] };
+        assert_eq!(Carry::guess(&other_shape), []);
     }
 
     #[test]

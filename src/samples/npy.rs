@@ -4,7 +4,7 @@
 //! the file has left. Both byte orders and both element orders are read; Python objects never are.
 
 use super::Tensor;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{self, Error, ErrorKind, Result};
 use crate::limits;
 use crate::onnx::{ElementType, tensor};
 use ndarray::{IxDyn, ShapeBuilder};
@@ -26,7 +26,7 @@ fn bad(message: impl Into<String>) -> Error {
 }
 
 fn unreadable(e: &std::io::Error) -> Error {
-    bad(format!("cannot be read: {e}"))
+    bad(format!("cannot be read: {}", error::words(e)))
 }
 
 impl Header {

@@ -5,7 +5,7 @@
 
 use super::npy::Header;
 use super::{Carry, Dim, Feed, Port, Samples, Signature, Stream, Tensor};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{self, Error, ErrorKind, Result};
 use crate::limits;
 use crate::onnx::{ElementType, model::decode_tensor, tensor};
 use ndarray::IxDyn;
@@ -50,7 +50,7 @@ fn bad(message: impl Into<String>) -> Error {
 }
 
 fn io(e: &std::io::Error) -> Error {
-    Error::new(ErrorKind::Io, e.to_string())
+    Error::new(ErrorKind::Io, error::words(e))
 }
 
 fn has_extension(path: &Path, extension: &str) -> bool {

@@ -51,10 +51,17 @@ impl Signature {
         let inputs = graph.input.iter().filter(|i| !defaults.contains(i.name())).map(Port::of);
         let inputs = inputs.collect::<Result<_>>()?;
         // An output of another type is not judged; that is found out when the model is run.
-        let undeclared =
-            |o: &ValueInfoProto| Port { name: o.name().to_owned(), element: ElementType::Undefined, dims: None };
-        let outputs = graph.output.iter().map(|o| Port::of(o).unwrap_or_else(|_| undeclared(o))).collect();
+        let outputs = graph.output.iter().map(|o| Port::of(o).unwrap_or_else(|_| Port::undeclared(o))).collect();
         Ok(Signature { inputs, outputs })
+    }
+
+    /// Reads it from a model, to be shown: an input that is not a tensor is one of undefined type.
+    pub fn shown(model: &Model) -> Signature {
+        let Some(graph) = &model.proto.graph else { return Signature::default() };
+        let defaults: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
+        let port = |info: &ValueInfoProto| Port::of(info).unwrap_or_else(|_| Port::undeclared(info));
+        let inputs = graph.input.iter().filter(|i| !defaults.contains(i.name())).map(port).collect();
+        Signature { inputs, outputs: graph.output.iter().map(port).collect() }
     }
 
     /// The input of that name.
@@ -82,6 +89,10 @@ impl Port {
         let element = ElementType::try_from(tensor.elem_type()).unwrap_or(ElementType::Undefined);
         let dims = tensor.shape.as_ref().map(|shape| shape.dim.iter().map(Dim::of).collect());
         Ok(Port { name: info.name().to_owned(), element, dims })
+    }
+
+    fn undeclared(info: &ValueInfoProto) -> Port {
+        Port { name: info.name().to_owned(), element: ElementType::Undefined, dims: None }
     }
 
     /// The number of axes, where it is declared.

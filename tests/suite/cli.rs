@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 
 use dirnet::onnx::{LoadOptions, Model};
 
+use crate::corpus;
+
 /// What a run shows: the exit code, then both streams.
 fn run(directory: &Path, arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_dirnet"))
@@ -22,6 +24,12 @@ fn run(directory: &Path, arguments: &[&str]) -> String {
         .flat_map(|(mark, stream)| stream.lines().map(move |line| format!("{mark}{line}\n")))
         .collect();
     format!("exit {code}\n{shown}")
+}
+
+/// What a run that ended well printed on stdout.
+fn json_of(shown: &str) -> &str {
+    let stdout = shown.strip_prefix("exit 0\n").and_then(|shown| shown.split("\n! ").next());
+    stdout.unwrap_or_else(|| panic!("{shown}"))
 }
 
 fn fixture(name: &str) -> PathBuf {
@@ -155,7 +163,7 @@ fn a_configuration_error_names_file_and_line() {
     let arguments = ["compress", "m.onnx", "-o", "s.onnx", "--config", "dirnet.toml"];
     assert_eq!(
         run(directory.path(), &arguments),
-        "exit 2\n! error: dirnet.toml:2: unknown key 'ratoi'; see 'dirnet compress --help'\n"
+        "exit 2\n! error: dirnet.toml:2: unknown key 'ratoi' (did you mean 'ratio'?); see 'dirnet compress --help'\n"
     );
     std::fs::write(directory.path().join("dirnet.toml"), "ratio = 0.5\n").expect("writes");
     assert_eq!(
@@ -188,6 +196,12 @@ exit 0
 lstm256.onnx
 3.51 MB, opset 17, IR version 8, made by pytorch 2.15.0
 
+inputs
+  tokens  int64  [seq, batch]
+
+outputs
+  logits  float  [seq, batch, 65]
+
 /m/rnn/LSTM (LSTM, forward, 64 -> 256)
      shape           stored  from           bytes  of file
   W  1 x 1024 x 64   float   initializer   262 KB    7.5 %
@@ -206,6 +220,31 @@ next: dirnet compress lstm256.onnx -o OUT --ratio 8 --calibration SAMPLES
     assert_eq!(quiet, "exit 0\n");
 }
 
+/// Names that a pattern must match are shown in full, and states that the caller keeps are told.
+#[test]
+fn inspect_tells_how_a_stream_is_fed() {
+    for (model, parts) in [
+        (
+            "silero_vad_v5/silero_vad.onnx",
+            &[
+                "\nIf_0_else_branch__Inline_0__/decoder/rnn/LSTM (LSTM, forward, 128 -> 128)\n",
+                "\n  state  float  [2, ?, 128]\n",
+                "--calibration SAMPLES \\\n        --stream state=stateN\n",
+            ][..],
+        ),
+        ("silero_vad_v4/silero_vad.onnx", &["--stream h=hn \\\n        --stream c=cn\n"]),
+        ("pose_gru/gru_model.onnx", &["--calibration SAMPLES\n"]),
+    ] {
+        let Some(models) = corpus::models() else { return };
+        let path = models.join(model);
+        if !path.exists() {
+            return println!("skipped: there is no {}", path.display());
+        }
+        let shown = run(&models, &["inspect", &path.to_string_lossy()]);
+        parts.iter().for_each(|part| assert!(shown.contains(part), "{part}: {shown}"));
+    }
+}
+
 #[test]
 fn inspect_speaks_json() {
     let shown = run(&fixture("charlm"), &["inspect", "gru256.onnx", "--format", "json", "--exclude", "GRU_1"]);
@@ -216,6 +255,8 @@ fn inspect_speaks_json() {
     assert_eq!(found["nodes"][0]["weights"][1]["shape"], serde_json::json!([1, 768, 256]));
     assert_eq!(found["skipped"][0]["reason"], "excluded by --exclude");
     assert_eq!(found["recurrent"]["bytes"], 4 * 768 * (64 + 256));
+    assert_eq!(found["inputs"], serde_json::json!([{"name": "tokens", "element": "int64", "shape": ["seq", "batch"]}]));
+    assert_eq!(found["states"], serde_json::json!([]));
 }
 
 /// Every broken model gets one line; those that are merely unusual are shown.
@@ -348,24 +389,40 @@ fn a_failed_gate_writes_nothing() {
 fn targets_that_cannot_be_met_exit_1_with_the_nearest() {
     let directory = scratch();
     let model = fixture("charlm/gru256.onnx");
-    let shown = run(
-        directory.path(),
-        &[
-            "compress",
-            &model.to_string_lossy(),
-            "-o",
-            "s.onnx",
-            "--ratio",
-            "400",
-            "--sensitivity",
-            "none",
-            "--tune",
-            "off",
-        ],
-    );
-    assert!(shown.starts_with("exit 1\n! error: "), "{shown}");
-    assert!(shown.contains("gru256.onnx: no plan makes a file of at most "), "{shown}");
-    assert!(shown.contains("the nearest is ") && shown.contains(" --ratio "), "{shown}");
+    let samples = fixture("charlm/calibration.npz");
+    let compress = |more: &[&str]| {
+        let arguments = ["compress", &model.to_string_lossy(), "-o", "s.onnx", "--tune", "off", "--calibration"];
+        run(directory.path(), &[&arguments[..], &[&samples.to_string_lossy()], more].concat())
+    };
+    let nearest = [&["--sensitivity", "none"][..], &[]].map(|how| {
+        let shown = compress(&[how, &["--ratio", "400"]].concat());
+        // The one line says that nothing was run before.
+        assert!(shown.starts_with("exit 1\n! error: ") && shown.lines().count() == 2, "{shown}");
+        assert!(shown.contains("gru256.onnx: no plan makes a file of at most "), "{shown}");
+        let ratio = shown.trim_end().rsplit("the nearest is ").next().and_then(|it| it.split(" --ratio ").nth(1));
+        ratio.unwrap_or_else(|| panic!("{shown}")).to_owned()
+    });
+    let shown = compress(&["--sensitivity", "none", "--ratio", &nearest[0]]);
+    assert!(shown.starts_with("exit 0\n"), "{shown}");
+    assert!(shown.contains("! calibrate ...\n"), "a log says what is being done: {shown}");
+}
+
+#[test]
+fn a_wrong_name_is_told_with_the_right_ones() {
+    let directory = scratch();
+    let (model, samples) = (fixture("charlm/gru256.onnx"), fixture("charlm/calibration.npz"));
+    let plan = ["plan", &model.to_string_lossy(), "--calibration", &samples.to_string_lossy()];
+    let shown = run(directory.path(), &[&plan[..], &["--stream", "token=logits"]].concat());
+    let error = "stream 'token=logits': the model has no input 'token' (did you mean 'tokens'?); its inputs are tokens, \
+                 its outputs logits";
+    assert_eq!(shown, format!("exit 2\n! error: {error}\n"));
+    for (arguments, line) in [
+        (&["inspect", "absent.onnx"][..], "absent.onnx: No such file or directory"),
+        (&["plan", plan[1], "--calibration", "a.npz"], "--calibration: a.npz: No such file or directory"),
+        (&["plan", plan[1], "--config", "a.toml"], "a.toml: cannot read: No such file or directory"),
+    ] {
+        assert_eq!(run(directory.path(), arguments), format!("exit 2\n! error: {line}\n"));
+    }
 }
 
 /// A plan that was saved makes the same model as the flags that it was made from.
@@ -403,7 +460,21 @@ fn a_saved_plan_is_applied() {
     ] {
         std::fs::write(directory.path().join("bad.toml"), plan.replacen(from, to, 1)).expect("writes");
         let shown = dirnet(&["compress", "-o", "c.onnx", "--plan", "bad.toml"]);
-        assert_eq!(shown, format!("exit 2\n! error: bad.toml: {message}\n"));
+        assert!(shown.ends_with(&format!("\n! error: bad.toml: {message}\n")), "{shown}");
+    }
+
+    // What the configuration says of a gate is what the plan says, or nobody knows which of them is meant.
+    for (bits, agrees) in [("dense", false), ("block", true)] {
+        let width = plan.split("width = ").nth(1).and_then(|rest| rest.lines().next()).expect("a width");
+        let sharing = plan.split("sharing = ").nth(1).and_then(|rest| rest.lines().next()).expect("a sharing");
+        let how = if agrees { format!("width = {width}, sharing = {sharing}") } else { "codec = 'dense'".to_owned() };
+        let config = format!("[nodes.'GRU$']\ngates.'W.z' = {{ {how} }}\n");
+        std::fs::write(directory.path().join("dirnet.toml"), config).expect("writes");
+        let shown = dirnet(&["compress", "-o", "d.onnx", "--plan", "plan.toml", "--config", "dirnet.toml"]);
+        let refused = shown.contains(
+            "! error: plan.toml: /m/rnn/GRU/W/forward/z is stored in another way than [nodes] of the configuration says",
+        );
+        assert_eq!((shown.starts_with("exit 0\n"), refused), (agrees, !agrees), "{bits}: {shown}");
     }
 }
 
@@ -416,7 +487,7 @@ fn gates_are_pinned_by_the_configuration() {
     std::fs::write(directory.path().join("dirnet.toml"), config).expect("writes");
     let arguments = ["plan", &model.to_string_lossy(), "--calibration", &*samples.to_string_lossy()];
     let shown = run(directory.path(), &[&arguments[..], &["--config", "dirnet.toml", "--format", "json"]].concat());
-    let plan: serde_json::Value = serde_json::from_str(shown.strip_prefix("exit 0\n").expect("done")).expect("JSON");
+    let plan: serde_json::Value = serde_json::from_str(json_of(&shown)).expect("JSON");
     assert!(plan["recurrent"]["ratio"].as_f64().expect("a ratio") >= 6.0, "{shown}");
     let codec = |tensor: &str, gate: &str| {
         let mut units = plan["units"].as_array().expect("units").iter();
@@ -431,6 +502,28 @@ fn gates_are_pinned_by_the_configuration() {
     std::fs::write(directory.path().join("dirnet.toml"), "[nodes.'GRU']\ncodec = 'magic'\n").expect("writes");
     let shown = run(directory.path(), &[&arguments[..], &["--config", "dirnet.toml"]].concat());
     assert!(shown.contains("[nodes.\"GRU\"]: codec 'magic' is unknown, expected block or dense"), "{shown}");
+    for (wrong, message) in [
+        (
+            "[nodes.'^/m/rnn/GRU_2$']\nbits = 4",
+            "[nodes.\"^/m/rnn/GRU_2$\"]: no LSTM or GRU node has such a name (did you mean '/m/rnn/GRU'?); there are \
+             '/m/rnn/GRU', '/m/rnn/GRU_1'",
+        ),
+        (
+            "[nodes.GRU]\ngates.'R.c' = { bits = 4 }",
+            "[nodes.\"GRU\"]: there is no gate 'R.c'; gates are h, r, z, for one matrix W.h or R.h",
+        ),
+        ("[nodes.GRU]\ngates.q = { bits = 0 }", "[nodes.\"GRU\"]: gates.\"q\": 0 bits a weight, expected 0.5 to 8"),
+        (
+            "[nodes.GRU]\nskip = true\nbits = 4",
+            "[nodes.\"GRU\"]: a skipped node is stored in no other way: drop skip, or the rest",
+        ),
+    ] {
+        std::fs::write(directory.path().join("dirnet.toml"), format!("seed = 1\n{wrong}\n")).expect("writes");
+        for command in [&arguments[..], &["inspect", arguments[1]]] {
+            let shown = run(directory.path(), &[command, &["--config", "dirnet.toml"]].concat());
+            assert_eq!(shown, format!("exit 2\n! error: dirnet.toml:2: {message}\n"));
+        }
+    }
 }
 
 #[test]
@@ -452,8 +545,7 @@ fn bench_measures_models_side_by_side() {
     let arguments =
         ["bench", &models[0], &models[1], "--runs", "1", "--warm-up", "0", "--holdout", &holdout, "--format", "json"];
     let shown = run(directory.path(), &arguments);
-    let found: serde_json::Value =
-        serde_json::from_str(shown.strip_prefix("exit 0\n").expect(&shown)).expect("it is JSON");
+    let found: serde_json::Value = serde_json::from_str(json_of(&shown)).expect("it is JSON");
     assert_eq!((&found["runs"], &found["samples"]), (&serde_json::json!(1), &serde_json::json!(16)));
     for (measured, path) in found["models"].as_array().expect("a list").iter().zip(&models) {
         assert_eq!(measured["path"], *path);

@@ -1,31 +1,17 @@
 //! What compress writes: it fits the target, and what the graph rebuilds is what the codes stand for, bit for bit.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use dirnet::coding::{self, Learning, Weights, Writing};
-use dirnet::dictionary::{self, Metric, ScaleFormat};
+use dirnet::coding::{self, Weights, Writing};
+use dirnet::dictionary::ScaleFormat;
 use dirnet::error::ErrorKind;
 use dirnet::expand;
 use dirnet::onnx::{AttributeProto, LoadOptions, Model, NodeProto, tensor};
 use dirnet::planner::{self, Sizing};
-use dirnet::progress::Silent;
 use dirnet::recurrent::{self, FindOptions};
-use ndarray::{Array2, Axis, Slice};
+use ndarray::{Axis, Slice};
 
-use crate::corpus;
-
-/// Options that learn in a moment.
-fn quick(scale_format: ScaleFormat) -> dictionary::Options {
-    dictionary::Options {
-        rounds: 1,
-        kmeans_iterations: 2,
-        refit_steps: 1,
-        sweeps: 0,
-        scale_format,
-        ..Default::default()
-    }
-}
+use crate::{corpus, quick};
 
 fn round_trip(path: &Path, ratio: f64, scales: ScaleFormat) {
     let model = Model::load(path, &LoadOptions::default()).unwrap();
@@ -38,14 +24,7 @@ fn round_trip(path: &Path, ratio: f64, scales: ScaleFormat) {
         Ok(plan) => plan,
         Err(e) => return println!("{}: {e}", path.display()),
     };
-    let metrics: Vec<_> = weights
-        .units
-        .iter()
-        .map(|u| Arc::new(Metric::new(Array2::<f32>::eye(u.unit.columns).view(), 0.01).unwrap()))
-        .collect();
-    let peaks = vec![127; metrics.len()];
-    let how = Learning { metrics: &metrics, options: quick(scales), peaks };
-    let (coded, _) = coding::learn(&weights, &plan, &how, &Silent).unwrap();
+    let coded = quick::learn(&weights, &plan, scales, 127);
     let result = coding::apply(&model, &weights, &coded, &writing).unwrap();
     let bytes = result.saved_bytes().unwrap();
     assert!(bytes <= target, "{}: {bytes} > {target}", path.display());

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use dirnet::coding::{self, CodedUnits, Learning, Weights, Writing};
-use dirnet::dictionary::{self, BlockSpec, Metric, ScaleFormat};
+use dirnet::coding::{self, Weights, Writing};
+use dirnet::dictionary::{BlockSpec, ScaleFormat};
 use dirnet::encode::{Form, Request};
 use dirnet::engine::Engine;
 use dirnet::expand;
@@ -14,13 +14,10 @@ use dirnet::onnx::proto::{
 };
 use dirnet::onnx::{ElementType, LoadOptions, Model, tensor};
 use dirnet::plan::{Choice, Plan, Sharing};
-use dirnet::progress::Silent;
 use dirnet::recurrent::FindOptions;
 use dirnet::samples::{Feed, Random, RandomOptions};
-use ndarray::Array2;
-use std::sync::Arc;
 
-use crate::corpus;
+use crate::{corpus, quick};
 
 const HIDDEN: usize = 24;
 const INPUTS: usize = 10;
@@ -150,22 +147,6 @@ fn plan(weights: &Weights) -> Plan {
     Plan { choices: (0..units).map(choice).collect(), sensitivity: vec![1.0; units] }
 }
 
-fn learn(weights: &Weights, plan: &Plan, scale_format: ScaleFormat) -> CodedUnits {
-    let eye = |columns: usize| Arc::new(Metric::new(Array2::<f32>::eye(columns).view(), 0.01).unwrap());
-    let metrics: Vec<_> = weights.units.iter().map(|u| eye(u.unit.columns)).collect();
-    let peaks = vec![63; metrics.len()];
-    let options = dictionary::Options {
-        rounds: 1,
-        kmeans_iterations: 2,
-        refit_steps: 1,
-        sweeps: 0,
-        scale_format,
-        ..Default::default()
-    };
-    let how = Learning { metrics: &metrics, options, peaks };
-    coding::learn(weights, plan, &how, &Silent).unwrap().0
-}
-
 fn writing(form: Form) -> Writing {
     Writing { request: Request { form, from: Some(1) }, note: "test".to_owned() }
 }
@@ -200,7 +181,7 @@ fn check(case: &Case, form: Form, taken: Form) {
     assert_eq!(assigned[0].reason.is_some(), taken == Form::Portable, "{place}");
     let plan = plan(&weights);
     let scales = if case.bias { ScaleFormat::Byte } else { ScaleFormat::Float };
-    let coded = learn(&weights, &plan, scales);
+    let coded = quick::learn(&weights, &plan, scales, 63);
     let [portable, other] =
         [Form::Portable, form].map(|form| coding::apply(&model, &weights, &coded, &writing(form)).unwrap());
     assert_eq!(
@@ -267,7 +248,7 @@ fn nodes_with_names_like_those_of_others_keep_their_own_constants() {
         graph.output.append(&mut other.output);
         let model = Model::from_proto(first, &LoadOptions::default()).unwrap();
         let weights = Weights::read(&model, &FindOptions::default()).unwrap();
-        let coded = learn(&weights, &plan(&weights), ScaleFormat::Float);
+        let coded = quick::learn(&weights, &plan(&weights), ScaleFormat::Float, 63);
         let [dense, ours] = [Form::Portable, form]
             .map(|form| expand::expand(&coding::apply(&model, &weights, &coded, &writing(form)).unwrap()).unwrap());
         assert!(distance(&dense, &ours, &feed(&model)) < 1e-12, "{} {form:?}", op.op);

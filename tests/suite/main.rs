@@ -14,6 +14,7 @@ mod interrupted;
 mod loss;
 mod numerics;
 mod onnx;
+mod quick;
 mod recurrent;
 mod samples;
 #[cfg(unix)]
