@@ -2,7 +2,7 @@
 //! time.
 //!
 //! ```sh
-//! cargo run --release --example corruption -- FOLDER [--python PYTHON] [--jobs N] [--only PART-OF-A-PATH]
+//! cargo run --release --example corruption -- FOLDER [--python PYTHON] [--jobs N] [--others N] [--only PART-OF-A-PATH]
 //! ```
 //! Each damaged model is read, described, and, where its weights can still be followed, rewritten with codes of no
 //! meaning, which is all of compressing but the learning. What comes out is given to onnx.checker (`--python`: an
@@ -34,7 +34,7 @@ use rand::{RngExt, SeedableRng};
 
 /// Damaged structural bytes lie before this.
 const HEAD: usize = 4096;
-/// Damaged bytes elsewhere.
+/// Damaged bytes elsewhere, unless `--others` says so.
 const OTHERS: usize = 2000;
 const ENDLESS: Duration = Duration::from_secs(10);
 
@@ -59,12 +59,13 @@ struct Sweep {
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let folder = PathBuf::from(arguments.next().expect("usage: corruption FOLDER"));
-    let (mut python, mut jobs, mut only) = (None, 0, String::new());
+    let (mut python, mut jobs, mut others, mut only) = (None, 0, OTHERS, String::new());
     while let Some(flag) = arguments.next() {
         let value = arguments.next().expect("every flag has a value");
         match flag.as_str() {
             "--python" => python = Some(value),
             "--jobs" => jobs = value.parse().expect("a number"),
+            "--others" => others = value.parse().expect("a number"),
             "--only" => only = value,
             other => panic!("unknown flag {other}"),
         }
@@ -82,7 +83,7 @@ fn main() {
     files.sort();
     let (mut total, start) = (Count::default(), Instant::now());
     for file in files.iter().filter(|file| file.to_string_lossy().contains(&only)) {
-        let count = sweep.model(file, jobs);
+        let count = sweep.model(file, jobs, others);
         println!("{}: {}", file.strip_prefix(&folder).unwrap_or(file).display(), count.line());
         total.add(&count);
     }
@@ -91,12 +92,12 @@ fn main() {
 }
 
 impl Sweep {
-    fn model(&mut self, file: &Path, jobs: usize) -> Count {
+    fn model(&mut self, file: &Path, jobs: usize, others: usize) -> Count {
         let whole = std::fs::read(file).expect("can be read");
         let mut random = ChaCha8Rng::seed_from_u64(1);
         let mut count = Count::default();
         let mut loadable = Vec::new();
-        for place in places(&whole, &mut random) {
+        for place in places(&whole, others, &mut random) {
             let flip = random.random_range(1..=255u8);
             let mut damaged = whole.clone();
             damaged[place] ^= flip;
@@ -178,7 +179,7 @@ impl Sweep {
 }
 
 /// Every structural byte of the head, and others at random.
-fn places(whole: &[u8], random: &mut ChaCha8Rng) -> Vec<usize> {
+fn places(whole: &[u8], wanted: usize, random: &mut ChaCha8Rng) -> Vec<usize> {
     let bytes = Bytes::copy_from_slice(whole);
     let start = bytes.as_ptr() as usize;
     let model = Model::from_bytes(bytes, &LoadOptions { allow_newer: true }).expect("the model is sound");
@@ -193,7 +194,7 @@ fn places(whole: &[u8], random: &mut ChaCha8Rng) -> Vec<usize> {
     });
     let head = (0..whole.len().min(HEAD)).filter(|&place| structural[place]).collect::<Vec<_>>();
     let others: Vec<usize> = (0..whole.len()).filter(|&place| place >= HEAD || !structural[place]).collect();
-    let chosen = (0..OTHERS.min(others.len())).map(|_| others[random.random_range(0..others.len())]);
+    let chosen = (0..wanted.min(others.len())).map(|_| others[random.random_range(0..others.len())]);
     head.iter().copied().chain(chosen).collect()
 }
 
