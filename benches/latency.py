@@ -1,14 +1,18 @@
 """Writes docs/latency.md: dense, quantized by onnxruntime, and in each of our forms, by onnxruntime. Called by `latency`.
 
-    latency.py [NAME...]                   the table, or the rows of models with NAME in their name
+    latency.py [NAME...]                   the page, or the rows of models with NAME in their name
+    latency.py --prepare [NAME...]         only the files that are measured: they are kept, and made once for a build of the tool
     latency.py --measure MODEL FEEDS       one session in a process of its own; prints JSON
 
 Times are of the processor, with one thread, so that other work on the machine matters little; every figure is the median of
-`PROCESSES` processes, a latency that of the medians of their runs.
+`PROCESSES` processes, a latency that of the medians of their runs. The variants of a model take turns.
 """
 
+import ctypes
+import hashlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -29,12 +33,16 @@ REAL = ["charlm lstm512", "charlm gru256", "g2p_id encoder", "DTLN part 1", "Sil
 
 # Upper bounds that this project set itself, as shares of dense: (op, hidden, variant) -> what -> bound.
 BARS = {
-    ("LSTM", 1024, "fast"): {"latency": 0.30, "steady": 0.5},
-    ("GRU", 1024, "fast"): {"latency": 0.38, "steady": 0.5},
+    ("LSTM", 1024, "fast"): {"latency": 0.30, "in_use": 0.5},
+    ("GRU", 1024, "fast"): {"latency": 0.38, "in_use": 0.5},
     ("LSTM", 512, "fast"): {"latency": 0.45},
     ("GRU", 512, "fast"): {"latency": 0.50},
-    ("LSTM", 1024, "portable"): {"peak": 1.8, "session": 1.5},
+    ("LSTM", 1024, "portable"): {"peak": 1.8, "session": 1.5, "in_use": 1.05},
 }
+
+# Where else the fast form is tried: processor time of a step, from sequences of so many steps.
+ELSEWHERE = ["onnxruntime", "onnxruntime 1.17", "Node", "web", "OpenVINO", "OpenCV", "MNN", "ncnn", "rten", "tract"]
+SHORT, LONG = 50, 1050
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,8 @@ class Figures:
     latency: float
     session: float
     peak: float
-    steady: float
+    resident: float
+    in_use: float
     nmse: float | None = None
 
 
@@ -77,15 +86,21 @@ def measure(model, feeds):
         begin = time.process_time()
         session.run(None, values)
         runs.append(time.process_time() - begin)
-    peak = max(peak, resident("VmHWM") - base)
-    told = {"latency": median(runs) * 1e3, "session": created * 1e3, "peak": peak, "steady": resident("VmRSS") - base}
-    print(json.dumps(told))
+    told = {"latency": median(runs) * 1e3, "session": created * 1e3, "peak": max(peak, resident("VmHWM") - base)}
+    told["resident"] = resident("VmRSS") - base
+    ctypes.CDLL(None).malloc_trim(0)
+    session.run(None, values)
+    print(json.dumps(told | {"in_use": resident("VmRSS") - base}))
 
 
-def figures(path, feeds, nmse):
-    command = [sys.executable, __file__, "--measure", path, feeds]
-    told = [json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(PROCESSES)]
-    return Figures(catalogue.stored_bytes(path), **{key: median(t[key] for t in told) for key in told[0]}, nmse=nmse)
+def figures(files, feeds):
+    """Variant -> what its processes told, one after the other in turn."""
+    told = {variant: [] for variant in files}
+    for _ in range(PROCESSES):
+        for variant, path in files.items():
+            command = [sys.executable, __file__, "--measure", path, feeds]
+            told[variant].append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    return {variant: {key: median(t[key] for t in each) for key in each[0]} for variant, each in told.items()}
 
 
 # -- models ----------------------------------------------------------------------------------------------------------------
@@ -95,9 +110,12 @@ def random_model(op, hidden, folder):
     """Two layers with random weights, as in large.py: path, feeds, arguments of dirnet."""
     path, feeds = folder / "model.onnx", folder / "feeds.safetensors"
     onnx.save(large.build(op, hidden), path)
-    x = np.random.default_rng(1).standard_normal((STEPS, 1, hidden)).astype(np.float32)
-    adapter.write(feeds, {"x": x})
+    adapter.write(feeds, {"x": sequence(hidden, STEPS)})
     return path, feeds, ["--ratio", RATIO, "--sensitivity", "none"]
+
+
+def sequence(hidden, steps):
+    return np.random.default_rng(1).standard_normal((steps, 1, hidden)).astype(np.float32)
 
 
 def real_model(model, folder):
@@ -107,17 +125,20 @@ def real_model(model, folder):
 
 
 def variants(path, arguments, folder):
-    """Name -> file; a variant that cannot be made is absent."""
+    """Name -> file; a variant that cannot be made, or is the portable one, is absent."""
     made = {"dense": path, "quantize_dynamic": folder / "quantized.onnx"}
-    quantize_dynamic(path, made["quantize_dynamic"], weight_type=QuantType.QInt8)
-    for form in ("portable", "fast", "ort") if matrix.FORMS else ("portable",):
-        out = folder / f"{form}.onnx"
-        how = ["--form", form] if form != "portable" else []
-        run = catalogue.tool("compress", path, "-o", out, "--no-verify", "-q", *arguments, *how)
-        if run.code == 0:
+    if not made["quantize_dynamic"].exists():
+        quantize_dynamic(path, made["quantize_dynamic"], weight_type=QuantType.QInt8)
+    for form, how in matrix.HOW.items():
+        key = hashlib.sha256(repr([matrix.TOOL, arguments, path.read_bytes()]).encode()).hexdigest()[:16]
+        out = folder / f"{form}-{key}.onnx"
+        if not out.exists():
+            run = catalogue.tool("compress", path, "-o", out, "--no-verify", "-q", *arguments, *how)
+            if run.code != 0:
+                print(f"{folder.name}, {form}: {run.message}", file=sys.stderr)
+                continue
+        if form == "portable" or matrix.has_form(out):
             made[form] = out
-        else:
-            print(f"{path.parent.name}, {form}: {run.message}", file=sys.stderr)
     return made
 
 
@@ -128,12 +149,50 @@ def nmse(dense, other, feeds):
     return max((value for value in known if value is not None), default=None)
 
 
-def measured(name, path, feeds, arguments, folder):
+def measured(name, path, feeds, files):
+    told = figures(files, feeds)
     found = {}
-    for variant, file in variants(path, arguments, folder).items():
-        found[variant] = figures(file, feeds, nmse(path, file, feeds) if variant != "dense" else None)
+    for variant, file in files.items():
+        apart = nmse(path, file, feeds) if variant != "dense" else None
+        found[variant] = Figures(catalogue.stored_bytes(file), **told[variant], nmse=apart)
         print(name, variant, asdict(found[variant]), flush=True)
     return found
+
+
+# -- other runtimes --------------------------------------------------------------------------------------------------------
+
+
+def step_time(runtime, model, feeds):
+    """Processor milliseconds of one step: what a long sequence takes beyond a short one. Else the runtime's words."""
+    times = []
+    for path in feeds:
+        # The better of two: what else a process does is never less than nothing.
+        each = []
+        for _ in range(2):
+            begin = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+            words = runtimes.attempt(runtime, model, path, path.with_suffix(".out"))
+            if words is not None:
+                return words
+            each.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - begin)
+        times.append(min(each))
+    return (times[1] - times[0]) / (LONG - SHORT) * 1e3
+
+
+def elsewhere(op, hidden, folder, files):
+    """Rows of the table: runtime, dense, fast."""
+    feeds = [folder / f"{steps}.safetensors" for steps in (SHORT, LONG)]
+    for path, steps in zip(feeds, (SHORT, LONG)):
+        adapter.write(path, {"x": sequence(hidden, steps)})
+    rows = []
+    for runtime in runtimes.RUNTIMES:
+        if runtime.name not in ELSEWHERE or not runtime.there:
+            continue
+        dense, fast = (step_time(runtime, files[variant], feeds) for variant in ("dense", "fast"))
+        both = not isinstance(dense, str) and not isinstance(fast, str)
+        cell = lambda value: f"{value:.2f}" if not isinstance(value, str) else f"`{value.replace('`', chr(39)).replace('|', '/')[:90]}`"
+        rows.append(f"| {op}-{hidden} | {runtime.name} | {cell(dense)} | {cell(fast)} | {f'{fast / dense:.2f}×' if both else ''} |")
+        print(rows[-1], flush=True)
+    return rows
 
 
 # -- the page --------------------------------------------------------------------------------------------------------------
@@ -141,19 +200,21 @@ def measured(name, path, feeds, arguments, folder):
 HEAD = f"""# Size, latency and memory in onnxruntime
 
 Dense, as `onnxruntime.quantization.quantize_dynamic` makes it (int8 weights), and in the forms of `dirnet compress --ratio {RATIO}`:
-*portable*; *fast*, `--form fast`; *ort*, `--form ort`. Made by `benches/latency`; do not edit.
+*portable*; *fast*, `--form fast --form-from 1`; *ort*, `--form ort --form-from 1`: in all layers that can take them, also where the tool would
+by default leave them portable because they are too small to gain. Made by `benches/latency`; do not edit.
 
 - **file**: bytes on disk, all side files counted; **latency** of one run: batch 1, {STEPS} steps in the models with random weights,
   one recorded input in the real ones; **session**: from the file to a session that can run. Processor milliseconds on one thread.
-- **peak** and **steady** memory, over a process that has only imported onnxruntime: the highest while it loads and runs, and
-  what is left after {SECONDS:g} s of runs.
+- Memory over that of a process that has only imported onnxruntime: **peak**, the highest while it loads and runs; **resident**, what
+  the process has after {SECONDS:g} s of runs; **in use**, what of it glibc does not give back when asked (`malloc_trim`). glibc keeps what
+  was freed, up to the peak of loading, for later use: the difference between the last two is not lost, but not the system's either.
 - **nmse**: mean squared difference of the outputs from the dense model's, over their variance, on that input. Random weights are
   the hardest to compress: for them it is large, and says nothing of trained models.
 """
 
 
 def table(every):
-    head = ["model", "variant", "file", "", "latency ms", "", "session ms", "", "peak MB", "steady MB", "nmse"]
+    head = ["model", "variant", "file", "", "latency ms", "", "session ms", "", "peak MB", "", "resident MB", "in use MB", "", "nmse"]
     lines = ["| " + " | ".join(head) + " |", "|---|---" + "|--:" * (len(head) - 2) + "|"]
     for name, found in every.items():
         dense = found["dense"]
@@ -161,7 +222,8 @@ def table(every):
             share = lambda key: f"{getattr(f, key) / getattr(dense, key):.2f}×" if f is not dense else ""
             cells = [
                 name if f is dense else "", variant, f"{f.size:,}", share("size"), f"{f.latency:.2f}", share("latency"),
-                f"{f.session:.0f}", share("session"), f"{f.peak:.0f}", f"{f.steady:.0f}", "" if f.nmse is None else f"{f.nmse:.1g}",
+                f"{f.session:.0f}", share("session"), f"{f.peak:.0f}", share("peak"), f"{f.resident:.0f}", f"{f.in_use:.0f}", share("in_use"),
+                "" if f.nmse is None else f"{f.nmse:.1g}",
             ]  # fmt: skip
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -175,7 +237,8 @@ def bars(every):
             continue
         for what, bound in bounds.items():
             share = getattr(found[variant], what) / getattr(found["dense"], what)
-            lines.append(f"- {op}-{hidden}, {variant}, {what}: {share:.2f} of dense, bar {bound:.2f}: {'met' if share <= bound else '**missed**'}")
+            name = what.replace("_", " ")
+            lines.append(f"- {op}-{hidden}, {variant}, {name}: {share:.2f} of dense, bar {bound:.2f}: {'met' if share <= bound else '**missed**'}")
     return "\n".join(lines)
 
 
@@ -183,23 +246,41 @@ def random_name(op, hidden):
     return f"2 × {op}-{hidden}, random"
 
 
+OTHERS = f"""
+## The fast form in other runtimes
+
+Processor milliseconds of one step: what a sequence of {LONG} steps takes beyond one of {SHORT}, by the adapters of `tests/runtimes`.
+Several threads count together. Where there is no time, the runtime's own words.
+
+| model | runtime | dense | fast | |
+|---|---|--:|--:|--:|
+"""
+
+
 def main():
     makers = {random_name(*model): lambda folder, model=model: random_model(*model, folder) for model in RANDOM}
     models = {model.name: model for model in catalogue.read()[0]}
     makers |= {name: lambda folder, name=name: real_model(models[name], folder) for name in REAL if name in models}
-    asked = sys.argv[1:]
-    every = {}
-    for name, make in makers.items():
-        if asked and not any(word in name for word in asked):
-            continue
-        folder = runtimes.HOME / "latency" / matrix.slug(name)
+    asked = [word for word in sys.argv[1:] if word != "--prepare"]
+    wanted = [name for name in makers if not asked or any(word in name for word in asked)]
+    folders = {name: runtimes.HOME / "latency" / matrix.slug(name) for name in wanted}
+    made = {}
+    for name, folder in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
-        every[name] = measured(name, *make(folder), folder)
+        path, feeds, arguments = makers[name](folder)
+        made[name] = path, feeds, variants(path, arguments, folder)
+        print(f"{name}: {', '.join(made[name][2])}", file=sys.stderr, flush=True)
+    if "--prepare" in sys.argv[1:]:
+        return
+    every = {name: measured(name, *files) for name, files in made.items()}
+    large_ones = {(op, hidden): random_name(op, hidden) for op, hidden in RANDOM if hidden == max(h for _, h in RANDOM)}
+    rows = [elsewhere(*model, folders[name], made[name][2]) for model, name in large_ones.items() if name in made]
+    others = OTHERS + "\n".join(sum(rows, []))
     if asked:
-        print(table(every))
+        print(table(every), others, bars(every), sep="\n")
         return
     machine = f"{matrix.processor()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__}, one thread"
-    parts = [HEAD, f"Measured on {machine}.\n", table(every), "\n## Bars that this project set itself\n", bars(every), ""]
+    parts = [HEAD, f"Measured on {machine}.\n", table(every), "\n## Bars that this project set itself\n", bars(every), others, ""]
     PAGE.write_text("\n".join(parts))
 
 

@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{Model, Rewriter, Scope};
 use crate::plan::{Choice, Plan, Sharing};
 use crate::progress::Progress;
-use crate::recurrent::{self, Bias, FindOptions, Matrix, RecurrentNode, Survey, Unit, Weight, WeightUse};
+use crate::recurrent::{self, Bias, Cell, FindOptions, Matrix, RecurrentNode, Survey, Unit, Weight, WeightUse};
 
 /// The metadata entry that tells how a model was made.
 pub const NOTE: &str = "dirnet";
@@ -404,12 +404,14 @@ fn is_shared(weights: &Weights, coded: &CodedUnits, unit: usize) -> bool {
 }
 
 /// Uses by the innermost Loop or Scan body that they are in. Values must be computed inside such a body: not every
-/// runtime lets one capture a value that a node outside computes.
+/// runtime lets one capture a value that a node outside computes. For a GRU the same holds of the branches of an If, where
+/// MNN crashes.
 fn anchors(survey: &Survey, uses: &[WeightUse]) -> BTreeMap<Scope, Vec<WeightUse>> {
     let mut anchors: BTreeMap<Scope, Vec<WeightUse>> = BTreeMap::new();
     for &used in uses {
         let node = &survey.nodes[used.node];
-        let depth = node.bodies.iter().rposition(|op| op != "If").map_or(0, |i| i + 1);
+        let captures = |op: &String| op == "If" && node.cell != Cell::Gru;
+        let depth = node.bodies.iter().rposition(|op| !captures(op)).map_or(0, |i| i + 1);
         let body = node.scope.steps()[..depth].iter().fold(Scope::root(), |scope, &step| scope.child(step));
         anchors.entry(body).or_default().push(used);
     }

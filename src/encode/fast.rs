@@ -7,15 +7,15 @@
 //! ```
 //! No float copy of the weights exists when the model runs: runtimes fold the decoding nodes to int8 and fuse each
 //! product to one operator. The vectors are quantised to eight bits at each step, so that the outputs differ from the
-//! portable form's by some 1e-3 of their range. The nodes that decode R are inside the body: OpenVINO does not let a
-//! body read a value that is computed outside.
+//! portable form's by some 1e-3 of their range. The nodes that decode R are outside of the body, which reads what they
+//! compute: onnxruntime frees a weight once it has packed it for its products, but not one that is a body's own. OpenVINO
+//! lets no body read a value that is computed outside, and so refuses the form.
 //!
 //! With `G*H` gates in ONNX's order, LSTM `i o f c`: `c' = f c + i tanh(c~)`, `h' = o tanh(c')`. GRU `z r h`:
 //! `h' = n + z (h - n)`, where `n = tanh(x_h + r (R_h h + Rb_h))` if `linear_before_reset`, else
 //! `n = tanh(x_h + R_h (r h) + Rb_h)`, for which `r h` is quantised anew.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 
 use ndarray::{Array1, Array2, Axis, concatenate};
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ use super::{Home, Layer, Stored, Writer};
 use crate::error::Result;
 use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::proto::{TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto};
-use crate::onnx::{AttributeProto, Definition, ElementType, GraphProto, Model, NodeProto, Scope, Step, graph, tensor};
+use crate::onnx::{AttributeProto, Definition, ElementType, GraphProto, Model, NodeProto, Scope, graph, tensor};
 use crate::recurrent::{Bias, Cell, Constants, Direction, RecurrentNode};
 
 /// Hidden size from which on it was measured to pay in onnxruntime; below, the loop costs more than int8 wins.
@@ -86,7 +86,7 @@ type Quantised = [String; 3];
 
 /// Writes the nodes that take the place of the layer's node. Its outputs keep their names.
 pub fn write(writer: &mut Writer<'_, '_>, layer: &Layer<'_>) {
-    Scribe { writer, layer, hidden: layer.node.attributes.hidden, parts: Vec::new() }.layer();
+    Scribe { writer, layer, hidden: layer.node.attributes.hidden }.layer();
 }
 
 /// Writes one layer.
@@ -94,8 +94,6 @@ struct Scribe<'s, 'l, 'r, 'm> {
     writer: &'s mut Writer<'r, 'm>,
     layer: &'s Layer<'l>,
     hidden: usize,
-    /// The matrices of R that the body has so far.
-    parts: Vec<Matrix>,
 }
 
 /// The values that one direction computes: `Y [T, B, H]` if it is read, then the last states `[B, H]`.
@@ -183,16 +181,17 @@ impl Scribe<'_, '_, '_, '_> {
         let (w, home) = self.layer.w;
         let part = w.part(d, 0..gates, self.name_of(w, d));
         let w = self.matrix(&part, home);
+        let r = self.recurrent_parts(d);
         let [outside, inside] = self.biases(d, stem);
         let projected = self.product(x, &w, outside.as_deref(), &format!("{stem}/x"));
         let mut inputs: Vec<String> = (0..self.states()).map(|state| self.initial(d, state, stem, zeros)).collect();
         inputs.push(projected);
 
         let outer = self.writer.take_nodes();
-        let body = self.body(d, stem, inside.as_deref());
+        let body = self.body(stem, &r, inside.as_deref());
         let node = self.writer.take_nodes();
         self.writer.put_nodes(outer);
-        let origin = self.origin(d, w, [outside, inside]);
+        let origin = self.origin(d, w, r, [outside, inside]);
         self.scan(GraphProto { node, ..body }, direction, inputs, stem, &origin)
     }
 
@@ -201,7 +200,7 @@ impl Scribe<'_, '_, '_, '_> {
         if stored.directions == 1 { stored.name.clone() } else { format!("{}/{d}", stored.name) }
     }
 
-    fn origin(&mut self, index: usize, w: Matrix, bias: [Option<String>; 2]) -> Origin {
+    fn origin(&self, index: usize, w: Matrix, r: Vec<Matrix>, bias: [Option<String>; 2]) -> Origin {
         let RecurrentNode { name, cell, attributes, .. } = self.layer.node;
         let input = |index: usize| self.layer.input(index).unwrap_or_default().to_owned();
         Origin {
@@ -214,7 +213,7 @@ impl Scribe<'_, '_, '_, '_> {
             inputs: [0, 5, 6].map(input)[..1 + self.states()].to_vec(),
             outputs: self.layer.proto.output.clone(),
             w,
-            r: std::mem::take(&mut self.parts),
+            r,
             bias,
         }
     }
@@ -280,14 +279,15 @@ impl Scribe<'_, '_, '_, '_> {
     }
 
     /// Writes the nodes of the body, and returns the graph without them.
-    fn body(&mut self, d: usize, stem: &str, bias: Option<&str>) -> GraphProto {
+    fn body(&mut self, stem: &str, r: &[Matrix], bias: Option<&str>) -> GraphProto {
         let hidden = self.hidden;
         let rows = self.layer.node.cell.gates().len() * hidden;
         let [h, c, x] = ["h", "c", "x_t"].map(|name| self.writer.fresh(&format!("{stem}/{name}")));
-        let mut outputs = match self.layer.node.cell {
-            Cell::Lstm => self.lstm(d, stem, [&h, &c, &x]),
-            Cell::Gru if self.layer.node.attributes.linear_before_reset => self.gru_after(d, stem, [&h, &x], bias),
-            Cell::Gru => self.gru_before(d, stem, [&h, &x]),
+        let mut outputs = match (self.layer.node.cell, r) {
+            (Cell::Lstm, [r]) => self.lstm(stem, r, [&h, &c, &x]),
+            (Cell::Gru, [r]) => self.gru_after(stem, r, [&h, &x], bias),
+            (Cell::Gru, [r_zr, r_n]) => self.gru_before(stem, [r_zr, r_n], [&h, &x]),
+            _ => unreachable!("R is in the parts that `recurrent_parts` gives"),
         };
         if self.layer.output(0).is_some() {
             let y = self.writer.node("Identity", &[&outputs[0]], &format!("{stem}/y_t"), vec![]);
@@ -306,8 +306,8 @@ impl Scribe<'_, '_, '_, '_> {
         }
     }
 
-    fn lstm(&mut self, d: usize, stem: &str, [h, c, x]: [&str; 3]) -> Vec<String> {
-        let recurrent = self.recurrent(d, 0..4, h, None, stem);
+    fn lstm(&mut self, stem: &str, r: &Matrix, [h, c, x]: [&str; 3]) -> Vec<String> {
+        let recurrent = self.recurrent(r, h, None, &format!("{stem}/h"));
         let gates = self.op("Add", &[&recurrent, x], stem, "gates");
         let [iof, candidate] = self.split(&gates, [3, 1], stem, ["iof_in", "c_in"]);
         let iof = self.op("Sigmoid", &[&iof], stem, "iof");
@@ -321,8 +321,8 @@ impl Scribe<'_, '_, '_, '_> {
         vec![state, cell]
     }
 
-    fn gru_after(&mut self, d: usize, stem: &str, [h, x]: [&str; 2], bias: Option<&str>) -> Vec<String> {
-        let recurrent = self.recurrent(d, 0..3, h, bias, stem);
+    fn gru_after(&mut self, stem: &str, r: &Matrix, [h, x]: [&str; 2], bias: Option<&str>) -> Vec<String> {
+        let recurrent = self.recurrent(r, h, bias, &format!("{stem}/h"));
         let [x_zr, x_n] = self.split(x, [2, 1], stem, ["x_zr", "x_n"]);
         let [h_zr, h_n] = self.split(&recurrent, [2, 1], stem, ["h_zr", "h_n"]);
         let [z, r] = self.first_gates(&x_zr, &h_zr, stem);
@@ -330,12 +330,12 @@ impl Scribe<'_, '_, '_, '_> {
         self.blend(h, &z, &x_n, &reset, stem)
     }
 
-    fn gru_before(&mut self, d: usize, stem: &str, [h, x]: [&str; 2]) -> Vec<String> {
-        let h_zr = self.recurrent(d, 0..2, h, None, stem);
+    fn gru_before(&mut self, stem: &str, [r_zr, r_n]: [&Matrix; 2], [h, x]: [&str; 2]) -> Vec<String> {
+        let h_zr = self.recurrent(r_zr, h, None, &format!("{stem}/h/zr"));
         let [x_zr, x_n] = self.split(x, [2, 1], stem, ["x_zr", "x_n"]);
         let [z, r] = self.first_gates(&x_zr, &h_zr, stem);
         let reset = self.op("Mul", &[&r, h], stem, "reset");
-        let h_n = self.recurrent(d, 2..3, &reset, None, stem);
+        let h_n = self.recurrent(r_n, &reset, None, &format!("{stem}/h/h"));
         self.blend(h, &z, &x_n, &h_n, stem)
     }
 
@@ -358,21 +358,23 @@ impl Scribe<'_, '_, '_, '_> {
         self.writer.node(op, inputs, &format!("{stem}/{name}"), vec![])
     }
 
-    /// `R h`, or that of some gates, `[B, rows]`.
-    fn recurrent(&mut self, d: usize, gates: Range<usize>, h: &str, bias: Option<&str>, stem: &str) -> String {
+    /// The matrices that the body multiplies with: all of R, or where the reset gate comes first, `z r` and `h` apart.
+    fn recurrent_parts(&mut self, d: usize) -> Vec<Matrix> {
         let (r, home) = self.layer.r;
-        let mut name = self.name_of(r, d);
-        let mut stem = format!("{stem}/h");
-        if gates.len() < r.gates.len() {
-            let letters = r.gates[gates.clone()].concat();
-            name = format!("{name}/{letters}");
-            stem = format!("{stem}/{letters}");
-        }
-        let part = r.part(d, gates, name);
-        let matrix = self.matrix(&part, home);
-        self.parts.push(matrix.clone());
-        let quantised = self.quantise(h, &stem);
-        self.product(&quantised, &matrix, bias, &stem)
+        let name = self.name_of(r, d);
+        let parts = match self.layer.node.cell {
+            Cell::Gru if !self.layer.node.attributes.linear_before_reset => {
+                vec![r.part(d, 0..2, format!("{name}/zr")), r.part(d, 2..3, format!("{name}/h"))]
+            }
+            _ => vec![r.part(d, 0..r.gates.len(), name)],
+        };
+        parts.iter().map(|part| self.matrix(part, home)).collect()
+    }
+
+    /// `R h`, or that of some gates, `[B, rows]`.
+    fn recurrent(&mut self, matrix: &Matrix, h: &str, bias: Option<&str>, stem: &str) -> String {
+        let quantised = self.quantise(h, stem);
+        self.product(&quantised, matrix, bias, stem)
     }
 
     fn quantise(&mut self, value: &str, stem: &str) -> Quantised {
@@ -445,26 +447,23 @@ pub(super) fn find(model: &Model, constants: &mut Constants<'_>) -> Result<Vec<F
             }
         }
     }
-    layers.iter().map(|(scope, scans)| restore(model, constants, scope, scans)).collect()
+    layers.iter().map(|(scope, scans)| restore(constants, scope, scans)).collect()
 }
 
 /// The node that some Scans, one for each direction, stand for.
-fn restore(model: &Model, constants: &mut Constants<'_>, scope: &Scope, scans: &[(usize, Origin)]) -> Result<Found> {
+fn restore(constants: &mut Constants<'_>, scope: &Scope, scans: &[(usize, Origin)]) -> Result<Found> {
     let (before, first) = &scans[0];
     let directions = if first.direction == Direction::Bidirectional.name() { 2 } else { 1 };
     if scans.len() != directions || scans.iter().enumerate().any(|(d, (_, origin))| origin.index != d) {
         return Err(changed(&format!("the loops of '{}' are not all there", first.dirnet)));
     }
     let (mut w, mut r, mut bias) = (Vec::new(), Vec::new(), Vec::new());
-    for (index, origin) in scans {
-        let attribute = model.node(scope, *index).attribute.iter().position(|a| a.name() == "body");
-        let attribute = attribute.ok_or_else(|| changed("a Scan has no body"))?;
-        let body = scope.child(Step { node: *index, attribute, graph: None });
-        let mut matrix = |scope: &Scope, matrix: &Matrix| -> Result<Array2<f32>> {
+    for (_, origin) in scans {
+        let mut matrix = |matrix: &Matrix| -> Result<Array2<f32>> {
             dense(constant(constants, scope, &matrix.levels)?, constant(constants, scope, &matrix.scales)?)
         };
-        w.push(matrix(scope, &origin.w)?);
-        let parts = origin.r.iter().map(|part| matrix(&body, part)).collect::<Result<Vec<_>>>()?;
+        w.push(matrix(&origin.w)?);
+        let parts = origin.r.iter().map(&mut matrix).collect::<Result<Vec<_>>>()?;
         let parts: Vec<_> = parts.iter().map(|part| part.view()).collect();
         let whole = concatenate(Axis(0), &parts).map_err(|_| changed("the parts of R do not fit"))?;
         if let Some(outside) = &origin.bias[0] {

@@ -5,7 +5,7 @@
 
 A model is compressed in every form, then expanded: the dense model that is compared with has the same weights, to the bit. Both
 are run on the same feed in the same runtime. The whole writes docs/runtimes.md. Ends with `N passed, N failed`; what a runtime
-does not do with the dense model either does not count.
+does not do with the dense model either does not count. Every run is kept, so that a matrix that was stopped goes on where it was.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from enum import Enum
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 import catalogue
 import generated
@@ -29,13 +30,20 @@ from adapters import adapter
 PAGE = catalogue.PROJECT / "docs" / "runtimes.md"
 CASES = runtimes.HOME / "cases"
 STEP = 20  # of a stream: far enough that the states are not zero
-# Largest difference from the dense model, over its largest output. The other forms quantise activations.
-TOLERANCE = {"portable": 1e-5, "fast": 0.1, "ort": 0.1}
+# Largest difference from the dense model, over its largest output.
+TOLERANCE = 1e-5
+# Decibels of the dense model's outputs over the differences from them, in forms that quantise activations. An operator that is
+# computed wrongly (a zero point left out, sums that saturate) leaves less than 20, eight bits leave 35 and more.
+SNR = 30
 # Beyond this, a runtime computes something else from the dense model than onnxruntime does.
 ALIKE = 1e-2
 # The models of --fast, and those that slow runtimes are tried on.
 FEW = ["GRU-64, opset 21", "LSTM-128 bidirectional, opset 9", "LSTM-64 in If, opset 11", "charlm gru256"]
 WORKERS = 2
+
+
+# How the tool is told, whatever the hidden size.
+HOW = {form: ["--form", form, "--form-from", "1"] if form != "portable" else [] for form in ("portable", "fast", "ort")}
 
 
 class Outcome(Enum):
@@ -80,11 +88,7 @@ def slug(name):
 
 
 def forms(hidden):
-    return ("portable", "fast", "ort") if FORMS and hidden >= 128 else ("portable",)
-
-
-def forms_of_tool():
-    return "--form " in catalogue.tool("compress", "--help").output
+    return tuple(HOW) if hidden >= 128 else ("portable",)
 
 
 # -- cases -----------------------------------------------------------------------------------------------------------------
@@ -119,12 +123,15 @@ def feed(model):
     for step in stream[:-1]:
         result = dict(zip(names, session.run(names, step | states)))
         states = {carry.target: carry.take(result) for carry in model.carries}
-    return {name: np.ascontiguousarray(value) for name, value in (stream[-1] | states).items()}
+    # Some runtimes tell [1] from a scalar, samples do not.
+    shape = {i.name: () if not i.shape else None for i in session.get_inputs()}
+    values = {name: np.asarray(value) for name, value in (stream[-1] | states).items()}
+    return {name: np.array(v.reshape(shape[name]) if shape[name] is not None else v, order="C") for name, v in values.items()}
 
 
 def paths(case, form):
     """Where the compressed model and the dense one that is expanded from it are, and what makes them with this build of the tool."""
-    how = [*case.arguments, *(["--form", form] if form != "portable" else [])]
+    how = [*case.arguments, *HOW[form]]
     key = hashlib.sha256(repr([TOOL, how, case.path.read_bytes()]).encode()).hexdigest()[:16]
     return case.folder / f"{form}-{key}.onnx", case.folder / f"{form}-{key}.dense.onnx", how
 
@@ -138,7 +145,21 @@ def written(case, form):
             run = catalogue.expand(compressed, dense)
         if run.code != 0:
             return None, None, run.message
+    if form != "portable" and not has_form(compressed):
+        return None, None, "its nodes stay portable"
     return compressed, dense, None
+
+
+def has_form(path):
+    """Whether a node of a model was replaced. (A Scan of the model's own has no note.)"""
+    graphs = [onnx.load(path, load_external_data=False).graph]
+    while graphs:
+        for node in graphs.pop().node:
+            if node.op_type == "DynamicQuantizeLSTM" or node.op_type == "Scan" and "dirnet" in node.doc_string:
+                return True
+            for attribute in node.attribute:
+                graphs += [attribute.g] if attribute.HasField("g") else []
+    return False
 
 
 # -- comparison ------------------------------------------------------------------------------------------------------------
@@ -154,6 +175,15 @@ def distance(a, b):
     return apart.max(initial=0.0) / (peak or 1.0)
 
 
+def noise(a, b):
+    """Energy of the difference of two arrays over that of the first."""
+    if a.size != b.size:
+        return np.inf
+    a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    error, energy = ((a - b) ** 2).sum(), (a**2).sum()
+    return error / energy if energy else error
+
+
 def judged(form, dense, ours, known):
     """`known`: what onnxruntime computes from the dense model."""
     if ours.outputs is None:
@@ -162,11 +192,24 @@ def judged(form, dense, ours, known):
         return Cell(Outcome.PASSED, f"the dense model is refused: {dense.words}")
     if dense.outputs.keys() != ours.outputs.keys():
         return Cell(Outcome.FAILED, f"outputs are {sorted(ours.outputs)}, of the dense model {sorted(dense.outputs)}")
-    difference = max((distance(dense.outputs[name], ours.outputs[name]) for name in dense.outputs), default=0.0)
-    if not difference <= TOLERANCE[form]:
-        return Cell(Outcome.FAILED, f"values differ by {difference:.2g} of the largest", difference)
-    unlike = max((distance(a, b) for a, b in zip(known.values(), dense.outputs.values())), default=0.0) if known else 0.0
-    return Cell(Outcome.PASSED, "", difference, unlike)
+    measure, bound = (distance, TOLERANCE) if form == "portable" else (noise, 10 ** (-SNR / 10))
+    difference = max((measure(dense.outputs[name], ours.outputs[name]) for name in dense.outputs), default=0.0)
+    elsewhere = max((distance(a, b) for a, b in zip(known.values(), dense.outputs.values())), default=0.0) if known else 0.0
+    if not difference <= bound and elsewhere > ALIKE:
+        # The dense model is computed otherwise than in onnxruntime: the other form may be right alone.
+        right = max((measure(a, b) for a, b in zip(known.values(), ours.outputs.values())), default=0.0)
+        if right <= bound:
+            return Cell(Outcome.PASSED, "the dense model gives other values than in onnxruntime", right)
+    if not difference <= bound:
+        return Cell(Outcome.FAILED, f"values are {told(form, difference)} off", difference)
+    return Cell(Outcome.PASSED, "", difference, elsewhere)
+
+
+def told(form, difference):
+    """A difference in words."""
+    if form == "portable":
+        return f"{difference:.1g} of the largest output"
+    return f"{-10 * np.log10(difference):.0f} dB" if difference > 0 else "nothing"
 
 
 def asked_of(case, ran):
@@ -178,6 +221,11 @@ def was_run(case, ran):
     models = [model for form in case.forms for model in paths(case, form)[:2]]
     asked = asked_of(case, ran)
     return all(model.exists() and all(runtimes.is_kept(r, model, case.feeds) for r in asked) for model in models)
+
+
+def is_counted(form, runtime):
+    """A form for onnxruntime need not run elsewhere; the portable one must."""
+    return form == "portable" or runtime in ("onnxruntime", "onnxruntime 1.17", "Node", "web", "Chromium")
 
 
 def fill(case, ran):
@@ -197,7 +245,7 @@ def fill(case, ran):
         with ThreadPoolExecutor(WORKERS) as pool:
             for runtime, made in zip(asked, pool.map(cell, asked)):
                 case.cells[form, runtime.name] = made
-                if made.outcome is Outcome.FAILED:
+                if made.outcome is Outcome.FAILED and is_counted(form, runtime.name):
                     print(f"FAILED  {case.name}, {form}, {runtime.name}: {made.words}", flush=True)
         marks = " ".join(f"{runtime.name} {case.cells[form, runtime.name].outcome.value}" for runtime in asked)
         print(f"{case.name}, {form}: {marks}", file=sys.stderr, flush=True)
@@ -211,17 +259,15 @@ What other people's runtimes make of the files that `dirnet compress` writes. Ev
 `dirnet expand`; both files hold the same weights, and both are run in each runtime on the same inputs. What is compared is the values of
 all outputs. Made by `tests/runtimes/matrix`; do not edit.
 
-- ✓ the values are those of the dense model: to {portable:g} of the largest output in the portable form; to {fast:g} in the others, which
-  quantise activations
+- ✓ the values are those of the dense model: to {tolerance:g} of the largest output in the portable form. The other forms quantise
+  activations to eight bits: they pass where the outputs are {snr} dB above their differences from the dense model's in the same runtime
 - – the runtime does not run the dense model either
-- ✗ the runtime runs the dense model, but not the compressed one, or gets other values
+- ✗ the runtime runs the dense model, but not the compressed one, or gets other values. Of the fast form and that for onnxruntime this
+  is to be expected wherever an operator is missing: they are for those who run onnxruntime
 
 Of a model that is fed step by step, step {step} of its stream was run. ncnn is fed by pnnx, MNN by its converter; *web* is
 onnxruntime-web in Node, *Chromium* the same in a page, tried on a few; *reference* is ONNX's ReferenceEvaluator, *checker* `onnx.checker` with
 shape inference, which computes nothing.
-
-Some of the – are the fault of the adapters in `tests/runtimes/adapters`, not of the runtime: `array is not writeable` (OpenVINO, a
-scalar input), `of type U8` (rten, tract), and `sr` of one dimension where the model declares none (rten, as the sample has it).
 """
 
 
@@ -245,7 +291,9 @@ def form_section(form, cases, ran):
     worst = max((c.cells[form, r.name].difference for c in cases for r in ran if passed(c, form, r)), default=0.0)
     exact = sum(c.cells[form, r.name].difference == 0 for c in cases for r in ran if passed(c, form, r))
     count = sum(passed(c, form, r) for c in cases for r in ran)
-    said = f"{count} runs give the values of the dense model, {exact} of them to the bit; the largest difference is {worst:.1g}."
+    said = f"{count} runs give the values of the dense model; the largest difference is {told(form, worst)}."
+    if form == "portable":
+        said = said.replace(";", f", {exact} of them to the bit;")
     parts = [f"## {title}", said, table(["model", *(runtime.name for runtime in ran)], rows), exceptions(form, cases, ran)]
     if refused := [f"- {case.name}: {case.refused[form]}" for case in cases if form in case.refused]:
         parts.append("Not written by the tool:\n\n" + "\n".join(refused))
@@ -272,7 +320,7 @@ def exceptions(form, cases, ran):
     heads = {
         "✗": "### ✗",
         "–": "### – in the runtime's own words",
-        "only": "### Only the compressed model runs",
+        "only": "### Only the compressed model is right",
         "unlike": f"### Both alike, but unlike onnxruntime by more than {ALIKE:g}",
     }
     parts = []
@@ -288,7 +336,7 @@ def exceptions(form, cases, ran):
 
 def general(words):
     """Words that differ only in where they were said are the same."""
-    return " ".join(words.split())[:160]
+    return " ".join(words.split())[:210]
 
 
 def page(cases, ran, absent, left_out):
@@ -296,8 +344,8 @@ def page(cases, ran, absent, left_out):
     made = f"Made on {processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, with: {versions}."
     missing = f"\nNot there when this was made: {', '.join(absent)}." if absent else ""
     missing += f"\nNot run when this was made: {'; '.join(left_out)}." if left_out else ""
-    head = HEAD.format(**TOLERANCE, step=STEP)
-    sections = ["", *filter(None, (form_section(form, cases, ran) for form in TOLERANCE))]
+    head = HEAD.format(tolerance=TOLERANCE, snr=SNR, step=STEP)
+    sections = ["", *filter(None, (form_section(form, cases, ran) for form in HOW))]
     PAGE.write_text("\n".join([head, made, missing, *sections]))
 
 
@@ -323,15 +371,13 @@ def main():
         cases.append(case)
     if not fast and not names:
         page(cases, ran, absent, left_out)
-    # A form for one runtime need not run elsewhere; the portable one must.
-    counted = [cell for case in cases for (form, runtime), cell in case.cells.items() if form == "portable" or runtime == "onnxruntime"]
+    counted = [cell for case in cases for key, cell in case.cells.items() if is_counted(*key)]
     failed = sum(cell.outcome is Outcome.FAILED for cell in counted) + sum("portable" in case.refused for case in cases)
     print(f"{sum(cell.outcome is Outcome.PASSED for cell in counted)} passed, {failed} failed")
     sys.exit(1 if failed else 0)
 
 
 TOOL = hashlib.sha256(catalogue.BINARY.read_bytes()).hexdigest()
-FORMS = forms_of_tool()
 
 if __name__ == "__main__":
     main()

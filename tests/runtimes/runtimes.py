@@ -111,7 +111,7 @@ def run(runtime, model, feeds):
     outputs, words = kept.with_suffix(".safetensors"), kept.with_suffix(".txt")
     if not is_kept(runtime, model, feeds):
         kept.parent.mkdir(parents=True, exist_ok=True)
-        said = _attempt([*runtime.command, model, feeds, kept.with_suffix(".part")], runtime)
+        said = attempt(runtime, model, feeds, kept.with_suffix(".part"))
         if said is None:
             kept.with_suffix(".part").rename(outputs)
         else:
@@ -129,8 +129,9 @@ def _key(runtime, model, feeds):
     return digest.hexdigest()[:32]
 
 
-def _attempt(command, runtime):
-    """None if the run gave outputs, else what was said."""
+def attempt(runtime, model, feeds, outputs):
+    """One run, kept nowhere: None if it gave outputs, else what was said."""
+    command = [*runtime.command, model, feeds, outputs]
     environment = os.environ | {
         "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "RTEN_NUM_THREADS": "1",
         "DIRNET_NODE_MODULES": str(HOME / "node" / "node_modules"), "DIRNET_CHROMIUM": CHROMIUM or "",
@@ -158,9 +159,11 @@ def _attempt(command, runtime):
 
 
 def _plain(line):
-    """Without what differs from run to run: paths, addresses, times."""
+    """Without what differs from run to run: paths, keys in names of files, addresses, times."""
     line = re.sub(r"(/[\w.+@-]+){2,}/", "", line)
+    line = re.sub(r"-[0-9a-f]{16}\b", "", line)
     line = re.sub(r"0x[0-9a-f]{6,}", "0x…", line)
     line = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[.\d]*", "", line)
     line = re.sub(r"\x1b\[[\d;]*m", "", line)
-    return line[:200].strip()
+    # What is wrong is often said last.
+    return line.strip() if len(line) <= 200 else f"{line[:70].strip()} … {line[-130:].strip()}"

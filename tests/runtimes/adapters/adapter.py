@@ -24,7 +24,8 @@ def read(path):
 
     def tensor(entry):
         a, b = entry["data_offsets"]
-        return np.frombuffer(data[begin + a : begin + b], TYPES[entry["dtype"]]).reshape(entry["shape"])
+        values = np.frombuffer(data[begin + a : begin + b], TYPES[entry["dtype"]])
+        return values.reshape(entry["shape"]).copy()  # OpenVINO takes no array that it could not write to
 
     return {name: tensor(entry) for name, entry in json.loads(data[8:begin]).items() if name != "__metadata__"}
 

@@ -29,6 +29,7 @@ fn value(feed: &Raw) -> Outcome<Value> {
         "F32" => Tensor::from_data(shape, feed.elements().map(f32::from_le_bytes).collect::<Vec<_>>()).into(),
         "I64" => integers(feed.elements().map(|e| i64::from_le_bytes(e) as i32).collect()),
         "I32" => integers(feed.elements().map(i32::from_le_bytes).collect()),
+        "U8" => Value::from(Tensor::from_data(shape, feed.bytes.clone())),
         "BOOL" => integers(feed.bytes.iter().map(|&b| b.into()).collect()),
         other => return Err(format!("rten has no type {other} (input {})", feed.name).into()),
     })

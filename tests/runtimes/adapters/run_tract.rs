@@ -33,6 +33,7 @@ fn tensor(feed: &Raw) -> Outcome<Tensor> {
         "I64" => Tensor::from_shape(shape, &feed.elements().map(i64::from_le_bytes).collect::<Vec<_>>())?,
         "I32" => Tensor::from_shape(shape, &feed.elements().map(i32::from_le_bytes).collect::<Vec<_>>())?,
         "BOOL" => Tensor::from_shape(shape, &feed.bytes.iter().map(|&b| b != 0).collect::<Vec<_>>())?,
+        "U8" => Tensor::from_shape(shape, &feed.bytes)?,
         other => return Err(format!("input {} is of type {other}", feed.name).into()),
     })
 }
@@ -44,6 +45,7 @@ fn raw(name: &str, value: &Tensor) -> Outcome<Raw> {
         (i64::datum_type(), "I64"),
         (i32::datum_type(), "I32"),
         (bool::datum_type(), "BOOL"),
+        (u8::datum_type(), "U8"),
     ];
     let (_, dtype) = types
         .iter()
