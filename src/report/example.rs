@@ -68,7 +68,7 @@ pub(super) fn report() -> Report {
             before: Some(0.0123),
             after: Some(0.00987),
             steps: Some(250),
-            reason: None,
+            reason: Some("too little to learn from".to_owned()),
         }]),
         units: vec![unit(node, "i", 4), unit(node, "o", 4), unit(node, "f", 2), unit(node, "c", 8)],
         skipped: vec![super::Skipped {

@@ -497,6 +497,9 @@ fn making(report: &Report, page: &mut Markup) {
     page.raw("</dl>");
     if let Some(layers) = report.tuning.as_deref().filter(|layers| !layers.is_empty()) {
         page.raw("<h3>Tuned: loss on samples that were left out of it</h3>").append(grid(&Grid::tuning(layers)));
+        for (layer, reason) in layers.iter().filter_map(|layer| Some((layer.nodes.first()?, layer.reason.as_ref()?))) {
+            page.raw("<p>").text(layer).raw(": ").text(reason).raw("</p>");
+        }
     }
     if !report.skipped.is_empty() {
         page.raw("<h3>Left as they are</h3><dl>");
@@ -580,7 +583,15 @@ mod tests {
         for foreign in ["<script", "http://", "https://", "<link", "<img", "url(", "@import"] {
             assert!(!page.contains(foreign), "{foreign}");
         }
-        for part in ["7.29x", "failed", "Budgets against sensitivity", "this file", "axis 0 (seq)", "of loss"] {
+        for part in [
+            "7.29x",
+            "failed",
+            "Budgets against sensitivity",
+            "this file",
+            "axis 0 (seq)",
+            "of loss",
+            "too little to learn",
+        ] {
             assert!(page.contains(part), "{part}");
         }
     }
