@@ -2,9 +2,11 @@
 //!
 //! ```sh
 //! cargo run --release --example fuzz -- TARGET|all EXECUTIONS [SEED]
+//! cargo run --release --example fuzz -- seeds
 //! ```
 //! It sees no coverage, so it needs more executions than cargo-fuzz to get as far; what it finds, it finds again with
-//! the same seed. An input that breaks a promise is written to `fuzz/findings/`, and the exit code is 1.
+//! the same seed. An input that breaks a promise is written to `fuzz/findings/`, and the exit code is 1. `seeds` writes the
+//! sound inputs to `fuzz/corpus/TARGET/`, where cargo-fuzz begins with them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,8 +29,9 @@ static BEGUN: AtomicU64 = AtomicU64::new(0);
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (name, executions) = match &arguments[..] {
+        [name] if name == "seeds" => return write_seeds(),
         [name, executions, ..] => (name.as_str(), executions.parse().expect("EXECUTIONS is a number")),
-        _ => panic!("usage: fuzz TARGET|all EXECUTIONS [SEED]"),
+        _ => panic!("usage: fuzz TARGET|all EXECUTIONS [SEED], or fuzz seeds"),
     };
     let seed = arguments.get(2).map_or(0, |seed| seed.parse().expect("SEED is a number"));
     let chosen: Vec<&Target> = TARGETS.iter().filter(|t| name == "all" || t.name == name).collect();
@@ -39,6 +42,16 @@ fn main() {
     }
     let findings: u64 = chosen.into_iter().map(|target| fuzz(target, executions, seed)).sum();
     std::process::exit(i32::from(findings > 0));
+}
+
+fn write_seeds() {
+    for target in TARGETS {
+        let folder = format!("fuzz/corpus/{}", target.name);
+        std::fs::create_dir_all(&folder).expect("can be made");
+        for (index, seed) in (target.seeds)().iter().enumerate() {
+            std::fs::write(format!("{folder}/sound-{index}"), seed).expect("can be written");
+        }
+    }
 }
 
 fn fuzz(target: &Target, executions: u64, seed: u64) -> u64 {
