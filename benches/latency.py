@@ -8,6 +8,7 @@ Times are of the processor, with one thread, so that other work on the machine m
 `PROCESSES` processes, a latency that of the medians of their runs. The variants of a model take turns.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -128,7 +129,8 @@ def variants(path, arguments, folder):
     """Name -> file; a variant that cannot be made, or is the portable one, is absent."""
     made = {"dense": path, "quantize_dynamic": folder / "quantized.onnx"}
     if not made["quantize_dynamic"].exists():
-        quantize_dynamic(path, made["quantize_dynamic"], weight_type=QuantType.QInt8)
+        with contextlib.chdir(folder):  # it leaves a file where it is run
+            quantize_dynamic(path, made["quantize_dynamic"], weight_type=QuantType.QInt8)
     for form, how in matrix.HOW.items():
         key = hashlib.sha256(repr([matrix.TOOL, arguments, path.read_bytes()]).encode()).hexdigest()[:16]
         out = folder / f"{form}-{key}.onnx"

@@ -38,7 +38,7 @@ SNR = 30
 # Beyond this, a runtime computes something else from the dense model than onnxruntime does.
 ALIKE = 1e-2
 # The models of --fast, and those that slow runtimes are tried on.
-FEW = ["GRU-64, opset 21", "LSTM-128 bidirectional, opset 9", "LSTM-64 in If, opset 11", "charlm gru256"]
+FEW = ["GRU-64, opset 21", "LSTM-128 bidirectional, opset 17", "LSTM-64 in If, opset 11", "charlm gru256"]
 WORKERS = 2
 
 
