@@ -6,6 +6,7 @@
 //! function of the last one's states: these are tuned as one, against that output. There are no labels, and the stored
 //! bytes do not change.
 //!
+//! Inputs are exchanged at random on the way, so that the samples are not learned by heart.
 //! A part of the samples is left out to judge by: what is not better there is not kept. Neither is what brings a layer
 //! nearer to its own states but takes the outputs of the model away from theirs. Every run of the same model on
 //! the same samples gives the same bytes, for any number of threads.
@@ -14,6 +15,7 @@ mod head;
 mod parameters;
 mod sequences;
 mod stack;
+mod variants;
 
 use std::collections::BTreeMap;
 
@@ -34,6 +36,7 @@ use head::{Finals, Head};
 use parameters::{Parameters, Place};
 use sequences::{Probe, Record, Tracing, Window, Windows};
 use stack::{Direction, Goal, Stack};
+use variants::Variants;
 
 /// Multiplications and additions that all steps of [`Effort::Fast`] may take together: about a minute on two cores.
 const FAST_OPERATIONS: f64 = 4e12;
@@ -365,13 +368,18 @@ impl Tuner<'_> {
                 self.progress.advance((self.descent * descents) as u64);
                 return Ok(Tuned { nodes, target, outcome: Outcome::Skipped(reason) });
             }
+            // Only where it gets the original's own inputs is it known what the original does on others.
+            let variants = (!windows.drifted).then(|| Variants {
+                original: Stack { layers: self.directions(layers, &windows), goal: Goal::States },
+                pool: &windows.tuned_on,
+            });
             let mut stack = Stack { layers: self.directions(layers, &windows), goal };
             let mut parameters = Parameters::new(&places, self.coded);
             scales_only |= parameters.shares_outside();
             let left_out: Vec<&Window> = spread(&windows.left_out, JUDGED);
             parameters.write(&mut stack);
             let before = stack.loss(&left_out);
-            self.descend(&mut stack, &mut parameters, &windows, descent);
+            self.descend(&mut stack, variants.as_ref(), &mut parameters, &windows.tuned_on, descent);
             let after = stack.loss(&left_out);
             goal = stack.goal;
             steps += self.descent;
@@ -406,10 +414,17 @@ impl Tuner<'_> {
         Ok(Tuned { nodes, target, outcome: Outcome::Kept { before, after, steps, scales_only } })
     }
 
-    fn descend(&self, stack: &mut Stack, parameters: &mut Parameters, windows: &Windows, descent: usize) {
+    fn descend(
+        &self,
+        stack: &mut Stack,
+        variants: Option<&Variants<'_>>,
+        parameters: &mut Parameters,
+        windows: &[Window],
+        descent: usize,
+    ) {
         let seed = self.options.seed ^ (descent as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let all: Vec<&Window> = windows.tuned_on.iter().collect();
+        let all: Vec<&Window> = windows.iter().collect();
         let mean = all.iter().map(|w| w.steps).sum::<usize>() / all.len().max(1);
         let size = (BATCH_STEPS / mean.max(1)).clamp(BATCH_WINDOWS, BATCH_STEPS / 8).min(all.len());
         let mut order: Vec<&Window> = Vec::new();
@@ -419,6 +434,8 @@ impl Tuner<'_> {
                 order.shuffle(&mut rng);
             }
             let batch = order.split_off(order.len() - size);
+            let variants = variants.map(|variants| variants.of(&batch, &mut rng));
+            let batch = variants.as_ref().map_or(batch, |variants| variants.iter().collect());
             let (_, gradients) = stack.gradients(&batch);
             parameters.advance(&gradients, share(step, self.descent));
             parameters.write(stack);

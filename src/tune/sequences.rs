@@ -210,6 +210,7 @@ impl Track {
 }
 
 /// A piece of one sequence through one or more layers, each reading what the one before gives.
+#[derive(Clone)]
 pub(super) struct Window {
     pub(super) steps: usize,
     /// The sequence ends with it.
@@ -239,6 +240,8 @@ pub(super) struct Windows {
     pub(super) constants: Vec<Vec<Constants>>,
     /// B or P of a layer vary from run to run.
     pub(super) vary: bool,
+    /// The coded model comes to the first layer with other inputs than the original.
+    pub(super) drifted: bool,
 }
 
 /// Of the sequences, every so many is left out.
@@ -326,6 +329,9 @@ fn joined(
         result.constants = sites.iter().map(|site| site.constants.clone()).collect();
     }
     result.vary |= sites.iter().zip(&result.constants).any(|(site, c)| site.vary || site.constants != *c);
+    let first = layers.first().and_then(|site| original.get(site));
+    let same = |site: &Site| site.records.iter().map(|r| &r.x).eq(sites[0].records.iter().map(|r| &r.x));
+    result.drifted |= !first.is_some_and(same);
     let mut sequences = Vec::new();
     for (i, target) in target.records.iter().enumerate() {
         let Some(records) = sites.iter().map(|site| site.records.get(i)).collect::<Option<Vec<_>>>() else { break };

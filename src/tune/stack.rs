@@ -98,6 +98,36 @@ impl Stack {
     }
 
     fn group(&self, windows: &[&Window], total: usize) -> Run {
+        let mut run = self.forward(windows);
+        let hidden = self.layers[self.layers.len() - 1][0].spec.hidden;
+        match &self.goal {
+            Goal::States => run.match_states(windows, total, hidden),
+            Goal::Output(head) => run.match_output(head, windows, total, hidden),
+            Goal::Finals(finals) => run.match_finals(finals, windows, total, hidden),
+        }
+        run
+    }
+
+    /// Makes what the layers do on windows their targets.
+    pub(super) fn set_targets(&self, windows: &mut [Window]) {
+        windows.par_chunks_mut(GROUP).for_each(|group| {
+            let run = self.forward(&group.iter().collect::<Vec<_>>());
+            let last = &run.traced[run.traced.len() - 1];
+            let hidden = self.layers[self.layers.len() - 1][0].spec.hidden;
+            for (b, window) in group.iter_mut().enumerate() {
+                let of_window = |all: &[f32]| -> Vec<f32> {
+                    let row = |t: usize| &all[(t * run.batch + b) * hidden..][..hidden];
+                    (0..window.steps).flat_map(row).copied().collect()
+                };
+                let y = last.iter().map(|(output, _)| of_window(&output.y)).collect();
+                let c = last.iter().map(|(_, trace)| of_window(&trace.inner));
+                let c = if window.c.is_empty() { Vec::new() } else { c.collect() };
+                (window.y, window.c) = (y, c);
+            }
+        });
+    }
+
+    fn forward(&self, windows: &[&Window]) -> Run {
         let steps = windows.iter().map(|w| w.steps).max().unwrap_or(0);
         let batch = windows.len();
         let lengths: Vec<usize> = windows.iter().map(|w| w.steps).collect();
@@ -130,12 +160,6 @@ impl Stack {
                 run.inputs.push(join(&traced, layer[0].spec.hidden));
             }
             run.traced.push(traced);
-        }
-        let hidden = self.layers[self.layers.len() - 1][0].spec.hidden;
-        match &self.goal {
-            Goal::States => run.match_states(windows, total, hidden),
-            Goal::Output(head) => run.match_output(head, windows, total, hidden),
-            Goal::Finals(finals) => run.match_finals(finals, windows, total, hidden),
         }
         run
     }

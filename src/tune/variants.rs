@@ -1,0 +1,41 @@
+//! Variants of the samples: more to tune on than there is.
+//!
+//! The atoms and scales of a layer are many against some hundred sequences, and learn them by heart: on the character
+//! model of the fixtures tuning took 60 % off the loss on what it was tuned on and 25 % off that of other text. But what
+//! the original would have done on other inputs can be computed. Some steps of each sequence get the input of another
+//! step, anywhere in the samples, so that no context is seen twice.
+
+use rand::RngExt;
+use rand::rngs::ChaCha8Rng;
+
+use super::sequences::Window;
+use super::stack::Stack;
+
+/// The share of the steps that get another input. More makes less of what the samples are like: on the character model the
+/// divergence on other text was 0.0085 without, 0.0081 at 0.06 and 0.0083 at 0.15.
+const EXCHANGED: f64 = 0.08;
+
+/// Makes variants of windows.
+pub(super) struct Variants<'a> {
+    /// The layers with the weights of the original.
+    pub(super) original: Stack,
+    /// Where inputs are taken from.
+    pub(super) pool: &'a [Window],
+}
+
+impl Variants<'_> {
+    /// A variant of each window, with the original's states as targets.
+    pub(super) fn of(&self, windows: &[&Window], rng: &mut ChaCha8Rng) -> Vec<Window> {
+        let inputs = self.original.layers[0][0].spec.inputs;
+        let mut variants: Vec<Window> = windows.iter().map(|&window| window.clone()).collect();
+        for row in variants.iter_mut().flat_map(|variant| variant.x.chunks_exact_mut(inputs)) {
+            if rng.random::<f64>() < EXCHANGED {
+                let from = &self.pool[rng.random_range(0..self.pool.len())];
+                let step = rng.random_range(0..from.steps);
+                row.copy_from_slice(&from.x[step * inputs..][..inputs]);
+            }
+        }
+        self.original.set_targets(&mut variants);
+        variants
+    }
+}
