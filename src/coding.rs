@@ -8,15 +8,18 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use ndarray::{Array3, ArrayView2, ArrayViewMut2, Axis, Slice};
+use ndarray::{Array2, Array3, ArrayView2, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
 
-use crate::dictionary::{self, BlockSpec, Codebook, Coded, Matrix as CodedMatrix, Metric, ScaleCodes, ScaleFormat};
-use crate::encode::{self, Assigned, Block, Form, Home, Layer, Request, Stored, Writer, fast, portable, vendor};
+use crate::dictionary::{
+    self, Atoms, Band, Bands, BlockSpec, Codebook, Coded, Item, Matrix as CodedMatrix, Metric, Part, Projected, ScaleCodes,
+    ScaleFormat,
+};
+use crate::encode::{self, Assigned, Block, Form, Home, Layer, Request, Stored, Subject, Writer, fast, portable, vendor};
 use crate::engine::{Engine, Overrides};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{Model, Rewriter, Scope};
-use crate::plan::{Choice, Plan, Sharing};
+use crate::plan::{ATOMS, Choice, Plan, Sharing};
 use crate::progress::Progress;
 use crate::recurrent::{self, Bias, Cell, FindOptions, Matrix, RecurrentNode, Survey, Unit, Weight, WeightUse};
 
@@ -51,6 +54,52 @@ pub struct WeightUnit {
     pub weight: usize,
     /// Its place, by the first node that uses it.
     pub unit: Unit,
+    /// The vectors that its columns multiply, in the order of the columns: one, or one for each direction of the layer
+    /// whose states it reads.
+    pub sections: Vec<Section>,
+}
+
+/// Columns that multiply a vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Section {
+    /// The first of them.
+    pub start: usize,
+    /// How many.
+    pub columns: usize,
+    /// Which vector: units with the same number multiply the same.
+    pub vector: usize,
+}
+
+/// A vector that weights multiply.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Vector {
+    /// X of the node that is the first to use this W.
+    Input(usize),
+    /// The states in a direction of the node that is the first to use this R.
+    State(usize, usize),
+}
+
+/// The sections of a unit, given the vectors known so far.
+fn sections(survey: &Survey, weight: usize, unit: &Unit, known: &mut Vec<Vector>) -> Vec<Section> {
+    let mut number = |vector| {
+        known.iter().position(|&other| other == vector).unwrap_or_else(|| {
+            known.push(vector);
+            known.len() - 1
+        })
+    };
+    let node = survey.weights[weight].uses[0].node;
+    let feeder = survey.feeder(node).filter(|_| unit.matrix == Matrix::W);
+    let Some((feeder, r)) = feeder.and_then(|node| Some((node, survey.weight_of(node, Matrix::R)?))) else {
+        let vector = match unit.matrix {
+            Matrix::W => Vector::Input(weight),
+            Matrix::R => Vector::State(weight, unit.direction_index),
+        };
+        return vec![Section { start: 0, columns: unit.columns, vector: number(vector) }];
+    };
+    let attributes = &survey.nodes[feeder].attributes;
+    let columns = attributes.hidden;
+    let section = |d: usize| Section { start: d * columns, columns, vector: number(Vector::State(r, d)) };
+    (0..attributes.direction.count()).map(section).collect()
 }
 
 impl WeightUnit {
@@ -92,9 +141,15 @@ impl Weights {
     pub fn units_of(survey: &Survey) -> Vec<WeightUnit> {
         let units = survey.weights.iter().enumerate().flat_map(|(weight, w)| {
             let WeightUse { node, matrix } = w.uses[0];
-            survey.nodes[node].units_of(matrix).into_iter().map(move |unit| WeightUnit { weight, unit })
+            survey.nodes[node].units_of(matrix).into_iter().map(move |unit| (weight, unit))
         });
-        units.collect()
+        let mut vectors = Vec::new();
+        units
+            .map(|(weight, unit)| {
+                let sections = sections(survey, weight, &unit, &mut vectors);
+                WeightUnit { weight, unit, sections }
+            })
+            .collect()
     }
 
     /// Finds the weights without decoding them.
@@ -134,7 +189,7 @@ impl Weights {
 
     /// The rows of a unit, `[H, n]`.
     pub fn rows(&self, unit: usize) -> ArrayView2<'_, f32> {
-        let WeightUnit { weight, unit } = &self.units[unit];
+        let WeightUnit { weight, unit, .. } = &self.units[unit];
         let mut rows = self.tensors[*weight].index_axis(Axis(0), unit.direction_index);
         rows.slice_axis_inplace(Axis(0), Slice::from(unit.rows()));
         rows
@@ -146,7 +201,7 @@ impl Weights {
     }
 
     /// The tensors that hold a unit for which `coded` has something, decoded, to be put in place of those of `engine`.
-    pub fn overrides<'c>(&self, engine: &Engine, coded: impl Fn(usize) -> Option<&'c Coded>) -> Overrides {
+    pub fn overrides<'c>(&self, engine: &Engine, coded: impl Fn(usize) -> Option<&'c CodedUnit>) -> Overrides {
         let mut tensors: BTreeMap<usize, Array3<f32>> = BTreeMap::new();
         for (unit, coded) in (0..self.units.len()).filter_map(|unit| Some((&self.units[unit], coded(unit)?))) {
             let tensor = tensors.entry(unit.weight).or_insert_with(|| Array3::clone(&self.tensors[unit.weight]));
@@ -192,13 +247,40 @@ impl Weights {
         (sharing, reach, spec)
     }
 
-    /// For each unit the number of units that share its codebook under a plan; 0 for a dense one.
+    /// For each unit the number of units that share its codebook or dictionary under a plan; 0 for a dense one.
     pub fn sharers(&self, choices: &[Choice]) -> Vec<usize> {
         let mut sharers = vec![0; self.units.len()];
         for (_, units) in self.groups(choices) {
             units.iter().for_each(|&u| sharers[u] = units.len());
         }
+        for shared in self.dictionaries(choices) {
+            shared.members.iter().for_each(|&(u, ..)| sharers[u] = shared.members.len());
+        }
         sharers
+    }
+
+    /// For each unit its part of the stored bytes of the projection dictionaries that it shares.
+    pub fn dictionary_bytes(&self, choices: &[Choice]) -> Vec<u64> {
+        let mut bytes = vec![0; self.units.len()];
+        for Shared { columns, members } in self.dictionaries(choices) {
+            let all = members[0].2.dictionary_bytes(columns);
+            members.iter().for_each(|&(u, ..)| bytes[u] += (all / members.len()) as u64);
+        }
+        bytes
+    }
+
+    /// The projection dictionaries of a plan.
+    fn dictionaries(&self, choices: &[Choice]) -> Vec<Shared> {
+        let mut found: BTreeMap<(usize, Bands), Shared> = BTreeMap::new();
+        for (unit, choice) in choices.iter().enumerate() {
+            let Choice::Projection { parts } = choice else { continue };
+            for (index, (section, bands)) in self.units[unit].sections.iter().zip(parts).enumerate() {
+                let shared = || Shared { columns: section.columns, members: Vec::new() };
+                let members = found.entry((section.vector, bands.dictionary())).or_insert_with(shared);
+                members.members.push((unit, index, *bands));
+            }
+        }
+        found.into_values().collect()
     }
 
     /// The units that share a codebook under a plan.
@@ -216,8 +298,62 @@ impl Weights {
 /// Kind of sharing, which of its kind, and shape of the codebook.
 type Group = (Sharing, usize, BlockSpec);
 
+/// The codes of a unit.
+#[derive(Clone, Debug)]
+pub enum CodedUnit {
+    /// Of a block dictionary.
+    Block(Coded),
+    /// Of projection dictionaries.
+    Projection(Projected),
+}
+
+impl CodedUnit {
+    /// The rows `[H, n]` that the codes stand for.
+    pub fn decode(&self) -> Array2<f32> {
+        match self {
+            CodedUnit::Block(coded) => coded.decode(),
+            CodedUnit::Projection(projected) => projected.decode(),
+        }
+    }
+
+    /// The codes, if they are of a block dictionary.
+    pub fn block(&self) -> Option<&Coded> {
+        match self {
+            CodedUnit::Block(coded) => Some(coded),
+            CodedUnit::Projection(_) => None,
+        }
+    }
+
+    /// As [`block`](Self::block), to be changed.
+    pub fn block_mut(&mut self) -> Option<&mut Coded> {
+        match self {
+            CodedUnit::Block(coded) => Some(coded),
+            CodedUnit::Projection(_) => None,
+        }
+    }
+
+    /// Whether it has a codebook or a dictionary in common with another.
+    fn shares_with(&self, other: &CodedUnit) -> bool {
+        match (self, other) {
+            (CodedUnit::Block(a), CodedUnit::Block(b)) => Arc::ptr_eq(&a.codebook, &b.codebook),
+            (CodedUnit::Projection(a), CodedUnit::Projection(b)) => {
+                a.parts.iter().any(|a| b.parts.iter().any(|b| Arc::ptr_eq(&a.atoms, &b.atoms)))
+            }
+            _ => false,
+        }
+    }
+}
+
 /// A unit as stored; `None` if dense.
-pub type CodedUnits = Vec<Option<Coded>>;
+pub type CodedUnits = Vec<Option<CodedUnit>>;
+
+/// Units that share a projection dictionary.
+struct Shared {
+    /// Numbers of an atom.
+    columns: usize,
+    /// The unit, which of its sections, and the bands as it uses them.
+    members: Vec<(usize, usize, Bands)>,
+}
 
 /// How units are learned: what an error in them costs, and how much effort is made.
 pub struct Learning<'a> {
@@ -263,11 +399,61 @@ pub fn learn(
     let mut distortion = vec![0.0; plan.choices.len()];
     for ((_, units), learned) in groups.iter().zip(learned) {
         for ((&unit, one), d) in units.iter().zip(learned.coded).zip(learned.distortion) {
-            coded[unit] = Some(one);
+            coded[unit] = Some(CodedUnit::Block(one));
             distortion[unit] = d;
         }
     }
+    project(weights, plan, how, &mut coded, progress)?;
+    for (unit, one) in coded.iter().enumerate() {
+        if let Some(CodedUnit::Projection(projected)) = one {
+            let error = &weights.rows(unit) - &projected.decode();
+            distortion[unit] = how.metrics[unit].distortion(error.view());
+        }
+    }
     Ok((coded, distortion))
+}
+
+/// Learns the projection dictionaries of a plan, one after the other: the codes of a unit's second section make up for
+/// what those of the first got wrong.
+fn project(
+    weights: &Weights,
+    plan: &Plan,
+    how: &Learning<'_>,
+    coded: &mut CodedUnits,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let dictionaries = weights.dictionaries(&plan.choices);
+    let mut left: BTreeMap<usize, Array2<f32>> = BTreeMap::new();
+    let mut parts: BTreeMap<usize, Vec<Part>> = BTreeMap::new();
+    for &(unit, ..) in dictionaries.iter().flat_map(|shared| &shared.members) {
+        left.entry(unit).or_insert_with(|| weights.rows(unit).to_owned());
+    }
+    for Shared { columns, members } in &dictionaries {
+        let bands: Vec<Bands> = members.iter().map(|(_, _, bands)| *bands).collect();
+        let items: Vec<Item<'_>> = left
+            .iter_mut()
+            .filter_map(|(&unit, left)| {
+                let &(_, section, _) = members.iter().find(|(member, ..)| *member == unit)?;
+                let start = weights.units[unit].sections[section].start;
+                let importance = plan.sensitivity[unit];
+                Some(Item { left: left.view_mut(), metric: &how.metrics[unit], start, importance })
+            })
+            .collect();
+        let first = &weights.units[members[0].0].unit;
+        let learned = dictionary::learn_projection(items, &bands, *columns, &how.options)
+            .map_err(|e| e.at_node(first.to_string()))?;
+        for (&(unit, ..), part) in members.iter().zip(learned) {
+            let parts = parts.entry(unit).or_default();
+            parts.push(part);
+            progress.advance(u64::from(parts.len() == weights.units[unit].sections.len()));
+        }
+    }
+    for (unit, mut parts) in parts {
+        parts.sort_by_key(|part| part.start);
+        let [rows, columns] = weights.units[unit].unit.shape();
+        coded[unit] = Some(CodedUnit::Projection(Projected { rows, columns, parts }));
+    }
+    Ok(())
 }
 
 /// The model with its weights replaced by what `coded` holds, in the form that `writing` asks for. A tensor all of whose
@@ -279,7 +465,8 @@ pub fn apply(model: &Model, weights: &Weights, coded: &CodedUnits, writing: &Wri
     let mut result = model.clone();
     let mut rewriter = Rewriter::new(&mut result);
     let survey = &weights.survey;
-    let forms = weights.forms(model, writing.request, |unit| coded[unit].is_some());
+    let is_block = |unit: usize| coded[unit].as_ref().is_some_and(|c| c.block().is_some());
+    let forms = weights.forms(model, writing.request, is_block);
     let kept: Vec<Kept<'_>> = (0..survey.weights.len()).map(|weight| Kept::new(weights, coded, weight)).collect();
     let mut writer = Writer::new(&mut rewriter);
     let mut edits = Vec::new();
@@ -288,8 +475,10 @@ pub fn apply(model: &Model, weights: &Weights, coded: &CodedUnits, writing: &Wri
             continue;
         }
         for uses in anchors(survey, &weight.uses).into_values() {
+            let place = common(survey, &uses);
+            writer.enter(&place);
             let value = portable::write(&mut writer, &kept.stored, kept.home());
-            writer.place_in_front(&common(survey, &uses));
+            writer.place_in_front(&place);
             edits.extend(uses.into_iter().map(|used| (used, value.clone())));
         }
     }
@@ -344,9 +533,13 @@ impl<'a> Kept<'a> {
         let WeightUse { node, matrix } = survey.weights[weight].uses[0];
         let source = survey.source(&survey.weights[weight]);
         let members: Vec<usize> = (0..weights.units.len()).filter(|&u| weights.units[u].weight == weight).collect();
-        let block = |u: usize| coded[u].as_ref().map_or(Block::Dense(weights.rows(u)), Block::Coded);
+        let block = |u: usize| match &coded[u] {
+            None => Block::Dense(weights.rows(u)),
+            Some(CodedUnit::Block(coded)) => Block::Coded(coded),
+            Some(CodedUnit::Projection(projected)) => Block::Projected(projected),
+        };
         let stored = Stored {
-            weight,
+            of: Subject::Weight(weight),
             start: 0,
             name: format!("{}/{matrix}", survey.nodes[node].name),
             element: source.element,
@@ -375,31 +568,79 @@ impl<'a> Kept<'a> {
 /// As [`apply`].
 pub fn size(model: &Model, weights: &Weights, plan: &Plan, scales: ScaleFormat, writing: &Writing) -> Result<u64> {
     let mut coded: CodedUnits = vec![None; plan.choices.len()];
-    for (group, (spec, units)) in weights.groups(&plan.choices).into_iter().enumerate() {
-        let codebook = Arc::new(Codebook { spec, atoms: vec![0; spec.atoms * spec.width] });
+    let mut blank = Blank { books: 0, scales };
+    for (spec, units) in weights.groups(&plan.choices) {
+        let book = blank.book(spec);
         for unit in units {
             let [rows, columns] = weights.units[unit].unit.shape();
-            // Steps differ between codebooks, as those that are learned do, and from the 1 of dense rows.
-            let step = (group + 2) as f32;
-            coded[unit] = Some(Coded {
-                rows,
-                columns,
-                codes: vec![0; rows * spec.pieces(columns)],
-                scales: vec![step; rows],
-                scale_codes: (scales == ScaleFormat::Byte).then(|| ScaleCodes { codes: vec![1; rows], step }),
-                codebook: codebook.clone(),
+            coded[unit] = Some(CodedUnit::Block(blank.coded(rows, columns, &book)));
+        }
+    }
+    for Shared { columns, members } in weights.dictionaries(&plan.choices) {
+        let bands = members[0].2.iter();
+        let bands = bands.map(|band| {
+            let book = blank.book(BlockSpec { width: usize::from(band.width), atoms: ATOMS });
+            blank.coded(usize::from(band.atoms), columns, &book)
+        });
+        let atoms = Arc::new(Atoms { columns, bands: bands.collect() });
+        let mut books: BTreeMap<(usize, Band), Book> = BTreeMap::new();
+        for (unit, section, bands) in members {
+            let [rows, all] = weights.units[unit].unit.shape();
+            let codes = bands.used().enumerate().map(|(index, band)| {
+                let spec = BlockSpec { width: usize::from(band.codes), atoms: ATOMS };
+                let book = books.entry((index, band)).or_insert_with(|| blank.book(spec));
+                blank.coded(rows, usize::from(band.atoms), book)
             });
+            let start = weights.units[unit].sections[section].start;
+            let part = Part { start, atoms: atoms.clone(), codes: codes.collect() };
+            match &mut coded[unit] {
+                Some(CodedUnit::Projection(projected)) => projected.parts.push(part),
+                none => *none = Some(CodedUnit::Projection(Projected { rows, columns: all, parts: vec![part] })),
+            }
         }
     }
     apply(model, weights, &coded, writing)?.saved_bytes()
 }
 
-/// Whether a unit of another tensor uses the codebook of this one too.
+/// Makes codes without content.
+struct Blank {
+    books: usize,
+    scales: ScaleFormat,
+}
+
+/// A codebook and the step of the scales of all that are learned with it.
+struct Book {
+    codebook: Arc<Codebook>,
+    step: f32,
+}
+
+impl Blank {
+    fn book(&mut self, spec: BlockSpec) -> Book {
+        self.books += 1;
+        let codebook = Arc::new(Codebook { spec, atoms: vec![0; spec.atoms * spec.width] });
+        // Steps differ between codebooks, as those that are learned do, and from the 1 of dense rows.
+        Book { codebook, step: (self.books + 1) as f32 }
+    }
+
+    fn coded(&self, rows: usize, columns: usize, book: &Book) -> Coded {
+        let step = book.step;
+        Coded {
+            rows,
+            columns,
+            codes: vec![0; rows * book.codebook.spec.pieces(columns)],
+            scales: vec![step; rows],
+            scale_codes: (self.scales == ScaleFormat::Byte).then(|| ScaleCodes { codes: vec![1; rows], step }),
+            codebook: book.codebook.clone(),
+        }
+    }
+}
+
+/// Whether a unit of another tensor uses the codebook or dictionary of this one too.
 fn is_shared(weights: &Weights, coded: &CodedUnits, unit: usize) -> bool {
     let Some(this) = &coded[unit] else { return false };
     weights.units.iter().zip(coded).any(|(other, coded)| {
         other.weight != weights.units[unit].weight
-            && coded.as_ref().is_some_and(|c| Arc::ptr_eq(&c.codebook, &this.codebook))
+            && coded.as_ref().is_some_and(|c| c.shares_with(this))
     })
 }
 

@@ -20,7 +20,7 @@ use crate::error::Result;
 use crate::loss::Judge;
 use crate::onnx::Model;
 use crate::plan::Plan;
-use crate::planner::{Curves, Sizing};
+use crate::planner::{Curves, Dictionaries, Rates, Sizing};
 use crate::progress::Progress;
 use crate::recurrent::{Cell, Matrix, RecurrentNode};
 use crate::samples::Samples;
@@ -84,9 +84,6 @@ pub const SCALES: ScaleFormat = ScaleFormat::Byte;
 const CURVE_ROUNDS: usize = 1;
 const PLAN_ROUNDS: usize = 2;
 const FINAL_ROUNDS: usize = 8;
-/// The share of a plan's loss that a rival has to come down to. With few samples two ways of coding the same plan differ
-/// by almost as much, and what is a little better on them is not on others.
-const RIVAL: f64 = 0.5;
 
 impl<'a> Job<'a> {
     /// Calibrates: runs the original on the samples, or each recurrent cell on noise where the engine is `None`.
@@ -143,13 +140,13 @@ impl<'a> Job<'a> {
     ///
     /// # Errors
     /// Those of the numerics.
-    pub fn curves(&mut self, bits: f64, progress: &dyn Progress) -> Result<Curves> {
+    pub fn curves(&mut self, bits: f64, rates: Rates, progress: &dyn Progress) -> Result<Curves> {
         let start = Instant::now();
         // One step coarser than the plan will be: far above noise, still small enough to be quadratic.
         let coarse = ((8.0 / bits).round() as usize + 1).clamp(3, 8);
         let energy = self.equal();
         let how = self.learning(CURVE_ROUNDS);
-        let curves = Curves::learn(&self.weights, &how, &energy, SCALES, coarse, progress);
+        let curves = Curves::learn(&self.weights, &how, &energy, SCALES, coarse, rates, progress);
         self.seconds.learn += start.elapsed().as_secs_f64();
         curves
     }
@@ -175,8 +172,17 @@ impl<'a> Job<'a> {
         Ok(self.complete(&measured))
     }
 
-    /// `plan`, or `rival` if the model that it makes really is far better on calibration samples. What sensitivities
-    /// predict holds for small errors that do not interact; where it does not, one rate for all may be the better plan.
+    /// What projection dictionaries have to offer each unit, given what its distortion costs.
+    ///
+    /// # Errors
+    /// Those of the numerics.
+    pub fn dictionaries<'s>(&'s self, sensitivity: &'s [f64]) -> Result<Dictionaries<'s>> {
+        Dictionaries::mine(&self.weights, &self.metrics, sensitivity)
+    }
+
+    /// `plan`, or `rival` if the loss of the model that it makes really is below `share` of that of the plan, on
+    /// calibration samples. What sensitivities predict holds for small errors that do not interact; where it does not, one
+    /// rate for all may be the better plan.
     ///
     /// # Errors
     /// Those of the numerics and of running the model.
@@ -184,6 +190,7 @@ impl<'a> Job<'a> {
         &mut self,
         plan: Plan,
         rival: Plan,
+        share: f64,
         engine: &Engine,
         samples: &Samples,
         judge: &Judge,
@@ -201,7 +208,7 @@ impl<'a> Job<'a> {
         let (ours, theirs) = (loss(&plan)?, loss(&rival)?);
         progress.done();
         self.seconds.allocate += start.elapsed().as_secs_f64();
-        Ok(if theirs < RIVAL * ours { rival } else { plan })
+        Ok(if theirs < share * ours { rival } else { plan })
     }
 
     /// The samples that sensitivities and plans are judged on.

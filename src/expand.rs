@@ -66,10 +66,14 @@ fn restore(rewriter: &mut Rewriter<'_>, found: Found) {
 
 /// Whether a weight is rebuilt from a dictionary.
 pub fn is_coded(model: &Model, source: &Source) -> bool {
+    codec(model, source).is_some()
+}
+
+/// What a weight is rebuilt from: `block` or `projection`; `None` if it is not.
+pub fn codec(model: &Model, source: &Source) -> Option<&'static str> {
     // Only a codebook is stored as int8: the graph need not be searched for other weights.
-    source.constants.iter().any(|c| c.element == ElementType::Int8)
-        && Values::new(&model.proto)
-            .is_ok_and(|values| encode::is_decoded(model, &values, &source.scope, &source.value))
+    source.constants.iter().any(|c| c.element == ElementType::Int8).then_some(())?;
+    encode::codec(model, &Values::new(&model.proto).ok()?, &source.scope, &source.value)
 }
 
 fn dense(name: &str, element: ElementType, values: &Array3<f32>) -> Result<TensorProto> {

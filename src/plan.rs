@@ -1,6 +1,6 @@
 //! A plan: how every unit of a model's weights is stored.
 
-use crate::dictionary::BlockSpec;
+use crate::dictionary::{Bands, BlockSpec};
 
 /// Atoms of a codebook: an index is a byte. With 16 atoms two indices share a byte, but the table of pairs that decodes
 /// them costs as much as 256 atoms of twice the width, which do better at the same rate.
@@ -46,13 +46,19 @@ pub enum Choice {
         /// Whom it serves.
         sharing: Sharing,
     },
+    /// Codes of projection dictionaries, which all units that multiply the same vector share if they name the same
+    /// bands of atoms.
+    Projection {
+        /// One dictionary for the unit's columns, or one for those of each direction of the layer that it reads.
+        parts: [Bands; 2],
+    },
 }
 
 impl Choice {
     /// Whom its codebook serves, if it has one.
     pub fn sharing(self) -> Option<Sharing> {
         match self {
-            Choice::Dense => None,
+            Choice::Dense | Choice::Projection { .. } => None,
             Choice::Block { sharing, .. } => Some(sharing),
         }
     }
@@ -62,7 +68,13 @@ impl Choice {
         match self {
             Choice::Dense => "dense",
             Choice::Block { .. } => "block",
+            Choice::Projection { .. } => "projection",
         }
+    }
+
+    /// Whether it is codes of a block dictionary: int8 levels times a scale for each row.
+    pub fn is_block(self) -> bool {
+        matches!(self, Choice::Block { .. })
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::coding::{WeightUnit, Weights};
-use crate::dictionary::BlockSpec;
+use crate::dictionary::{Band, Bands, BlockSpec, MAX_BANDS, MAX_WIDTH};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{ATOMS, Choice, Plan, Sharing};
 
@@ -37,6 +37,10 @@ struct Entry {
     atoms: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sharing: Option<String>,
+    /// For each dictionary its bands, each as the number of atoms, the numbers of an atom in a piece of it, and the codes
+    /// in a piece of a row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bands: Option<Vec<Vec<[u16; 3]>>>,
     /// Weighs units that share a codebook; taken to matter by their energy alike if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     sensitivity: Option<f64>,
@@ -58,19 +62,28 @@ pub fn write(weights: &Weights, plan: &Plan) -> Result<String> {
     let entry = |((unit, choice), &sensitivity): ((&WeightUnit, &Choice), &f64)| {
         let (node, tensor, direction, gate) = place(unit);
         let codec = choice.codec().to_owned();
-        let (width, atoms, sharing) = match *choice {
-            Choice::Dense => (None, None, None),
-            Choice::Block { spec, sharing } => (Some(spec.width), Some(spec.atoms), Some(sharing.name().to_owned())),
-        };
+        let (mut width, mut atoms, mut sharing, mut bands) = (None, None, None, None);
+        match choice {
+            Choice::Dense => {}
+            Choice::Block { spec, sharing: reach } => {
+                (width, atoms, sharing) = (Some(spec.width), Some(spec.atoms), Some(reach.name().to_owned()));
+            }
+            Choice::Projection { parts } => {
+                let numbers = |band: Band| [band.atoms, band.width.into(), band.codes.into()];
+                let parts = parts.iter().filter(|part| !part.is_empty());
+                bands = Some(parts.map(|part| part.iter().map(numbers).collect()).collect());
+            }
+        }
         let sensitivity = Some(sensitivity);
-        Entry { node, tensor, direction, gate, codec, width, atoms, sharing, sensitivity }
+        Entry { node, tensor, direction, gate, codec, width, atoms, sharing, bands, sensitivity }
     };
     let unit = weights.units.iter().zip(&plan.choices).zip(&plan.sensitivity).map(entry).collect();
     let body = toml::to_string(&File { version: VERSION, unit })
         .map_err(|error| Error::new(ErrorKind::Usage, format!("the plan cannot be written: {error}")))?;
     Ok(format!(
         "# How each unit is stored: width weights to an atom, so many atoms, in a codebook for a unit, matrix, node or\n\
-         # the whole model. Leave a unit alone with codec = \"dense\". Apply with: dirnet compress MODEL -o OUT --plan FILE\n\
+         # the whole model. Leave a unit alone with codec = \"dense\". Bands of a projection dictionary: atoms, numbers of an\n\
+         # atom in a piece of it, codes in a piece of a row. Apply with: dirnet compress MODEL -o OUT --plan FILE\n\
          {body}"
     ))
 }
@@ -102,7 +115,9 @@ pub fn read(text: &str, weights: &Weights, usual: &[f64]) -> Result<Plan> {
     let units = weights.units.iter().zip(usual).map(|(unit, &usual)| {
         let place = place(unit);
         let found = planned.remove(&place).ok_or_else(|| usage(format!("there is no unit for {}", show(&place))));
-        found.map(|(choice, sensitivity)| (choice, sensitivity.unwrap_or(usual)))
+        let (choice, sensitivity) = found?;
+        check(choice, unit)?;
+        Ok((choice, sensitivity.unwrap_or(usual)))
     });
     let (choices, sensitivity) = units.collect::<Result<Vec<_>>>()?.into_iter().unzip();
     let plan = Plan { choices, sensitivity };
@@ -114,9 +129,10 @@ pub fn read(text: &str, weights: &Weights, usual: &[f64]) -> Result<Plan> {
 
 fn choice(entry: &Entry) -> Result<Choice> {
     let at = |message: String| usage(message).at_node(&entry.node);
-    match (entry.codec.as_str(), entry.width, entry.atoms, entry.sharing.as_deref()) {
-        ("dense", None, None, None) => Ok(Choice::Dense),
-        ("block", Some(width), Some(atoms), Some(sharing)) => {
+    let block = (entry.width, entry.atoms, entry.sharing.as_deref());
+    match (entry.codec.as_str(), block, &entry.bands) {
+        ("dense", (None, None, None), None) => Ok(Choice::Dense),
+        ("block", (Some(width), Some(atoms), Some(sharing)), None) => {
             let spec = BlockSpec::new(width, atoms).map_err(|error| at(error.to_string()))?;
             if atoms != ATOMS {
                 return Err(at(format!("{atoms} atoms: only codebooks of {ATOMS} can be stored")));
@@ -126,9 +142,51 @@ fn choice(entry: &Entry) -> Result<Choice> {
                 .ok_or_else(|| at(format!("sharing '{sharing}' is unknown, expected unit, matrix, node or model")))?;
             Ok(Choice::Block { spec, sharing })
         }
-        ("dense", ..) => Err(at("a dense unit has no width, atoms or sharing".to_owned())),
-        ("block", ..) => Err(at("a block unit needs width, atoms and sharing".to_owned())),
-        (codec, ..) => Err(at(format!("codec '{codec}' is unknown, expected block or dense"))),
+        ("projection", (None, None, None), Some(bands)) => projection(bands).map_err(at),
+        ("dense", ..) => Err(at("a dense unit has no width, atoms, sharing or bands".to_owned())),
+        ("block", ..) => Err(at("a block unit needs width, atoms and sharing, and nothing else".to_owned())),
+        ("projection", ..) => Err(at("a projection unit needs bands, and nothing else".to_owned())),
+        (codec, ..) => Err(at(format!("codec '{codec}' is unknown, expected block, projection or dense"))),
+    }
+}
+
+/// The bands of a unit's dictionaries, or what is wrong with them.
+fn projection(bands: &[Vec<[u16; 3]>]) -> std::result::Result<Choice, String> {
+    let byte = |number: u16| u8::try_from(number).unwrap_or(u8::MAX);
+    let part = |bands: &Vec<[u16; 3]>| {
+        let bands: Vec<Band> =
+            bands.iter().map(|&[atoms, width, codes]| Band { atoms, width: byte(width), codes: byte(codes) }).collect();
+        Bands::new(&bands).filter(|bands| bands.used().next().is_some()).ok_or_else(|| {
+            format!(
+                "bands {bands:?}: 1 to {MAX_BANDS} of [atoms, width, codes], atoms at least 1, widths and codes 1 to \
+                 {MAX_WIDTH}, codes 0 where a band and those after it are not used"
+            )
+        })
+    };
+    let parts: Vec<Bands> = bands.iter().map(part).collect::<std::result::Result<_, _>>()?;
+    match parts[..] {
+        [one] => Ok(Choice::Projection { parts: [one, Bands::default()] }),
+        [first, second] => Ok(Choice::Projection { parts: [first, second] }),
+        _ => Err(format!("bands of {} dictionaries, expected one or two", parts.len())),
+    }
+}
+
+/// Checks that a choice is one for this unit.
+fn check(choice: Choice, unit: &WeightUnit) -> Result<()> {
+    let Choice::Projection { parts } = choice else { return Ok(()) };
+    let given = parts.iter().filter(|part| !part.is_empty()).count();
+    if given != unit.sections.len() {
+        let (expected, place) = (unit.sections.len(), show(&place(unit)));
+        return Err(usage(format!("{place} has bands of {given} dictionaries, expected {expected}")));
+    }
+    match unit.sections.iter().zip(&parts).find(|(section, part)| part.atoms() > section.columns) {
+        Some((section, part)) => Err(usage(format!(
+            "{} has {} atoms, its vectors have {} components",
+            show(&place(unit)),
+            part.atoms(),
+            section.columns
+        ))),
+        None => Ok(()),
     }
 }
 

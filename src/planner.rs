@@ -4,6 +4,8 @@
 //! neighbours may share nodes); the exact size of a whole plan is then counted, and the budget that the allocation is
 //! given is corrected until the file just fits.
 
+mod projection;
+
 use crate::budget::{self, Candidate};
 use crate::coding::{self, CodedUnits, Learning, Weights, Writing};
 use crate::dictionary::{BlockSpec, ScaleFormat};
@@ -12,6 +14,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
 use crate::plan::{ATOMS, Choice, Plan, Sharing};
 use crate::progress::Progress;
+
+pub use projection::Dictionaries;
 
 /// Widths of pieces on offer, from 8 bits a weight to half a bit.
 const WIDTHS: [usize; 11] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16];
@@ -147,7 +151,7 @@ fn floors(sizing: &Sizing<'_>, one_rate: bool) -> Vec<Plan> {
 /// Bits that go into codes, as opposed to codebooks and graph.
 fn code_bits(weights: &Weights, plan: &Plan) -> f64 {
     let bits = |(unit, choice): (&coding::WeightUnit, &Choice)| match choice {
-        Choice::Dense => 0.0,
+        Choice::Dense | Choice::Projection { .. } => 0.0,
         Choice::Block { spec, .. } => spec.bits_per_weight() * unit.unit.shape().iter().product::<usize>() as f64,
     };
     weights.units.iter().zip(&plan.choices).map(bits).sum()
@@ -159,6 +163,15 @@ pub struct Curves {
     pub units: Vec<Vec<Point>>,
     /// Every unit at one coarse rate, and its distortion.
     pub coarse: (CodedUnits, Vec<f64>),
+}
+
+/// Which points of the curves are learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rates {
+    /// All that plans may choose from.
+    All,
+    /// The one that sensitivities are measured at.
+    Coarse,
 }
 
 /// A point of a rate-distortion curve.
@@ -173,7 +186,7 @@ pub struct Point {
 }
 
 impl Curves {
-    /// Learns every unit at every rate, with codebooks of every reach that may pay. Keeps the codes of `coarse`.
+    /// Learns every unit at these rates, with codebooks of every reach that may pay. Keeps the codes of `coarse`.
     ///
     /// # Errors
     /// As [`coding::learn`].
@@ -183,13 +196,20 @@ impl Curves {
         equal: &[f64],
         scales: ScaleFormat,
         coarse: usize,
+        rates: Rates,
         progress: &dyn Progress,
     ) -> Result<Curves> {
         let mut curves = Curves::of_shapes(weights, scales);
         let units = weights.units.len();
-        let ways = ways(weights);
+        let coarse = Choice::Block { spec: BlockSpec { width: coarse, atoms: ATOMS }, sharing: Sharing::Unit };
+        let mut ways: Vec<(usize, Choice)> = ways(weights).into_iter().enumerate().collect();
+        if rates == Rates::Coarse {
+            let points = curves.units.iter_mut().flatten().filter(|point| point.choice != Choice::Dense);
+            points.for_each(|point| point.distortion = f64::INFINITY);
+            ways.retain(|(_, choice)| *choice == coarse);
+        }
         progress.phase("curves", (ways.len() * units) as u64);
-        for (way, &choice) in ways.iter().enumerate() {
+        for (way, choice) in ways {
             let plan = Plan { choices: vec![choice; units], sensitivity: equal.to_vec() };
             let (coded, distortions) = coding::learn(weights, &plan, how, progress)?;
             curves
@@ -197,7 +217,7 @@ impl Curves {
                 .iter_mut()
                 .zip(&distortions)
                 .for_each(|(points, &distortion)| points[way].distortion = distortion);
-            if choice == (Choice::Block { spec: BlockSpec { width: coarse, atoms: ATOMS }, sharing: Sharing::Unit }) {
+            if choice == coarse {
                 curves.coarse = (coded, distortions);
             }
         }
@@ -218,6 +238,7 @@ impl Curves {
                     Choice::Block { spec, .. } => {
                         unit_bytes(weights, u, spec, scales) + (spec.codebook_bytes() / sharers[u]) as u64
                     }
+                    Choice::Projection { .. } => unreachable!("ways are of codebooks"),
                 };
                 points.push(Point { choice, bytes, distortion: 0.0 });
             }

@@ -96,6 +96,9 @@ impl Gate {
                 Ok(Some(Choice::Block { spec, sharing }))
             }
             (None | Some("block"), None) => bail!("a block gate needs width or bits"),
+            (Some("projection"), _) => {
+                bail!("a dictionary that layers share is no setting of a node: use 'codec = \"projection\"' for the model")
+            }
             (Some(codec), _) => bail!("codec '{codec}' is unknown, expected block or dense"),
         }
     }

@@ -15,8 +15,8 @@ use dirnet::loss::{Judge, LossSpec, Reference};
 use dirnet::onnx::Model;
 use dirnet::onnx::model::side_path;
 use dirnet::pins::Pins;
-use dirnet::plan::Plan;
-use dirnet::planner::{self, Curves, Sizing};
+use dirnet::plan::{Choice, Plan};
+use dirnet::planner::{self, Curves, Rates, Sizing};
 use dirnet::progress::Progress;
 use dirnet::recurrent::Survey;
 use dirnet::report::{self, Outcome, Tradeoff};
@@ -31,6 +31,9 @@ use super::samples::Inputs;
 /// The ratio of the smallest file that a search for a loss looks at, and how many it looks at.
 const SMALLEST: f64 = 40.0;
 const LOOKS: usize = 9;
+/// The share of a plan's loss that one rate for all has to come down to. With few samples two ways of coding the same plan
+/// differ by almost as much, and what is a little better on them is not on others.
+const RIVAL: f64 = 0.5;
 /// The ratios whose losses a report predicts.
 const FORECAST: [f64; 6] = [4.0, 6.0, 8.0, 12.0, 16.0, 24.0];
 
@@ -104,6 +107,9 @@ pub struct How {
     /// Hidden size from which a layer takes another form than portable [default: where it was measured to pay]
     #[arg(long, value_name = "H")]
     pub form_from: Option<usize>,
+    /// What weights are coded with
+    #[arg(long, value_enum, value_name = "CODEC", default_value_t = Codec::Block)]
+    pub codec: Codec,
     /// What decides the bytes of a unit
     #[arg(long, value_enum, value_name = "KIND", default_value_t = Sensitivity::Measured)]
     pub sensitivity: Sensitivity,
@@ -140,6 +146,28 @@ impl How {
             Form::Ort => encode::Form::Ort,
         };
         Request { form, from: self.form_from }
+    }
+}
+
+/// What weights are coded with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Codec {
+    /// Pieces of rows as indices into codebooks
+    Block,
+    /// Rows as codes of atoms that all weights share that multiply the same vector: R of a layer and W of the next
+    Projection,
+    /// What is better of the two, for each stack of layers
+    Auto,
+}
+
+impl Codec {
+    /// The word for it on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Codec::Block => "block",
+            Codec::Projection => "projection",
+            Codec::Auto => "auto",
+        }
     }
 }
 
@@ -247,7 +275,8 @@ impl Setup {
 
     /// Refuses a target that cannot be met before anything is run for it.
     pub fn check_target(&self, flags: &Flags, target: &Target) -> Result<()> {
-        if target.max_loss.is_some() {
+        // How small a projection dictionary can be depends on what the samples say.
+        if target.max_loss.is_some() || flags.how.codec != Codec::Block {
             return Ok(());
         }
         let weights = Weights::of(&self.model, self.survey.clone(), self.engine.as_ref())?;
@@ -300,6 +329,7 @@ impl Setup {
             setup: self,
             engine,
             kind: flags.how.sensitivity,
+            codec: flags.how.codec,
             budgets: None,
             tune,
             tuned: None,
@@ -324,6 +354,7 @@ pub struct Study<'a> {
     setup: &'a Setup,
     engine: Option<&'a Engine>,
     kind: Sensitivity,
+    codec: Codec,
     budgets: Option<(Curves, Vec<f64>)>,
     tune: Option<tune::Options>,
     tuned: Option<TuneReport>,
@@ -335,14 +366,14 @@ impl Study<'_> {
     /// The best plan for a file of at most `target` bytes.
     pub fn plan(&mut self, target: u64, progress: &dyn Progress) -> Result<Plan> {
         let Some(engine) = self.engine.filter(|_| self.kind != Sensitivity::None) else {
-            let (sizing, equal) = (self.job.sizing(), self.job.equal());
             progress.phase("allocate", 0);
-            let plan = self.setup.pins.fit(&sizing, target, |target| planner::uniform(&sizing, &equal, target));
+            let plan = self.blind(target);
             progress.done();
-            return Ok(plan.map_err(|e| e.in_file(&self.setup.path))?);
+            return plan;
         };
         if self.budgets.is_none() {
-            let curves = self.job.curves(self.bits(target), progress)?;
+            let rates = if self.codec == Codec::Projection { Rates::Coarse } else { Rates::All };
+            let curves = self.job.curves(self.bits(target), rates, progress)?;
             let samples = &self.setup.inputs.calibration;
             let sensitivity = match self.kind {
                 Sensitivity::Local => self.job.local_sensitivity(),
@@ -351,29 +382,58 @@ impl Study<'_> {
             self.budgets = Some((curves, sensitivity));
         }
         progress.phase("allocate", 0);
-        let plans = self.allocate(target);
+        let budgets = self.budgets.as_ref().expect("made just now");
+        let codecs: &[Codec] = match self.codec {
+            Codec::Auto => &[Codec::Block, Codec::Auto, Codec::Projection],
+            Codec::Block => &[Codec::Block],
+            Codec::Projection => &[Codec::Projection],
+        };
+        // A codec that cannot reach the target is no candidate, as long as another can.
+        let (mut plans, mut failure) = (Vec::new(), None);
+        for &codec in codecs {
+            match self.budgeted(codec, budgets, target) {
+                Ok(plan) if plans.contains(&plan) => {}
+                Ok(plan) => plans.push(plan),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        let uniform = self.blind(target).ok().filter(|_| self.kind == Sensitivity::Measured);
         progress.done();
-        let (plan, rival) = plans.map_err(|error| error.in_file(&self.setup.path))?;
-        let Some(rival) = rival else { return Ok(plan) };
-        let samples = &self.setup.inputs.calibration;
+        let mut plans = plans.into_iter();
+        let Some(mut best) = plans.next() else { return Err(failure.expect("no plan without an error")) };
         let judge = self.setup.judge()?;
-        Ok(self.job.better(plan, rival, engine, samples, &judge, progress)?)
+        let samples = &self.setup.inputs.calibration;
+        for plan in plans {
+            best = self.job.better(best, plan, 1.0, engine, samples, &judge, progress)?;
+        }
+        if let Some(uniform) = uniform {
+            best = self.job.better(best, uniform, RIVAL, engine, samples, &judge, progress)?;
+        }
+        Ok(best)
     }
 
-    /// The plan by the sensitivities, and its rival with one rate for all where they were measured.
-    fn allocate(&self, target: u64) -> dirnet::error::Result<(Plan, Option<Plan>)> {
-        let (curves, sensitivity) = self.budgets.as_ref().expect("sensitivities come before plans by them");
-        let (sizing, pins) = (self.job.sizing(), &self.setup.pins);
-        let plan = pins.fit(&sizing, target, |target| curves.allocate(&sizing, sensitivity, target))?;
-        if self.kind != Sensitivity::Measured {
-            return Ok((plan, None));
+    /// A plan without knowing what matters: all units alike.
+    fn blind(&self, target: u64) -> Result<Plan> {
+        let (sizing, equal) = (self.job.sizing(), self.job.equal());
+        let at = |error: Error| error.in_file(&self.setup.path);
+        if self.codec == Codec::Projection {
+            let dictionaries = self.job.dictionaries(&equal).map_err(at)?;
+            return Ok(self.setup.pins.fit(&sizing, target, |target| dictionaries.allocate(&sizing, None, target)).map_err(at)?);
         }
-        let equal = self.job.equal();
-        match pins.fit(&sizing, target, |target| planner::uniform(&sizing, &equal, target)) {
-            Ok(rival) => Ok((plan, Some(rival))),
-            Err(error) if error.kind() == ErrorKind::Target => Ok((plan, None)),
-            Err(error) => Err(error),
+        Ok(self.setup.pins.fit(&sizing, target, |target| planner::uniform(&sizing, &equal, target)).map_err(at)?)
+    }
+
+    /// The plan of least predicted loss with a codec.
+    fn budgeted(&self, codec: Codec, (curves, sensitivity): &(Curves, Vec<f64>), target: u64) -> Result<Plan> {
+        let sizing = self.job.sizing();
+        let at = |error: Error| error.in_file(&self.setup.path);
+        if codec == Codec::Block {
+            let plan = self.setup.pins.fit(&sizing, target, |target| curves.allocate(&sizing, sensitivity, target));
+            return Ok(plan.map_err(at)?);
         }
+        let dictionaries = self.job.dictionaries(sensitivity).map_err(at)?;
+        let rivals = (codec == Codec::Auto).then_some(curves);
+        Ok(self.setup.pins.fit(&sizing, target, |target| dictionaries.allocate(&sizing, rivals, target)).map_err(at)?)
     }
 
     /// A plan from a file, unless it contradicts what the configuration says of a gate.
@@ -487,16 +547,16 @@ impl Study<'_> {
         if !self.looks.is_empty() {
             return self.looks.iter().map(|&(bytes, loss)| point(bytes, loss, true)).collect();
         }
-        let Some((curves, sensitivity)) = self.budgets.as_ref().filter(|_| self.kind == Sensitivity::Measured) else {
+        let Some(budgets) = self.budgets.as_ref().filter(|_| self.kind == Sensitivity::Measured) else {
             return Vec::new();
         };
         let sizing = self.job.sizing();
         let predicted = |ratio: &f64| {
-            let budget = |target| curves.allocate(&sizing, sensitivity, target);
-            let plan = self.setup.pins.fit(&sizing, sizing.target(*ratio), budget);
+            let plan = self.budgeted(self.codec, budgets, sizing.target(*ratio));
             progress.advance(1);
             let plan = plan.ok()?;
-            Some(point(sizing.bytes(&plan).ok()?, curves.predicted_loss(&plan, sensitivity), false))
+            let loss = self.predicted_loss(&self.promised(&plan)?)?;
+            Some(point(sizing.bytes(&plan).ok()?, loss, false))
         };
         progress.phase("forecast", FORECAST.len() as u64);
         let points = FORECAST.iter().filter_map(predicted).collect();
@@ -510,11 +570,20 @@ impl Study<'_> {
         Outcome { plan, bytes, distortion, sensitivity }
     }
 
-    /// The distortion of each unit that the curves promise.
+    /// The distortion of each unit that the curves and dictionaries promise.
     pub fn promised(&self, plan: &Plan) -> Option<Vec<f64>> {
-        let (curves, _) = self.budgets.as_ref()?;
-        let units = curves.units.iter().zip(&plan.choices);
-        units.map(|(points, choice)| Some(points.iter().find(|point| point.choice == *choice)?.distortion)).collect()
+        let (curves, sensitivity) = self.budgets.as_ref()?;
+        let projected = plan.choices.iter().any(|choice| matches!(choice, Choice::Projection { .. }));
+        let projected = projected.then(|| Some(self.job.dictionaries(sensitivity).ok()?.promised(plan)));
+        let projected = match projected {
+            Some(promised) => promised?,
+            None => Vec::new(),
+        };
+        let of_unit = |(u, choice): (usize, &Choice)| match choice {
+            Choice::Projection { .. } => Some(projected[u]),
+            choice => Some(curves.units[u].iter().find(|point| point.choice == *choice)?.distortion),
+        };
+        plan.choices.iter().enumerate().map(of_unit).collect()
     }
 
     /// About the bits a weight of a plan for `target` bytes.
@@ -549,7 +618,7 @@ fn cannot_be_had(error: anyhow::Error) -> dirnet::error::Result<f64> {
 fn note(flags: &Flags, setup: &Setup) -> String {
     serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "codec": "block",
+        "codec": flags.how.codec.name(),
         "form": flags.how.request().form.name(),
         "sensitivity": flags.how.sensitivity.name(),
         "tune": format!("{:?}", flags.how.effort(&setup.inputs)).to_lowercase(),

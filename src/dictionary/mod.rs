@@ -10,12 +10,14 @@
 //!
 //! Results depend on the input, the options and the kind of CPU, never on the number of threads.
 
+mod bands;
 mod block;
 mod cluster;
 mod factor;
 mod feedback;
 mod metric;
 mod nearest;
+mod projection;
 mod vector;
 
 use std::sync::Arc;
@@ -24,8 +26,10 @@ use ndarray::{Array2, ArrayView2};
 
 use crate::error::{Error, ErrorKind, Result};
 
+pub use bands::{Band, Bands, Demand, Division, MAX_BANDS, distortion, divide};
 pub use block::{code, learn};
 pub use metric::{Metric, damping};
+pub use projection::{Atoms, Basis, Item, Part, Projected, learn as learn_projection};
 
 /// The widest piece: at 8 weights a byte a weight takes one bit, and below that no model that we met survives.
 pub const MAX_WIDTH: usize = 16;

@@ -44,8 +44,8 @@ pub fn find(model: &Model) -> Result<Vec<Found>> {
 /// Whether a value is rebuilt from a dictionary: behind it, and what the forms put around it, is a Gather of rows of an
 /// int8 codebook by uint8 codes, all constants. Quantised weights that others make are integers too, but nobody else
 /// looks them up.
-pub fn is_decoded(model: &Model, values: &Values<'_>, scope: &Scope, name: &str) -> bool {
-    looks_up(model, values, scope, name, &mut BTreeSet::new())
+pub fn codec(model: &Model, values: &Values<'_>, scope: &Scope, name: &str) -> Option<&'static str> {
+    looks_up(model, values, scope, name, false, &mut BTreeSet::new())
 }
 
 fn looks_up(
@@ -53,13 +53,16 @@ fn looks_up(
     values: &Values<'_>,
     scope: &Scope,
     name: &str,
+    product: bool,
     seen: &mut BTreeSet<(Scope, String)>,
-) -> bool {
-    let Some((home, node)) = maker(model, values, scope, name) else { return false };
+) -> Option<&'static str> {
+    let (home, node) = maker(model, values, scope, name)?;
     if !is_standard(node.domain()) || !seen.insert((home.clone(), name.to_owned())) {
-        return false;
+        return None;
     }
-    let mut inner = |inputs: &[String]| inputs.iter().any(|input| looks_up(model, values, home, input, seen));
+    let product = product || node.op_type() == "MatMul";
+    let mut inner =
+        |inputs: &[String]| inputs.iter().find_map(|input| looks_up(model, values, home, input, product, seen));
     match (node.op_type(), &node.input[..]) {
         ("Gather", [codebook, indices]) => {
             let codes = maker(model, values, home, indices).filter(|(_, node)| node.op_type() == "Cast");
@@ -67,11 +70,12 @@ fn looks_up(
             let is = |tensor: Option<&TensorProto>, element: ElementType| {
                 tensor.is_some_and(|t| t.data_type() == element as i32 && t.dims.len() == 2)
             };
-            is(stored(model, values, home, codebook), ElementType::Int8) && is(codes, ElementType::Uint8)
+            let found = is(stored(model, values, home, codebook), ElementType::Int8) && is(codes, ElementType::Uint8);
+            found.then_some(if product { "projection" } else { "block" })
         }
-        ("Mul" | "Concat", inputs) => inner(inputs),
+        ("Mul" | "Concat" | "MatMul", inputs) => inner(inputs),
         ("Cast" | "Reshape" | "Slice" | "Transpose" | "Identity", [first, ..]) => inner(std::slice::from_ref(first)),
-        _ => false,
+        _ => None,
     }
 }
 

@@ -8,6 +8,7 @@ pub mod fast;
 mod form;
 mod found;
 pub mod portable;
+mod projected;
 pub mod vendor;
 mod writer;
 
@@ -16,10 +17,10 @@ use std::ops::Range;
 use ndarray::{Array2, ArrayView2};
 
 pub use form::{Assigned, Form, Request, assign};
-pub use found::{Found, find, is_decoded};
+pub use found::{Found, codec, find};
 pub use writer::{Home, Writer};
 
-use crate::dictionary::Coded;
+use crate::dictionary::{Coded, Projected};
 use crate::onnx::{ElementType, NodeProto};
 use crate::recurrent::RecurrentNode;
 
@@ -28,6 +29,8 @@ use crate::recurrent::RecurrentNode;
 pub enum Block<'a> {
     /// Codes, scales and a codebook.
     Coded(&'a Coded),
+    /// Codes of projection dictionaries, which only the portable form has.
+    Projected(&'a Projected),
     /// The rows `[H, n]` as they are.
     Dense(ArrayView2<'a, f32>),
 }
@@ -36,17 +39,41 @@ impl Block<'_> {
     fn rows(&self) -> usize {
         match self {
             Block::Coded(coded) => coded.rows,
+            Block::Projected(projected) => projected.rows,
             Block::Dense(rows) => rows.nrows(),
         }
     }
 }
 
+/// A matrix that is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// A weight, by its index in the survey.
+    Weight(usize),
+    /// Codes of the rows of a weight: those of one band of one of its dictionaries.
+    Codes {
+        /// The weight.
+        weight: usize,
+        /// Which of its dictionaries.
+        part: usize,
+        /// Which band.
+        band: usize,
+    },
+    /// A band of a projection dictionary.
+    Atoms {
+        /// The number of the dictionary.
+        dictionary: usize,
+        /// Which band.
+        band: usize,
+    },
+}
+
 /// A W or R `[directions, G*H, n]` as it is to be stored.
 #[derive(Clone, Debug)]
 pub struct Stored<'a> {
-    /// Which weight of the model it is, or is a part of.
-    pub weight: usize,
-    /// Its first row in that weight, all directions counted.
+    /// What it is, or is a part of.
+    pub of: Subject,
+    /// Its first row in that, all directions counted.
     pub start: usize,
     /// What the names of its values begin with: `<node>/W`.
     pub name: String,

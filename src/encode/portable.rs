@@ -13,7 +13,7 @@
 use ndarray::{Axis, Slice};
 
 use super::writer::{Home, Run, Writer, runs};
-use super::{Block, Stored};
+use super::{Block, Stored, projected};
 use crate::onnx::{ElementType, tensor};
 
 /// Weights in one run of nodes, padding included: tract folds a node only if its output takes at most 4 MiB or no more
@@ -50,19 +50,23 @@ pub fn write(writer: &mut Writer<'_, '_>, stored: &Stored<'_>, home: Home<'_>) -
     }
 }
 
-/// The weights of one run, without their scales, as float of shape `[shape.., n]`.
+/// The weights of one run as float of shape `[shape.., n]`, without the scales of its rows if they are coded in blocks.
 fn float(writer: &mut Writer<'_, '_>, stored: &Stored<'_>, run: &Run<'_>, shape: [usize; 2], home: Home<'_>) -> String {
     let name = format!("{}/levels", run.stem(stored));
     if run.is_coded() {
         let levels = writer.levels(stored, run, &shape, home);
         return writer.cast(&levels, ElementType::Float, &name);
     }
+    let rows = run.projected();
+    if !rows.is_empty() {
+        return projected::write(writer, stored, run, &rows, home);
+    }
     // In the element type that they had, if a Cast to float keeps their values.
     let half = stored.element == ElementType::Float16;
     let value = writer.constant(home.constants, stored, run.range(), "dense", &run.stem(stored), |name| {
         let values = run.parts.iter().flat_map(|(block, range)| match block {
             Block::Dense(rows) => rows.slice_axis(Axis(0), Slice::from(range.clone())).iter().copied().collect(),
-            Block::Coded(_) => Vec::new(),
+            Block::Coded(_) | Block::Projected(_) => Vec::new(),
         });
         let shape = [shape[0], shape[1], stored.columns];
         if half {

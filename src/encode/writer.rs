@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Block, Stored};
-use crate::dictionary::{BlockSpec, Codebook, Coded};
+use super::{Block, Stored, Subject};
+use crate::dictionary::{Atoms, BlockSpec, Codebook, Coded, Part, Projected};
 use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::{AttributeProto, ElementType, NodeProto, Rewriter, Scope, TensorProto, tensor};
 
@@ -23,18 +23,24 @@ pub struct Writer<'r, 'm> {
     rewriter: &'r mut Rewriter<'m>,
     opset: i64,
     nodes: Vec<NodeProto>,
+    /// Where the nodes to come will be placed.
+    place: Scope,
     codebooks: Vec<(Scope, Arc<Codebook>, String)>,
+    /// Projection dictionaries, by their number.
+    dictionaries: Vec<Arc<Atoms>>,
+    /// Bands of a dictionary, by its number, as a value of a graph.
+    atoms: Vec<(Scope, usize, Range<usize>, String)>,
     integers: Vec<(Scope, Vec<i64>, String)>,
     indices: Vec<(Scope, usize, String)>,
     constants: HashMap<Held, String>,
 }
 
-/// What a constant is made of: some rows of a weight, in the graph at `scope`. It is stored once, whoever reads it; a name
+/// What a constant is made of: some rows of a matrix, in the graph at `scope`. It is stored once, whoever reads it; a name
 /// would not do, for that of one node may begin with that of another.
 #[derive(PartialEq, Eq, Hash)]
 struct Held {
     scope: Scope,
-    weight: usize,
+    of: Subject,
     rows: Range<usize>,
     what: &'static str,
 }
@@ -64,11 +70,38 @@ impl<'r, 'm> Writer<'r, 'm> {
             rewriter,
             opset,
             nodes: Vec::new(),
+            place: Scope::root(),
             codebooks: Vec::new(),
+            dictionaries: Vec::new(),
+            atoms: Vec::new(),
             integers: Vec::new(),
             indices: Vec::new(),
             constants: HashMap::new(),
         }
+    }
+
+    /// Says that the nodes to come will be placed in front of the graph at `scope`.
+    pub fn enter(&mut self, scope: &Scope) {
+        self.place = scope.clone();
+    }
+
+    /// The number of a projection dictionary.
+    pub(super) fn dictionary(&mut self, atoms: &Arc<Atoms>) -> usize {
+        self.dictionaries.iter().position(|known| Arc::ptr_eq(known, atoms)).unwrap_or_else(|| {
+            self.dictionaries.push(atoms.clone());
+            self.dictionaries.len() - 1
+        })
+    }
+
+    /// The value of some bands of a dictionary where the nodes to come will be, if it is there.
+    pub(super) fn atoms(&self, dictionary: usize, bands: &Range<usize>) -> Option<String> {
+        let is = |(scope, d, b, _): &&(Scope, usize, Range<usize>, String)| *scope == self.place && *d == dictionary && b == bands;
+        self.atoms.iter().find(is).map(|(.., name)| name.clone())
+    }
+
+    /// Keeps such a value for those to come.
+    pub(super) fn keep_atoms(&mut self, dictionary: usize, bands: Range<usize>, name: &str) {
+        self.atoms.push((self.place.clone(), dictionary, bands, name.to_owned()));
     }
 
     /// Puts the nodes since the last call at the start of the graph at `scope`.
@@ -122,15 +155,15 @@ impl<'r, 'm> Writer<'r, 'm> {
         self.slice(&rows, shape.len() as i64, stored.columns as i64, &format!("{stem}/trimmed"), home)
     }
 
-    /// The scale of every row as float of shape `shape`; none if all rows are dense.
+    /// The scale of every row as float of shape `shape`; none if no rows have one.
     ///
     /// Scales are f32, or bytes times a step for each gate: `Cast(u8) * step`, on tensors too small to matter.
     pub(super) fn scales(&mut self, stored: &Stored<'_>, shape: &[usize], home: Home<'_>) -> Option<String> {
-        if stored.blocks.iter().all(|b| matches!(b, Block::Dense(_))) {
+        if !stored.blocks.iter().any(|b| matches!(b, Block::Coded(_))) {
             return None;
         }
         let (stem, all) = (&stored.name, 0..stored.all_rows());
-        let bytes = |b: &Block<'_>| matches!(b, Block::Dense(_) | Block::Coded(Coded { scale_codes: Some(_), .. }));
+        let bytes = |b: &Block<'_>| !matches!(b, Block::Coded(Coded { scale_codes: None, .. }));
         if !stored.blocks.iter().all(bytes) {
             return Some(self.constant(home.constants, stored, all, "scales", stem, |name| {
                 let scales: Vec<f32> = stored.blocks.iter().flat_map(float_scales).collect();
@@ -250,7 +283,7 @@ impl<'r, 'm> Writer<'r, 'm> {
         make: impl FnOnce(&str) -> TensorProto,
     ) -> String {
         let rows = stored.start + rows.start..stored.start + rows.end;
-        let held = Held { scope: scope.clone(), weight: stored.weight, rows, what };
+        let held = Held { scope: scope.clone(), of: stored.of, rows, what };
         if let Some(name) = self.constants.get(&held) {
             return name.clone();
         }
@@ -285,10 +318,19 @@ impl<'a> Run<'a> {
         self.codebook().is_some()
     }
 
+    /// The rows of projected units; empty for other runs.
+    pub fn projected(&self) -> Vec<(&'a Projected, Range<usize>)> {
+        let projected = self.parts.iter().filter_map(|(block, range)| match block {
+            Block::Projected(projected) => Some((*projected, range.clone())),
+            Block::Dense(_) | Block::Coded(_) => None,
+        });
+        projected.collect()
+    }
+
     fn coded(&self) -> impl Iterator<Item = (&'a Coded, &Range<usize>)> {
         self.parts.iter().filter_map(|(block, range)| match block {
             Block::Coded(coded) => Some((*coded, range)),
-            Block::Dense(_) => None,
+            Block::Dense(_) | Block::Projected(_) => None,
         })
     }
 
@@ -307,7 +349,8 @@ pub(super) fn runs<'a>(stored: &Stored<'a>, most: usize) -> Vec<Run<'a>> {
     let total: usize = stored.blocks.iter().map(Block::rows).sum();
     let first = &stored.blocks[0];
     let rows_in_a_run = |block: &Block<'_>| (most / block.width(stored.columns).max(1)).max(1);
-    if stored.blocks.iter().all(|b| b.is_like(first)) && total <= rows_in_a_run(first) {
+    let one = stored.directions == 1 || !matches!(first, Block::Projected(_));
+    if one && stored.blocks.iter().all(|b| b.is_like(first)) && total <= rows_in_a_run(first) {
         let parts = stored.blocks.iter().map(|b| (*b, 0..b.rows())).collect();
         return vec![Run { parts, first: 0, label: String::new() }];
     }
@@ -348,6 +391,10 @@ impl Block<'_> {
         match (self, other) {
             (Block::Coded(a), Block::Coded(b)) => Arc::ptr_eq(&a.codebook, &b.codebook),
             (Block::Dense(_), Block::Dense(_)) => true,
+            (Block::Projected(a), Block::Projected(b)) => {
+                let like = |(a, b): (&Part, &Part)| Arc::ptr_eq(&a.atoms, &b.atoms) && a.codes.len() == b.codes.len();
+                a.parts.len() == b.parts.len() && a.parts.iter().zip(&b.parts).all(like)
+            }
             _ => false,
         }
     }
@@ -356,7 +403,7 @@ impl Block<'_> {
     fn width(&self, columns: usize) -> usize {
         match self {
             Block::Coded(coded) => coded.codebook.spec.pieces(columns) * coded.codebook.spec.width,
-            Block::Dense(_) => columns,
+            Block::Dense(_) | Block::Projected(_) => columns,
         }
     }
 }
@@ -364,7 +411,7 @@ impl Block<'_> {
 fn float_scales(block: &Block<'_>) -> Vec<f32> {
     match block {
         Block::Coded(coded) => coded.scales.clone(),
-        Block::Dense(rows) => vec![1.0; rows.nrows()],
+        block => vec![1.0; block.rows()],
     }
 }
 

@@ -8,7 +8,7 @@
 //! from a file that nobody vouches for: a few bytes can ask for terabytes.
 
 use half::{bf16, f16};
-use ndarray::{ArcArray, ArrayViewD, Axis, IxDyn, Slice, concatenate};
+use ndarray::{ArcArray, Array3, ArrayViewD, Axis, IxDyn, Slice, concatenate};
 
 use crate::onnx::proto::{AttributeProto, NodeProto};
 use crate::onnx::{ElementType, Model};
@@ -110,7 +110,7 @@ pub(super) fn data_inputs(op_type: &str) -> Option<usize> {
         "Identity" | "Transpose" | "Cast" | "Unsqueeze" | "Squeeze" | "Reshape" | "Flatten" | "Slice" | "Split"
         | "Expand" => 1,
         // The indices of a Gather are codes, where weights come from a dictionary.
-        "Add" | "Sub" | "Mul" | "Div" | "Gather" => 2,
+        "Add" | "Sub" | "Mul" | "Div" | "Gather" | "MatMul" => 2,
         "Concat" => usize::MAX,
         _ => return None,
     })
@@ -141,6 +141,7 @@ impl Operation<'_> {
             "Sub" => self.arithmetic(|a, b| a - b, |a, b| Some(a.wrapping_sub(b))),
             "Mul" => self.arithmetic(|a, b| a * b, |a, b| Some(a.wrapping_mul(b))),
             "Div" => self.arithmetic(|a, b| a / b, i64::checked_div),
+            "MatMul" => self.matmul(),
             other => Err(format!("is of operator {other}, which is not followed")),
         }
     }
@@ -387,6 +388,42 @@ impl Operation<'_> {
         Ok(Constant { element: ElementType::Float, data })
     }
 
+    /// The product of two stacks of matrices of the same depth, 1 standing for any; their last two axes are the matrices.
+    fn matmul(&mut self) -> Folded<Constant> {
+        let (x, y) = (self.input(0)?, self.input(1)?);
+        if x.element != ElementType::Float || y.element != ElementType::Float {
+            return Err("multiplies matrices that are not float".to_owned());
+        }
+        let (Data::Float(a), Data::Float(b)) = (x.data, y.data) else {
+            return Err("multiplies matrices of integers".to_owned());
+        };
+        let (rows, inner, columns) = match (a.shape(), b.shape()) {
+            ([.., rows, inner], [.., other, columns]) if inner == other => (*rows, *inner, *columns),
+            (a, b) => return Err(format!("multiplies matrices of shapes {a:?} and {b:?}")),
+        };
+        let mut shape = broadcast_shape(&a.shape()[..a.ndim() - 2], &b.shape()[..b.ndim() - 2])?;
+        let depth = checked_product(&shape).ok_or("makes a tensor beyond all limits")?;
+        let stacked = shape.clone();
+        shape.extend([rows, columns]);
+        for size in [[depth, rows, inner], [depth, inner, columns], [depth, rows, columns]] {
+            self.budget.charge(&size)?;
+        }
+        self.budget.charge(&[depth, rows, columns, inner.div_ceil(PRODUCTS)])?;
+        let stack = |m: &ArcArray<f32, IxDyn>, size: [usize; 2]| {
+            let wide: Vec<usize> = stacked.iter().copied().chain(size).collect();
+            let all = m.broadcast(IxDyn(&wide))?.to_owned();
+            all.into_shape_with_order((depth, size[0], size[1])).ok()
+        };
+        let misfit = "multiplies stacks that do not fit";
+        let (a, b) = (stack(&a, [rows, inner]).ok_or(misfit)?, stack(&b, [inner, columns]).ok_or(misfit)?);
+        let mut out = Array3::zeros((depth, rows, columns));
+        for ((mut out, a), b) in out.outer_iter_mut().zip(a.outer_iter()).zip(b.outer_iter()) {
+            out.assign(&a.dot(&b));
+        }
+        let out = out.into_dyn().into_shape_with_order(IxDyn(&shape)).map_err(|_| misfit)?;
+        Ok(Constant { element: ElementType::Float, data: Data::Float(out.into_shared()) })
+    }
+
     fn arithmetic(
         &mut self,
         float: impl Fn(f32, f32) -> f32,
@@ -427,6 +464,9 @@ impl Operation<'_> {
         Ok(Constant { element: x.element, data })
     }
 }
+
+/// Products that the budget counts as one element: to multiply is faster than to store.
+const PRODUCTS: usize = 256;
 
 /// Axes of a tensor; deeper ones are an attempt at something else than weights.
 const MAX_RANK: usize = 16;
@@ -604,7 +644,7 @@ mod tests {
 
     use super::*;
 
-    const OPERATORS: [&str; 17] = [
+    const OPERATORS: [&str; 18] = [
         "Identity",
         "Transpose",
         "Cast",
@@ -622,6 +662,7 @@ mod tests {
         "Add",
         "Mul",
         "Div",
+        "MatMul",
     ];
 
     /// Numbers at which index arithmetic goes wrong.

@@ -8,6 +8,7 @@
 
 mod attributes;
 mod fold;
+mod stack;
 mod weights;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -59,6 +60,8 @@ pub struct Survey {
     pub skipped: Vec<Skipped>,
     /// For every node its W and R, by index in `weights`.
     weights_of: Vec<[usize; 2]>,
+    /// For every node the one whose states it reads.
+    feeders: Vec<Option<usize>>,
 }
 
 /// An LSTM or GRU whose W and R are constants.
@@ -258,6 +261,11 @@ impl Survey {
         self.nodes.iter().map(|node| node.reads.bias.then(|| bias(node))).collect()
     }
 
+    /// The node whose Y, all directions side by side, a node reads as X, by index in [`nodes`](Self::nodes).
+    pub fn feeder(&self, node: usize) -> Option<usize> {
+        self.feeders.get(node).copied().flatten()
+    }
+
     /// Where a weight comes from: that of its first use.
     pub fn source(&self, weight: &Weight) -> &Source {
         let first = weight.uses[0];
@@ -303,6 +311,7 @@ pub fn find(model: &Model, options: &FindOptions) -> Result<Survey> {
         }
     }
     finder.visit_functions();
+    finder.survey.feeders = stack::feeders(model, &finder.values, &finder.survey.nodes);
     Ok(finder.survey)
 }
 

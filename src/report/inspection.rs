@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{SCHEMA, Show, Skipped, Tool, table};
 use crate::coding::NOTE;
 use crate::error::Result;
-use crate::expand::is_coded;
+use crate::expand::{self, is_coded};
 use crate::onnx::{ElementType, Model};
 use crate::plan::ATOMS;
 use crate::recurrent::{ConstantRef, Matrix, Source, Survey};
@@ -117,6 +117,8 @@ pub struct Weight {
     pub share: Option<f64>,
     /// Whether it is coded already: rebuilt from a dictionary when the model is loaded.
     pub coded: bool,
+    /// What it is coded with: `block` or `projection`.
+    pub codec: Option<&'static str>,
     /// Its dictionaries, if it is coded: as many weights as an atom stands for, one entry for each codebook.
     pub codebooks: Vec<u64>,
     /// Stored bits of a weight.
@@ -205,7 +207,8 @@ fn weight(model: &Model, survey: &Survey, node: usize, matrix: Matrix, share: im
     let stored = source.constants.first().map_or(source.element, |constant| constant.element);
     let first = survey.weight_of(node, matrix).map(|weight| survey.weights[weight].uses[0]);
     let twin = first.filter(|first| first.node != node || first.matrix != matrix);
-    let coded = is_coded(model, source);
+    let codec = expand::codec(model, source);
+    let coded = codec.is_some();
     let bytes = match coded {
         true => source.constants.iter().map(|constant| constant.bytes).sum(),
         false => source.stored_bytes(),
@@ -218,6 +221,7 @@ fn weight(model: &Model, survey: &Survey, node: usize, matrix: Matrix, share: im
         bytes,
         share: share(bytes),
         coded,
+        codec,
         codebooks: if coded { codebooks(source) } else { Vec::new() },
         bits_per_weight: bytes as f64 * 8.0 / source.elements().max(1) as f64,
         route: source.route.clone(),

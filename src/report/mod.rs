@@ -28,7 +28,7 @@ use serde::Serialize;
 use crate::compress::Job;
 use crate::encode::Assigned;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{Choice, Plan};
+use crate::plan::Plan;
 use crate::verify::Verdict;
 use crate::{onnx, recurrent, tune};
 
@@ -302,7 +302,7 @@ pub struct NodeForm {
 }
 
 fn forms_of(job: &Job<'_>, plan: &Plan) -> Vec<NodeForm> {
-    let is_coded = |unit: usize| plan.choices[unit] != Choice::Dense;
+    let is_coded = |unit: usize| plan.choices[unit].is_block();
     let forms = job.weights.forms(job.model, job.writing.request, is_coded);
     let nodes = job.weights.survey.nodes.iter().zip(forms);
     let row = |(node, Assigned { form, reason }): (&recurrent::RecurrentNode, Assigned)| NodeForm {

@@ -350,6 +350,7 @@ fn inspected_node(node: &Node, style: &Style, out: &mut String) {
 fn origin(weight: &Weight) -> String {
     match &weight.same_as {
         Some(twin) => format!("same as in {}", Escaped(twin)),
+        None if weight.codec == Some("projection") => format!("projection: {}", dictionaries(&weight.codebooks)),
         None if weight.coded => dictionaries(&weight.codebooks),
         None => Escaped(&weight.route).to_string(),
     }

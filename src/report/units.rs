@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::{Outcome, Unit};
 use crate::coding::Weights;
 use crate::compress::Job;
-use crate::dictionary::ScaleFormat;
+use crate::dictionary::{Bands, ScaleFormat};
 use crate::plan::Choice;
 use crate::recurrent::Survey;
 
@@ -89,6 +89,7 @@ pub(super) fn of_plan(job: &Job<'_>, outcome: &Outcome<'_>, after: u64) -> Vec<U
     let weights = &job.weights;
     let before = bytes_before(weights);
     let sharers = weights.sharers(&outcome.plan.choices);
+    let dictionaries = weights.dictionary_bytes(&outcome.plan.choices);
     let scale = match job.sizing().scales {
         ScaleFormat::Float => 4,
         ScaleFormat::Byte => 1,
@@ -99,6 +100,10 @@ pub(super) fn of_plan(job: &Job<'_>, outcome: &Outcome<'_>, after: u64) -> Vec<U
             Choice::Block { spec, .. } => {
                 let [rows, columns] = weights.units[u].unit.shape();
                 (rows * (spec.row_bytes(columns) + scale) + spec.codebook_bytes() / sharers[u].max(1)) as u64
+            }
+            Choice::Projection { parts } => {
+                let [rows, _] = weights.units[u].unit.shape();
+                (rows * parts.iter().map(Bands::row_bytes).sum::<usize>()) as u64 + dictionaries[u]
             }
         })
         .collect();
@@ -132,10 +137,15 @@ pub(super) fn of_plan(job: &Job<'_>, outcome: &Outcome<'_>, after: u64) -> Vec<U
     (0..weights.units.len()).map(unit).collect()
 }
 
-/// `block-4/matrix`: the codec, the weights that an atom stands for, and whom its codebook serves.
+/// `block-4/matrix`: the codec, the weights that an atom stands for, and whom its codebook serves; or `projection-96`: the
+/// codec, and the atoms that the unit uses.
 fn codec(choice: Choice) -> String {
     match choice {
         Choice::Block { spec, sharing } => format!("{}-{}/{}", choice.codec(), spec.width, sharing.name()),
+        Choice::Projection { parts } => {
+            let used = parts.iter().flat_map(Bands::used).map(|band| usize::from(band.atoms)).sum::<usize>();
+            format!("{}-{used}", choice.codec())
+        }
         Choice::Dense => choice.codec().to_owned(),
     }
 }

@@ -25,7 +25,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
 use crate::cell::Spec;
-use crate::coding::{CodedUnits, Weights};
+use crate::coding::{CodedUnit, CodedUnits, Weights};
 use crate::engine::{Engine, Overrides};
 use crate::error::Result;
 use crate::loss::{Judge, Reference};
@@ -247,8 +247,13 @@ impl Layer {
         let survey = &weights.survey;
         let tensors = Matrix::BOTH
             .map(|matrix| survey.weight_of(nodes[0], matrix).expect("both weights of a found node are found"));
-        if !weights.units.iter().zip(coded).any(|(unit, coded)| coded.is_some() && tensors.contains(&unit.weight)) {
+        let codes = weights.units.iter().zip(coded).filter(|(unit, _)| tensors.contains(&unit.weight));
+        let codes: Vec<&CodedUnit> = codes.filter_map(|(_, coded)| coded.as_ref()).collect();
+        if codes.is_empty() {
             return None;
+        }
+        if codes.iter().all(|coded| coded.block().is_none()) {
+            return Some(Err("codes of a projection dictionary are not tuned".into()));
         }
         let foreign = |weight: usize| survey.weights[weight].uses.iter().find(|used| !nodes.contains(&used.node));
         if tensors[0] == tensors[1] {

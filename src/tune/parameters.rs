@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::stack::{Stack, StackGradients};
-use crate::coding::CodedUnits;
+use crate::coding::{CodedUnit, CodedUnits};
 use crate::dictionary::{BlockSpec, Codebook, Coded};
 use crate::recurrent::Matrix;
 
@@ -97,12 +97,13 @@ impl Parameters {
         let mut books: Vec<Book> = Vec::new();
         let mut members = Vec::new();
         for &place in places {
-            let Some(unit) = &coded[place.unit] else { continue };
+            let Some(unit) = coded[place.unit].as_ref().and_then(CodedUnit::block) else { continue };
             let known = books.iter().position(|book| Arc::ptr_eq(&book.original, &unit.codebook));
             let book = known.unwrap_or_else(|| {
                 let here = |other: usize| places.iter().any(|place| place.unit == other);
                 let elsewhere = coded.iter().enumerate().any(|(other, coded)| {
-                    coded.as_ref().is_some_and(|c| Arc::ptr_eq(&c.codebook, &unit.codebook)) && !here(other)
+                    let block = coded.as_ref().and_then(CodedUnit::block);
+                    block.is_some_and(|c| Arc::ptr_eq(&c.codebook, &unit.codebook)) && !here(other)
                 });
                 books.push(Book::new(&unit.codebook, elsewhere));
                 books.len() - 1
@@ -162,7 +163,7 @@ impl Parameters {
     pub(super) fn store(&self, coded: &mut CodedUnits) {
         let books: Vec<Arc<Codebook>> = self.books.iter().map(Book::stored).collect();
         for member in &self.members {
-            let Some(unit) = &mut coded[member.place.unit] else { continue };
+            let Some(unit) = coded[member.place.unit].as_mut().and_then(CodedUnit::block_mut) else { continue };
             unit.codebook = books[member.book].clone();
             unit.scales = member.stored_scales();
             if let Some(scales) = &mut unit.scale_codes {

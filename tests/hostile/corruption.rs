@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dirnet::coding::{self, CodedUnits, Weights, Writing};
+use dirnet::coding::{self, CodedUnit, CodedUnits, Weights, Writing};
 use dirnet::dictionary::{BlockSpec, Codebook, Coded};
 use dirnet::onnx::graph::for_each_tensor;
 use dirnet::onnx::{LoadOptions, Model};
@@ -218,7 +218,8 @@ fn rewritten(model: &Model) -> Option<Model> {
     let coded = weights.units.iter().map(|unit| {
         let [rows, columns] = unit.unit.shape();
         let codes = vec![7; rows * spec.pieces(columns)];
-        Some(Coded { rows, columns, codes, scales: vec![0.5; rows], scale_codes: None, codebook: codebook.clone() })
+        let coded = Coded { rows, columns, codes, scales: vec![0.5; rows], scale_codes: None, codebook: codebook.clone() };
+        Some(CodedUnit::Block(coded))
     });
     let coded: CodedUnits = coded.collect();
     let writing = Writing { note: "corruption".to_owned(), ..Writing::default() };

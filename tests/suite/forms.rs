@@ -114,12 +114,12 @@ fn model(case: &Case) -> Model {
     Model::from_proto(proto, &LoadOptions::default()).unwrap()
 }
 
-fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
+pub fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
     AttributeProto { name: Some(name.to_owned()), r#type: Some(kind as i32), ..AttributeProto::default() }
 }
 
 /// A tensor of the given dimensions, numbers or names; of unknown shape without any.
-fn info(name: &str, element: ElementType, dims: &[&str]) -> ValueInfoProto {
+pub fn info(name: &str, element: ElementType, dims: &[&str]) -> ValueInfoProto {
     let dimension = |text: &&str| tensor_shape_proto::Dimension {
         value: Some(match text.parse() {
             Ok(size) => tensor_shape_proto::dimension::Value::DimValue(size),

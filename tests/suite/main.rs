@@ -14,6 +14,7 @@ mod interrupted;
 mod loss;
 mod numerics;
 mod onnx;
+mod projection;
 mod quick;
 mod recurrent;
 mod samples;

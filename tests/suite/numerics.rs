@@ -10,6 +10,7 @@ use dirnet::onnx::proto::{
     OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
 use dirnet::onnx::{AttributeProto, GraphProto, LoadOptions, Model, ModelProto, NodeProto, tensor};
+use dirnet::planner::Rates;
 use dirnet::progress::Silent;
 use dirnet::recurrent::FindOptions;
 use dirnet::samples::{Feed, Samples, Stream, Tensor};
@@ -76,7 +77,7 @@ fn compress(model: &Model, samples: &Samples) -> Result<(), Error> {
     let weights = Weights::read(model, &FindOptions::default())?;
     let mut job = Job::new(model, weights, Some((&engine, samples)), 0, &Silent)?;
     let judge = Judge::new(model, &LossSpec::default(), &[])?;
-    let curves = job.curves(3.0, &Silent)?;
+    let curves = job.curves(3.0, Rates::All, &Silent)?;
     let sensitivity = job.sensitivity(&curves, &engine, samples, &judge, &Silent)?;
     assert!(sensitivity.iter().all(|s| s.is_finite() && *s >= 0.0), "{sensitivity:?}");
     let plan = curves.allocate(&job.sizing(), &sensitivity, job.sizing().target(2.2))?;

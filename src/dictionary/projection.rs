@@ -1,0 +1,279 @@
+//! The projection dictionary: matrices that multiply the same vector as sparse codes of shared atoms, `M ~ Z D`.
+//!
+//! Rows of `M [N, n]` multiply `x` with second moment `S = L L^T`. The atoms that explain most are the leading right
+//! singular vectors of `M L`: with `C = L^T M^T M L = V E V^T` the basis `D = V^T L^-1` is orthonormal in the metric,
+//! `D S D^T = I`, and the codes of a row are `Z = M S D^T`. Each matrix counts in `C` by its importance.
+//!
+//! Atoms and codes are themselves coded by block dictionaries, in the metric that each meets: the atoms in `S`, the codes
+//! in `G = D S D^T` of the atoms as they are stored. Bands of atoms ([`super::bands`]) are coded one after the other, each
+//! to make up for what is wrong so far: the codes of a band are found for what all bands before it have left,
+//! `Z = E S D^T G^-1`.
+
+use std::sync::Arc;
+
+use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
+use faer::{Mat, Side};
+use ndarray::{Array2, ArrayViewMut2, Axis, Slice};
+use rayon::prelude::*;
+
+use super::bands::{Band, Bands, Demand};
+use super::{BlockSpec, Coded, Matrix, Metric, Options};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The atoms of a dictionary `[k, n]`, as stored.
+#[derive(Clone, Debug)]
+pub struct Atoms {
+    /// n.
+    pub columns: usize,
+    /// Bands of atoms, each `[k_b, n]`.
+    pub bands: Vec<Coded>,
+}
+
+/// Some columns of a matrix as codes of a dictionary.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// The first column.
+    pub start: usize,
+    /// The dictionary.
+    pub atoms: Arc<Atoms>,
+    /// Codes `[rows, k_b]` of the first bands of the dictionary.
+    pub codes: Vec<Coded>,
+}
+
+/// A matrix as codes of projection dictionaries: the columns of its parts follow one another.
+#[derive(Clone, Debug)]
+pub struct Projected {
+    /// Rows of the matrix.
+    pub rows: usize,
+    /// Columns of the matrix.
+    pub columns: usize,
+    /// Its parts.
+    pub parts: Vec<Part>,
+}
+
+impl Projected {
+    /// The matrix `[rows, columns]` that the codes stand for.
+    pub fn decode(&self) -> Array2<f32> {
+        let mut out = Array2::zeros((self.rows, self.columns));
+        for part in &self.parts {
+            let mut columns = out.slice_axis_mut(Axis(1), Slice::from(part.start..part.start + part.atoms.columns));
+            for (codes, atoms) in part.codes.iter().zip(&part.atoms.bands) {
+                columns += &codes.decode().dot(&atoms.decode());
+            }
+        }
+        out
+    }
+}
+
+/// A matrix, or some columns of one, to be coded with a shared dictionary.
+pub struct Item<'a> {
+    /// What is left of the whole matrix, `[rows, N]`. What is coded is taken off.
+    pub left: ArrayViewMut2<'a, f32>,
+    /// What an error in the whole matrix costs.
+    pub metric: &'a Metric,
+    /// The first of the columns.
+    pub start: usize,
+    /// How much its distortion counts among those that share the dictionary; positive.
+    pub importance: f64,
+}
+
+/// The atoms that explain most of some matrices, before any are chosen.
+pub struct Basis {
+    /// `[n, n]`, the first row the one that explains most.
+    atoms: Array2<f64>,
+    /// The mean of the matrices' metrics.
+    metric: Metric,
+    /// What each matrix has to gain.
+    pub demands: Vec<Demand>,
+}
+
+impl Basis {
+    /// Finds the atoms for matrices `(weights, metric, importance)`; `columns` are those of the vector that they share,
+    /// by the first of them in each.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for weights or moments that are not finite.
+    pub fn mine(matrices: &[Matrix<'_>], starts: &[usize], columns: usize) -> Result<Basis> {
+        let mean = mean_moment(matrices, starts, columns);
+        let metric = Metric::new(mean.view(), 0.0)?;
+        let lower = Mat::from_fn(columns, columns, |i, j| mean[(i, j)]);
+        let lower = lower.as_ref().llt(Side::Lower).map_err(|_| usage("a second moment that is not definite"))?;
+        let lower = lower.L().to_owned();
+        let most = matrices.iter().fold(0.0f64, |m, matrix| m.max(matrix.importance));
+        let rotated: Vec<Mat<f64>> = matrices
+            .par_iter()
+            .zip(starts)
+            .map(|(matrix, &start)| {
+                let rows = matrix.weights.nrows();
+                Mat::from_fn(rows, columns, |i, j| f64::from(matrix.weights[(i, start + j)])) * &lower
+            })
+            .collect();
+        let mut energy = Mat::<f64>::zeros(columns, columns);
+        for (matrix, rotated) in matrices.iter().zip(&rotated) {
+            energy += (rotated.transpose() * rotated) * faer::Scale(matrix.importance / most);
+        }
+        let vectors = leading(&energy)?;
+        let demands = matrices.iter().zip(&rotated).map(|(matrix, rotated)| {
+            let codes = rotated * &vectors;
+            let energies = (0..columns).map(|j| (0..codes.nrows()).map(|i| codes[(i, j)].powi(2)).sum()).collect();
+            Demand { rows: codes.nrows(), importance: matrix.importance, energies }
+        });
+        let demands = demands.collect();
+        // L^T D^T = V.
+        let mut atoms = vectors;
+        solve_upper_triangular_in_place(lower.as_ref().transpose(), atoms.as_mut(), faer::Par::Seq);
+        let atoms = Array2::from_shape_fn((columns, columns), |(i, j)| atoms[(j, i)]);
+        Ok(Basis { atoms, metric, demands })
+    }
+}
+
+/// The eigenvectors of a symmetric matrix, in columns, those of the largest eigenvalues first.
+fn leading(energy: &Mat<f64>) -> Result<Mat<f64>> {
+    let n = energy.nrows();
+    let found = energy.self_adjoint_eigen(Side::Lower).map_err(|_| usage("atoms cannot be found: weights too large"))?;
+    let (values, vectors) = (found.S().column_vector(), found.U());
+    let mut order: Vec<usize> = (0..n).collect();
+    order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
+    Ok(Mat::from_fn(n, n, |i, j| vectors[(i, order[j])]))
+}
+
+/// The mean of the damped moments of the vectors that matrices share, `[n, n]`; the identity if they are always 0.
+fn mean_moment(matrices: &[Matrix<'_>], starts: &[usize], columns: usize) -> Array2<f64> {
+    let mut mean = Array2::zeros((columns, columns));
+    for (matrix, &start) in matrices.iter().zip(starts) {
+        let scale = matrix.metric.scale() / matrices.len() as f64;
+        mean.indexed_iter_mut().for_each(|((i, j), m)| {
+            *m += scale * f64::from(matrix.metric.entry(start + i, start + j));
+        });
+    }
+    if mean.diag().iter().all(|&m| m == 0.0) { Array2::eye(columns) } else { mean }
+}
+
+/// Learns a dictionary with these bands for `items`, and their codes; `bands[i]` is what item `i` makes of it. What was
+/// coded is taken off the items.
+///
+/// # Errors
+/// As [`super::learn`].
+pub fn learn(mut items: Vec<Item<'_>>, bands: &[Bands], columns: usize, options: &Options) -> Result<Vec<Part>> {
+    let starts: Vec<usize> = items.iter().map(|item| item.start).collect();
+    let matrices: Vec<Matrix<'_>> = items
+        .iter()
+        .map(|item| Matrix { weights: item.left.view(), metric: item.metric, importance: item.importance })
+        .collect();
+    let basis = Basis::mine(&matrices, &starts, columns)?;
+    let mut stored = Vec::new();
+    let mut codes: Vec<Vec<Coded>> = vec![Vec::new(); items.len()];
+    let mut first = 0;
+    for (index, band) in bands[0].iter().enumerate() {
+        let size = usize::from(band.atoms);
+        let atoms = basis.atoms.slice_axis(Axis(0), Slice::from(first..first + size)).mapv(|a| a as f32);
+        first += size;
+        let matrix = Matrix { weights: atoms.view(), metric: &basis.metric, importance: 1.0 };
+        let atoms = super::learn(&[matrix], band.atoms_spec(), options)?.coded.remove(0);
+        let users: Vec<usize> = (0..items.len()).filter(|&i| bands[i].used().nth(index).is_some()).collect();
+        let widths = |i: usize| bands[i].used().nth(index).map_or(0, |band: Band| usize::from(band.codes));
+        let dense = atoms.decode();
+        let found = code_band(&items, &users, widths, &dense, options)?;
+        for (user, coded) in found {
+            let made = coded.decode().dot(&dense);
+            let mut left = items[user].left.slice_axis_mut(Axis(1), Slice::from(starts[user]..starts[user] + columns));
+            left -= &made;
+            codes[user].push(coded);
+        }
+        stored.push(atoms);
+    }
+    let atoms = Arc::new(Atoms { columns, bands: stored });
+    Ok(starts.into_iter().zip(codes).map(|(start, codes)| Part { start, atoms: atoms.clone(), codes }).collect())
+}
+
+/// The codes of one band for each of `users`.
+fn code_band(
+    items: &[Item<'_>],
+    users: &[usize],
+    width: impl Fn(usize) -> usize,
+    atoms: &Array2<f32>,
+    options: &Options,
+) -> Result<Vec<(usize, Coded)>> {
+    // Items with the same metric see the atoms in the same way.
+    let mut seen: Vec<(*const Metric, usize, Seen)> = Vec::new();
+    for &user in users {
+        let item = &items[user];
+        let key = (std::ptr::from_ref(item.metric), item.start);
+        if !seen.iter().any(|(metric, start, _)| (*metric, *start) == key) {
+            seen.push((key.0, key.1, Seen::new(item, atoms)?));
+        }
+    }
+    let of = |user: usize| {
+        let item = &items[user];
+        let key = (std::ptr::from_ref(item.metric), item.start);
+        &seen.iter().find(|(metric, start, _)| (*metric, *start) == key).expect("made for all users").2
+    };
+    let targets: Vec<Array2<f32>> = users.iter().map(|&user| of(user).target(&items[user], atoms)).collect();
+    let mut by_width: Vec<(usize, Vec<usize>)> = Vec::new();
+    for place in 0..users.len() {
+        let width = width(users[place]);
+        match by_width.iter_mut().find(|(other, _)| *other == width) {
+            Some((_, places)) => places.push(place),
+            None => by_width.push((width, vec![place])),
+        }
+    }
+    let metrics: Vec<&Metric> = users.iter().map(|&user| &of(user).metric).collect();
+    let learned: Vec<_> = by_width
+        .par_iter()
+        .map(|(width, places)| {
+            let matrices: Vec<Matrix<'_>> = places
+                .iter()
+                .map(|&place| {
+                    let item = &items[users[place]];
+                    let importance = (item.importance * item.metric.scale()).max(f64::MIN_POSITIVE);
+                    Matrix { weights: targets[place].view(), metric: metrics[place], importance }
+                })
+                .collect();
+            super::learn(&matrices, BlockSpec { width: *width, atoms: 256 }, options)
+        })
+        .collect::<Result<_>>()?;
+    let mut found = Vec::new();
+    for ((_, places), learned) in by_width.iter().zip(learned) {
+        found.extend(places.iter().map(|&place| users[place]).zip(learned.coded));
+    }
+    Ok(found)
+}
+
+/// Atoms as matrices with one metric see them.
+struct Seen {
+    /// `G = D M D^T`, `[k, k]`.
+    metric: Metric,
+    /// Its Cholesky factor.
+    lower: Mat<f64>,
+}
+
+impl Seen {
+    fn new(item: &Item<'_>, atoms: &Array2<f32>) -> Result<Seen> {
+        let (size, columns) = atoms.dim();
+        let damped = Array2::from_shape_fn((columns, columns), |(i, j)| item.metric.entry(item.start + i, item.start + j));
+        let gram = atoms.dot(&damped).dot(&atoms.t());
+        // Atoms that rounding made alike, or nothing: a ridge keeps the codes finite.
+        let ridge = 1e-6 * gram.diag().iter().map(|g| f64::from(*g)).sum::<f64>().max(f64::MIN_POSITIVE) / size as f64;
+        let lower = Mat::from_fn(size, size, |i, j| f64::from(gram[(i, j)]) + if i == j { ridge } else { 0.0 });
+        let lower = lower.as_ref().llt(Side::Lower).map_err(|_| usage("atoms that are all alike"))?.L().to_owned();
+        Ok(Seen { metric: Metric::new(gram.view(), 0.0)?, lower })
+    }
+
+    /// `Z = E M D^T G^-1` for what is left `E`.
+    fn target(&self, item: &Item<'_>, atoms: &Array2<f32>) -> Array2<f32> {
+        let (size, columns) = atoms.dim();
+        let (rows, all) = item.left.dim();
+        let left: Vec<f32> = item.left.iter().copied().collect();
+        let seen = Array2::from_shape_vec((rows, all), item.metric.times_damped(&left)).expect("the shape of what is left");
+        let right = seen.slice_axis(Axis(1), Slice::from(item.start..item.start + columns)).dot(&atoms.t());
+        // G Z^T = right^T.
+        let mut codes = Mat::from_fn(size, rows, |i, j| f64::from(right[(j, i)]));
+        solve_lower_triangular_in_place(self.lower.as_ref(), codes.as_mut(), faer::Par::Seq);
+        solve_upper_triangular_in_place(self.lower.as_ref().transpose(), codes.as_mut(), faer::Par::Seq);
+        Array2::from_shape_fn((rows, size), |(i, j)| codes[(j, i)] as f32)
+    }
+}
+
+fn usage(message: &str) -> Error {
+    Error::new(ErrorKind::Usage, message)
+}

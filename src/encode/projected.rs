@@ -1,0 +1,107 @@
+//! Rows of a projection dictionary: a product of two matrices, both rebuilt as the [portable](super::portable) form
+//! rebuilds weights.
+//!
+//! ```text
+//! codes [1, rows, k_1] -+
+//!        ...            +- Concat - MatMul - rows [1, rows, n]
+//! codes [1, rows, k_b] -+             |
+//! atoms [1, k_1, n] .. [1, k_b, n] - Concat   (once for all rows that use these bands)
+//! ```
+//! Atoms are stored once and rebuilt once in each graph that needs them, whoever shares them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::writer::{Home, Run, Writer};
+use super::{Block, Stored, Subject, portable};
+use crate::dictionary::{Atoms, Coded, Projected, ScaleCodes};
+use crate::onnx::ElementType;
+
+/// Names for the units of a run.
+const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+
+/// Writes the nodes that rebuild `rows` of units that use the same bands of the same dictionaries, and returns the name of
+/// the value `[1, rows, n]`.
+pub(super) fn write(
+    writer: &mut Writer<'_, '_>,
+    stored: &Stored<'_>,
+    run: &Run<'_>,
+    rows: &[(&Projected, Range<usize>)],
+    home: Home<'_>,
+) -> String {
+    let Subject::Weight(weight) = stored.of else { unreachable!("codes and atoms are coded in blocks") };
+    let (stem, start) = (run.stem(stored), stored.start + run.range().start);
+    let parts = &rows[0].0.parts;
+    let products: Vec<String> = (0..parts.len())
+        .map(|part| {
+            let stem = if parts.len() == 1 { stem.clone() } else { format!("{stem}/{part}") };
+            let atoms = atoms(writer, &parts[part].atoms, 0..parts[part].codes.len(), home);
+            let codes = (0..parts[part].codes.len())
+                .map(|band| {
+                    let coded: Vec<Coded> =
+                        rows.iter().map(|(unit, range)| cut(&unit.parts[part].codes[band], range)).collect();
+                    let of = Subject::Codes { weight, part, band };
+                    matrix(writer, of, start, format!("{stem}/z{band}"), &coded, home)
+                })
+                .collect();
+            let codes = writer.concat(&format!("{stem}/z"), 2, codes);
+            writer.node("MatMul", &[&codes, &atoms], &format!("{stem}/product"), vec![])
+        })
+        .collect();
+    writer.concat(&format!("{stem}/rows"), 2, products)
+}
+
+/// Some bands of a dictionary, `[1, k, n]`.
+fn atoms(writer: &mut Writer<'_, '_>, atoms: &Arc<Atoms>, bands: Range<usize>, home: Home<'_>) -> String {
+    let number = writer.dictionary(atoms);
+    if let Some(name) = writer.atoms(number, &bands) {
+        return name;
+    }
+    let value = if bands.len() == 1 {
+        let shared = Home { constants: home.codebooks, codebooks: home.codebooks };
+        let band = std::slice::from_ref(&atoms.bands[bands.start]);
+        let of = Subject::Atoms { dictionary: number, band: bands.start };
+        matrix(writer, of, 0, format!("dictionary/{number}.{}", bands.start), band, shared)
+    } else {
+        let each = bands.clone().map(|band| self::atoms(writer, atoms, band..band + 1, home)).collect();
+        writer.concat(&format!("dictionary/{number}"), 1, each)
+    };
+    writer.keep_atoms(number, bands, &value);
+    value
+}
+
+/// Coded rows, one below the other, as float `[1, rows, n]`.
+fn matrix(
+    writer: &mut Writer<'_, '_>,
+    of: Subject,
+    start: usize,
+    name: String,
+    coded: &[Coded],
+    home: Home<'_>,
+) -> String {
+    let stored = Stored {
+        of,
+        start,
+        name,
+        element: ElementType::Float,
+        directions: 1,
+        columns: coded[0].columns,
+        blocks: coded.iter().map(Block::Coded).collect(),
+        gates: &NAMES[..coded.len()],
+    };
+    portable::write(writer, &stored, home)
+}
+
+/// Some rows.
+fn cut(coded: &Coded, rows: &Range<usize>) -> Coded {
+    let pieces = coded.codebook.spec.pieces(coded.columns);
+    let scales = |all: &ScaleCodes| ScaleCodes { codes: all.codes[rows.clone()].to_vec(), step: all.step };
+    Coded {
+        rows: rows.len(),
+        columns: coded.columns,
+        codes: coded.codes[rows.start * pieces..rows.end * pieces].to_vec(),
+        scales: coded.scales[rows.clone()].to_vec(),
+        scale_codes: coded.scale_codes.as_ref().map(scales),
+        codebook: coded.codebook.clone(),
+    }
+}

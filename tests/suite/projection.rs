@@ -1,0 +1,239 @@
+//! The projection dictionary: who shares one, what the graph makes of it, and what plans make of its bands.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use dirnet::coding::{self, CodedUnits, Learning, Weights, Writing};
+use dirnet::compress::Job;
+use dirnet::dictionary::{self, Band, Bands, Metric, ScaleFormat};
+use dirnet::encode::{Form, Request};
+use dirnet::engine::Engine;
+use dirnet::loss::{Judge, LossSpec};
+use dirnet::onnx::proto::attribute_proto::AttributeType;
+use dirnet::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
+use dirnet::onnx::{ElementType, LoadOptions, Model, tensor};
+use dirnet::plan::{Choice, Plan};
+use dirnet::planner::{Rates, Sizing};
+use dirnet::progress::Silent;
+use dirnet::recurrent::{FindOptions, Matrix};
+use dirnet::samples::{Random, RandomOptions, Samples, Signature};
+use dirnet::{expand, plan_file};
+use ndarray::Array2;
+
+use crate::forms::{attribute, info};
+
+const HIDDEN: usize = 24;
+const INPUTS: usize = 10;
+
+/// Two layers, with between them what exporters put there.
+fn stack(op: &str, bidirectional: bool) -> Model {
+    let (gates, directions) = (if op == "LSTM" { 4 } else { 3 }, if bidirectional { 2 } else { 1 });
+    let mut seed = 5u32;
+    let mut weights = |name: &str, shape: &[usize]| {
+        let value = |_| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (f64::from(seed >> 8) / f64::from(1 << 24) - 0.5) as f32
+        };
+        tensor::float(name, shape, &(0..shape.iter().product()).map(value).collect::<Vec<f32>>())
+    };
+    let rows = gates * HIDDEN;
+    let initializer = vec![
+        weights("W0", &[directions, rows, INPUTS]),
+        weights("R0", &[directions, rows, HIDDEN]),
+        weights("W1", &[directions, rows, directions * HIDDEN]),
+        weights("R1", &[directions, rows, HIDDEN]),
+        tensor::int64("one", &[1], &[1]),
+        tensor::int64("joined", &[3], &[0, 0, -1]),
+    ];
+    let node = |op: &str, input: &[&str], output: &str, attribute: Vec<AttributeProto>| NodeProto {
+        name: Some(output.to_owned()),
+        op_type: Some(op.to_owned()),
+        input: input.iter().map(|&i| i.to_owned()).collect(),
+        output: vec![output.to_owned()],
+        attribute,
+        ..NodeProto::default()
+    };
+    let layer = |input: [&str; 3], output: &str| {
+        let direction = if bidirectional { "bidirectional" } else { "forward" };
+        let attributes = vec![
+            AttributeProto { i: Some(HIDDEN as i64), ..attribute("hidden_size", AttributeType::Int) },
+            AttributeProto {
+                s: Some(direction.as_bytes().to_vec().into()),
+                ..attribute("direction", AttributeType::String)
+            },
+        ];
+        node(op, &input, output, attributes)
+    };
+    let perm = AttributeProto { ints: vec![0, 2, 1, 3], ..attribute("perm", AttributeType::Ints) };
+    let mut nodes = vec![layer(["x", "W0", "R0"], "y0")];
+    if bidirectional {
+        nodes.push(node("Transpose", &["y0"], "turned", vec![perm]));
+        nodes.push(node("Reshape", &["turned", "joined"], "between", vec![]));
+    } else {
+        nodes.push(node("Squeeze", &["y0", "one"], "between", vec![]));
+    }
+    nodes.push(layer(["between", "W1", "R1"], "y1"));
+    let graph = GraphProto {
+        node: nodes,
+        initializer,
+        input: vec![info("x", ElementType::Float, &["T", "B", "10"])],
+        output: vec![info("y1", ElementType::Float, &[])],
+        ..GraphProto::default()
+    };
+    let proto = ModelProto {
+        ir_version: Some(8),
+        opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
+        graph: Some(graph),
+        ..ModelProto::default()
+    };
+    Model::from_proto(proto, &LoadOptions::default()).unwrap()
+}
+
+/// Two bands for every dictionary, the second of which gate 1 does not use.
+fn plan(weights: &Weights) -> Plan {
+    let choice = |unit: &coding::WeightUnit| {
+        let mut parts = [Bands::default(); 2];
+        for (part, section) in parts.iter_mut().zip(&unit.sections) {
+            let second = if unit.unit.gate_index == 1 { 0 } else { 3 };
+            let atoms = (section.columns / 2) as u16;
+            let bands = [Band { atoms, width: 1, codes: 1 }, Band { atoms: atoms - 1, width: 2, codes: second }];
+            *part = Bands::new(&bands).expect("sound bands");
+        }
+        Choice::Projection { parts }
+    };
+    Plan { choices: weights.units.iter().map(choice).collect(), sensitivity: vec![1.0; weights.units.len()] }
+}
+
+fn learn(weights: &Weights, plan: &Plan) -> CodedUnits {
+    let eye = |columns: usize| Arc::new(Metric::new(Array2::<f32>::eye(columns).view(), 0.01).unwrap());
+    let metrics: Vec<_> = weights.units.iter().map(|u| eye(u.unit.columns)).collect();
+    let options = dictionary::Options {
+        rounds: 1,
+        kmeans_iterations: 2,
+        refit_steps: 1,
+        sweeps: 0,
+        scale_format: ScaleFormat::Byte,
+        ..Default::default()
+    };
+    let how = Learning { metrics: &metrics, options, peaks: vec![127; weights.units.len()] };
+    coding::learn(weights, plan, &how, &Silent).unwrap().0
+}
+
+/// Names of the stored codes of atoms behind W or R of a node.
+fn atoms(model: &Model, node: usize, matrix: Matrix) -> BTreeSet<String> {
+    let survey = dirnet::recurrent::find(model, &FindOptions::default()).unwrap();
+    let names = survey.nodes[node].source(matrix).constants.iter().map(|constant| constant.name.clone());
+    names.filter(|name| name.starts_with("dictionary/") && name.ends_with("/codes")).collect()
+}
+
+#[test]
+fn layers_in_a_stack_share_one_dictionary() {
+    for (op, bidirectional) in [("LSTM", false), ("LSTM", true), ("GRU", false), ("GRU", true)] {
+        let place = format!("{op} bidirectional={bidirectional}");
+        let model = stack(op, bidirectional);
+        let weights = Weights::read(&model, &FindOptions::default()).unwrap();
+        let plan = plan(&weights);
+        let coded = learn(&weights, &plan);
+        let writing = Writing { note: "test".to_owned(), ..Writing::default() };
+        let result = coding::apply(&model, &weights, &coded, &writing).unwrap();
+
+        // X, the states of layer 0 and those of layer 1: two bands each.
+        let directions = if bidirectional { 2 } else { 1 };
+        let stored: BTreeSet<String> =
+            [0, 1].iter().flat_map(|&n| Matrix::BOTH.map(|m| atoms(&result, n, m))).flatten().collect();
+        assert_eq!(stored.len(), 2 * (1 + 2 * directions), "{place}: {stored:?}");
+        assert_eq!(atoms(&result, 1, Matrix::W), atoms(&result, 0, Matrix::R), "{place}");
+        assert!(atoms(&result, 1, Matrix::R).is_disjoint(&atoms(&result, 1, Matrix::W)), "{place}");
+
+        let sizing = Sizing { model: &model, weights: &weights, scales: ScaleFormat::Byte, writing: &writing };
+        assert_eq!(result.saved_bytes().unwrap(), sizing.bytes(&plan).unwrap(), "{place}");
+
+        // What the graph makes is what the codes stand for, and what expand stores.
+        let survey = dirnet::recurrent::find(&result, &FindOptions::default()).unwrap();
+        for (unit, coded) in weights.units.iter().zip(&coded) {
+            let used = weights.survey.weights[unit.weight].uses[0];
+            let source = survey.nodes[used.node].source(used.matrix);
+            assert_eq!(expand::codec(&result, source), Some("projection"), "{place}");
+            let mut values = source.values(&result).unwrap();
+            let error = &unit.rows_mut(&mut values).view() - &coded.as_ref().unwrap().decode();
+            let worst = error.iter().fold(0.0f32, |m, e| m.max(e.abs()));
+            assert!(worst < 1e-5, "{place} {}: {worst}", unit.unit);
+        }
+        let expanded = expand::expand(&result).unwrap();
+        let dims = [("T".to_owned(), 7), ("B".to_owned(), 3)];
+        let samples =
+            Random::new(&model, &RandomOptions { dims: &dims, carry: &[], seed: 3, count: 1 }).unwrap().samples;
+        let feed = samples.feeds().next().unwrap().clone();
+        let run = |model: &Model| Engine::new(model).unwrap().run(&feed, None).unwrap()["y1"].to_f64();
+        let distance = |a: &[f64], b: &[f64]| a.iter().zip(b).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
+        let (dense, small, large) = (run(&model), run(&result), run(&expanded));
+        assert!(distance(&small, &large) < 1e-4, "{place}: {}", distance(&small, &large));
+        assert!(distance(&dense, &small) < 0.2, "{place}: {}", distance(&dense, &small));
+
+        // The plan says all that is needed, and other forms leave such nodes as they are.
+        let text = plan_file::write(&weights, &plan).unwrap();
+        assert_eq!(plan_file::read(&text, &weights, &plan.sensitivity).unwrap(), plan, "{place}");
+        let request = Request { form: Form::Fast, from: Some(1) };
+        let fast = Writing { request, ..writing.clone() };
+        let same = coding::apply(&model, &weights, &coded, &fast).unwrap();
+        assert_eq!(same.saved_bytes().unwrap(), result.saved_bytes().unwrap(), "{place}");
+    }
+}
+
+#[test]
+fn bands_that_do_not_fit_are_refused() {
+    let weights = Weights::read(&stack("LSTM", true), &FindOptions::default()).unwrap();
+    let plan = plan(&weights);
+    let text = plan_file::write(&weights, &plan).unwrap();
+    let one = "bands = [[[5, 1, 1], [4, 2, 3]]]";
+    assert!(text.contains(one), "{text}");
+    for (bands, reason) in [
+        ("bands = [[[5, 1, 1], [4, 2, 3]], [[1, 1, 1]]]", "expected 1"),
+        ("bands = [[[11, 1, 1]]]", "has 11 atoms, its vectors have 10 components"),
+        ("bands = [[[5, 1, 0], [4, 2, 3]]]", "codes 0 where a band and those after it are not used"),
+        ("bands = [[[5, 17, 1]]]", "1 to 16"),
+        ("bands = [[[5, 1, 1]]]\nwidth = 2", "needs bands, and nothing else"),
+    ] {
+        let error = plan_file::read(&text.replacen(one, bands, 1), &weights, &plan.sensitivity).unwrap_err();
+        assert!(error.to_string().contains(reason), "{bands}: {error}");
+    }
+}
+
+#[test]
+fn a_plan_with_dictionaries_meets_its_target_and_its_promise() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/charlm");
+    let model = Model::load(&folder.join("gru256.onnx"), &LoadOptions::default()).unwrap();
+    let signature = Signature::of(&model).unwrap();
+    let samples = Samples::read(&[folder.join("calibration.npz")], &signature, &[]).unwrap().subset(3);
+    let engine = Engine::new(&model).unwrap();
+    let weights = Weights::read(&model, &FindOptions::default()).unwrap();
+    let mut job = Job::new(&model, weights, Some((&engine, &samples)), 0, &Silent).unwrap();
+    let curves = job.curves(3.0, Rates::All, &Silent).unwrap();
+    let judge = Judge::new(&model, &LossSpec::parse(&["kl"]).unwrap(), &[]).unwrap();
+    let sensitivity = job.sensitivity(&curves, &engine, &samples, &judge, &Silent).unwrap();
+    let target = job.sizing().target(10.0);
+    let dictionaries = job.dictionaries(&sensitivity).unwrap();
+    let plan = dictionaries.allocate(&job.sizing(), None, target).unwrap();
+    let promised = dictionaries.promised(&plan);
+    let mixed = dictionaries.allocate(&job.sizing(), Some(&curves), target).unwrap();
+    assert!(job.sizing().bytes(&mixed).unwrap() <= target);
+
+    let kept = model.bytes() - job.weights.survey.stored_bytes();
+    let code = || {
+        let weights = Weights::read(&model, &FindOptions::default()).unwrap();
+        let mut job = Job::new(&model, weights, Some((&engine, &samples)), 0, &Silent).unwrap();
+        job.code(plan.clone(), &Silent).unwrap()
+    };
+    let coded = code();
+    let bytes = coded.model.saved_bytes().unwrap();
+    assert!(bytes <= target && bytes - kept > (target - kept) * 96 / 100, "{bytes} of {target}");
+    let loss = |distortion: &[f64]| distortion.iter().zip(&sensitivity).map(|(d, s)| d * s).sum::<f64>();
+    let (promised, kept) = (loss(&promised), loss(&coded.distortion));
+    assert!(kept < 1.3 * promised && kept > 0.4 * promised, "{kept} for {promised}");
+
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let alone = pool.install(code);
+    let values = |units: &CodedUnits| units.iter().flatten().map(|unit| unit.decode()).collect::<Vec<_>>();
+    assert_eq!(values(&coded.units), values(&alone.units));
+}
