@@ -12,10 +12,12 @@ use ndarray::{Array2, Array3, ArrayView2, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
 
 use crate::dictionary::{
-    self, Atoms, Band, Bands, BlockSpec, Codebook, Coded, Item, Matrix as CodedMatrix, Metric, Part, Projected, ScaleCodes,
-    ScaleFormat,
+    self, Atoms, Band, Bands, BlockSpec, Codebook, Coded, Item, Matrix as CodedMatrix, Metric, Part, Projected,
+    ScaleCodes, ScaleFormat,
 };
-use crate::encode::{self, Assigned, Block, Form, Home, Layer, Request, Stored, Subject, Writer, fast, portable, vendor};
+use crate::encode::{
+    self, Assigned, Block, Form, Home, Layer, Request, Stored, Subject, Writer, fast, portable, vendor,
+};
 use crate::engine::{Engine, Overrides};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{Model, Rewriter, Scope};
@@ -639,8 +641,7 @@ impl Blank {
 fn is_shared(weights: &Weights, coded: &CodedUnits, unit: usize) -> bool {
     let Some(this) = &coded[unit] else { return false };
     weights.units.iter().zip(coded).any(|(other, coded)| {
-        other.weight != weights.units[unit].weight
-            && coded.as_ref().is_some_and(|c| c.shares_with(this))
+        other.weight != weights.units[unit].weight && coded.as_ref().is_some_and(|c| c.shares_with(this))
     })
 }
 

@@ -189,8 +189,7 @@ impl<'a> Job<'a> {
     pub fn better(
         &mut self,
         plan: Plan,
-        rival: Plan,
-        share: f64,
+        (rival, share): (Plan, f64),
         engine: &Engine,
         samples: &Samples,
         judge: &Judge,

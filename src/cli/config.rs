@@ -97,7 +97,9 @@ impl Gate {
             }
             (None | Some("block"), None) => bail!("a block gate needs width or bits"),
             (Some("projection"), _) => {
-                bail!("a dictionary that layers share is no setting of a node: use 'codec = \"projection\"' for the model")
+                bail!(
+                    "a dictionary that layers share is no setting of a node: use 'codec = \"projection\"' for the model"
+                )
             }
             (Some(codec), _) => bail!("codec '{codec}' is unknown, expected block or dense"),
         }

@@ -404,10 +404,10 @@ impl Study<'_> {
         let judge = self.setup.judge()?;
         let samples = &self.setup.inputs.calibration;
         for plan in plans {
-            best = self.job.better(best, plan, 1.0, engine, samples, &judge, progress)?;
+            best = self.job.better(best, (plan, 1.0), engine, samples, &judge, progress)?;
         }
         if let Some(uniform) = uniform {
-            best = self.job.better(best, uniform, RIVAL, engine, samples, &judge, progress)?;
+            best = self.job.better(best, (uniform, RIVAL), engine, samples, &judge, progress)?;
         }
         Ok(best)
     }

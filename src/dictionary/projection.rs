@@ -130,7 +130,8 @@ impl Basis {
 /// The eigenvectors of a symmetric matrix, in columns, those of the largest eigenvalues first.
 fn leading(energy: &Mat<f64>) -> Result<Mat<f64>> {
     let n = energy.nrows();
-    let found = energy.self_adjoint_eigen(Side::Lower).map_err(|_| usage("atoms cannot be found: weights too large"))?;
+    let found =
+        energy.self_adjoint_eigen(Side::Lower).map_err(|_| usage("atoms cannot be found: weights too large"))?;
     let (values, vectors) = (found.S().column_vector(), found.U());
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
@@ -210,8 +211,8 @@ fn code_band(
     };
     let targets: Vec<Array2<f32>> = users.iter().map(|&user| of(user).target(&items[user], atoms)).collect();
     let mut by_width: Vec<(usize, Vec<usize>)> = Vec::new();
-    for place in 0..users.len() {
-        let width = width(users[place]);
+    for (place, &user) in users.iter().enumerate() {
+        let width = width(user);
         match by_width.iter_mut().find(|(other, _)| *other == width) {
             Some((_, places)) => places.push(place),
             None => by_width.push((width, vec![place])),
@@ -250,7 +251,8 @@ struct Seen {
 impl Seen {
     fn new(item: &Item<'_>, atoms: &Array2<f32>) -> Result<Seen> {
         let (size, columns) = atoms.dim();
-        let damped = Array2::from_shape_fn((columns, columns), |(i, j)| item.metric.entry(item.start + i, item.start + j));
+        let damped =
+            Array2::from_shape_fn((columns, columns), |(i, j)| item.metric.entry(item.start + i, item.start + j));
         let gram = atoms.dot(&damped).dot(&atoms.t());
         // Atoms that rounding made alike, or nothing: a ridge keeps the codes finite.
         let ridge = 1e-6 * gram.diag().iter().map(|g| f64::from(*g)).sum::<f64>().max(f64::MIN_POSITIVE) / size as f64;
@@ -264,7 +266,8 @@ impl Seen {
         let (size, columns) = atoms.dim();
         let (rows, all) = item.left.dim();
         let left: Vec<f32> = item.left.iter().copied().collect();
-        let seen = Array2::from_shape_vec((rows, all), item.metric.times_damped(&left)).expect("the shape of what is left");
+        let seen =
+            Array2::from_shape_vec((rows, all), item.metric.times_damped(&left)).expect("the shape of what is left");
         let right = seen.slice_axis(Axis(1), Slice::from(item.start..item.start + columns)).dot(&atoms.t());
         // G Z^T = right^T.
         let mut codes = Mat::from_fn(size, rows, |i, j| f64::from(right[(j, i)]));

@@ -87,7 +87,10 @@ pub fn assign<'b>(
         .map(|index| {
             let node = &survey.nodes[index];
             let form = request.form.of_cell(node.cell);
-            let uncoded = || (!weights(index).all(&is_coded)).then(|| "some of its gates are not codes of a block dictionary".to_owned());
+            let uncoded = || {
+                (!weights(index).all(&is_coded))
+                    .then(|| "some of its gates are not codes of a block dictionary".to_owned())
+            };
             match refusal(node, form, opset, request.from, || bias(index))
                 .or_else(|| if form == Form::Portable { None } else { uncoded() })
             {

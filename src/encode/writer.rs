@@ -95,7 +95,9 @@ impl<'r, 'm> Writer<'r, 'm> {
 
     /// The value of some bands of a dictionary where the nodes to come will be, if it is there.
     pub(super) fn atoms(&self, dictionary: usize, bands: &Range<usize>) -> Option<String> {
-        let is = |(scope, d, b, _): &&(Scope, usize, Range<usize>, String)| *scope == self.place && *d == dictionary && b == bands;
+        let is = |(scope, d, b, _): &&(Scope, usize, Range<usize>, String)| {
+            *scope == self.place && *d == dictionary && b == bands
+        };
         self.atoms.iter().find(is).map(|(.., name)| name.clone())
     }
 

@@ -78,8 +78,9 @@ impl<'a> Dictionaries<'a> {
         let mut stacks: Vec<Vec<usize>> = (0..count).map(|vector| vec![vector]).collect();
         for unit in &weights.units {
             for pair in unit.sections.windows(2) {
-                let [a, b] = [pair[0].vector, pair[1].vector]
-                    .map(|vector| stacks.iter().position(|stack| stack.contains(&vector)).expect("every vector is in one"));
+                let [a, b] = [pair[0].vector, pair[1].vector].map(|vector| {
+                    stacks.iter().position(|stack| stack.contains(&vector)).expect("every vector is in one")
+                });
                 if a != b {
                     let moved = stacks.remove(a.max(b));
                     stacks[a.min(b)].extend(moved);
@@ -141,7 +142,8 @@ impl<'a> Dictionaries<'a> {
         for (index, stack) in self.stacks.iter().enumerate() {
             let loss: f64 = stack.iter().map(|&v| divisions[v].loss).sum();
             let bytes: f64 = stack.iter().map(|&v| divisions[v].bytes).sum();
-            if let Some((rivals, (rival, picks))) = rivals.map(|rivals| (rivals, self.rival(rivals.curves, stack, price)))
+            if let Some((rivals, (rival, picks))) =
+                rivals.map(|rivals| (rivals, self.rival(rivals.curves, stack, price)))
                 && (rivals.taken[index] || rival.0 + price * rival.1 < loss + price * bytes)
             {
                 total += rival.0;

@@ -411,7 +411,7 @@ impl Operation<'_> {
         self.budget.charge(&[depth, rows, columns, inner.div_ceil(PRODUCTS)])?;
         let stack = |m: &ArcArray<f32, IxDyn>, size: [usize; 2]| {
             let wide: Vec<usize> = stacked.iter().copied().chain(size).collect();
-            let all = m.broadcast(IxDyn(&wide))?.to_owned();
+            let all = m.broadcast(IxDyn(&wide))?.as_standard_layout().into_owned();
             all.into_shape_with_order((depth, size[0], size[1])).ok()
         };
         let misfit = "multiplies stacks that do not fit";

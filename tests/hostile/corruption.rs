@@ -218,7 +218,8 @@ fn rewritten(model: &Model) -> Option<Model> {
     let coded = weights.units.iter().map(|unit| {
         let [rows, columns] = unit.unit.shape();
         let codes = vec![7; rows * spec.pieces(columns)];
-        let coded = Coded { rows, columns, codes, scales: vec![0.5; rows], scale_codes: None, codebook: codebook.clone() };
+        let coded =
+            Coded { rows, columns, codes, scales: vec![0.5; rows], scale_codes: None, codebook: codebook.clone() };
         Some(CodedUnit::Block(coded))
     });
     let coded: CodedUnits = coded.collect();
