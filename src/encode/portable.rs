@@ -13,7 +13,7 @@
 use ndarray::{Axis, Slice};
 
 use super::writer::{Home, Run, Writer, runs};
-use super::{Block, Stored, projected};
+use super::{Block, Stored, Subject, projected};
 use crate::onnx::{ElementType, tensor};
 
 /// Weights in one run of nodes, padding included: tract folds a node only if its output takes at most 4 MiB or no more
@@ -54,7 +54,11 @@ pub fn write(writer: &mut Writer<'_, '_>, stored: &Stored<'_>, home: Home<'_>) -
 fn float(writer: &mut Writer<'_, '_>, stored: &Stored<'_>, run: &Run<'_>, shape: [usize; 2], home: Home<'_>) -> String {
     let name = format!("{}/levels", run.stem(stored));
     if run.is_coded() {
-        let levels = writer.levels(stored, run, &shape, home);
+        let mut levels = writer.levels(stored, run, &shape, home);
+        if !matches!(stored.of, Subject::Weight(_)) {
+            // OpenVINO takes int8 that goes to float and into a product for compressed weights, and does not fold it.
+            levels = writer.cast(&levels, ElementType::Int32, &format!("{name}/wide"));
+        }
         return writer.cast(&levels, ElementType::Float, &name);
     }
     let rows = run.projected();

@@ -205,25 +205,17 @@ def odl(weights, budget):
         count, columns = rows.shape
         unit = np.sqrt((rows**2).sum(1).mean())
         rows = rows / unit
-        best = None
-        for atoms_count in (columns // 2, columns):
-            fixed = atoms_count * (columns + 4) + 4 * count
-            each = int((share * 4 * rows.size - fixed) / count / (1 + np.ceil(np.log2(atoms_count)) / 8))
-            each = min(each, atoms_count)
-            if each < 1:
-                continue
-            # A penalty at which about as many codes are left as are kept.
-            penalty = 0.02 if each * 4 > atoms_count else 0.05
-            atoms = rounded(learn_atoms(rows, atoms_count, penalty), 8)
-            coded = rounded(sparse(rows, atoms, each, penalty), 8) @ atoms
-            error = ((rows - coded) ** 2).sum()
-            if best is None or error < best[0]:
-                stored = fixed + count * np.ceil(each * (1 + np.ceil(np.log2(atoms_count)) / 8))
-                best = (error, coded * unit, stored)
-        if best is None:
+        # As many atoms as components.
+        bits = np.ceil(np.log2(columns))
+        fixed = columns * (columns + 4) + 4 * count
+        each = min(int((share * 4 * rows.size - fixed) / count / (1 + bits / 8)), columns)
+        if each < 1:
             return None
-        made.append(best[1])
-        size += best[2]
+        # A penalty at which about as many codes are left as are kept.
+        penalty = 0.02 if each * 4 > columns else 0.05
+        atoms = rounded(learn_atoms(rows, columns, penalty), 8)
+        made.append(rounded(sparse(rows, atoms, each, penalty), 8) @ atoms * unit)
+        size += fixed + count * np.ceil(each * (1 + bits / 8))
     return weights.with_stacks(made), int(size)
 
 

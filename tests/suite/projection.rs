@@ -173,7 +173,7 @@ fn layers_in_a_stack_share_one_dictionary() {
         assert!(distance(&small, &large) < 1e-4, "{place}: {}", distance(&small, &large));
         let energy = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>();
         let error = energy(&mut dense.iter().zip(&small).map(|(a, b)| a - b));
-        assert!(error < 0.2 * energy(&mut dense.iter().copied()), "{place}: {error}");
+        assert!(error < 0.5 * energy(&mut dense.iter().copied()), "{place}: {error}");
 
         // The plan says all that is needed, and other forms leave such nodes as they are.
         let text = plan_file::write(&weights, &plan).unwrap();

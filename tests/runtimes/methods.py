@@ -1,0 +1,214 @@
+"""Writes docs/methods.md and its plot: size against loss of both codecs and of the baselines, judged by onnxruntime.
+
+    methods.py run     make the runs that have no record yet for this build of the tool (DIRNET_BIN names another), then the page
+    methods.py         only the page, of what was run
+
+Records are kept under target/methods; those of the baselines, which do not depend on the build, by the text of baselines.py.
+"""
+
+import hashlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import baselines
+import catalogue
+import results
+
+RECORDS = catalogue.TARGET / "methods"
+PAGE = catalogue.PROJECT / "docs" / "methods.md"
+PLOT = catalogue.PROJECT / "docs" / "img" / "methods.svg"
+
+CODECS = ("projection", "block", "auto")
+CHARLM = "charlm lstm512"
+RATIOS = {CHARLM: (4, 6.8, 8, 11.9, 16), "g2p_id encoder": (8, 12), "DTLN part 1": (8, 12)}
+# Rise of the cross-entropy that this project set itself as the most for the projection codec.
+BARS = {6.8: 0.02, 11.9: 0.03}
+COLOURS = ("#0b6e4f", "#d1495b", "#edae49", "#8d99ae", "#8d99ae", "#5c677d", "#30638e", "#003d5b", "#7768ae")
+
+
+def judged(model):
+    return results.charlm_judged if model.name == CHARLM else results.model_judged(model)
+
+
+def figures(model, told):
+    """Loss to show, and the rise of the cross-entropy where there are labels."""
+    if model.name == CHARLM:
+        return told["kl"], told["increase"]
+    return told["loss"], None
+
+
+def kept(key, make, may_run):
+    path = RECORDS / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}.json"
+    if not path.exists():
+        if not may_run:
+            return None
+        path.write_text(json.dumps(make()))
+        print(key[1:], path.read_text(), flush=True)
+    return json.loads(path.read_text())
+
+
+def codec_run(model, codec, ratio):
+    arguments = ["--ratio", ratio, *model.sample_arguments(), "--codec", codec, "--tune", "off"]
+    arguments += ["--loss", "kl"] if model.name == CHARLM else []
+    record = results.run(model.path, [str(a) for a in arguments], judged(model))
+    if not record.done:
+        return {"message": record.message}
+    loss, rise = figures(model, record.judged)
+    return {"ratio": record.ratio, "loss": loss, "rise": rise}
+
+
+def baseline_run(model, method, ratio):
+    weights = baselines.Weights.read(model.path)
+    made = baselines.METHODS[method](weights, 4 * weights.count() / ratio)
+    if made is None:
+        return {"message": "does not go so low"}
+    tensors, size = made
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "baseline.onnx"
+        weights.save(tensors, path)
+        kind = {"verify": {"outputs": []}}
+        loss, rise = figures(model, judged(model)(model.path, path, kind))
+    return {"ratio": 4 * weights.count() / size, "loss": loss, "rise": rise}
+
+
+def runs(may_run):
+    """Model -> method -> ratio asked -> figures."""
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    tool = hashlib.sha256(catalogue.BINARY.read_bytes()).hexdigest()
+    text = hashlib.sha256(Path(baselines.__file__).read_bytes()).hexdigest()
+    models = {model.name: model for model in catalogue.read()[0]}
+    found = {}
+    for name, ratios in RATIOS.items():
+        model = models[name]
+        of_model = found.setdefault(name, {})
+        for codec in CODECS:
+            for ratio in ratios:
+                record = kept([tool, name, codec, ratio], lambda: codec_run(model, codec, ratio), may_run)
+                if record:
+                    of_model.setdefault(codec, {})[ratio] = record
+        for method in baselines.METHODS:
+            # Rounding has one size only.
+            for ratio in ratios[:1] if method in ("int8", "int4") else ratios:
+                record = kept([text, name, method, ratio], lambda: baseline_run(model, method, ratio), may_run)
+                if record:
+                    of_model.setdefault(method, {})[ratio] = record
+    return found
+
+
+def cell(record, rise):
+    if record is None:
+        return ""
+    if "message" in record:
+        return "–"
+    value = f"{record['loss']:.3g}" + (f" ({record['rise']:+.4f})" if rise else "")
+    return f"{record['ratio']:.1f}x: {value}"
+
+
+def section(name, of_model):
+    ratios, rise = RATIOS[name], name == CHARLM
+    rows = [[method, *(cell(records.get(r), rise) for r in ratios)] for method, records in of_model.items()]
+    what = "mean KL from the original in nats a character (rise of the cross-entropy)" if rise else "worst output, as in [results](results.md)"
+    return f"""## {name}
+
+Loss: {what}, on the holdout.
+
+{results.table(["method", *(f"asked {r:g}x" for r in ratios)], rows)}
+"""
+
+
+def bars(of_model):
+    lines = []
+    for ratio, most in BARS.items():
+        record = of_model.get("projection", {}).get(ratio)
+        if record and "rise" in record:
+            met = "met" if record["rise"] <= most else "**missed**"
+            lines.append(f"- at {record['ratio']:.1f}x the projection codec raises the cross-entropy by {record['rise']:+.4f}, bar {most:g}: {met}")
+    return "\n".join(lines)
+
+
+def plot(of_model):
+    """Loss against ratio, both on a logarithmic scale."""
+    from math import log10
+
+    width, height, left, right, top, bottom = 760, 440, 64, 170, 24, 48
+    points = [r for records in of_model.values() for r in records.values() if r.get("loss")]
+    losses, ratios = [max(r["loss"], 1e-6) for r in points], [r["ratio"] for r in points]
+    low, high = log10(min(losses)) - 0.1, log10(max(losses)) + 0.1
+    first, last = log10(min(ratios)) - 0.03, log10(max(ratios)) + 0.03
+    x = lambda ratio: left + (log10(ratio) - first) / (last - first) * (width - left - right)
+    y = lambda loss: top + (high - log10(max(loss, 1e-6))) / (high - low) * (height - top - bottom)
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">']
+    parts.append(f'<rect width="{width}" height="{height}" fill="white"/>')
+    for power in range(-6, 3):
+        if low <= power <= high:
+            at = y(10.0**power)
+            parts.append(f'<path d="M{left} {at:.1f}H{width - right}" stroke="#ddd"/>')
+            parts.append(f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{10.0**power:g}</text>')
+    for ratio in (4, 6, 8, 12, 16):
+        if first <= log10(ratio) <= last:
+            parts.append(f'<path d="M{x(ratio):.1f} {top}V{height - bottom}" stroke="#eee"/>')
+            parts.append(f'<text x="{x(ratio):.1f}" y="{height - bottom + 18}" text-anchor="middle">{ratio}x</text>')
+    parts.append(f'<text x="{left}" y="{height - 10}">times smaller (stored bytes of W and R)</text>')
+    parts.append(f'<text x="{left}" y="{top - 8}">mean KL, nats a character</text>')
+    for index, (method, records) in enumerate(of_model.items()):
+        line = [(x(r["ratio"]), y(r["loss"])) for _, r in sorted(records.items()) if r.get("loss")]
+        if not line:
+            continue
+        colour, at = COLOURS[index % len(COLOURS)], top + 16 + 20 * index
+        dash = "" if method in CODECS else ' stroke-dasharray="5 3"'
+        path = "L".join(f"{a:.1f} {b:.1f}" for a, b in line)
+        parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
+        parts.extend(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>' for a, b in line)
+        parts.append(f'<path d="M{width - right + 14} {at - 4}h22" stroke="{colour}" stroke-width="2"{dash}/>')
+        parts.append(f'<text x="{width - right + 42}" y="{at}">{method}</text>')
+    parts.append("</svg>")
+    return "\n".join(parts) + "\n"
+
+
+HEAD = """# Methods compared
+
+What each idea is worth: both codecs of `dirnet`, and the methods that the literature compares with, on the same models at the same stored bytes.
+Nothing is retrained or tuned (`--tune off`). Judged by onnxruntime on samples that nothing was learned from; made by
+`tests/runtimes/methods.py`, do not edit.
+
+    python tests/runtimes/methods.py run
+    dirnet compress MODEL -o small.onnx --ratio R --codec block|projection|auto --tune off --calibration CALIBRATION --holdout HOLDOUT
+
+Ratios are of the bytes of W and R. For the codecs everything in the file counts, nodes of the graph included; for the baselines, which
+`tests/runtimes/baselines.py` defines and counts, codes, factors, scales, positions and masks, but no nodes.
+
+- *block*, *projection*, *auto*: `--codec`.
+- *int8*, *int4*: rounding to nearest, a scale for each row; one size only.
+- *pruned*: the smallest weights left out, a bit for each weight, a byte for each that is kept.
+- *LSTM-SVD*: R of a layer and W of the next share a projection, ranks explain the same share in all layers (Prabhavalkar et al., 2016); factors
+  in float, or in int8.
+- *LSTM-ODL*: the same matrices as sparse codes of a dictionary that is learned online (Mairal et al., 2009); atoms and values in int8.
+"""
+
+PAPER = """## Beside the paper
+
+DirNet (Zhang et al., IJCAI 2018) reports models 8 times smaller with negligible loss, ahead of LSTM-SVD and LSTM-ODL, and retrains after coding.
+Here nothing is retrained, the samples carry no labels, and the models are others: the tables say nothing about its data sets. What they do say is
+that on these models its order of methods holds: a dictionary that layers share, with codes that adapt, keeps more at the same bytes than
+a truncated SVD or online dictionary learning does. The codes of this project are dense in bands of atoms and zero elsewhere, not scattered: a position takes as
+many bits as a value, and at the same bytes a piece of a block dictionary says more about normal numbers than a few of them with their places.
+"""
+
+
+def main():
+    if len(sys.argv) > 2 or sys.argv[1:] not in ([], ["run"]):
+        sys.exit(__doc__)
+    found = runs(bool(sys.argv[1:]))
+    sections = [section(name, of_model) for name, of_model in found.items() if of_model]
+    if not sections:
+        sys.exit("nothing was run yet: methods.py run")
+    if found[CHARLM]:
+        PLOT.write_text(plot(found[CHARLM]))
+        sections.insert(1, f"![Loss against size on {CHARLM}](img/methods.svg)\n\n{bars(found[CHARLM])}\n")
+    PAGE.write_text("\n".join([HEAD, f"Measured on {results.machine()}.\n", *sections, PAPER]))
+
+
+if __name__ == "__main__":
+    main()
