@@ -418,7 +418,11 @@ impl Study<'_> {
         let at = |error: Error| error.in_file(&self.setup.path);
         if self.codec == Codec::Projection {
             let dictionaries = self.job.dictionaries(&equal).map_err(at)?;
-            return Ok(self.setup.pins.fit(&sizing, target, |target| dictionaries.allocate(&sizing, None, target)).map_err(at)?);
+            return Ok(self
+                .setup
+                .pins
+                .fit(&sizing, target, |target| dictionaries.allocate(&sizing, None, target))
+                .map_err(at)?);
         }
         Ok(self.setup.pins.fit(&sizing, target, |target| planner::uniform(&sizing, &equal, target)).map_err(at)?)
     }
