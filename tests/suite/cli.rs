@@ -453,7 +453,7 @@ fn a_saved_plan_is_applied() {
         (
             "codec = \"block\"",
             "codec = \"magic\"",
-            "node '/m/rnn/GRU': codec 'magic' is unknown, expected block or dense",
+            "node '/m/rnn/GRU': codec 'magic' is unknown, expected block, projection or dense",
         ),
         ("version = 1", "version = 2", "plan of version 2, expected 1"),
         ("version = 1", "version = 1\nspeed = 3", "line 4: unknown field `speed`, expected `version` or `unit`"),
