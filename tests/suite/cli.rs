@@ -456,7 +456,7 @@ fn a_saved_plan_is_applied() {
             "node '/m/rnn/GRU': codec 'magic' is unknown, expected block, projection or dense",
         ),
         ("version = 1", "version = 2", "plan of version 2, expected 1"),
-        ("version = 1", "version = 1\nspeed = 3", "line 4: unknown field `speed`, expected `version` or `unit`"),
+        ("version = 1", "version = 1\nspeed = 3", "line 5: unknown field `speed`, expected `version` or `unit`"),
     ] {
         std::fs::write(directory.path().join("bad.toml"), plan.replacen(from, to, 1)).expect("writes");
         let shown = dirnet(&["compress", "-o", "c.onnx", "--plan", "bad.toml"]);
