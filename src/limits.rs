@@ -36,8 +36,8 @@ pub const FOLD_ELEMENTS: u64 = 1 << 24;
 /// eight, a few times over.
 pub const FOLD_GROWTH: u64 = 64;
 
-/// Magnitude of a weight that is coded: scales and atoms near the end of single precision multiply to infinity.
-pub const WEIGHT: f32 = 1e30;
+/// Magnitude of a weight that is coded: beyond about the root of what single precision holds, squares are infinite.
+pub const WEIGHT: f32 = 1e15;
 
 /// Bytes of all samples of one call, decompressed: they are held in memory.
 pub const SAMPLE_BYTES: u64 = 4 << 30;

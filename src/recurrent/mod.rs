@@ -486,7 +486,9 @@ impl Finder<'_, '_> {
             let reason = format!("{matrix} holds NaN or infinite values");
             return Err(Refusal::Skip { reason, warning: true });
         }
-        if values.iter().any(|v| v.abs() > limits::WEIGHT) {
+        // What was coded already may decode to a little more than what it was coded from.
+        let decoded = traced.constants.iter().any(|c| c.element == ElementType::Int8);
+        if !decoded && values.iter().any(|v| v.abs() > limits::WEIGHT) {
             let reason = format!("{matrix} holds values beyond {:e}, which no trained layer has", limits::WEIGHT);
             return Err(Refusal::Skip { reason, warning: true });
         }
