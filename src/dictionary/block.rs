@@ -22,6 +22,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// Points for k-means, for each atom.
 const POINTS_PER_ATOM: usize = 96;
 
+/// Rows that are less than this share of a step are coded as zeros: against rows so large they are nothing.
+const LEAST_SCALE: f64 = 1e-6;
+
 /// Where the search for the scale of a row starts when the codebook is given: times the scale that would make the rms
 /// of the row that of the atoms.
 const SCALE_TRIALS: [f32; 3] = [0.75, 1.0, 1.35];
@@ -239,9 +242,9 @@ impl<'a> Unit<'a> {
 
     /// The byte that stands for a scale.
     fn scale_code(&self, scale: f32, step: f32) -> u8 {
-        let code = (f64::from(scale) * self.unit / f64::from(step)).round();
+        let code = f64::from(scale) * self.unit / f64::from(step);
         // A float's cast saturates, and takes what is not a number to 0.
-        if scale > 0.0 { (code as u8).max(1) } else { 0 }
+        if code > LEAST_SCALE { (code.round() as u8).max(1) } else { 0 }
     }
 
     /// A scale as it will be decoded.

@@ -108,7 +108,7 @@ fn weights_and_samples_at_the_edges_give_finite_results() {
     };
     /// A name, and the matrix of so many gates.
     type Weights<'a> = (&'static str, &'a dyn Fn(usize) -> Array2<f32>);
-    let all_weights: [Weights<'_>; 10] = [
+    let all_weights: [Weights<'_>; 11] = [
         ("ordinary", &some),
         ("of rank 1", &|g| noise(g * HIDDEN, 1).dot(&noise(1, columns))),
         ("constant", &|g| Array2::from_elem((g * HIDDEN, columns), 0.3)),
@@ -118,6 +118,7 @@ fn weights_and_samples_at_the_edges_give_finite_results() {
         ("the largest there are", &|g| some(g).mapv(|v| v.signum() * f32::MAX)),
         ("tiny", &|g| some(g) * 1e-30),
         ("denormal", &|g| some(g) * 1e-42),
+        ("of a denormal gate among others", &|g| scaled(g, |i| if i < HIDDEN { 1e-44 } else { 1.0 })),
         ("of all sizes", &|g| scaled(g, |i| 10f32.powi(i as i32 % 45 - 30))),
     ];
     let all_samples = [
