@@ -496,7 +496,10 @@ pub fn apply(model: &Model, weights: &Weights, coded: &CodedUnits, writing: &Wri
             proto: model.node(&node.scope, node.index),
             w,
             r,
-            bias: weights.bias(model, index).and_then(|b| b.as_ref().ok()),
+            bias: match forms[index].form {
+                Form::Ort => None,
+                _ => weights.bias(model, index).and_then(|b| b.as_ref().ok()),
+            },
         };
         match forms[index].form {
             Form::Ort => vendor::write(&mut writer, &layer),

@@ -136,10 +136,12 @@ pub fn check_target(sizing: &Sizing<'_>, target: u64, one_rate: bool, adjust: im
 /// The plans that allocations come down to under ever smaller targets.
 fn floors(sizing: &Sizing<'_>, one_rate: bool) -> Vec<Plan> {
     let equal = vec![1.0; sizing.weights.units.len()];
-    let spec = BlockSpec { width: WIDTHS[WIDTHS.len() - 1], atoms: ATOMS };
-    let coarsest =
-        |sharing| Plan { choices: vec![Choice::Block { spec, sharing }; equal.len()], sensitivity: equal.clone() };
-    let mut floors: Vec<Plan> = Sharing::ALL.into_iter().map(coarsest).collect();
+    let alike = |spec, sharing| Plan {
+        choices: vec![Choice::Block { spec, sharing }; equal.len()],
+        sensitivity: equal.clone(),
+    };
+    // The widest atoms make the fewest codes, but in small layers a codebook weighs more than its codes.
+    let mut floors: Vec<Plan> = specs().flat_map(|spec| Sharing::ALL.map(|sharing| alike(spec, sharing))).collect();
     if !one_rate {
         let curves = Curves::of_shapes(sizing.weights, sizing.scales);
         let search = Search::new(&curves, sizing, &equal, 0);

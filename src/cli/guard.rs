@@ -316,6 +316,8 @@ impl Worker {
         Ok(match (status.code().and_then(|code| u8::try_from(code).ok()), said) {
             (_, Said { stopped: Some(reason), .. }) => End::Died(reason),
             (Some(code @ (0 | FAILED | BAD_INPUT)), said) => End::Exit(code, said),
+            // It was asked to end, by a signal that it heard.
+            (Some(code @ 129..), said) => End::Exit(code, said),
             (_, said) => End::Died(cause(status, &said.text, limits)),
         })
     }

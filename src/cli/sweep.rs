@@ -10,7 +10,7 @@ use dirnet::report::{self, Point, Report, Sweep};
 
 use super::args::{Output, Target};
 use super::config::Overrides;
-use super::guard::Guarded;
+use super::guard::{self, Guarded};
 use super::job::{Files, Flags, Setup, Study};
 use super::progress::progress;
 use super::value;
@@ -39,6 +39,9 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     args.output.check_unjudged()?;
     let target = Target { ratio: None, max_size: None, max_loss: None };
     let setup = Setup::read(&args.flags, &target, overrides, &args.files())?;
+    if guard::is_probe() {
+        return setup.probe();
+    }
     // One ratio that can be had is enough; the others are lines of the table.
     let least = args.ratios.iter().copied().fold(f64::INFINITY, f64::min);
     setup.check_target(&args.flags, &Target { ratio: Some(least), ..target })?;

@@ -22,7 +22,7 @@ pub(super) const ROWS_TOGETHER: usize = 64;
 pub(super) const LEAST_DAMPING: f64 = 1e-6;
 
 /// Factors that a metric remembers; they take as much memory as the moment.
-const FACTORS_KEPT: usize = 3;
+const FACTORS_KEPT: usize = 2;
 
 /// What an error in the weights of a matrix costs: the damped second moment `M = S + damp * mean(diag S) * I` of its
 /// input, and its triangular factor.

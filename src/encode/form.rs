@@ -73,8 +73,8 @@ pub struct Assigned {
     pub reason: Option<String>,
 }
 
-/// The form of every node of `survey`. `bias` gives a node's B and is asked only where a form needs it, `is_coded` tells whether all of a weight (by
-/// index in [`Survey::weights`]) is coded.
+/// The form of every node of `survey`. `bias` gives a node's B and is asked only where a form needs it, `is_coded` tells
+/// whether all of a weight (by index in [`Survey::weights`]) is coded.
 pub fn assign<'b>(
     survey: &Survey,
     opset: i64,
@@ -119,13 +119,12 @@ fn refusal<'b>(
     from: Option<usize>,
     bias: impl FnOnce() -> Option<&'b Bias>,
 ) -> Option<String> {
-    match form {
-        Form::Portable => return None,
-        Form::Fast => fast::refusal(node, opset, bias),
-        Form::Ort => vendor::refusal(node),
+    if form == Form::Portable {
+        return None;
     }
-    .or_else(|| {
-        let (hidden, from) = (node.attributes.hidden, from.unwrap_or(form.pays_from()));
-        (hidden < from).then(|| format!("its hidden size {hidden} is under {from}, from which on the form pays"))
-    })
+    let (hidden, from) = (node.attributes.hidden, from.unwrap_or(form.pays_from()));
+    if hidden < from {
+        return Some(format!("its hidden size {hidden} is under {from}, from which on the form pays"));
+    }
+    if form == Form::Fast { fast::refusal(node, opset, bias) } else { vendor::refusal(node) }
 }

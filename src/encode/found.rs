@@ -6,6 +6,7 @@ use ndarray::{Array2, Array3, ArrayD, Axis, concatenate};
 
 use super::{fast, vendor};
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
 use crate::onnx::graph::is_standard;
 use crate::onnx::{ElementType, Model, NodeProto, Origin, Scope, TensorProto, Values};
 use crate::recurrent::Constants;
@@ -45,7 +46,7 @@ pub fn find(model: &Model) -> Result<Vec<Found>> {
 /// int8 codebook by uint8 codes, all constants. Quantised weights that others make are integers too, but nobody else
 /// looks them up.
 pub fn codec(model: &Model, values: &Values<'_>, scope: &Scope, name: &str) -> Option<&'static str> {
-    looks_up(model, values, scope, name, false, &mut BTreeSet::new())
+    looks_up(model, values, scope, name, false, 0, &mut BTreeSet::new())
 }
 
 fn looks_up(
@@ -54,15 +55,19 @@ fn looks_up(
     scope: &Scope,
     name: &str,
     product: bool,
+    depth: usize,
     seen: &mut BTreeSet<(Scope, String)>,
 ) -> Option<&'static str> {
     let (home, node) = maker(model, values, scope, name)?;
-    if !is_standard(node.domain()) || !seen.insert((home.clone(), name.to_owned())) {
+    // No deeper than a value is followed that is to be evaluated: the stack has an end.
+    let too_deep = depth > limits::FOLD_DEPTH;
+    if too_deep || !is_standard(node.domain()) || !seen.insert((home.clone(), name.to_owned())) {
         return None;
     }
     let product = product || node.op_type() == "MatMul";
-    let mut inner =
-        |inputs: &[String]| inputs.iter().find_map(|input| looks_up(model, values, home, input, product, seen));
+    let mut inner = |inputs: &[String]| {
+        inputs.iter().find_map(|input| looks_up(model, values, home, input, product, depth + 1, seen))
+    };
     match (node.op_type(), &node.input[..]) {
         ("Gather", [codebook, indices]) => {
             let codes = maker(model, values, home, indices).filter(|(_, node)| node.op_type() == "Cast");

@@ -3,7 +3,7 @@
 //! tract's own wants both branches to be of the same type and shape, and plans a branch anew at each run. Real models
 //! have branches that differ (one squeezes an axis, for input that the other would not take), and once the shapes of
 //! the inputs are known the condition mostly is, too: then the branch takes the place of the node, and the other one
-//! is not even looked at.
+//! is not planned.
 
 use super::fold;
 use super::plan::runnable;

@@ -9,15 +9,18 @@ use tract_onnx::prelude::{InferenceFact, InferenceModel, IntoArcTensor, IntoTVal
 use tract_onnx::tract_hir::internal::{Factoid, InletId, OutletId, TVec, tvec};
 use tract_onnx::tract_hir::tract_core::ops::konst::Const;
 
+use super::guard::call;
 use crate::limits;
 
 /// Puts constants in the place of nodes that compute them, and lets go of what nothing else needs.
 ///
-/// Nodes that fail, that make more than [`limits::RUN_ELEMENTS`], or whose shape shows only when they are computed, are
-/// left for the plan, which reports what is wrong with them.
+/// Nodes that fail, that make more than [`limits::RUN_ELEMENTS`] with those before them, or whose shape shows only when
+/// they are computed, are left for the plan, which reports what is wrong with them.
 pub(super) fn constants(model: &mut InferenceModel) -> TractResult<()> {
+    let mut left = limits::RUN_ELEMENTS;
     for id in model.eval_order()? {
-        let Some(value) = value(model, id) else { continue };
+        let Ok(Some(value)) = call("folding", || Ok(value(model, id, left))) else { continue };
+        left -= value.len() as u64;
         let inputs = model.nodes[id].inputs.clone();
         put(model, id, value)?;
         for (slot, outlet) in inputs.into_iter().enumerate() {
@@ -31,8 +34,8 @@ pub(super) fn constants(model: &mut InferenceModel) -> TractResult<()> {
     model.compact()
 }
 
-/// What a node makes, if it is a single tensor computed from constants.
-fn value(model: &InferenceModel, id: usize) -> Option<Arc<Tensor>> {
+/// What a node makes, if it is a single tensor of at most `most` elements computed from constants.
+fn value(model: &InferenceModel, id: usize, most: u64) -> Option<Arc<Tensor>> {
     let node = &model.nodes[id];
     if node.inputs.is_empty()
         || node.outputs.len() != 1
@@ -47,10 +50,11 @@ fn value(model: &InferenceModel, id: usize) -> Option<Arc<Tensor>> {
     let (_, made, _) = node.op.clone().infer_facts(facts, tvec![&node.outputs[0].fact], tvec![]).ok()?;
     let shape = made.first()?.shape.as_concrete_finite().ok()??;
     let elements = shape.iter().try_fold(1u64, |product, &d| product.checked_mul(d as u64))?;
-    if elements > limits::RUN_ELEMENTS {
+    if elements > most {
         return None;
     }
-    Some(node.op.eval_out_of_plan(values).ok()??.remove(0).into_arc_tensor())
+    let value = node.op.eval_out_of_plan(values).ok()??.remove(0).into_arc_tensor();
+    (value.len() as u64 <= most).then_some(value)
 }
 
 fn is_constant(model: &InferenceModel, outlet: OutletId) -> bool {

@@ -4,13 +4,14 @@
 //! the operator by number, the way a caller's [`Overrides`] are. tract reads a model without them: it would need them
 //! three times while it does, and one of the copies for as long as the model lives.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use ndarray::{Array3, Ix3};
 
 use super::{Overrides, cell_of};
 use crate::error::Result;
+use crate::onnx::graph::plain_name;
 use crate::onnx::{Definition, ElementType, Model, Scope, Use, Values};
 use crate::recurrent::Matrix;
 
@@ -20,7 +21,9 @@ pub(super) fn take(model: &Model, numbers: &HashMap<(Scope, usize), usize>) -> R
     let mut known: HashMap<(Scope, String), Arc<Array3<f32>>> = HashMap::new();
     let mut left_out = Vec::new();
     let mut taken = Overrides::new();
-    for ((scope, index), &number) in numbers {
+    // In the order of the nodes, so that of several errors it is always the same one that is told.
+    let nodes: BTreeMap<usize, &(Scope, usize)> = numbers.iter().map(|(node, &number)| (number, node)).collect();
+    for (number, (scope, index)) in nodes {
         for matrix in Matrix::BOTH {
             let Some(name) = model.node(scope, *index).input.get(matrix.input()).filter(|name| !name.is_empty()) else {
                 continue;
@@ -35,7 +38,9 @@ pub(super) fn take(model: &Model, numbers: &HashMap<(Scope, usize), usize>) -> R
             let weights = match known.get(&key) {
                 Some(weights) => weights.clone(),
                 None => {
-                    let read = model.floats(tensor)?.into_dimensionality::<Ix3>().expect("three dimensions were seen");
+                    let read =
+                        model.floats(tensor).map_err(|e| e.at_node(plain_name(model.node(scope, *index), *index)))?;
+                    let read = read.into_dimensionality::<Ix3>().expect("three dimensions were seen");
                     left_out.push(definition.clone());
                     known.entry(key).or_insert(Arc::new(read)).clone()
                 }

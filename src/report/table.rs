@@ -270,16 +270,25 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
             percent(weights.share)
         ),
     );
-    let command = format!("next: dirnet compress {} -o OUT --ratio 8 --calibration SAMPLES", Escaped(&model.path));
+    let command = format!("next: dirnet compress {} -o OUT --ratio 8 --calibration SAMPLES", quoted(&model.path));
     if found.states.is_empty() {
         line_of(&mut out, command);
         return out;
     }
     line_of(&mut out, format!("{command} \\"));
-    let streams: Vec<String> = found.states.iter().map(|state| format!("--stream {}", Escaped(state))).collect();
+    let streams: Vec<String> = found.states.iter().map(|state| format!("--stream {}", quoted(state))).collect();
     line_of(&mut out, format!("        {}", streams.join(" \\\n        ")));
     line_of(&mut out, "      if these are states that the caller hands from one call to the next".to_owned());
     out
+}
+
+/// A word of a command for a shell; names from a file may hold anything.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_./:=-+,@%".contains(c);
+    match word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", Escaped(word).to_string().replace('\'', r"'\''")),
+    }
 }
 
 /// Inputs or outputs of a model.
@@ -464,6 +473,12 @@ fn name(text: &str, width: usize) -> String {
 mod tests {
     use super::super::{Show, example};
     use super::*;
+
+    #[test]
+    fn a_name_that_a_shell_would_read_is_quoted() {
+        assert_eq!(quoted("models/h_in=h_out"), "models/h_in=h_out");
+        assert_eq!(quoted("h;reboot;=it's"), r"'h;reboot;=it'\''s'");
+    }
 
     #[test]
     fn tables_fit_eighty_columns() {

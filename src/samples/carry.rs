@@ -49,10 +49,15 @@ impl Carry {
         let carry =
             |input: &Port, output: &Port| Carry { input: input.name.clone(), output: output.name.clone(), range: None };
         let of_input = |input: &Port| {
-            let alike = signature.outputs.iter().filter(|output| stem(&output.name) == stem(&input.name));
+            let of_both = stem(&input.name);
+            let alike = signature.outputs.iter().filter(|o| !of_both.is_empty() && stem(&o.name) == of_both);
             let mut fitting = alike.map(|output| carry(input, output)).filter(|it| it.check_one(signature).is_ok());
             input.dims.as_ref().and(fitting.next())
         };
+        // A state comes beside what is new at every step.
+        if signature.inputs.len() < 2 {
+            return Vec::new();
+        }
         signature.inputs.iter().filter_map(of_input).collect()
     }
 

@@ -6,11 +6,14 @@ use dirnet::coding::{self, Weights, Writing};
 use dirnet::dictionary::ScaleFormat;
 use dirnet::error::ErrorKind;
 use dirnet::expand;
-use dirnet::onnx::{AttributeProto, LoadOptions, Model, NodeProto, tensor};
+use dirnet::onnx::{AttributeProto, GraphProto, LoadOptions, Model, NodeProto, tensor};
 use dirnet::planner::{self, Sizing};
 use dirnet::recurrent::{self, FindOptions};
 use ndarray::{Axis, Slice};
+use prost::Message;
 
+use crate::hostile::targets::{int, node, of, value, wave};
+use crate::hostile::typed;
 use crate::{corpus, quick};
 
 fn round_trip(path: &Path, ratio: f64, scales: ScaleFormat) {
@@ -52,6 +55,31 @@ fn round_trip(path: &Path, ratio: f64, scales: ScaleFormat) {
         assert_eq!(again.source(a).values(&result).unwrap(), dense.source(b).values(&expanded).unwrap());
     }
     assert_eq!(expand::expand(&expanded).unwrap_err().kind(), ErrorKind::NothingToDo);
+}
+
+/// In small layers a codebook weighs more than its codes, so that the coarsest rate is not the smallest file.
+#[test]
+fn a_target_that_one_rate_meets_is_not_refused_beforehand() {
+    let weight = |name: &str| tensor::float(name, &[1, 128, 32], &wave(4096));
+    let proto = of(GraphProto {
+        node: vec![node("LSTM", &["x", "W", "R"], "y", vec![int("hidden_size", 32)])],
+        initializer: vec![weight("W"), weight("R")],
+        input: vec![typed("x", 1, &[5, 1, 32])],
+        output: vec![value("y")],
+        ..GraphProto::default()
+    });
+    let model = Model::from_bytes(proto.encode_to_vec().into(), &LoadOptions::default()).unwrap();
+    let weights = Weights::read(&model, &FindOptions::default()).unwrap();
+    let writing = Writing::default();
+    let sizing = Sizing { model: &model, weights: &weights, scales: ScaleFormat::Byte, writing: &writing };
+    let equal = vec![1.0; weights.units.len()];
+    let meets = |ratio: f64| planner::uniform(&sizing, &equal, sizing.target(ratio)).is_ok();
+    let ratios: Vec<f64> = (8..40).map(|quarter| f64::from(quarter) / 4.0).collect();
+    assert!(ratios.iter().any(|&ratio| meets(ratio)) && ratios.iter().any(|&ratio| !meets(ratio)));
+    for ratio in ratios {
+        let checked = planner::check_target(&sizing, sizing.target(ratio), true, |_| {});
+        assert_eq!(checked.is_ok(), meets(ratio), "at a ratio of {ratio}");
+    }
 }
 
 #[test]

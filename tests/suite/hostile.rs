@@ -416,8 +416,19 @@ fn quantised_layers_of_others_are_not_expanded() {
         ..Default::default()
     });
     proto.opset_import.push(OperatorSetIdProto { domain: Some("com.microsoft".to_owned()), version: Some(1) });
-    let model = Model::from_bytes(proto.encode_to_vec().into(), &LoadOptions::default()).unwrap();
-    assert_eq!(expand::expand(&model).unwrap_err().kind(), ErrorKind::NothingToDo);
+    let kind = |proto: &ModelProto| {
+        let model = Model::from_bytes(proto.encode_to_vec().into(), &LoadOptions::default()).unwrap();
+        expand::expand(&model).unwrap_err().kind()
+    };
+    assert_eq!(kind(&proto), ErrorKind::NothingToDo);
+    // A chain behind the weights that is longer than any stack.
+    let graph = proto.graph.as_mut().unwrap();
+    let mut layer = graph.node.remove(2);
+    layer.input[1] = "c200000".to_owned();
+    graph.node.push(node("Identity", &["Wq"], "c0", vec![]));
+    graph.node.extend((0..200_000).map(|i| node("Identity", &[&format!("c{i}")], &format!("c{}", i + 1), vec![])));
+    graph.node.push(layer);
+    assert_eq!(kind(&proto), ErrorKind::NothingToDo);
 }
 
 /// A bias that nobody can hold costs the layer the fast form, and nobody who does not ask for that form anything.
