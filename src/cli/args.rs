@@ -25,7 +25,7 @@ pub struct Target {
     /// The whole output file, at most: 800KB, 2MB, 1.5MiB
     #[arg(long, value_name = "SIZE", value_parser = value::size)]
     pub max_size: Option<u64>,
-    /// The smallest file whose measured loss stays at or under X
+    /// The smallest file whose loss, measured on a part of the calibration samples held back for it, stays at or under X
     #[arg(long, value_name = "X", value_parser = value::not_negative)]
     pub max_loss: Option<f64>,
 }

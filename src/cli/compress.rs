@@ -95,6 +95,7 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let verifying = Instant::now();
     let verdict = args.verify(&setup, &coded, &*progress)?;
     let verified = verifying.elapsed().as_secs_f64();
+    report.warnings.extend(args.target.max_loss.and_then(|bound| beyond(bound, verdict.as_ref()?.loss?)));
     let failed = verdict.as_ref().filter(|verdict| !verdict.passed);
     let error = failed.map(|verdict| Error::new(ErrorKind::Gate, verdict.failures.join("; ")));
 
@@ -111,6 +112,16 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     report.seconds.total = start.elapsed().as_secs_f64();
     args.output.show(&report)?;
     error.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// What is said where the samples that judge are harder than those that chose.
+fn beyond(bound: f64, loss: f64) -> Option<String> {
+    (loss > bound).then(|| {
+        format!(
+            "the loss is {loss:.2e}: --max-loss {bound} was met on samples held back from the calibration, and those to \
+             judge on are harder; ask for less, or give more calibration samples"
+        )
+    })
 }
 
 /// What is said where the file needs a newer IR version than the original.

@@ -41,7 +41,7 @@ const FORECAST: [f64; 6] = [4.0, 6.0, 8.0, 12.0, 16.0, 24.0];
 #[derive(Args)]
 pub struct Flags {
     /// An ONNX file; it is never changed
-    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
+    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath, help_heading = "Arguments")]
     pub model: PathBuf,
     #[command(flatten)]
     pub samples: Samples,

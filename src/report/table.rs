@@ -162,7 +162,7 @@ fn closing(report: &Report, style: &Style, out: &mut String) {
                 let (finer, coarser) = ((ratio * 0.7).max(2.0).round(), (ratio * 1.5).round());
                 line_of(out, "next: ship it as it is: tools that fold constants undo the gain on disk.".to_owned());
                 let tries = format!("--ratio {coarser} makes it smaller, --ratio {finer} more exact.");
-                line_of(out, format!("      The same command with {tries}"));
+                line_of(out, format!("      In place of the target of this command, {tries}"));
             }
         }
         (Command::Compress, None) => {

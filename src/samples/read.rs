@@ -182,7 +182,9 @@ impl<'a> Reader<'a> {
             return Err(bad(format!("the model has no input of this name, only {known}")).at_tensor(name));
         }
         if let Some(port) = self.required().find(|p| !names.contains(&p.name)) {
-            return Err(bad("there is no array for this input of the model").at_tensor(&port.name));
+            let state = Carry::guess(self.signature).into_iter().find(|carry| carry.input == port.name);
+            let way = state.map_or_else(String::new, |state| format!("; if it is a state, name it: --stream {state}"));
+            return Err(bad(format!("there is no array for this input of the model{way}")).at_tensor(&port.name));
         }
         Ok(())
     }

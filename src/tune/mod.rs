@@ -181,7 +181,7 @@ pub fn tune(
         sites.iter().enumerate().flat_map(|(i, site)| site.numbers.iter().map(move |&n| (n, i))).collect();
     let tracing = Tracing { engine, samples, seed: options.seed, sites: &numbers };
     if !samples.carry.is_empty() && samples.streams.len() < STREAMS {
-        let reason = format!("{} streams to tune on, at least {STREAMS} are needed", samples.streams.len());
+        let reason = format!("{STREAMS} streams (files) are needed to tune on, there are {}", samples.streams.len());
         report.layers.extend(sites.iter().map(|site| Tuned {
             nodes: names(weights, &site.nodes),
             target: Target::States,

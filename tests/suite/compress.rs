@@ -74,7 +74,7 @@ fn a_target_that_one_rate_meets_is_not_refused_beforehand() {
     let sizing = Sizing { model: &model, weights: &weights, scales: ScaleFormat::Byte, writing: &writing };
     let equal = vec![1.0; weights.units.len()];
     let meets = |ratio: f64| planner::uniform(&sizing, &equal, sizing.target(ratio)).is_ok();
-    let ratios: Vec<f64> = (8..40).map(|quarter| f64::from(quarter) / 4.0).collect();
+    let ratios: Vec<f64> = (4..40).map(|half| f64::from(half) / 2.0).collect();
     assert!(ratios.iter().any(|&ratio| meets(ratio)) && ratios.iter().any(|&ratio| !meets(ratio)));
     for ratio in ratios {
         let checked = planner::check_target(&sizing, sizing.target(ratio), true, |_| {});
