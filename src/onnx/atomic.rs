@@ -82,7 +82,7 @@ pub fn write_text(path: &Path, text: &str) -> Result<u64> {
 /// Writes `path` atomically with what `fill` writes, and returns the number of bytes.
 ///
 /// # Errors
-/// Those of [`prepare`] and [`Pending::commit`].
+/// Those of [`prepare`] and [`commit`].
 pub fn write(path: &Path, fill: impl FnOnce(&mut Output<'_>) -> Result<()>) -> Result<u64> {
     commit([prepare(path, fill)?])
 }
