@@ -202,6 +202,8 @@ impl<'a> Job<'a> {
         progress.phase("compare plans", 2 * self.weights.units.len() as u64);
         let loss = |plan: &Plan| {
             let (coded, _) = coding::learn(&self.weights, plan, &how, progress)?;
+            // Decoded, the weights want the room.
+            self.metrics.iter().for_each(|metric| metric.forget_factors());
             sensitivity::loss(engine, &self.weights, &coded, &reference)
         };
         let (ours, theirs) = (loss(&plan)?, loss(&rival)?);

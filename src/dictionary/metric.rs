@@ -149,6 +149,11 @@ impl Metric {
         self.damped[i * self.size + j]
     }
 
+    /// Forgets the factors that it remembers, to make room for something else: they are made again where they are needed.
+    pub fn forget_factors(&self) {
+        self.factors.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// The factor for a spec, made if it is not among those used last.
     pub(super) fn factor(&self, spec: BlockSpec) -> Arc<Factor> {
         let kept = || self.factors.lock().unwrap_or_else(PoisonError::into_inner);

@@ -161,8 +161,8 @@ fn closing(report: &Report, style: &Style, out: &mut String) {
             if let Some(ratio) = report.recurrent.as_ref().and_then(|recurrent| recurrent.ratio) {
                 let (finer, coarser) = ((ratio * 0.7).max(2.0).round(), (ratio * 1.5).round());
                 line_of(out, "next: ship it as it is: tools that fold constants undo the gain on disk.".to_owned());
-                let tries = format!("--ratio {coarser} makes it smaller, --ratio {finer} more exact.");
-                line_of(out, format!("      In place of the target of this command, {tries}"));
+                let tries = format!("--ratio {coarser} is smaller, --ratio {finer} more exact.");
+                line_of(out, format!("      Instead of its target, {tries}"));
             }
         }
         (Command::Compress, None) => {
