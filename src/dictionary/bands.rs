@@ -11,8 +11,11 @@ use super::BlockSpec;
 pub const MAX_BANDS: usize = 8;
 
 /// Widths of the pieces of atoms and of codes that are on offer: `8 / width` bits a number.
-const ATOM_WIDTHS: [u8; 4] = [1, 2, 3, 4];
-const CODE_WIDTHS: [u8; 11] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16];
+const ATOM_WIDTHS: [u8; 7] = [1, 2, 3, 4, 5, 6, 8];
+const CODE_WIDTHS: [u8; 11] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, COARSEST];
+const COARSEST: u8 = 16;
+/// How often a division is made anew with what the last one says of errors in the atoms.
+const SPILLS: usize = 3;
 
 /// The share of its energy that is lost of a band whose pieces have such a width: about what block dictionaries of 256
 /// atoms were measured to lose of normal numbers.
@@ -85,6 +88,13 @@ impl Bands {
         self.iter().map(|band| usize::from(band.atoms)).sum()
     }
 
+    /// The share of an error in the atoms that is lost. Such an error points anywhere in the space of `columns` dimensions:
+    /// what falls in the span of a band is coded with it, and lost as what is coded there is.
+    fn spill(&self, columns: usize) -> f64 {
+        let kept: f64 = self.used().map(|band| f64::from(band.atoms) * (1.0 - lost(band.codes))).sum();
+        (1.0 - kept / columns.max(1) as f64).clamp(0.0, 1.0)
+    }
+
     /// Stored bytes of a row of codes, with its scales.
     pub fn row_bytes(&self) -> usize {
         self.used().map(|band| usize::from(band.atoms).div_ceil(usize::from(band.codes)) + 1).sum()
@@ -132,10 +142,10 @@ pub struct Division {
 
 /// Divides a dictionary of `columns` numbers to an atom so that loss and bytes times `price` are least. `nodes` is what
 /// the nodes that rebuild one band of one matrix take in a file.
+///
+/// What errors in the atoms cost depends on how all bands are coded ([`Bands::spill`]): it is taken from one division for
+/// the next, and the best of them is kept.
 pub fn divide(demands: &[Demand], columns: usize, price: f64, nodes: f64) -> Division {
-    let most = demands.iter().map(|d| d.energies.len()).max().unwrap_or(0).min(usize::from(u16::MAX));
-    let grid = most.div_ceil(128).max(1);
-    let marks: Vec<usize> = (0..most).step_by(grid).chain([most]).collect();
     let sums: Vec<Vec<f64>> = demands
         .iter()
         .map(|d| {
@@ -146,62 +156,39 @@ pub fn divide(demands: &[Demand], columns: usize, price: f64, nodes: f64) -> Div
             [0.0].into_iter().chain(d.energies.iter().scan(0.0, sum)).collect()
         })
         .collect();
-    let pricing = Pricing { demands, sums: &sums, columns, price, nodes };
-    let total: f64 = sums.iter().map(|s| s.last().copied().unwrap_or(0.0)).sum();
-    // best[b][j]: the least cost of the first marks[j] atoms in b bands.
-    let mut best = vec![vec![f64::INFINITY; marks.len()]; MAX_BANDS + 1];
-    let mut from = vec![vec![0; marks.len()]; MAX_BANDS + 1];
-    best[0][0] = 0.0;
-    for end in 1..marks.len() {
-        for start in 0..end {
-            let cost = pricing.band(marks[start], marks[end], None);
-            for bands in 0..MAX_BANDS {
-                let cost = best[bands][start] + cost;
-                if cost < best[bands + 1][end] {
-                    best[bands + 1][end] = cost;
-                    from[bands + 1][end] = start;
-                }
-            }
+    let mut pricing = Pricing { demands, sums: &sums, spill: vec![1.0; demands.len()], columns, price, nodes };
+    let mut best: Option<Division> = None;
+    for _ in 0..SPILLS {
+        let division = pricing.division(&pricing.pieces());
+        pricing.spill = division.bands.iter().map(|bands| bands.spill(columns)).collect();
+        let cost = |division: &Division| division.loss + price * division.bytes;
+        if best.as_ref().is_none_or(|least| cost(&division) < cost(least)) {
+            best = Some(division);
         }
     }
-    // What is not in a band is lost.
-    let cost = |&(bands, end): &(usize, usize)| {
-        let kept: f64 = sums.iter().map(|s| s[marks[end].min(s.len() - 1)]).sum();
-        best[bands][end] + total - kept
-    };
-    // At least one band is stored: what is nothing needs no dictionary.
-    let ends = (1..=MAX_BANDS).flat_map(|bands| (1..marks.len()).map(move |end| (bands, end)));
-    let Some((mut bands, mut end)) = ends.min_by(|a, b| cost(a).total_cmp(&cost(b))) else {
-        return Division { bands: vec![Bands::default(); demands.len()], loss: total, bytes: 0.0 };
-    };
-    let mut pieces = Vec::new();
-    while bands > 0 {
-        let start = from[bands][end];
-        pieces.push((marks[start], marks[end]));
-        (bands, end) = (bands - 1, start);
-    }
-    pieces.reverse();
-    pricing.division(&pieces, total)
+    best.expect("there is one more round than none")
 }
 
-/// The distortion that a matrix is predicted to have with these bands.
-pub fn distortion(demand: &Demand, bands: &Bands) -> f64 {
+/// The distortion that a matrix is predicted to have with these bands of atoms of `columns` numbers.
+pub fn distortion(demand: &Demand, bands: &Bands, columns: usize) -> f64 {
+    let spill = bands.spill(columns);
     let mut first = 0;
-    let mut lost_energy: f64 = demand.energies.iter().sum();
-    for band in bands.iter() {
+    let mut left: f64 = demand.energies.iter().map(|e| e.max(0.0)).sum();
+    for band in bands.used() {
         let end = (first + usize::from(band.atoms)).min(demand.energies.len());
-        let energy: f64 = demand.energies[first.min(end)..end].iter().sum();
-        let loss = if band.codes == 0 { 1.0 } else { lost(band.codes) + lost(band.width) };
-        lost_energy -= energy * (1.0 - loss);
+        let energy: f64 = demand.energies[first.min(end)..end].iter().map(|e| e.max(0.0)).sum();
+        left -= energy * (1.0 - lost(band.codes) - lost(band.width) * spill);
         first = end;
     }
-    lost_energy.max(0.0)
+    left.max(0.0)
 }
 
 struct Pricing<'a> {
     demands: &'a [Demand],
     /// Sums of the energies of the first atoms, times the importance.
     sums: &'a [Vec<f64>],
+    /// [`Bands::spill`] of each matrix.
+    spill: Vec<f64>,
     columns: usize,
     price: f64,
     nodes: f64,
@@ -225,6 +212,42 @@ impl Pricing<'_> {
         (atoms * (self.columns.div_ceil(usize::from(width)) + 1) + codebook(width)) as f64 + self.nodes
     }
 
+    /// The first atom of each band of the best division, and the first of the next.
+    fn pieces(&self) -> Vec<(usize, usize)> {
+        let most = self.demands.iter().map(|d| d.energies.len()).max().unwrap_or(0).min(usize::from(u16::MAX));
+        let grid = most.div_ceil(128).max(1);
+        let marks: Vec<usize> = (0..most).step_by(grid).chain([most]).collect();
+        // best[b][j]: the least cost of the first marks[j] atoms in b bands.
+        let mut best = vec![vec![f64::INFINITY; marks.len()]; MAX_BANDS + 1];
+        let mut from = vec![vec![0; marks.len()]; MAX_BANDS + 1];
+        best[0][0] = 0.0;
+        for end in 1..marks.len() {
+            for start in 0..end {
+                let cost = self.band(marks[start], marks[end], None);
+                for bands in 0..MAX_BANDS {
+                    let cost = best[bands][start] + cost;
+                    if cost < best[bands + 1][end] {
+                        best[bands + 1][end] = cost;
+                        from[bands + 1][end] = start;
+                    }
+                }
+            }
+        }
+        // What is not in a band is lost; at least one is stored: what is nothing needs no dictionary.
+        let lost = |end: usize| -> f64 { (0..self.demands.len()).map(|m| self.energy(m, marks[end], most)).sum() };
+        let cost = |&(bands, end): &(usize, usize)| best[bands][end] + lost(end);
+        let ends = (1..=MAX_BANDS).flat_map(|bands| (1..marks.len()).map(move |end| (bands, end)));
+        let Some((mut bands, mut end)) = ends.min_by(|a, b| cost(a).total_cmp(&cost(b))) else { return Vec::new() };
+        let mut pieces = Vec::new();
+        while bands > 0 {
+            let start = from[bands][end];
+            pieces.push((marks[start], marks[end]));
+            (bands, end) = (bands - 1, start);
+        }
+        pieces.reverse();
+        pieces
+    }
+
     /// The least cost of a band; tells the widths of the codes if asked to.
     fn band(&self, start: usize, end: usize, mut widths: Option<&mut Vec<u8>>) -> f64 {
         let mut cost = 0.0;
@@ -235,7 +258,7 @@ impl Pricing<'_> {
             for width in CODE_WIDTHS {
                 let cost = energy * lost(width) + self.price * self.code_bytes(matrix, end - start, width);
                 if cost < least.0 {
-                    least = (cost, width, energy);
+                    least = (cost, width, energy * self.spill[matrix]);
                 }
             }
             cost += least.0;
@@ -247,38 +270,37 @@ impl Pricing<'_> {
         cost + self.atoms(end - start, coded).0
     }
 
-    /// The least cost of storing so many atoms that explain `energy`, and the width of their pieces.
+    /// The least cost of storing so many atoms, of whose errors `energy` is lost, and the width of their pieces.
     fn atoms(&self, atoms: usize, energy: f64) -> (f64, u8) {
         let cost = |width: u8| energy * lost(width) + self.price * self.atom_bytes(atoms, width);
         let all = ATOM_WIDTHS.map(|width| (cost(width), width));
         all.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).expect("widths are several")
     }
 
-    fn division(&self, pieces: &[(usize, usize)], total: f64) -> Division {
+    /// The bands of all matrices for these pieces of the basis.
+    fn division(&self, pieces: &[(usize, usize)]) -> Division {
         let mut all: Vec<Vec<Band>> = vec![Vec::new(); self.demands.len()];
-        let (mut loss, mut bytes) = (total, 0.0);
+        let mut bytes = 0.0;
         for &(start, end) in pieces {
             let mut widths = Vec::new();
             self.band(start, end, Some(&mut widths));
-            let coded: f64 =
-                widths.iter().enumerate().filter(|(_, w)| **w > 0).map(|(m, _)| self.energy(m, start, end)).sum();
-            let (_, width) = self.atoms(end - start, coded);
-            loss += coded * lost(width);
+            let coded = (0..widths.len()).filter(|&m| widths[m] > 0);
+            let (_, width) = self.atoms(end - start, coded.map(|m| self.energy(m, start, end) * self.spill[m]).sum());
             bytes += self.atom_bytes(end - start, width);
             for (matrix, &codes) in widths.iter().enumerate() {
-                let codes = if start == 0 && codes == 0 { CODE_WIDTHS[CODE_WIDTHS.len() - 1] } else { codes };
+                let codes = if start == 0 && codes == 0 { COARSEST } else { codes };
                 let previous = all[matrix].last().is_none_or(|band| band.codes > 0);
                 // Bands that a matrix uses come first: one in between is used at the lowest rate that there is.
                 if codes > 0 && !previous {
-                    let unused = all[matrix].iter_mut().filter(|band| band.codes == 0);
-                    unused.for_each(|band| band.codes = CODE_WIDTHS[CODE_WIDTHS.len() - 1]);
+                    all[matrix].iter_mut().filter(|band| band.codes == 0).for_each(|band| band.codes = COARSEST);
                 }
                 all[matrix].push(Band { atoms: (end - start) as u16, width, codes });
-                loss -= self.energy(matrix, start, end) * (1.0 - lost(codes));
                 bytes += self.code_bytes(matrix, end - start, codes);
             }
         }
         let bands = all.iter().map(|bands| Bands::new(bands).expect("as many bands as fit, of widths on offer"));
-        Division { bands: bands.collect(), loss, bytes }
+        let bands: Vec<Bands> = bands.collect();
+        let loss = self.demands.iter().zip(&bands).map(|(d, b)| d.importance * distortion(d, b, self.columns)).sum();
+        Division { bands, loss, bytes }
     }
 }

@@ -6,8 +6,8 @@
 //!
 //! Atoms and codes are themselves coded by block dictionaries, in the metric that each meets: the atoms in `S`, the codes
 //! in `G = D S D^T` of the atoms as they are stored. Bands of atoms ([`super::bands`]) are coded one after the other, each
-//! to make up for what is wrong so far: the codes of a band are found for what all bands before it have left,
-//! `Z = E S D^T G^-1`.
+//! to make up for what is wrong so far: its atoms are those that explain most of what all bands before it have left, its
+//! codes `Z = E S D^T G^-1`.
 
 use std::sync::Arc;
 
@@ -75,6 +75,12 @@ pub struct Item<'a> {
     pub start: usize,
     /// How much its distortion counts among those that share the dictionary; positive.
     pub importance: f64,
+}
+
+impl Item<'_> {
+    fn matrix(&self) -> Matrix<'_> {
+        Matrix { weights: self.left.view(), metric: self.metric, importance: self.importance }
+    }
 }
 
 /// The atoms that explain most of some matrices, before any are chosen.
@@ -157,21 +163,16 @@ fn mean_moment(matrices: &[Matrix<'_>], starts: &[usize], columns: usize) -> Arr
 /// As [`super::learn`].
 pub fn learn(mut items: Vec<Item<'_>>, bands: &[Bands], columns: usize, options: &Options) -> Result<Vec<Part>> {
     let starts: Vec<usize> = items.iter().map(|item| item.start).collect();
-    let matrices: Vec<Matrix<'_>> = items
-        .iter()
-        .map(|item| Matrix { weights: item.left.view(), metric: item.metric, importance: item.importance })
-        .collect();
-    let basis = Basis::mine(&matrices, &starts, columns)?;
     let mut stored = Vec::new();
     let mut codes: Vec<Vec<Coded>> = vec![Vec::new(); items.len()];
-    let mut first = 0;
     for (index, band) in bands[0].iter().enumerate() {
-        let size = usize::from(band.atoms);
-        let atoms = basis.atoms.slice_axis(Axis(0), Slice::from(first..first + size)).mapv(|a| a as f32);
-        first += size;
+        let users: Vec<usize> = (0..items.len()).filter(|&i| bands[i].used().nth(index).is_some()).collect();
+        // What is left, rounding of the atoms before included, decides which atoms come next.
+        let (matrices, firsts): (Vec<_>, Vec<_>) = users.iter().map(|&i| (items[i].matrix(), starts[i])).unzip();
+        let basis = Basis::mine(&matrices, &firsts, columns)?;
+        let atoms = basis.atoms.slice_axis(Axis(0), Slice::from(..usize::from(band.atoms))).mapv(|a| a as f32);
         let matrix = Matrix { weights: atoms.view(), metric: &basis.metric, importance: 1.0 };
         let atoms = super::learn(&[matrix], band.atoms_spec(), options)?.coded.remove(0);
-        let users: Vec<usize> = (0..items.len()).filter(|&i| bands[i].used().nth(index).is_some()).collect();
         let widths = |i: usize| bands[i].used().nth(index).map_or(0, |band: Band| usize::from(band.codes));
         let dense = atoms.decode();
         let found = code_band(&items, &users, widths, &dense, options)?;
