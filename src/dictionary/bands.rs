@@ -143,7 +143,7 @@ pub struct Division {
 /// Divides a dictionary of `columns` numbers to an atom so that loss and bytes times `price` are least. `nodes` is what
 /// the nodes that rebuild one band of one matrix take in a file.
 ///
-/// What errors in the atoms cost depends on how all bands are coded ([`Bands::spill`]): it is taken from one division for
+/// What errors in the atoms cost depends on how all bands are coded (`Bands::spill`): it is taken from one division for
 /// the next, and the best of them is kept.
 pub fn divide(demands: &[Demand], columns: usize, price: f64, nodes: f64) -> Division {
     let sums: Vec<Vec<f64>> = demands
