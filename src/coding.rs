@@ -10,13 +10,14 @@ use std::sync::{Arc, OnceLock};
 
 use ndarray::{Array2, Array3, ArrayView2, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
+use serde::Serialize;
 
 use crate::dictionary::{
     self, Atoms, Band, Bands, BlockSpec, Codebook, Coded, Item, Matrix as CodedMatrix, Metric, Part, Projected,
     ScaleCodes, ScaleFormat,
 };
 use crate::encode::{
-    self, Assigned, Block, Form, Home, Layer, Request, Stored, Subject, Writer, fast, portable, vendor,
+    self, Assigned, Block, Form, Home, Layer, Request, Storage, Stored, Subject, Work, Writer, fast, portable, vendor,
 };
 use crate::engine::{Engine, Overrides};
 use crate::error::{Error, ErrorKind, Result};
@@ -172,20 +173,48 @@ impl Weights {
         Ok(survey)
     }
 
-    /// The form of every node where the units are stored as `is_coded` says.
-    pub fn forms(&self, model: &Model, request: Request, is_coded: impl Fn(usize) -> bool) -> Vec<Assigned> {
-        let coded = |weight: usize| (0..self.units.len()).all(|u| self.units[u].weight != weight || is_coded(u));
+    /// The form of every node where the units are stored as `storage` says.
+    pub fn forms(&self, model: &Model, request: Request, storage: impl Fn(usize) -> Storage) -> Vec<Assigned> {
+        let obstacle = |weight: usize, form: Form| {
+            let directions = self.directions(weight, &storage);
+            directions.iter().find_map(|units| encode::obstacle(units, form, request.from.is_none()))
+        };
         let bias = |node: usize| self.bias(model, node);
-        encode::assign(&self.survey, model.opset(), request, &bias, coded)
+        encode::assign(&self.survey, model.opset(), request, &bias, obstacle)
+    }
+
+    /// The units of each direction of a weight: rows and columns, and how they are stored.
+    fn directions(&self, weight: usize, storage: impl Fn(usize) -> Storage) -> Vec<Vec<([usize; 2], Storage)>> {
+        let units: Vec<usize> = (0..self.units.len()).filter(|&u| self.units[u].weight == weight).collect();
+        let directions =
+            units.chunk_by(|&a, &b| self.units[a].unit.direction_index == self.units[b].unit.direction_index);
+        directions.map(|units| units.iter().map(|&u| (self.units[u].unit.shape(), storage(u))).collect()).collect()
+    }
+
+    /// Multiply-adds of a step of all nodes under a plan, and which of them are done in another form than portable.
+    pub fn work(&self, choices: &[Choice], forms: &[Assigned]) -> MultiplyAdds {
+        let mut total = MultiplyAdds::default();
+        for (weight, found) in self.survey.weights.iter().enumerate() {
+            for units in self.directions(weight, |u| choices[u].storage()) {
+                let work = Work::of(&units);
+                for used in &found.uses {
+                    let is_portable = forms[used.node].form == Form::Portable;
+                    total.before += work.dense;
+                    total.after += if is_portable { work.dense } else { work.factored };
+                    total.factored += work.factored;
+                }
+            }
+        }
+        total
     }
 
     fn bias(&self, model: &Model, node: usize) -> Option<&Bias> {
         self.biases.get_or_init(|| self.survey.biases(model))[node].as_ref()
     }
 
-    /// For each unit the form of the nodes that use it, if all units are coded.
-    pub fn unit_forms(&self, model: &Model, request: Request) -> Vec<Form> {
-        let forms = self.forms(model, request, |_| true);
+    /// For each unit the form of the nodes that use it where the units are stored as `storage` says.
+    pub fn unit_forms(&self, model: &Model, request: Request, storage: impl Fn(usize) -> Storage) -> Vec<Form> {
+        let forms = self.forms(model, request, storage);
         self.units.iter().map(|unit| forms[self.survey.weights[unit.weight].uses[0].node].form).collect()
     }
 
@@ -297,6 +326,17 @@ impl Weights {
     }
 }
 
+/// Multiply-adds of a step of all compressed nodes, at batch 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MultiplyAdds {
+    /// Of the original.
+    pub before: u64,
+    /// Of the result: fewer where a node takes a form that multiplies by a dictionary, then by its codes.
+    pub after: u64,
+    /// If all that is coded with projection dictionaries were multiplied so.
+    pub factored: u64,
+}
+
 /// Kind of sharing, which of its kind, and shape of the codebook.
 type Group = (Sharing, usize, BlockSpec);
 
@@ -331,6 +371,14 @@ impl CodedUnit {
         match self {
             CodedUnit::Block(coded) => Some(coded),
             CodedUnit::Projection(_) => None,
+        }
+    }
+
+    /// How it is stored, for the choice of forms.
+    fn storage(&self) -> Storage {
+        match self {
+            CodedUnit::Block(_) => Storage::Block,
+            CodedUnit::Projection(projected) => Storage::from(projected),
         }
     }
 
@@ -442,7 +490,9 @@ fn project(
             })
             .collect();
         let first = &weights.units[members[0].0].unit;
-        let learned = dictionary::learn_projection(items, &bands, *columns, &how.options)
+        let peak = members.iter().map(|&(unit, ..)| how.peaks[unit]).min().unwrap_or(i8::MAX);
+        let options = dictionary::Options { peak, ..how.options.clone() };
+        let learned = dictionary::learn_projection(items, &bands, *columns, &options)
             .map_err(|e| e.at_node(first.to_string()))?;
         for (&(unit, ..), part) in members.iter().zip(learned) {
             let parts = parts.entry(unit).or_default();
@@ -467,8 +517,8 @@ pub fn apply(model: &Model, weights: &Weights, coded: &CodedUnits, writing: &Wri
     let mut result = model.clone();
     let mut rewriter = Rewriter::new(&mut result);
     let survey = &weights.survey;
-    let is_block = |unit: usize| coded[unit].as_ref().is_some_and(|c| c.block().is_some());
-    let forms = weights.forms(model, writing.request, is_block);
+    let storage = |unit: usize| coded[unit].as_ref().map_or(Storage::Dense, CodedUnit::storage);
+    let forms = weights.forms(model, writing.request, storage);
     let kept: Vec<Kept<'_>> = (0..survey.weights.len()).map(|weight| Kept::new(weights, coded, weight)).collect();
     let mut writer = Writer::new(&mut rewriter);
     let mut edits = Vec::new();

@@ -15,6 +15,7 @@ use std::time::Instant;
 use crate::calibrate::{self, Moment, SecondMoments, Vector};
 use crate::coding::{self, CodedUnits, Learning, WeightUnit, Weights, Writing};
 use crate::dictionary::{self, Metric, ScaleFormat};
+use crate::encode::Storage;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::loss::Judge;
@@ -145,7 +146,7 @@ impl<'a> Job<'a> {
         // One step coarser than the plan will be: far above noise, still small enough to be quadratic.
         let coarse = ((8.0 / bits).round() as usize + 1).clamp(3, 8);
         let energy = self.equal();
-        let how = self.learning(CURVE_ROUNDS);
+        let how = self.learning(CURVE_ROUNDS, None);
         let curves = Curves::learn(&self.weights, &how, &energy, SCALES, coarse, rates, progress);
         self.seconds.learn += start.elapsed().as_secs_f64();
         curves
@@ -198,9 +199,9 @@ impl<'a> Job<'a> {
         let start = Instant::now();
         let samples = self.few(samples);
         let reference = judge.reference(engine, &samples)?;
-        let how = self.learning(PLAN_ROUNDS);
         progress.phase("compare plans", 2 * self.weights.units.len() as u64);
         let loss = |plan: &Plan| {
+            let how = self.learning(PLAN_ROUNDS, Some(plan));
             let (coded, _) = coding::learn(&self.weights, plan, &how, progress)?;
             // Decoded, the weights want the room.
             self.metrics.iter().for_each(|metric| metric.forget_factors());
@@ -235,7 +236,8 @@ impl<'a> Job<'a> {
     pub fn code(&mut self, plan: Plan, progress: &dyn Progress) -> Result<Coded> {
         let start = Instant::now();
         progress.phase("learn", self.weights.units.len() as u64);
-        let (units, distortion) = coding::learn(&self.weights, &plan, &self.learning(FINAL_ROUNDS), progress)?;
+        let how = self.learning(FINAL_ROUNDS, Some(&plan));
+        let (units, distortion) = coding::learn(&self.weights, &plan, &how, progress)?;
         progress.done();
         self.seconds.learn += start.elapsed().as_secs_f64();
         let start = Instant::now();
@@ -282,14 +284,16 @@ impl<'a> Job<'a> {
         (0..self.weights.units.len()).map(|u| self.energy(u)).map(|e| if e > 0.0 { 1.0 / e } else { 1.0 }).collect()
     }
 
-    fn learning(&self, rounds: usize) -> Learning<'_> {
+    fn learning(&self, rounds: usize, plan: Option<&Plan>) -> Learning<'_> {
         let options = dictionary::Options { seed: self.seed, rounds, scale_format: SCALES, ..Default::default() };
-        Learning { metrics: &self.metrics, options, peaks: self.peaks() }
+        Learning { metrics: &self.metrics, options, peaks: self.peaks(plan) }
     }
 
-    /// The largest level of the atoms of each unit: what is multiplied as int8 keeps to seven bits.
-    fn peaks(&self) -> Vec<i8> {
-        let forms = self.weights.unit_forms(self.model, self.writing.request);
+    /// The largest level of the atoms of each unit: what is multiplied as int8 keeps to seven bits. Without a plan, all
+    /// units are taken for block codes.
+    fn peaks(&self, plan: Option<&Plan>) -> Vec<i8> {
+        let storage = |unit: usize| plan.map_or(Storage::Block, |plan| plan.choices[unit].storage());
+        let forms = self.weights.unit_forms(self.model, self.writing.request, storage);
         forms.into_iter().map(|form| form.peak()).collect()
     }
 }

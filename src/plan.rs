@@ -1,6 +1,7 @@
 //! A plan: how every unit of a model's weights is stored.
 
 use crate::dictionary::{Bands, BlockSpec};
+use crate::encode::Storage;
 
 /// Atoms of a codebook: an index is a byte. With 16 atoms two indices share a byte, but the table of pairs that decodes
 /// them costs as much as 256 atoms of twice the width, which do better at the same rate.
@@ -72,9 +73,17 @@ impl Choice {
         }
     }
 
-    /// Whether it is codes of a block dictionary: int8 levels times a scale for each row.
-    pub fn is_block(self) -> bool {
-        matches!(self, Choice::Block { .. })
+    /// How the unit is stored, for the choice of forms.
+    pub fn storage(self) -> Storage {
+        match self {
+            Choice::Dense => Storage::Dense,
+            Choice::Block { .. } => Storage::Block,
+            Choice::Projection { parts: [bands, other] } if other.is_empty() => {
+                let dictionary = bands.iter().map(|band| (usize::from(band.atoms), usize::from(band.width))).collect();
+                Storage::Projection { dictionary, used: bands.used().count() }
+            }
+            Choice::Projection { .. } => Storage::Projections,
+        }
     }
 }
 

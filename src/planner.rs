@@ -9,7 +9,7 @@ mod projection;
 use crate::budget::{self, Candidate};
 use crate::coding::{self, CodedUnits, Learning, Weights, Writing};
 use crate::dictionary::{BlockSpec, ScaleFormat};
-use crate::encode::Form;
+use crate::encode::{Form, Storage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
 use crate::plan::{ATOMS, Choice, Plan, Sharing};
@@ -315,7 +315,7 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(curves: &'a Curves, sizing: &'a Sizing<'a>, sensitivity: &'a [f64], target: u64) -> Self {
-        let forms = sizing.weights.unit_forms(sizing.model, sizing.writing.request);
+        let forms = sizing.weights.unit_forms(sizing.model, sizing.writing.request, |_| Storage::Block);
         let keeps_dense = forms.into_iter().map(|form| form == Form::Portable).collect();
         Search { curves, sizing, sensitivity, target, keeps_dense, best: None, smallest: u64::MAX }
     }

@@ -6,17 +6,17 @@
 //!
 //! Atoms and codes are themselves coded by block dictionaries, in the metric that each meets: the atoms in `S`, the codes
 //! in `G = D S D^T` of the atoms as they are stored. Bands of atoms ([`super::bands`]) are coded one after the other, each
-//! to make up for what is wrong so far: its atoms are those that explain most of what all bands before it have left, its
-//! codes `Z = E S D^T G^-1`.
+//! to make up for what is wrong so far: its codes are those in `Z = E S D^T G^-1` for what is left `E` and the atoms `D` of
+//! the band and of those to come. Errors in atoms that fall in the span of all atoms are coded with what falls there.
 
 use std::sync::Arc;
 
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
 use faer::{Mat, Side};
-use ndarray::{Array2, ArrayViewMut2, Axis, Slice};
+use ndarray::{Array2, ArrayViewMut2, Axis, Slice, concatenate};
 use rayon::prelude::*;
 
-use super::bands::{Band, Bands, Demand};
+use super::bands::{Bands, Demand};
 use super::{BlockSpec, Coded, Matrix, Metric, Options};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -163,57 +163,55 @@ fn mean_moment(matrices: &[Matrix<'_>], starts: &[usize], columns: usize) -> Arr
 /// As [`super::learn`].
 pub fn learn(mut items: Vec<Item<'_>>, bands: &[Bands], columns: usize, options: &Options) -> Result<Vec<Part>> {
     let starts: Vec<usize> = items.iter().map(|item| item.start).collect();
-    let mut stored = Vec::new();
-    let mut codes: Vec<Vec<Coded>> = vec![Vec::new(); items.len()];
-    for (index, band) in bands[0].iter().enumerate() {
-        let users: Vec<usize> = (0..items.len()).filter(|&i| bands[i].used().nth(index).is_some()).collect();
-        // What is left, rounding of the atoms before included, decides which atoms come next.
-        let (matrices, firsts): (Vec<_>, Vec<_>) = users.iter().map(|&i| (items[i].matrix(), starts[i])).unzip();
-        let basis = Basis::mine(&matrices, &firsts, columns)?;
-        let atoms = basis.atoms.slice_axis(Axis(0), Slice::from(..usize::from(band.atoms))).mapv(|a| a as f32);
+    let matrices: Vec<_> = items.iter().map(Item::matrix).collect();
+    let basis = Basis::mine(&matrices, &starts, columns)?;
+    let mut first = 0;
+    let stored = bands[0].iter().map(|band| {
+        let range = first..first + usize::from(band.atoms);
+        first = range.end;
+        let atoms = basis.atoms.slice_axis(Axis(0), Slice::from(range)).mapv(|a| a as f32);
         let matrix = Matrix { weights: atoms.view(), metric: &basis.metric, importance: 1.0 };
-        let atoms = super::learn(&[matrix], band.atoms_spec(), options)?.coded.remove(0);
-        let widths = |i: usize| bands[i].used().nth(index).map_or(0, |band: Band| usize::from(band.codes));
-        let dense = atoms.decode();
-        let found = code_band(&items, &users, widths, &dense, options)?;
-        for (user, coded) in found {
-            let made = coded.decode().dot(&dense);
+        Ok(super::learn(&[matrix], band.atoms_spec(), options)?.coded.remove(0))
+    });
+    let stored: Vec<Coded> = stored.collect::<Result<_>>()?;
+    let dense: Vec<Array2<f32>> = stored.iter().map(Coded::decode).collect();
+    let mut codes: Vec<Vec<Coded>> = vec![Vec::new(); items.len()];
+    for index in 0..stored.len() {
+        for (user, coded) in code_band(&items, bands, index, &dense, options)? {
+            let made = coded.decode().dot(&dense[index]);
             let mut left = items[user].left.slice_axis_mut(Axis(1), Slice::from(starts[user]..starts[user] + columns));
             left -= &made;
             codes[user].push(coded);
         }
-        stored.push(atoms);
     }
     let atoms = Arc::new(Atoms { columns, bands: stored });
     Ok(starts.into_iter().zip(codes).map(|(start, codes)| Part { start, atoms: atoms.clone(), codes }).collect())
 }
 
-/// The codes of one band for each of `users`.
+/// The codes of band `index` for each item that uses it.
 fn code_band(
     items: &[Item<'_>],
-    users: &[usize],
-    width: impl Fn(usize) -> usize,
-    atoms: &Array2<f32>,
+    bands: &[Bands],
+    index: usize,
+    atoms: &[Array2<f32>],
     options: &Options,
 ) -> Result<Vec<(usize, Coded)>> {
+    let users: Vec<usize> = (0..items.len()).filter(|&i| bands[i].used().count() > index).collect();
+    let key =
+        |user: usize| (std::ptr::from_ref(items[user].metric).addr(), items[user].start, bands[user].used().count());
     // Items with the same metric see the atoms in the same way.
-    let mut seen: Vec<(*const Metric, usize, Seen)> = Vec::new();
-    for &user in users {
-        let item = &items[user];
-        let key = (std::ptr::from_ref(item.metric), item.start);
-        if !seen.iter().any(|(metric, start, _)| (*metric, *start) == key) {
-            seen.push((key.0, key.1, Seen::new(item, atoms)?));
-        }
-    }
-    let of = |user: usize| {
-        let item = &items[user];
-        let key = (std::ptr::from_ref(item.metric), item.start);
-        &seen.iter().find(|(metric, start, _)| (*metric, *start) == key).expect("made for all users").2
-    };
-    let targets: Vec<Array2<f32>> = users.iter().map(|&user| of(user).target(&items[user], atoms)).collect();
+    let mut keys: Vec<_> = users.iter().map(|&user| (key(user), user)).collect();
+    keys.sort_unstable();
+    keys.dedup_by_key(|(key, _)| *key);
+    let seen: Vec<Seen> = keys
+        .par_iter()
+        .map(|&((.., used), user)| Seen::new(&items[user], &atoms[index], &atoms[index + 1..used]))
+        .collect::<Result<_>>()?;
+    let of = |user: usize| &seen[keys.binary_search_by_key(&key(user), |(key, _)| *key).expect("made for all users")];
+    let targets: Vec<Array2<f32>> = users.par_iter().map(|&user| of(user).target(&items[user])).collect();
     let mut by_width: Vec<(usize, Vec<usize>)> = Vec::new();
     for (place, &user) in users.iter().enumerate() {
-        let width = width(user);
+        let width = bands[user].used().nth(index).map_or(0, |band| usize::from(band.codes));
         match by_width.iter_mut().find(|(other, _)| *other == width) {
             Some((_, places)) => places.push(place),
             None => by_width.push((width, vec![place])),
@@ -241,40 +239,53 @@ fn code_band(
     Ok(found)
 }
 
-/// Atoms as matrices with one metric see them.
+/// The atoms of a band and of those to come `[k, n]`, as matrices with one metric see them: `G = D M D^T = L L^T`, the band
+/// last. Codes of the bands to come make up for what those of the band get wrong in their directions; what is left to the
+/// band is the last block of `L L^T` (the Schur complement).
 struct Seen {
-    /// `G = D M D^T`, `[k, k]`.
-    metric: Metric,
-    /// Its Cholesky factor.
+    /// `D`.
+    atoms: Array2<f32>,
+    /// `L`.
     lower: Mat<f64>,
+    /// What an error in the codes of the band costs.
+    metric: Metric,
 }
 
 impl Seen {
-    fn new(item: &Item<'_>, atoms: &Array2<f32>) -> Result<Seen> {
+    fn new(item: &Item<'_>, band: &Array2<f32>, to_come: &[Array2<f32>]) -> Result<Seen> {
+        let all: Vec<_> = to_come.iter().chain([band]).map(|atoms| atoms.view()).collect();
+        let atoms = concatenate(Axis(0), &all).expect("atoms of one dictionary are as wide");
         let (size, columns) = atoms.dim();
-        let damped =
-            Array2::from_shape_fn((columns, columns), |(i, j)| item.metric.entry(item.start + i, item.start + j));
-        let gram = atoms.dot(&damped).dot(&atoms.t());
+        let moment =
+            Mat::from_fn(columns, columns, |i, j| f64::from(item.metric.entry(item.start + i, item.start + j)));
+        let wide = Mat::from_fn(size, columns, |i, j| f64::from(atoms[(i, j)]));
+        let gram = (&wide * moment) * wide.transpose();
         // Atoms that rounding made alike, or nothing: a ridge keeps the codes finite.
-        let ridge = 1e-6 * gram.diag().iter().map(|g| f64::from(*g)).sum::<f64>().max(f64::MIN_POSITIVE) / size as f64;
-        let lower = Mat::from_fn(size, size, |i, j| f64::from(gram[(i, j)]) + if i == j { ridge } else { 0.0 });
+        let ridge = 1e-6 * (0..size).map(|i| gram[(i, i)]).sum::<f64>().max(f64::MIN_POSITIVE) / size as f64;
+        let lower = Mat::from_fn(size, size, |i, j| gram[(i, j)] + if i == j { ridge } else { 0.0 });
         let lower = lower.as_ref().llt(Side::Lower).map_err(|_| usage("atoms that are all alike"))?.L().to_owned();
-        Ok(Seen { metric: Metric::new(gram.view(), 0.0)?, lower })
+        let own = lower.as_ref().submatrix(size - band.nrows(), size - band.nrows(), band.nrows(), band.nrows());
+        let own = own * own.transpose();
+        let metric = Array2::from_shape_fn((band.nrows(), band.nrows()), |(i, j)| own[(i, j)]);
+        Ok(Seen { metric: Metric::new(metric.view(), 0.0)?, atoms, lower })
     }
 
-    /// `Z = E M D^T G^-1` for what is left `E`.
-    fn target(&self, item: &Item<'_>, atoms: &Array2<f32>) -> Array2<f32> {
-        let (size, columns) = atoms.dim();
+    /// The codes of the band `[rows, k_b]` in `Z = E M D^T G^-1`, for what is left `E`.
+    fn target(&self, item: &Item<'_>) -> Array2<f32> {
+        let (size, columns) = self.atoms.dim();
         let (rows, all) = item.left.dim();
         let left: Vec<f32> = item.left.iter().copied().collect();
         let seen =
             Array2::from_shape_vec((rows, all), item.metric.times_damped(&left)).expect("the shape of what is left");
-        let right = seen.slice_axis(Axis(1), Slice::from(item.start..item.start + columns)).dot(&atoms.t());
-        // G Z^T = right^T.
+        let right = seen.slice_axis(Axis(1), Slice::from(item.start..item.start + columns)).dot(&self.atoms.t());
+        // L L^T Z^T = right^T, of which only the last rows of Z^T are needed.
         let mut codes = Mat::from_fn(size, rows, |i, j| f64::from(right[(j, i)]));
         solve_lower_triangular_in_place(self.lower.as_ref(), codes.as_mut(), faer::Par::Seq);
-        solve_upper_triangular_in_place(self.lower.as_ref().transpose(), codes.as_mut(), faer::Par::Seq);
-        Array2::from_shape_fn((rows, size), |(i, j)| codes[(j, i)] as f32)
+        let (band, first) = (self.metric.size(), size - self.metric.size());
+        let own = self.lower.as_ref().submatrix(first, first, band, band);
+        let mut codes = codes.as_mut().submatrix_mut(first, 0, band, rows);
+        solve_upper_triangular_in_place(own.transpose(), codes.as_mut(), faer::Par::Seq);
+        Array2::from_shape_fn((rows, band), |(i, j)| codes[(j, i)] as f32)
     }
 }
 

@@ -11,6 +11,10 @@
 //! compute: onnxruntime frees a weight once it has packed it for its products, but not one that is a body's own. OpenVINO
 //! lets no body read a value that is computed outside, and so refuses the form.
 //!
+//! Weights that are codes of a projection dictionary are multiplied as the product that they are, `R h = Z (D h)`: first
+//! by the atoms, then for each band by its codes, with the vector in between quantised anew. Where that does not
+//! [pay](super::obstacle), the node stays portable.
+//!
 //! With `G*H` gates in ONNX's order, LSTM `i o f c`: `c' = f c + i tanh(c~)`, `h' = o tanh(c')`. GRU `z r h`:
 //! `h' = n + z (h - n)`, where `n = tanh(x_h + r (R_h h + Rb_h))` if `linear_before_reset`, else
 //! `n = tanh(x_h + R_h (r h) + Rb_h)`, for which `r h` is quantised anew.
@@ -22,7 +26,8 @@ use serde::{Deserialize, Serialize};
 
 use super::found::{Found, changed, constant, dense, stacked};
 use super::writer::{int, ints, runs};
-use super::{Home, Layer, Stored, Writer};
+use super::{Block, Home, Layer, Stored, Subject, Writer, projected};
+use crate::dictionary::Projected;
 use crate::error::Result;
 use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::proto::{TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto};
@@ -55,9 +60,25 @@ pub(super) fn refusal<'b>(node: &RecurrentNode, opset: i64, bias: impl FnOnce() 
 
 /// The names of an int8 matrix `[n, rows]` and of the scale of each of its columns.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Matrix {
+struct Levels {
     levels: String,
     scales: String,
+}
+
+/// What a vector is multiplied with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Matrix {
+    /// The matrix itself.
+    Whole(Levels),
+    /// Atoms `[n, k]`, and for each band of them codes `[k_b, rows]`, whose products are added.
+    Factors {
+        atoms: Levels,
+        codes: Vec<Levels>,
+        /// k_b of each band.
+        #[serde(skip)]
+        sizes: Vec<usize>,
+    },
 }
 
 /// What a Scan stands for: the text of its `doc_string`, which the way back needs. Names are those of values.
@@ -384,40 +405,145 @@ impl Scribe<'_, '_, '_, '_> {
     }
 
     fn matrix(&mut self, stored: &Stored<'_>, home: Home<'_>) -> Matrix {
-        let rows = stored.rows();
-        let parts =
-            runs(stored, usize::MAX).iter().map(|run| self.writer.levels(stored, run, &[run.rows()], home)).collect();
-        let levels = self.writer.concat(&format!("{}/levels", stored.name), 0, parts);
+        let projected = stored.blocks.iter().map(|block| match block {
+            Block::Projected(projected) => Some(*projected),
+            Block::Coded(_) | Block::Dense(_) => None,
+        });
+        match projected.collect::<Option<Vec<&Projected>>>() {
+            Some(units) => self.factors(stored, &units, home),
+            None => Matrix::Whole(self.levels(std::slice::from_ref(stored), &stored.name, home)),
+        }
+    }
+
+    /// Coded rows, those of each of `stored` below one another.
+    fn levels(&mut self, stored: &[Stored<'_>], name: &str, home: Home<'_>) -> Levels {
+        let (mut levels, mut scales) = (Vec::new(), Vec::new());
+        for part in stored {
+            let runs = runs(part, usize::MAX);
+            levels.extend(runs.iter().map(|run| self.writer.levels(part, run, &[run.rows()], home)));
+            scales.push(self.writer.scales(part, &[part.rows()], home).expect("all rows are coded"));
+        }
+        self.transposed(levels, scales, name)
+    }
+
+    fn transposed(&mut self, levels: Vec<String>, scales: Vec<String>, name: &str) -> Levels {
+        let levels = self.writer.concat(&format!("{name}/levels"), 0, levels);
         let perm = vec![ints("perm", &[1, 0])];
-        let levels = self.writer.node("Transpose", &[&levels], &format!("{}/transposed", stored.name), perm);
-        let scales = self.writer.scales(stored, &[rows], home).expect("all rows are coded");
-        Matrix { levels, scales }
+        let levels = self.writer.node("Transpose", &[&levels], &format!("{name}/transposed"), perm);
+        Levels { levels, scales: self.writer.concat(&format!("{name}/all_scales"), 0, scales) }
+    }
+
+    /// The two matrices that gates of one dictionary are the product of.
+    fn factors(&mut self, stored: &Stored<'_>, units: &[&Projected], home: Home<'_>) -> Matrix {
+        let Subject::Weight(weight) = stored.of else { unreachable!("codes and atoms are coded in blocks") };
+        let atoms = &units[0].parts[0].atoms;
+        let number = self.writer.dictionary(atoms);
+        let used = units.iter().map(|unit| unit.parts[0].codes.len()).max().unwrap_or(0);
+        let codes = (0..used).map(|band| {
+            let of = Subject::Codes { weight, part: 0, band };
+            let name = format!("{}/z{band}", stored.name);
+            self.codes(of, stored, units, &name, home)
+        });
+        let codes = codes.collect();
+        let sizes = atoms.bands[..used].iter().map(|band| band.rows).collect();
+        let bands: Vec<Stored<'_>> = (0..used).map(|band| projected::band(atoms, number, band)).collect();
+        let atoms = self.levels(&bands, &format!("{}/atoms", stored.name), projected::shared(home));
+        Matrix::Factors { atoms, codes, sizes }
+    }
+
+    /// The codes of one band for all gates; zeros for a gate that does not use it.
+    fn codes(&mut self, of: Subject, stored: &Stored<'_>, units: &[&Projected], name: &str, home: Home<'_>) -> Levels {
+        let Subject::Codes { band, .. } = of else { unreachable!("codes are asked for") };
+        let (mut levels, mut scales) = (Vec::new(), Vec::new());
+        let mut start = stored.start;
+        for (unit, gate) in units.iter().zip(stored.gates) {
+            match unit.parts[0].codes.get(band) {
+                Some(coded) => {
+                    let part = projected::matrix(of, start, format!("{name}/{gate}"), &[coded]);
+                    let runs = runs(&part, usize::MAX);
+                    levels.extend(runs.iter().map(|run| self.writer.levels(&part, run, &[run.rows()], home)));
+                    scales.push(self.writer.scales(&part, &[unit.rows], home).expect("all rows are coded"));
+                }
+                None => {
+                    let atoms = unit.parts[0].atoms.bands[band].rows;
+                    let name = format!("{name}/{gate}");
+                    let zeros = self.nothing(&[unit.rows, atoms], &format!("{name}/none"), home);
+                    levels.push(self.writer.cast(&zeros, ElementType::Int8, &format!("{name}/levels")));
+                    scales.push(self.nothing(&[unit.rows], &format!("{name}/scales"), home));
+                }
+            }
+            start += unit.rows;
+        }
+        self.transposed(levels, scales, name)
+    }
+
+    /// Float zeros.
+    fn nothing(&mut self, shape: &[usize], name: &str, home: Home<'_>) -> String {
+        let shape: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
+        let shape = self.writer.integers(home.constants, &shape);
+        self.writer.node("ConstantOfShape", &[&shape], name, vec![])
     }
 
     /// `value * matrix + bias` in float.
     fn product(&mut self, value: &Quantised, matrix: &Matrix, bias: Option<&str>, stem: &str) -> String {
-        let [levels, scale, zero] = value;
-        let sums = self.writer.node("MatMulInteger", &[levels, &matrix.levels, zero], &format!("{stem}/sums"), vec![]);
-        let sums = self.writer.cast(&sums, ElementType::Float, &format!("{stem}/float"));
-        let scales = self.writer.node("Mul", &[scale, &matrix.scales], &format!("{stem}/scales"), vec![]);
-        let product = self.writer.node("Mul", &[&sums, &scales], &format!("{stem}/product"), vec![]);
+        let product = match matrix {
+            Matrix::Whole(levels) => self.one_product(value, levels, stem),
+            Matrix::Factors { atoms, codes, sizes } => {
+                let seen = self.one_product(value, atoms, &format!("{stem}/atoms"));
+                let parts = self.cut(&seen, sizes, &format!("{stem}/atoms"));
+                let products: Vec<String> = parts
+                    .iter()
+                    .zip(codes)
+                    .enumerate()
+                    .map(|(band, (part, codes))| {
+                        let stem = format!("{stem}/z{band}");
+                        let part = self.quantise(part, &stem);
+                        self.one_product(&part, codes, &stem)
+                    })
+                    .collect();
+                let add = |sum: String, next: String| self.op("Add", &[&sum, &next], stem, "sum");
+                products.into_iter().reduce(add).expect("a dictionary has bands")
+            }
+        };
         match bias {
             Some(bias) => self.writer.node("Add", &[&product, bias], &format!("{stem}/biased"), vec![]),
             None => product,
         }
     }
 
+    fn one_product(&mut self, value: &Quantised, matrix: &Levels, stem: &str) -> String {
+        let [levels, scale, zero] = value;
+        let sums = self.writer.node("MatMulInteger", &[levels, &matrix.levels, zero], &format!("{stem}/sums"), vec![]);
+        let sums = self.writer.cast(&sums, ElementType::Float, &format!("{stem}/float"));
+        let scales = self.writer.node("Mul", &[scale, &matrix.scales], &format!("{stem}/scales"), vec![]);
+        self.writer.node("Mul", &[&sums, &scales], &format!("{stem}/product"), vec![])
+    }
+
     /// Cuts `[B, ..]` into parts of so many times H columns.
     fn split<const N: usize>(&mut self, value: &str, parts: [usize; N], stem: &str, names: [&str; N]) -> [String; N] {
-        let sizes = parts.map(|part| (part * self.hidden) as i64);
         let outputs = names.map(|name| self.writer.fresh(&format!("{stem}/{name}")));
+        self.split_into(value, &parts.map(|part| part * self.hidden), outputs.to_vec());
+        outputs
+    }
+
+    /// Cuts along the last axis; what is one part stays as it is.
+    fn cut(&mut self, value: &str, sizes: &[usize], stem: &str) -> Vec<String> {
+        if sizes.len() == 1 {
+            return vec![value.to_owned()];
+        }
+        let outputs: Vec<String> = (0..sizes.len()).map(|i| self.writer.fresh(&format!("{stem}/{i}"))).collect();
+        self.split_into(value, sizes, outputs.clone());
+        outputs
+    }
+
+    fn split_into(&mut self, value: &str, sizes: &[usize], outputs: Vec<String>) {
+        let sizes: Vec<i64> = sizes.iter().map(|&size| size as i64).collect();
         if self.writer.opset() < AXES_INPUTS {
-            self.writer.push("Split", &[value], outputs.to_vec(), vec![int("axis", 1), ints("split", &sizes)]);
+            self.writer.push("Split", &[value], outputs, vec![int("axis", -1), ints("split", &sizes)]);
         } else {
             let sizes = self.writer.integers(&self.layer.node.scope, &sizes);
-            self.writer.push("Split", &[value, &sizes], outputs.to_vec(), vec![int("axis", 1)]);
+            self.writer.push("Split", &[value, &sizes], outputs, vec![int("axis", -1)]);
         }
-        outputs
     }
 }
 
@@ -459,9 +585,7 @@ fn restore(constants: &mut Constants<'_>, scope: &Scope, scans: &[(usize, Origin
     }
     let (mut w, mut r, mut bias) = (Vec::new(), Vec::new(), Vec::new());
     for (_, origin) in scans {
-        let mut matrix = |matrix: &Matrix| -> Result<Array2<f32>> {
-            dense(constant(constants, scope, &matrix.levels)?, constant(constants, scope, &matrix.scales)?)
-        };
+        let mut matrix = |matrix: &Matrix| weights(constants, scope, matrix);
         w.push(matrix(&origin.w)?);
         let parts = origin.r.iter().map(&mut matrix).collect::<Result<Vec<_>>>()?;
         let parts: Vec<_> = parts.iter().map(|part| part.view()).collect();
@@ -511,6 +635,24 @@ fn restore(constants: &mut Constants<'_>, scope: &Scope, scans: &[(usize, Origin
     }
     let nodes = nodes.into_iter().collect();
     Ok(Found { scope: scope.clone(), nodes, before: *before, node, w, r, bias })
+}
+
+/// The weights `[rows, n]` that a matrix stands for.
+fn weights(constants: &mut Constants<'_>, scope: &Scope, matrix: &Matrix) -> Result<Array2<f32>> {
+    let mut whole = |matrix: &Levels| {
+        dense(constant(constants, scope, &matrix.levels)?, constant(constants, scope, &matrix.scales)?)
+    };
+    let (atoms, codes) = match matrix {
+        Matrix::Whole(levels) => return whole(levels),
+        Matrix::Factors { atoms, codes, .. } => (whole(atoms)?, codes),
+    };
+    let codes = codes.iter().map(whole).collect::<Result<Vec<_>>>()?;
+    let codes: Vec<_> = codes.iter().map(|band| band.view()).collect();
+    let codes = concatenate(Axis(1), &codes).map_err(|_| changed("the codes of bands do not fit"))?;
+    if codes.ncols() != atoms.nrows() {
+        return Err(changed("there are not as many codes as atoms"));
+    }
+    Ok(codes.dot(&atoms))
 }
 
 fn text(name: &str, value: &str) -> AttributeProto {

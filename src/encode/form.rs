@@ -73,26 +73,22 @@ pub struct Assigned {
     pub reason: Option<String>,
 }
 
-/// The form of every node of `survey`. `bias` gives a node's B and is asked only where a form needs it, `is_coded` tells
-/// whether all of a weight (by index in [`Survey::weights`]) is coded.
+/// The form of every node of `survey`. `bias` gives a node's B and is asked only where a form needs it, `obstacle` why a
+/// weight (by index in [`Survey::weights`]) cannot be multiplied in a form.
 pub fn assign<'b>(
     survey: &Survey,
     opset: i64,
     request: Request,
     bias: &dyn Fn(usize) -> Option<&'b Bias>,
-    is_coded: impl Fn(usize) -> bool,
+    obstacle: impl Fn(usize, Form) -> Option<String>,
 ) -> Vec<Assigned> {
     let weights = |node: usize| Matrix::BOTH.iter().filter_map(move |&matrix| survey.weight_of(node, matrix));
     let mut assigned: Vec<Assigned> = (0..survey.nodes.len())
         .map(|index| {
             let node = &survey.nodes[index];
             let form = request.form.of_cell(node.cell);
-            let uncoded = || {
-                (!weights(index).all(&is_coded))
-                    .then(|| "some of its gates are not codes of a block dictionary".to_owned())
-            };
             match refusal(node, form, opset, request.from, || bias(index))
-                .or_else(|| if form == Form::Portable { None } else { uncoded() })
+                .or_else(|| weights(index).find_map(|weight| obstacle(weight, form)))
             {
                 None => Assigned { form, reason: None },
                 reason => Assigned { form: Form::Portable, reason },

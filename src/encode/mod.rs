@@ -4,6 +4,7 @@
 //! [`fast`] puts a loop of int8 products in its place, and [`vendor`] an operator of onnxruntime's own. What W and R are
 //! is the same in all, bit for bit what [`Coded::decode`] gives in float32.
 
+mod factors;
 pub mod fast;
 mod form;
 mod found;
@@ -16,6 +17,7 @@ use std::ops::Range;
 
 use ndarray::{Array2, ArrayView2};
 
+pub use factors::{Storage, Work, obstacle};
 pub use form::{Assigned, Form, Request, assign};
 pub use found::{Found, codec, find};
 pub use writer::{Home, Writer};
@@ -29,7 +31,7 @@ use crate::recurrent::RecurrentNode;
 pub enum Block<'a> {
     /// Codes, scales and a codebook.
     Coded(&'a Coded),
-    /// Codes of projection dictionaries, which only the portable form has.
+    /// Codes of projection dictionaries.
     Projected(&'a Projected),
     /// The rows `[H, n]` as they are.
     Dense(ArrayView2<'a, f32>),

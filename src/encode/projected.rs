@@ -41,7 +41,8 @@ pub(super) fn write(
                     let coded: Vec<Coded> =
                         rows.iter().map(|(unit, range)| cut(&unit.parts[part].codes[band], range)).collect();
                     let of = Subject::Codes { weight, part, band };
-                    matrix(writer, of, start, format!("{stem}/z{band}"), &coded, home)
+                    let coded: Vec<&Coded> = coded.iter().collect();
+                    portable::write(writer, &matrix(of, start, format!("{stem}/z{band}"), &coded), home)
                 })
                 .collect();
             let codes = writer.concat(&format!("{stem}/z"), 2, codes);
@@ -58,10 +59,7 @@ fn atoms(writer: &mut Writer<'_, '_>, atoms: &Arc<Atoms>, bands: Range<usize>, h
         return name;
     }
     let value = if bands.len() == 1 {
-        let shared = Home { constants: home.codebooks, codebooks: home.codebooks };
-        let band = std::slice::from_ref(&atoms.bands[bands.start]);
-        let of = Subject::Atoms { dictionary: number, band: bands.start };
-        matrix(writer, of, 0, format!("dictionary/{number}.{}", bands.start), band, shared)
+        portable::write(writer, &band(atoms, number, bands.start), shared(home))
     } else {
         let each = bands.clone().map(|band| self::atoms(writer, atoms, band..band + 1, home)).collect();
         writer.concat(&format!("dictionary/{number}"), 1, each)
@@ -70,26 +68,29 @@ fn atoms(writer: &mut Writer<'_, '_>, atoms: &Arc<Atoms>, bands: Range<usize>, h
     value
 }
 
-/// Coded rows, one below the other, as float `[1, rows, n]`.
-fn matrix(
-    writer: &mut Writer<'_, '_>,
-    of: Subject,
-    start: usize,
-    name: String,
-    coded: &[Coded],
-    home: Home<'_>,
-) -> String {
-    let stored = Stored {
+/// A band of a dictionary, `[k, n]`, as it is stored.
+pub(super) fn band(atoms: &Atoms, number: usize, band: usize) -> Stored<'_> {
+    let of = Subject::Atoms { dictionary: number, band };
+    matrix(of, 0, format!("dictionary/{number}.{band}"), &[&atoms.bands[band]])
+}
+
+/// Where the constants of a dictionary go: it serves whom codebooks serve.
+pub(super) fn shared(home: Home<'_>) -> Home<'_> {
+    Home { constants: home.codebooks, codebooks: home.codebooks }
+}
+
+/// Coded rows, one below the other, of which the first is row `start` of `of`.
+pub(super) fn matrix<'a>(of: Subject, start: usize, name: String, coded: &[&'a Coded]) -> Stored<'a> {
+    Stored {
         of,
         start,
         name,
         element: ElementType::Float,
         directions: 1,
         columns: coded[0].columns,
-        blocks: coded.iter().map(Block::Coded).collect(),
+        blocks: coded.iter().map(|&coded| Block::Coded(coded)).collect(),
         gates: &NAMES[..coded.len()],
-    };
-    portable::write(writer, &stored, home)
+    }
 }
 
 /// Some rows.

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::{Curves, Sizing};
 use crate::coding::Weights;
 use crate::dictionary::{self, Bands, Basis, Demand, Division, Matrix, Metric};
-use crate::encode::Form;
+use crate::encode::{Form, Storage};
 use crate::error::Result;
 use crate::plan::{Choice, Plan};
 
@@ -97,7 +97,7 @@ impl<'a> Dictionaries<'a> {
     /// [`ErrorKind::Target`](crate::error::ErrorKind) if no plan fits, with the nearest that does.
     pub fn allocate(&self, sizing: &Sizing<'_>, rivals: Option<&Curves>, target: u64) -> Result<Plan> {
         // What another form takes the place of is multiplied as int8, which only block codes are.
-        let forms = sizing.weights.unit_forms(sizing.model, sizing.writing.request);
+        let forms = sizing.weights.unit_forms(sizing.model, sizing.writing.request, |_| Storage::Block);
         let taken = |stack: &Vec<usize>| self.units(stack).into_iter().any(|unit| forms[unit] != Form::Portable);
         let taken: Vec<bool> = self.stacks.iter().map(taken).collect();
         let rivals = rivals.map(|curves| Rivals { curves, taken: &taken });

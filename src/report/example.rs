@@ -1,6 +1,7 @@
 //! A report with something in every part, for the tests of the printers.
 
 use super::{Command, Model, Recurrent, Report, SCHEMA, Seconds, Tool, Tradeoff, Tuning, Unit};
+use crate::coding::MultiplyAdds;
 use crate::loss::{Bin, Figures, Profile};
 use crate::verify::{Checked, Scope, Verdict};
 
@@ -54,6 +55,7 @@ pub(super) fn report() -> Report {
             bytes_after: 540_000,
             ratio: super::ratio(4 * 1_048_576, 540_000),
             parameters: 4 * 512 * 512,
+            multiply_adds: MultiplyAdds { before: 1_048_576, after: 1_048_576, factored: 1_048_576 },
         }),
         predicted_loss: Some(0.0018),
         tradeoff: vec![

@@ -1,7 +1,7 @@
 //! Figures as rows and columns of text, before anyone has decided how to draw them: the terminal, Markdown and HTML
 //! draw the same grids.
 
-use super::size::{figure, percent, times};
+use super::size::{figure, grouped, percent, times};
 use super::units::Row;
 use super::{Bytes, Report, Sweep, Tradeoff, Tuning};
 use crate::loss::Figures;
@@ -55,6 +55,18 @@ impl Grid {
         }
         if let Some(after) = report.model.bytes_after {
             add("whole file", report.model.bytes_before, after, report.model.ratio);
+        }
+        // Only projection dictionaries give a choice.
+        let work = report.recurrent.as_ref().map(|weights| weights.multiply_adds);
+        if let Some(work) = work.filter(|work| work.factored != work.before) {
+            let mut add = |what: &str, after: u64| {
+                let ratio = times(super::ratio(work.before, after));
+                grid.row([what.to_owned(), grouped(work.before), grouped(after), ratio]);
+            };
+            add("multiply-adds a step", work.after);
+            if work.after != work.factored {
+                add("  by atoms, then codes", work.factored);
+            }
         }
         grid
     }

@@ -25,6 +25,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::coding::MultiplyAdds;
 use crate::compress::Job;
 use crate::encode::Assigned;
 use crate::error::{Error, ErrorKind, Result};
@@ -222,6 +223,8 @@ pub struct Recurrent {
     pub ratio: Option<f64>,
     /// Weights in the distinct constants.
     pub parameters: u64,
+    /// What a step takes.
+    pub multiply_adds: MultiplyAdds,
 }
 
 /// A size, and what it loses.
@@ -301,9 +304,7 @@ pub struct NodeForm {
     pub reason: Option<String>,
 }
 
-fn forms_of(job: &Job<'_>, plan: &Plan) -> Vec<NodeForm> {
-    let is_coded = |unit: usize| plan.choices[unit].is_block();
-    let forms = job.weights.forms(job.model, job.writing.request, is_coded);
+fn forms_of(job: &Job<'_>, forms: Vec<Assigned>) -> Vec<NodeForm> {
     let nodes = job.weights.survey.nodes.iter().zip(forms);
     let row = |(node, Assigned { form, reason }): (&recurrent::RecurrentNode, Assigned)| NodeForm {
         node: node.name.clone(),
@@ -397,16 +398,19 @@ impl Report {
         let after = (outcome.bytes + before).saturating_sub(job.model.bytes());
         report.model.bytes_after = Some(outcome.bytes);
         report.model.ratio = ratio(job.model.bytes(), outcome.bytes);
+        let storage = |unit: usize| outcome.plan.choices[unit].storage();
+        let forms = job.weights.forms(job.model, job.writing.request, storage);
         report.recurrent = Some(Recurrent {
             bytes_before: before,
             bytes_after: after,
             ratio: ratio(before, after),
             parameters: job.weights.parameters(),
+            multiply_adds: job.weights.work(&outcome.plan.choices, &forms),
         });
         report.units = units::of_plan(job, outcome, after);
         report.settings = serde_json::from_str(&job.writing.note).ok();
         report.skipped = survey.skipped.iter().map(Skipped::from).collect();
-        report.forms = forms_of(job, outcome.plan);
+        report.forms = forms_of(job, forms);
         let ran = |seconds: f64| (seconds > 0.0).then_some(seconds);
         report.seconds = Seconds {
             calibrate: ran(job.seconds.calibrate),

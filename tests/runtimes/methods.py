@@ -22,7 +22,7 @@ PLOT = catalogue.PROJECT / "docs" / "img" / "methods.svg"
 
 CODECS = ("projection", "block", "auto")
 CHARLM = "charlm lstm512"
-RATIOS = {CHARLM: (4, 6.8, 8, 11.9, 16), "g2p_id encoder": (8, 12), "DTLN part 1": (8, 12)}
+RATIOS = {CHARLM: (4, 6.8, 8, 11.9, 16), "g2p_id encoder": (4, 8, 12), "libtashkeel BiGRU-96": (4, 6, 8)}
 # Rise of the cross-entropy that this project set itself as the most for the projection codec.
 BARS = {6.8: 0.02, 11.9: 0.03}
 COLOURS = ("#0b6e4f", "#d1495b", "#edae49", "#8d99ae", "#8d99ae", "#5c677d", "#30638e", "#003d5b", "#7768ae")

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use dirnet::coding::{self, Weights, Writing};
 use dirnet::dictionary::{BlockSpec, ScaleFormat};
-use dirnet::encode::{Form, Request};
+use dirnet::encode::{Form, Request, Storage};
 use dirnet::engine::Engine;
 use dirnet::expand;
 use dirnet::onnx::proto::attribute_proto::AttributeType;
@@ -176,7 +176,7 @@ fn check(case: &Case, form: Form, taken: Form) {
     let place = format!("{} {} {form:?} opset {}", case.op, case.direction, case.opset);
     let model = model(case);
     let weights = Weights::read(&model, &FindOptions::default()).unwrap();
-    let assigned = weights.forms(&model, writing(form).request, |_| true);
+    let assigned = weights.forms(&model, writing(form).request, |_| Storage::Block);
     assert_eq!(assigned[0].form, taken, "{place}: {:?}", assigned[0].reason);
     assert_eq!(assigned[0].reason.is_some(), taken == Form::Portable, "{place}");
     let plan = plan(&weights);
@@ -287,7 +287,7 @@ fn round_trip(path: &Path) {
         let bytes = coding::size(&model, &weights, &plan, ScaleFormat::Byte, &writing);
         let bytes = bytes.unwrap_or_else(|e| panic!("{place}: {e}"));
         assert!(bytes > 0, "{place}");
-        let assigned = weights.forms(&model, writing.request, |_| true);
+        let assigned = weights.forms(&model, writing.request, |_| Storage::Block);
         for (node, assigned) in weights.survey.nodes.iter().zip(assigned) {
             assert_eq!(assigned.form == Form::Portable, assigned.reason.is_some(), "{place}: {}", node.name);
         }

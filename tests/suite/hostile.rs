@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dirnet::coding::Weights;
-use dirnet::encode::{Assigned, Form, Request};
+use dirnet::encode::{Assigned, Form, Request, Storage};
 use dirnet::error::ErrorKind;
 use dirnet::expand;
 use dirnet::onnx::external_data::Place;
@@ -443,7 +443,7 @@ fn a_bias_without_end_costs_the_fast_form_only() {
     graph.node[1].input.push("B".to_owned());
     let model = Model::from_bytes(proto.encode_to_vec().into(), &LoadOptions::default()).unwrap();
     let weights = Weights::read(&model, &FindOptions::default()).unwrap();
-    let taken = |form| weights.forms(&model, Request { form, from: Some(1) }, |_| true).remove(0);
+    let taken = |form| weights.forms(&model, Request { form, from: Some(1) }, |_| Storage::Block).remove(0);
     assert_eq!(taken(Form::Portable), Assigned { form: Form::Portable, reason: None });
     let fast = taken(Form::Fast);
     let reason = fast.reason.unwrap_or_default();

@@ -119,7 +119,7 @@ fn cards(report: &Report, page: &mut Markup) {
         card("Whole file", &times(model.ratio), "smaller", &sizes, page);
     }
     if let Some(weights) = &report.recurrent {
-        let Recurrent { bytes_before, bytes_after, ratio, parameters } = *weights;
+        let Recurrent { bytes_before, bytes_after, ratio, parameters, .. } = *weights;
         let bits = bytes_after as f64 * 8.0 / parameters.max(1) as f64;
         let sizes = format!(
             "{} \u{2192} {}, {bits:.2} bits for each of {} weights",

@@ -1,0 +1,96 @@
+//! A matrix multiplied as what it is a product of: `M x = Z (D x)`, by the dictionary first and then by the codes, and
+//! never built. What that takes, and where it pays.
+
+use super::Form;
+use crate::dictionary::Projected;
+
+/// What a product more than one costs in onnxruntime at batch 1, in multiply-adds of int8: quantising its vector, scaling
+/// and adding what it gives, some 5 microseconds, whatever its size.
+const PRODUCT: u64 = 350_000;
+
+/// How a unit is stored, as far as the form of its node depends on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// As it is.
+    Dense,
+    /// Codes of a block dictionary.
+    Block,
+    /// Codes of one projection dictionary.
+    Projection {
+        /// Atoms in each band of the dictionary, and the width of their pieces.
+        dictionary: Vec<(usize, usize)>,
+        /// Bands that the unit uses.
+        used: usize,
+    },
+    /// Codes of several projection dictionaries, side by side.
+    Projections,
+}
+
+impl From<&Projected> for Storage {
+    fn from(projected: &Projected) -> Storage {
+        let [part] = &projected.parts[..] else { return Storage::Projections };
+        let dictionary = part.atoms.bands.iter().map(|band| (band.rows, band.codebook.spec.width)).collect();
+        Storage::Projection { dictionary, used: part.codes.len() }
+    }
+}
+
+/// Multiply-adds of a matrix and a vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// With the matrix as it was.
+    pub dense: u64,
+    /// With what it is stored as; the same where that is no product of two.
+    pub factored: u64,
+    /// Products that the vector takes part in.
+    products: u64,
+}
+
+impl Work {
+    /// Of the gates of one direction: rows and columns of each, and how it is stored.
+    pub fn of(units: &[([usize; 2], Storage)]) -> Work {
+        let dense = units.iter().map(|([rows, columns], _)| rows * columns).sum::<usize>() as u64;
+        let Some((dictionary, used)) = dictionary(units) else { return Work { dense, factored: dense, products: 1 } };
+        let atoms: usize = dictionary[..used].iter().map(|(atoms, _)| atoms).sum();
+        let rows: usize = units.iter().map(|([rows, _], _)| rows).sum();
+        let factored = (atoms * (units[0].0[1] + rows)) as u64;
+        Work { dense, factored, products: 1 + used as u64 }
+    }
+
+    fn pays(self, measured: bool) -> bool {
+        let more = if measured { PRODUCT * (self.products - 1) } else { 0 };
+        self.factored + more < self.dense
+    }
+}
+
+/// The dictionary that all units share, and how many of its bands are used by any.
+fn dictionary(units: &[([usize; 2], Storage)]) -> Option<(&[(usize, usize)], usize)> {
+    let mut most = 0;
+    let mut shared: Option<&[(usize, usize)]> = None;
+    for (_, storage) in units {
+        let Storage::Projection { dictionary, used } = storage else { return None };
+        if shared.is_some_and(|shared| shared != dictionary.as_slice()) {
+            return None;
+        }
+        (shared, most) = (Some(dictionary.as_slice()), most.max(*used));
+    }
+    Some((shared?, most))
+}
+
+/// Why the gates of one direction of a weight cannot be multiplied in a form. `measured`: a product is held to what it
+/// was measured to take, beyond its multiply-adds.
+pub fn obstacle(units: &[([usize; 2], Storage)], form: Form, measured: bool) -> Option<String> {
+    if form == Form::Portable || units.iter().all(|(_, storage)| *storage == Storage::Block) {
+        return None;
+    }
+    let Some((dictionary, used)) = dictionary(units).filter(|_| form == Form::Fast) else {
+        return Some("some of its gates are not codes of a block dictionary".to_owned());
+    };
+    let work = Work::of(units);
+    (!work.pays(measured)).then(|| {
+        let atoms: usize = dictionary[..used].iter().map(|(atoms, _)| atoms).sum();
+        format!(
+            "multiplying by {atoms} atoms in {used} bands and then by codes does not pay for {} columns",
+            units[0].0[1]
+        )
+    })
+}
