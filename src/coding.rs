@@ -463,8 +463,8 @@ pub fn learn(
     Ok((coded, distortion))
 }
 
-/// Learns the projection dictionaries of a plan, one after the other: the codes of a unit's second section make up for
-/// what those of the first got wrong.
+/// Learns the projection dictionaries of a plan, one after the other: the codes of a section of a unit make up for what
+/// those of the sections before it got wrong.
 fn project(
     weights: &Weights,
     plan: &Plan,
@@ -484,9 +484,13 @@ fn project(
             .iter_mut()
             .filter_map(|(&unit, left)| {
                 let &(_, section, _) = members.iter().find(|(member, ..)| *member == unit)?;
-                let start = weights.units[unit].sections[section].start;
+                let sections = &weights.units[unit].sections;
+                let start = sections[section].start;
+                let coded = |at: usize| parts.get(&unit).is_some_and(|parts| parts.iter().any(|p| p.start == at));
+                let later = sections.iter().filter(|other| other.start != start && !coded(other.start));
+                let to_come = later.map(|other| other.start..other.start + other.columns).collect();
                 let importance = plan.sensitivity[unit];
-                Some(Item { left: left.view_mut(), metric: &how.metrics[unit], start, importance })
+                Some(Item { left: left.view_mut(), metric: &how.metrics[unit], start, to_come, importance })
             })
             .collect();
         let first = &weights.units[members[0].0].unit;

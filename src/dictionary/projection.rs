@@ -9,6 +9,7 @@
 //! to make up for what is wrong so far: its codes are those in `Z = E S D^T G^-1` for what is left `E` and the atoms `D` of
 //! the band and of those to come. Errors in atoms that fall in the span of all atoms are coded with what falls there.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
@@ -73,6 +74,8 @@ pub struct Item<'a> {
     pub metric: &'a Metric,
     /// The first of the columns.
     pub start: usize,
+    /// Columns that will be coded later, with other dictionaries.
+    pub to_come: Vec<Range<usize>>,
     /// How much its distortion counts among those that share the dictionary; positive.
     pub importance: f64,
 }
@@ -240,11 +243,13 @@ fn code_band(
 }
 
 /// The atoms of a band and of those to come `[k, n]`, as matrices with one metric see them: `G = D M D^T = L L^T`, the band
-/// last. Codes of the bands to come make up for what those of the band get wrong in their directions; what is left to the
-/// band is the last block of `L L^T` (the Schur complement).
+/// last. Codes of the bands to come make up for what those of the band get wrong in their directions, and so do columns to
+/// come, each of which is an atom here; what is left to the band is the last block of `L L^T` (the Schur complement).
 struct Seen {
-    /// `D`.
+    /// `D`, on the columns below.
     atoms: Array2<f32>,
+    /// Columns of the whole matrix.
+    columns: Vec<usize>,
     /// `L`.
     lower: Mat<f64>,
     /// What an error in the codes of the band costs.
@@ -253,31 +258,46 @@ struct Seen {
 
 impl Seen {
     fn new(item: &Item<'_>, band: &Array2<f32>, to_come: &[Array2<f32>]) -> Result<Seen> {
-        let all: Vec<_> = to_come.iter().chain([band]).map(|atoms| atoms.view()).collect();
-        let atoms = concatenate(Axis(0), &all).expect("atoms of one dictionary are as wide");
-        let (size, columns) = atoms.dim();
+        let bands: Vec<_> = to_come.iter().chain([band]).map(|atoms| atoms.view()).collect();
+        let bands = concatenate(Axis(0), &bands).expect("atoms of one dictionary are as wide");
+        let columns: Vec<usize> =
+            item.to_come.iter().cloned().flatten().chain(item.start..item.start + band.ncols()).collect();
+        let free = columns.len() - band.ncols();
+        let size = free + bands.nrows();
+        let atoms =
+            Array2::from_shape_fn((size, columns.len()), |(i, j)| match (i.checked_sub(free), j.checked_sub(free)) {
+                (Some(i), Some(j)) => bands[(i, j)],
+                (None, None) if i == j => 1.0,
+                _ => 0.0,
+            });
         let moment =
-            Mat::from_fn(columns, columns, |i, j| f64::from(item.metric.entry(item.start + i, item.start + j)));
-        let wide = Mat::from_fn(size, columns, |i, j| f64::from(atoms[(i, j)]));
+            Mat::from_fn(columns.len(), columns.len(), |i, j| f64::from(item.metric.entry(columns[i], columns[j])));
+        let wide = Mat::from_fn(size, columns.len(), |i, j| f64::from(atoms[(i, j)]));
         let gram = (&wide * moment) * wide.transpose();
         // Atoms that rounding made alike, or nothing: a ridge keeps the codes finite.
-        let ridge = 1e-6 * (0..size).map(|i| gram[(i, i)]).sum::<f64>().max(f64::MIN_POSITIVE) / size as f64;
-        let lower = Mat::from_fn(size, size, |i, j| gram[(i, j)] + if i == j { ridge } else { 0.0 });
+        let unit = |range: Range<usize>| {
+            let (count, sum) = (range.len().max(1) as f64, range.map(|i| gram[(i, i)]).sum::<f64>());
+            1e-6 * sum.max(f64::MIN_POSITIVE) / count
+        };
+        let ridges = [unit(0..free), unit(free..size)];
+        let ridge = |i: usize| ridges[usize::from(i >= free)];
+        let lower = Mat::from_fn(size, size, |i, j| gram[(i, j)] + if i == j { ridge(i) } else { 0.0 });
         let lower = lower.as_ref().llt(Side::Lower).map_err(|_| usage("atoms that are all alike"))?.L().to_owned();
-        let own = lower.as_ref().submatrix(size - band.nrows(), size - band.nrows(), band.nrows(), band.nrows());
+        let first = size - band.nrows();
+        let own = lower.as_ref().submatrix(first, first, band.nrows(), band.nrows());
         let own = own * own.transpose();
         let metric = Array2::from_shape_fn((band.nrows(), band.nrows()), |(i, j)| own[(i, j)]);
-        Ok(Seen { metric: Metric::new(metric.view(), 0.0)?, atoms, lower })
+        Ok(Seen { metric: Metric::new(metric.view(), 0.0)?, atoms, columns, lower })
     }
 
     /// The codes of the band `[rows, k_b]` in `Z = E M D^T G^-1`, for what is left `E`.
     fn target(&self, item: &Item<'_>) -> Array2<f32> {
-        let (size, columns) = self.atoms.dim();
+        let size = self.atoms.nrows();
         let (rows, all) = item.left.dim();
         let left: Vec<f32> = item.left.iter().copied().collect();
         let seen =
             Array2::from_shape_vec((rows, all), item.metric.times_damped(&left)).expect("the shape of what is left");
-        let right = seen.slice_axis(Axis(1), Slice::from(item.start..item.start + columns)).dot(&self.atoms.t());
+        let right = seen.select(Axis(1), &self.columns).dot(&self.atoms.t());
         // L L^T Z^T = right^T, of which only the last rows of Z^T are needed.
         let mut codes = Mat::from_fn(size, rows, |i, j| f64::from(right[(j, i)]));
         solve_lower_triangular_in_place(self.lower.as_ref(), codes.as_mut(), faer::Par::Seq);

@@ -481,7 +481,9 @@ impl Scribe<'_, '_, '_, '_> {
     fn nothing(&mut self, shape: &[usize], name: &str, home: Home<'_>) -> String {
         let shape: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
         let shape = self.writer.integers(home.constants, &shape);
-        self.writer.node("ConstantOfShape", &[&shape], name, vec![])
+        let zeros = self.writer.node("ConstantOfShape", &[&shape], &format!("{name}/zeros"), vec![]);
+        // Which are not float everywhere without being told: tract has f64.
+        self.writer.cast(&zeros, ElementType::Float, name)
     }
 
     /// `value * matrix + bias` in float.

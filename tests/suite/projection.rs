@@ -90,14 +90,19 @@ fn stack(op: &str, bidirectional: bool) -> Model {
     Model::from_proto(proto, &LoadOptions::default()).unwrap()
 }
 
-/// Two bands for every dictionary, the second of which gate 1 does not use.
+/// Two bands for every dictionary, which have nearly as many atoms as its vector has components.
 fn plan(weights: &Weights) -> Plan {
+    plan_of(weights, |columns| [columns / 2, columns / 2 - 1])
+}
+
+/// Two bands of so many atoms for every dictionary, the second of which gate 1 does not use.
+fn plan_of(weights: &Weights, atoms: impl Fn(usize) -> [usize; 2]) -> Plan {
     let choice = |unit: &coding::WeightUnit| {
         let mut parts = [Bands::default(); 2];
         for (part, section) in parts.iter_mut().zip(&unit.sections) {
-            let second = if unit.unit.gate_index == 1 { 0 } else { 3 };
-            let atoms = (section.columns / 2) as u16;
-            let bands = [Band { atoms, width: 1, codes: 1 }, Band { atoms: atoms - 1, width: 2, codes: second }];
+            let codes = if unit.unit.gate_index == 1 { 0 } else { 3 };
+            let [first, second] = atoms(section.columns).map(|atoms| atoms as u16);
+            let bands = [Band { atoms: first, width: 1, codes: 1 }, Band { atoms: second, width: 2, codes }];
             *part = Bands::new(&bands).expect("sound bands");
         }
         Choice::Projection { parts }
@@ -105,7 +110,7 @@ fn plan(weights: &Weights) -> Plan {
     Plan { choices: weights.units.iter().map(choice).collect(), sensitivity: vec![1.0; weights.units.len()] }
 }
 
-fn learn(weights: &Weights, plan: &Plan) -> CodedUnits {
+fn learn(weights: &Weights, plan: &Plan, peak: i8) -> CodedUnits {
     let eye = |columns: usize| Arc::new(Metric::new(Array2::<f32>::eye(columns).view(), 0.01).unwrap());
     let metrics: Vec<_> = weights.units.iter().map(|u| eye(u.unit.columns)).collect();
     let options = dictionary::Options {
@@ -116,7 +121,7 @@ fn learn(weights: &Weights, plan: &Plan) -> CodedUnits {
         scale_format: ScaleFormat::Byte,
         ..Default::default()
     };
-    let how = Learning { metrics: &metrics, options, peaks: vec![127; weights.units.len()] };
+    let how = Learning { metrics: &metrics, options, peaks: vec![peak; weights.units.len()] };
     coding::learn(weights, plan, &how, &Silent).unwrap().0
 }
 
@@ -134,7 +139,7 @@ fn layers_in_a_stack_share_one_dictionary() {
         let model = stack(op, bidirectional);
         let weights = Weights::read(&model, &FindOptions::default()).unwrap();
         let plan = plan(&weights);
-        let coded = learn(&weights, &plan);
+        let coded = learn(&weights, &plan, i8::MAX);
         let writing = Writing { note: "test".to_owned(), ..Writing::default() };
         let result = coding::apply(&model, &weights, &coded, &writing).unwrap();
 
@@ -182,6 +187,54 @@ fn layers_in_a_stack_share_one_dictionary() {
         let fast = Writing { request, ..writing.clone() };
         let same = coding::apply(&model, &weights, &coded, &fast).unwrap();
         assert_eq!(same.saved_bytes().unwrap(), result.saved_bytes().unwrap(), "{place}");
+    }
+}
+
+#[test]
+fn the_fast_form_multiplies_by_few_atoms_and_then_by_codes() {
+    for op in ["LSTM", "GRU"] {
+        let model = stack(op, false);
+        let weights = Weights::read(&model, &FindOptions::default()).unwrap();
+        let plan = plan_of(&weights, |_| [4, 2]);
+        let coded = learn(&weights, &plan, Form::Fast.peak());
+        let request = Request { form: Form::Fast, from: Some(1) };
+        let writing = |request| Writing { note: "test".to_owned(), request };
+        let [portable, fast] = [Request::default(), request]
+            .map(|request| coding::apply(&model, &weights, &coded, &writing(request)).unwrap());
+        let scans = |model: &Model| {
+            let nodes = &model.proto.graph.as_ref().unwrap().node;
+            nodes.iter().filter(|node| node.op_type() == "Scan").count()
+        };
+        assert_eq!((scans(&portable), scans(&fast)), (0, 2), "{op}");
+        let writing = writing(request);
+        let sizing = Sizing { model: &model, weights: &weights, scales: ScaleFormat::Byte, writing: &writing };
+        assert_eq!(fast.saved_bytes().unwrap(), sizing.bytes(&plan).unwrap(), "{op}");
+
+        let dims = [("T".to_owned(), 7), ("B".to_owned(), 3)];
+        let samples =
+            Random::new(&model, &RandomOptions { dims: &dims, carry: &[], seed: 3, count: 1 }).unwrap().samples;
+        let feed = samples.feeds().next().unwrap().clone();
+        let run = |model: &Model| -> Vec<f64> {
+            Engine::new(model).unwrap().run(&feed, None).unwrap()[0].1.to_f64().iter().copied().collect()
+        };
+        let distance =
+            |a: &Model, b: &Model| run(a).iter().zip(run(b)).fold(0.0f64, |most, (a, b)| most.max((a - b).abs()));
+        // Vectors are rounded to eight bits, which is not nothing.
+        let rounding = distance(&portable, &fast);
+        assert!((1e-9..0.02).contains(&rounding), "{op}: {rounding:e}");
+        let [there, back] = [&portable, &fast].map(|model| expand::expand(model).unwrap());
+        assert!(distance(&there, &back) < 1e-5, "{op}");
+
+        // 6 atoms: 6 columns and 6 rows' codes in place of a row of 24, less what the rows of X have to gain.
+        let work = weights.work(&plan.choices, &weights.forms(&model, request, |u| plan.choices[u].storage()));
+        let rows = if op == "LSTM" { 96 } else { 72 };
+        assert_eq!(work.before, (rows * (10 + 3 * 24)) as u64, "{op}");
+        assert_eq!(work.after, (6 * (10 + rows) + 3 * 6 * (24 + rows)) as u64, "{op}");
+        assert_eq!(work.after, work.factored, "{op}");
+        // Where it was measured to pay, it takes more than fewer multiply-adds.
+        let request = Request { form: Form::Fast, from: None };
+        let forms = weights.forms(&model, request, |u| plan.choices[u].storage());
+        assert!(forms.iter().all(|assigned| assigned.form == Form::Portable), "{op}");
     }
 }
 
