@@ -177,7 +177,8 @@ impl Weights {
     pub fn forms(&self, model: &Model, request: Request, storage: impl Fn(usize) -> Storage) -> Vec<Assigned> {
         let obstacle = |weight: usize, form: Form| {
             let directions = self.directions(weight, &storage);
-            directions.iter().find_map(|units| encode::obstacle(units, form, request.from.is_none()))
+            let matrix = self.survey.weights[weight].uses[0].matrix;
+            directions.iter().find_map(|units| encode::obstacle(units, matrix, form, request.from.is_none()))
         };
         let bias = |node: usize| self.bias(model, node);
         encode::assign(&self.survey, model.opset(), request, &bias, obstacle)

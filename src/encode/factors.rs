@@ -3,10 +3,13 @@
 
 use super::Form;
 use crate::dictionary::Projected;
+use crate::recurrent::Matrix;
 
-/// What a product more than one costs in onnxruntime at batch 1, in multiply-adds of int8: quantising its vector, scaling
-/// and adding what it gives, some 5 microseconds, whatever its size.
+/// What a product more than one costs in onnxruntime at each step, in multiply-adds of int8 at batch 1: quantising its
+/// vector, scaling and adding what it gives takes some 5 microseconds, whatever its size.
 const PRODUCT: u64 = 350_000;
+/// A multiply-add of floats, which the portable form is left with, in those of int8.
+const FLOAT: u64 = 2;
 
 /// How a unit is stored, as far as the form of its node depends on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,9 +59,10 @@ impl Work {
         Work { dense, factored, products: 1 + used as u64 }
     }
 
-    fn pays(self, measured: bool) -> bool {
-        let more = if measured { PRODUCT * (self.products - 1) } else { 0 };
-        self.factored + more < self.dense
+    /// Whether it was measured to pay: `each_step` for R, while W is multiplied with all steps at once.
+    fn pays(self, each_step: bool) -> bool {
+        let more = if each_step { PRODUCT * (self.products - 1) } else { 0 };
+        self.factored + more < FLOAT * self.dense
     }
 }
 
@@ -76,9 +80,9 @@ fn dictionary(units: &[([usize; 2], Storage)]) -> Option<(&[(usize, usize)], usi
     Some((shared?, most))
 }
 
-/// Why the gates of one direction of a weight cannot be multiplied in a form. `measured`: a product is held to what it
-/// was measured to take, beyond its multiply-adds.
-pub fn obstacle(units: &[([usize; 2], Storage)], form: Form, measured: bool) -> Option<String> {
+/// Why the gates of one direction of a weight cannot be multiplied in a form. Without `measured` they need only take
+/// fewer multiply-adds than they did.
+pub fn obstacle(units: &[([usize; 2], Storage)], matrix: Matrix, form: Form, measured: bool) -> Option<String> {
     if form == Form::Portable || units.iter().all(|(_, storage)| *storage == Storage::Block) {
         return None;
     }
@@ -86,11 +90,9 @@ pub fn obstacle(units: &[([usize; 2], Storage)], form: Form, measured: bool) -> 
         return Some("some of its gates are not codes of a block dictionary".to_owned());
     };
     let work = Work::of(units);
-    (!work.pays(measured)).then(|| {
-        let atoms: usize = dictionary[..used].iter().map(|(atoms, _)| atoms).sum();
-        format!(
-            "multiplying by {atoms} atoms in {used} bands and then by codes does not pay for {} columns",
-            units[0].0[1]
-        )
+    let pays = if measured { work.pays(matrix == Matrix::R) } else { work.factored < work.dense };
+    (!pays).then(|| {
+        let (atoms, columns) = (dictionary[..used].iter().map(|(atoms, _)| atoms).sum::<usize>(), units[0].0[1]);
+        format!("{atoms} atoms in {used} bands are too many to multiply {columns} columns of {matrix} by")
     })
 }

@@ -411,26 +411,27 @@ impl Scribe<'_, '_, '_, '_> {
         });
         match projected.collect::<Option<Vec<&Projected>>>() {
             Some(units) => self.factors(stored, &units, home),
-            None => Matrix::Whole(self.levels(std::slice::from_ref(stored), &stored.name, home)),
+            None => Matrix::Whole(self.levels(stored, home)),
         }
     }
 
-    /// Coded rows, those of each of `stored` below one another.
-    fn levels(&mut self, stored: &[Stored<'_>], name: &str, home: Home<'_>) -> Levels {
-        let (mut levels, mut scales) = (Vec::new(), Vec::new());
-        for part in stored {
-            let runs = runs(part, usize::MAX);
-            levels.extend(runs.iter().map(|run| self.writer.levels(part, run, &[run.rows()], home)));
-            scales.push(self.writer.scales(part, &[part.rows()], home).expect("all rows are coded"));
-        }
-        self.transposed(levels, scales, name)
+    /// Coded rows.
+    fn levels(&mut self, stored: &Stored<'_>, home: Home<'_>) -> Levels {
+        let levels = self.runs(stored, home);
+        let scales = self.writer.scales(stored, &[stored.rows()], home).expect("all rows are coded");
+        self.transposed(levels, scales, &stored.name)
     }
 
-    fn transposed(&mut self, levels: Vec<String>, scales: Vec<String>, name: &str) -> Levels {
+    fn runs(&mut self, stored: &Stored<'_>, home: Home<'_>) -> Vec<String> {
+        let runs = runs(stored, usize::MAX);
+        runs.iter().map(|run| self.writer.levels(stored, run, &[run.rows()], home)).collect()
+    }
+
+    fn transposed(&mut self, levels: Vec<String>, scales: String, name: &str) -> Levels {
         let levels = self.writer.concat(&format!("{name}/levels"), 0, levels);
         let perm = vec![ints("perm", &[1, 0])];
         let levels = self.writer.node("Transpose", &[&levels], &format!("{name}/transposed"), perm);
-        Levels { levels, scales: self.writer.concat(&format!("{name}/all_scales"), 0, scales) }
+        Levels { levels, scales }
     }
 
     /// The two matrices that gates of one dictionary are the product of.
@@ -447,8 +448,21 @@ impl Scribe<'_, '_, '_, '_> {
         let codes = codes.collect();
         let sizes = atoms.bands[..used].iter().map(|band| band.rows).collect();
         let bands: Vec<Stored<'_>> = (0..used).map(|band| projected::band(atoms, number, band)).collect();
-        let atoms = self.levels(&bands, &format!("{}/atoms", stored.name), projected::shared(home));
+        let atoms = self.atoms(&bands, &format!("{}/atoms", stored.name), projected::shared(home));
         Matrix::Factors { atoms, codes, sizes }
+    }
+
+    /// The atoms of some bands. Portable layers may share their scales, and have them in three dimensions.
+    fn atoms(&mut self, bands: &[Stored<'_>], name: &str, home: Home<'_>) -> Levels {
+        let (mut levels, mut scales) = (Vec::new(), Vec::new());
+        for band in bands {
+            levels.extend(self.runs(band, home));
+            scales.push(self.writer.scales(band, &[1, band.rows(), 1], home).expect("all rows are coded"));
+        }
+        let scales = self.writer.concat(&format!("{name}/all_scales"), 1, scales);
+        let flat = self.writer.integers(home.constants, &[-1]);
+        let scales = self.writer.node("Reshape", &[&scales, &flat], &format!("{name}/flat_scales"), vec![]);
+        self.transposed(levels, scales, name)
     }
 
     /// The codes of one band for all gates; zeros for a gate that does not use it.
@@ -460,8 +474,7 @@ impl Scribe<'_, '_, '_, '_> {
             match unit.parts[0].codes.get(band) {
                 Some(coded) => {
                     let part = projected::matrix(of, start, format!("{name}/{gate}"), &[coded]);
-                    let runs = runs(&part, usize::MAX);
-                    levels.extend(runs.iter().map(|run| self.writer.levels(&part, run, &[run.rows()], home)));
+                    levels.extend(self.runs(&part, home));
                     scales.push(self.writer.scales(&part, &[unit.rows], home).expect("all rows are coded"));
                 }
                 None => {
@@ -474,6 +487,7 @@ impl Scribe<'_, '_, '_, '_> {
             }
             start += unit.rows;
         }
+        let scales = self.writer.concat(&format!("{name}/all_scales"), 0, scales);
         self.transposed(levels, scales, name)
     }
 
@@ -654,6 +668,7 @@ fn weights(constants: &mut Constants<'_>, scope: &Scope, matrix: &Matrix) -> Res
     if codes.ncols() != atoms.nrows() {
         return Err(changed("there are not as many codes as atoms"));
     }
+    constants.charge(&[codes.nrows(), atoms.ncols()]).map_err(|error| changed(&error.to_string()))?;
     Ok(codes.dot(&atoms))
 }
 

@@ -172,6 +172,14 @@ impl<'m> Constants<'m> {
         let traced = trace(self.model, &self.values, scope, name, false, &mut self.budget);
         traced.map(|traced| floats(traced.constant)).map_err(|stop| stop.into_error(name))
     }
+
+    /// Takes room for what is made of such values, of this shape.
+    ///
+    /// # Errors
+    /// `Unsupported` if the budget is spent.
+    pub fn charge(&mut self, shape: &[usize]) -> Result<()> {
+        self.budget.charge(shape).map_err(|reason| Error::new(ErrorKind::Unsupported, format!("the weights {reason}")))
+    }
 }
 
 struct Tracer<'a, 'm> {

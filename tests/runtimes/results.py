@@ -338,6 +338,8 @@ HEAD = """# Results
 What `dirnet compress` does to real models: against one rate for all units (*uniform*), with budgets by sensitivity, and with tuning.
 Judged by onnxruntime on samples that nothing was learned from; made by `tests/runtimes/results.py`, do not edit. Ratios are
 of the recurrent weights, everything that is stored for them counted. Processor seconds are of all cores together.
+
+**[Methods compared](methods.md)**: size against loss of the codecs, pruning, rounding, LSTM-SVD and LSTM-ODL at equal bytes, table and plot.
 """
 SECTIONS = {"charlm": charlm_section, "models": models_section, "time": time_section}
 
