@@ -17,6 +17,10 @@ const GROUPS_AT_ONCE: usize = 4;
 /// What an error of `C` counts against one of `Y`.
 const CELL_SHARE: f64 = 0.1;
 
+/// What the mean error of the states on the way counts against that of the last one, where only this is an output. There
+/// is more to learn from many states than from one: with the last alone, what was gained on the samples was lost on others.
+const ON_THE_WAY: f64 = 3.0;
+
 /// One direction of a layer.
 pub(super) struct Direction {
     pub(super) spec: Spec,
@@ -39,7 +43,7 @@ pub(super) enum Goal {
     States,
     /// An output of the model that is a linear function of them.
     Output(Head),
-    /// Outputs of the model that are the states after the last step of each sequence.
+    /// Outputs of the model that are the states after the last step of each sequence: the squared error there, and on the way.
     Finals(Finals),
 }
 
@@ -263,13 +267,15 @@ impl Run {
         let parts = [&output.y, &trace.inner].into_iter().zip(finals.weights).zip(&mut gradients).enumerate();
         for (which, ((own, weight), gradient)) in parts.filter(|(_, ((_, weight), _))| *weight > 0.0) {
             for (b, window) in windows.iter().enumerate() {
-                let target = if which == 0 { &window.y[0] } else { &window.c[0] };
-                let row = ((window.steps - 1) * self.batch + b) * hidden;
-                let target = &target[(window.steps - 1) * hidden..];
-                let weight = weight / total.max(1) as f64;
-                for ((g, own), target) in gradient[row..].iter_mut().zip(&own[row..]).zip(target) {
-                    self.loss += weight * f64::from(own - target).powi(2);
-                    *g = (2.0 * weight) as f32 * (own - target);
+                let targets = if which == 0 { &window.y[0] } else { &window.c[0] };
+                for (t, target) in targets.chunks_exact(hidden).enumerate() {
+                    let last = if t + 1 == window.steps { 1.0 } else { 0.0 };
+                    let weight = weight * (last + ON_THE_WAY / window.steps as f64) / total.max(1) as f64;
+                    let at = (t * self.batch + b) * hidden..(t * self.batch + b + 1) * hidden;
+                    for ((g, own), target) in gradient[at.clone()].iter_mut().zip(&own[at]).zip(target) {
+                        self.loss += weight * f64::from(own - target).powi(2);
+                        *g = (2.0 * weight) as f32 * (own - target);
+                    }
                 }
             }
         }
