@@ -160,16 +160,19 @@ def plot(of_model):
             parts.append(f'<text x="{x(ratio):.1f}" y="{height - bottom + 18}" text-anchor="middle">{ratio}x</text>')
     parts.append(f'<text x="{left}" y="{height - 10}">times smaller (stored bytes of W and R)</text>')
     parts.append(f'<text x="{left}" y="{top - 8}">mean KL, nats a character</text>')
-    for index, (method, records) in enumerate(of_model.items()):
+    # What takes the better of two lies under them.
+    for index, (method, records) in sorted(enumerate(of_model.items()), key=lambda entry: entry[1][0] != "auto"):
         line = [(x(r["ratio"]), y(r["loss"])) for _, r in sorted(records.items()) if r.get("loss")]
         if not line:
             continue
         colour, at = COLOURS[index % len(COLOURS)], top + 16 + 20 * index
-        dash = "" if method in CODECS else ' stroke-dasharray="5 3"'
+        more = "" if method in CODECS else ' stroke-dasharray="5 3"'
+        more = ' stroke-opacity="0.5"' if method == "auto" else more
+        thick = 7 if method == "auto" else 2
         path = "L".join(f"{a:.1f} {b:.1f}" for a, b in line)
-        parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
+        parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="{thick}"{more}/>')
         parts.extend(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>' for a, b in line)
-        parts.append(f'<path d="M{width - right + 14} {at - 4}h22" stroke="{colour}" stroke-width="2"{dash}/>')
+        parts.append(f'<path d="M{width - right + 14} {at - 4}h22" stroke="{colour}" stroke-width="{thick}"{more}/>')
         parts.append(f'<text x="{width - right + 42}" y="{at}">{method}</text>')
     parts.append("</svg>")
     return "\n".join(parts) + "\n"
