@@ -5,14 +5,15 @@
 //! ... one such run for each group of neighbouring    +- Concat - Mul(scales [1, G*H, 1]) - W
 //!     gates with the same codebook ...               |
 //! ```
-//! The weights stay int8 up to the last Cast: onnxruntime keeps every intermediate of a constant-folding pass until the
-//! pass ends, so the peak of memory while a model loads is the sum over these nodes. One Mul serves all gates, on
-//! operands of three dimensions, so that no Unsqueeze copies the big tensor. An int8 Concat would be smaller still, but
-//! rten has none.
+//! The weights stay int8 up to the Cast: onnxruntime keeps every intermediate of a constant-folding pass until the pass
+//! ends, so the peak of memory while a model loads is the sum over these nodes. One Mul serves all gates, on operands of
+//! three dimensions, so that no Unsqueeze copies the big tensor. What is left is three floats a weight, and no operator
+//! that all runtimes have makes do with fewer: rten joins no int8, tract folds no Cast of joined runs (`RUN_WEIGHTS`),
+//! onnxruntime does not fold DequantizeLinear, and a Gather of floats costs a Reshape of floats in the Cast's place.
 
 use ndarray::{Axis, Slice};
 
-use super::writer::{Home, Run, Writer, runs};
+use super::writer::{Home, Run, Writer};
 use super::{Block, Stored, Subject, projected};
 use crate::onnx::{ElementType, tensor};
 
@@ -22,32 +23,14 @@ const RUN_WEIGHTS: usize = 1 << 20;
 
 /// Writes the nodes that rebuild `stored`, and returns the name of the value.
 pub fn write(writer: &mut Writer<'_, '_>, stored: &Stored<'_>, home: Home<'_>) -> String {
-    let runs = runs(stored, RUN_WEIGHTS);
-    let rows = stored.rows();
-    let mut parts: Vec<Vec<String>> = vec![Vec::new(); stored.directions];
-    let whole = runs.len() == 1;
-    let mut row = 0;
-    for run in &runs {
-        let shape = if whole { [stored.directions, rows] } else { [1, run.rows()] };
-        parts[row / rows].push(float(writer, stored, run, shape, home));
-        row += run.rows();
-    }
-    let last = |element| if element == stored.element { stored.name.clone() } else { format!("{}/float", stored.name) };
-    let joined: Vec<_> = parts
-        .into_iter()
-        .filter(|parts| !parts.is_empty())
-        .enumerate()
-        .map(|(direction, parts)| writer.concat(&format!("{}/{direction}/levels", stored.name), 1, parts))
-        .collect();
-    let levels = writer.concat(&format!("{}/levels", stored.name), 0, joined);
-    let value = match writer.scales(stored, &[stored.directions, rows, 1], home) {
-        Some(scales) => writer.node("Mul", &[&levels, &scales], &last(ElementType::Float), vec![]),
+    let levels = writer.joined(stored, RUN_WEIGHTS, |writer, run, shape| float(writer, stored, run, shape, home));
+    let is_float = stored.element == ElementType::Float;
+    let name = if is_float { stored.name.clone() } else { format!("{}/float", stored.name) };
+    let value = match writer.scales(stored, &[stored.directions, stored.rows(), 1], home) {
+        Some(scales) => writer.node("Mul", &[&levels, &scales], &name, vec![]),
         None => levels,
     };
-    match stored.element {
-        ElementType::Float => value,
-        element => writer.cast(&value, element, &stored.name),
-    }
+    if is_float { value } else { writer.cast(&value, stored.element, &stored.name) }
 }
 
 /// The weights of one run as float of shape `[shape.., n]`, without the scales of its rows if they are coded in blocks.

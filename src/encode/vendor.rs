@@ -9,7 +9,7 @@
 use ndarray::{Array3, Axis, Ix3};
 
 use super::found::{Found, changed, codec, constant, dense, stacked};
-use super::writer::{ints, runs};
+use super::writer::ints;
 use super::{Home, Layer, Stored, Writer};
 use crate::error::Result;
 use crate::onnx::{ElementType, Model, NodeProto, Scope, tensor};
@@ -59,23 +59,7 @@ struct Matrix {
 fn matrix(writer: &mut Writer<'_, '_>, stored: &Stored<'_>, home: Home<'_>) -> Matrix {
     let rows = stored.rows();
     let name = &stored.name;
-    let parts = runs(stored, usize::MAX);
-    let levels = if parts.len() == 1 {
-        writer.levels(stored, &parts[0], &[stored.directions, rows], home)
-    } else {
-        let mut directions: Vec<Vec<String>> = vec![Vec::new(); stored.directions];
-        let mut row = 0;
-        for run in &parts {
-            directions[row / rows].push(writer.levels(stored, run, &[1, run.rows()], home));
-            row += run.rows();
-        }
-        let joined: Vec<String> = directions
-            .into_iter()
-            .enumerate()
-            .map(|(d, parts)| writer.concat(&format!("{name}/{d}/levels"), 1, parts))
-            .collect();
-        writer.concat(&format!("{name}/levels"), 0, joined)
-    };
+    let levels = writer.joined(stored, usize::MAX, |writer, run, shape| writer.levels(stored, run, &shape, home));
     let perm = vec![ints("perm", &[0, 2, 1])];
     let levels = writer.node("Transpose", &[&levels], &format!("{name}/transposed"), perm);
     let shape = [stored.directions, rows];

@@ -134,6 +134,30 @@ impl<'r, 'm> Writer<'r, 'm> {
         self.rewriter.fresh(stem)
     }
 
+    /// A tensor `[directions, rows, n]` of runs of at most `most` weights, each of which `make` writes as
+    /// `[directions, rows, n]` of its own.
+    pub(super) fn joined(
+        &mut self,
+        stored: &Stored<'_>,
+        most: usize,
+        mut make: impl FnMut(&mut Self, &Run<'_>, [usize; 2]) -> String,
+    ) -> String {
+        let rows = stored.rows();
+        let runs = runs(stored, most);
+        if let [run] = &runs[..] {
+            return make(self, run, [stored.directions, rows]);
+        }
+        let name = &stored.name;
+        let directions: Vec<String> = (0..stored.directions)
+            .map(|d| {
+                let of_direction = runs.iter().filter(|run| run.first / rows == d);
+                let parts = of_direction.map(|run| make(self, run, [1, run.rows()])).collect();
+                self.concat(&format!("{name}/{d}/levels"), 1, parts)
+            })
+            .collect();
+        self.concat(&format!("{name}/levels"), 0, directions)
+    }
+
     /// The int8 levels of a run, `[shape.., n]`: the product of `shape` is its number of rows.
     pub(super) fn levels(&mut self, stored: &Stored<'_>, run: &Run<'_>, shape: &[usize], home: Home<'_>) -> String {
         let codebook = run.codebook().expect("rows without a codebook have no levels");
