@@ -154,11 +154,11 @@ def attempt(runtime, model, feeds, outputs):
     if child.returncode == 0:
         return None
     lines = [line for line in said.splitlines() if line.strip()]
-    last = _plain(lines[-1]) if lines else "nothing said"
+    last = plain(lines[-1]) if lines else "nothing said"
     return last if child.returncode > 0 else f"{signal.Signals(-child.returncode).name}: {last}"
 
 
-def _plain(line):
+def plain(line):
     """Without what differs from run to run: paths, keys in names of files, addresses, times."""
     line = re.sub(r"(/[\w.+@-]+){2,}/", "", line)
     line = re.sub(r"-[0-9a-f]{16}\b", "", line)
