@@ -28,13 +28,13 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT / "tests" / "runtimes")]
 
 PAGE = PROJECT / "docs" / "latency.md"
-STEPS, RATIO, PROCESSES, SECONDS = 50, 8, 3, 2.0
+STEPS, RATIO, PROCESSES, SECONDS = 50, 16, 3, 2.0
 RANDOM = [(op, hidden) for op in ("LSTM", "GRU") for hidden in (256, 512, 1024)]
 REAL = ["charlm lstm512", "charlm gru256", "g2p_id encoder", "DTLN part 1", "Silero VAD v5, 16 kHz, opset 15"]
 
 # Upper bounds that this project set itself, as shares of dense: (op, hidden, variant) -> what -> bound.
 BARS = {
-    ("LSTM", 1024, "fast"): {"latency": 0.30, "in_use": 0.5},
+    ("LSTM", 1024, "fast"): {"latency": 0.30, "in_use": 0.5, "size": 1 / 12},  # a third of what quantize_dynamic leaves
     ("GRU", 1024, "fast"): {"latency": 0.38, "in_use": 0.5},
     ("LSTM", 512, "fast"): {"latency": 0.45},
     ("GRU", 512, "fast"): {"latency": 0.50},
@@ -64,7 +64,7 @@ class Figures:
 
 def resident(field):
     status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(field + ":"))
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith(field + ":"))
 
 
 def measure(model, feeds):
