@@ -76,6 +76,15 @@ pub struct Coded {
     pub model: Model,
 }
 
+/// How a plan did on calibration samples.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried {
+    /// The loss of the model that it makes.
+    pub loss: f64,
+    /// What sensitivities say of the distortions that its units have.
+    pub predicted: f64,
+}
+
 /// Steps of sequences that sensitivities are measured on, at about: they need only tell units apart.
 const SENSITIVITY_STEPS: f64 = 8192.0;
 /// Row scales are stored as bytes: the feedback absorbs their rounding.
@@ -181,16 +190,16 @@ impl<'a> Job<'a> {
         Dictionaries::mine(&self.weights, &self.metrics, sensitivity)
     }
 
-    /// `plan`, or `rival` if the loss of the model that it makes really is below `share` of that of the plan, on
-    /// calibration samples. What sensitivities predict holds for small errors that do not interact; where it does not, one
-    /// rate for all may be the better plan.
+    /// `plan`, or `rival` if `accept` says so, given how the models that both make do on calibration samples. What
+    /// sensitivities predict holds for small errors that do not interact; where it does not, one rate for all may be the
+    /// better plan.
     ///
     /// # Errors
     /// Those of the numerics and of running the model.
     pub fn better(
         &mut self,
         plan: Plan,
-        (rival, share): (Plan, f64),
+        (rival, accept): (Plan, fn(Tried, Tried) -> bool),
         engine: &Engine,
         samples: &Samples,
         judge: &Judge,
@@ -200,17 +209,20 @@ impl<'a> Job<'a> {
         let samples = self.few(samples);
         let reference = judge.reference(engine, &samples)?;
         progress.phase("compare plans", 2 * self.weights.units.len() as u64);
-        let loss = |plan: &Plan| {
-            let how = self.learning(PLAN_ROUNDS, Some(plan));
-            let (coded, _) = coding::learn(&self.weights, plan, &how, progress)?;
+        let attempt = |tried: &Plan| {
+            let how = self.learning(PLAN_ROUNDS, Some(tried));
+            let (coded, distortion) = coding::learn(&self.weights, tried, &how, progress)?;
             // Decoded, the weights want the room.
             self.metrics.iter().for_each(|metric| metric.forget_factors());
-            sensitivity::loss(engine, &self.weights, &coded, &reference)
+            let loss = sensitivity::loss(engine, &self.weights, &coded, &reference)?;
+            let predicted = plan.sensitivity.iter().zip(&distortion).map(|(s, d)| s * d).sum();
+            Ok(Tried { loss, predicted })
         };
-        let (ours, theirs) = (loss(&plan)?, loss(&rival)?);
+        let (ours, theirs): (Result<Tried>, Result<Tried>) = (attempt(&plan), attempt(&rival));
+        let accepted = accept(ours?, theirs?);
         progress.done();
         self.seconds.allocate += start.elapsed().as_secs_f64();
-        Ok(if theirs < share * ours { rival } else { plan })
+        Ok(if accepted { rival } else { plan })
     }
 
     /// The samples that sensitivities and plans are judged on.

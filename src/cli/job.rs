@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::{Args, ValueEnum, ValueHint};
 use dirnet::coding::{Weights, Writing};
-use dirnet::compress::{Coded, Job, SCALES};
+use dirnet::compress::{Coded, Job, SCALES, Tried};
 use dirnet::encode::{self, Request};
 use dirnet::engine::Engine;
 use dirnet::error::{Error, ErrorKind};
@@ -393,6 +393,8 @@ impl Study<'_> {
         for &codec in codecs {
             match self.budgeted(codec, budgets, target) {
                 Ok(plan) if plans.contains(&plan) => {}
+                // Block codes are divided best by those who look at nothing else.
+                Ok(plan) if codec == Codec::Auto && !plans.is_empty() && !projects(&plan) => {}
                 Ok(plan) => plans.push(plan),
                 Err(error) => failure = failure.or(Some(error)),
             }
@@ -404,10 +406,10 @@ impl Study<'_> {
         let judge = self.setup.judge()?;
         let samples = &self.setup.inputs.calibration;
         for plan in plans {
-            best = self.job.better(best, (plan, 1.0), engine, samples, &judge, progress)?;
+            best = self.job.better(best, (plan, wins), engine, samples, &judge, progress)?;
         }
         if let Some(uniform) = uniform {
-            best = self.job.better(best, (uniform, RIVAL), engine, samples, &judge, progress)?;
+            best = self.job.better(best, (uniform, wins_by_far), engine, samples, &judge, progress)?;
         }
         Ok(best)
     }
@@ -577,8 +579,7 @@ impl Study<'_> {
     /// The distortion of each unit that the curves and dictionaries promise.
     pub fn promised(&self, plan: &Plan) -> Option<Vec<f64>> {
         let (curves, sensitivity) = self.budgets.as_ref()?;
-        let projected = plan.choices.iter().any(|choice| matches!(choice, Choice::Projection { .. }));
-        let projected = projected.then(|| Some(self.job.dictionaries(sensitivity).ok()?.promised(plan)));
+        let projected = projects(plan).then(|| Some(self.job.dictionaries(sensitivity).ok()?.promised(plan)));
         let projected = match projected {
             Some(promised) => promised?,
             None => Vec::new(),
@@ -596,6 +597,21 @@ impl Study<'_> {
         let weights = self.job.weights.parameters().max(1);
         (target.saturating_sub(kept) as f64 * 8.0 / weights as f64).clamp(1.5, 4.0)
     }
+}
+
+/// Whether another codec does better, by runs of the model and by distortions: with few samples, runs alone are luck.
+fn wins(ours: Tried, theirs: Tried) -> bool {
+    theirs.loss < ours.loss && theirs.predicted < ours.predicted
+}
+
+/// Whether one rate for all does better.
+fn wins_by_far(ours: Tried, theirs: Tried) -> bool {
+    theirs.loss < RIVAL * ours.loss
+}
+
+/// Whether a plan has projection dictionaries.
+fn projects(plan: &Plan) -> bool {
+    plan.choices.iter().any(|choice| matches!(choice, Choice::Projection { .. }))
 }
 
 /// The largest file that will do.
