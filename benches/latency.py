@@ -252,7 +252,8 @@ OTHERS = f"""
 ## The fast form in other runtimes
 
 Processor milliseconds of one step: what a sequence of {LONG} steps takes beyond one of {SHORT}, by the adapters of `tests/runtimes`.
-Several threads count together. Where there is no time, the runtime's own words.
+Several threads count together. Each is measured twice only, beside other work: less than a factor of two tells nothing. Where there is
+no time, the runtime's own words.
 
 | model | runtime | dense | fast | |
 |---|---|--:|--:|--:|

@@ -340,6 +340,8 @@ Judged by onnxruntime on samples that nothing was learned from; made by `tests/r
 of the recurrent weights, everything that is stored for them counted. Processor seconds are of all cores together.
 
 **[Methods compared](methods.md)**: size against loss of the codecs, pruning, rounding, LSTM-SVD and LSTM-ODL at equal bytes, table and plot.
+
+**[Latency](latency.md)**: size, latency, time to load, peak and steady memory in onnxruntime: dense, `quantize_dynamic`, and each of our forms.
 """
 SECTIONS = {"charlm": charlm_section, "models": models_section, "time": time_section}
 
