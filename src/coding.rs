@@ -177,8 +177,8 @@ impl Weights {
     pub fn forms(&self, model: &Model, request: Request, storage: impl Fn(usize) -> Storage) -> Vec<Assigned> {
         let obstacle = |weight: usize, form: Form| {
             let directions = self.directions(weight, &storage);
-            let matrix = self.survey.weights[weight].uses[0].matrix;
-            directions.iter().find_map(|units| encode::obstacle(units, matrix, form, request.from.is_none()))
+            let product = (self.survey.weights[weight].uses[0].matrix, self.vectors(weight));
+            directions.iter().find_map(|units| encode::obstacle(units, product, form, request.from.is_none()))
         };
         let bias = |node: usize| self.bias(model, node);
         encode::assign(&self.survey, model.opset(), request, &bias, obstacle)
@@ -192,12 +192,20 @@ impl Weights {
         directions.map(|units| units.iter().map(|&u| (self.units[u].unit.shape(), storage(u))).collect()).collect()
     }
 
+    /// How many vectors a weight multiplies in a step: R of a GRU that resets before the product two, `H` and `r H`.
+    fn vectors(&self, weight: usize) -> usize {
+        let WeightUse { node, matrix } = self.survey.weights[weight].uses[0];
+        let node = &self.survey.nodes[node];
+        let resets_before = node.cell == Cell::Gru && !node.attributes.linear_before_reset;
+        if resets_before && matrix == Matrix::R { 2 } else { 1 }
+    }
+
     /// Multiply-adds of a step of all nodes under a plan, and which of them are done in another form than portable.
     pub fn work(&self, choices: &[Choice], forms: &[Assigned]) -> MultiplyAdds {
         let mut total = MultiplyAdds::default();
         for (weight, found) in self.survey.weights.iter().enumerate() {
             for units in self.directions(weight, |u| choices[u].storage()) {
-                let work = Work::of(&units);
+                let work = Work::of(&units, self.vectors(weight));
                 for used in &found.uses {
                     let is_portable = forms[used.node].form == Form::Portable;
                     total.before += work.dense;

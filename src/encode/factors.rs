@@ -44,24 +44,25 @@ pub struct Work {
     pub dense: u64,
     /// With what it is stored as; the same where that is no product of two.
     pub factored: u64,
-    /// Products that the vector takes part in.
-    products: u64,
+    /// Products that are done besides those that the matrix itself would take.
+    more: u64,
 }
 
 impl Work {
-    /// Of the gates of one direction: rows and columns of each, and how it is stored.
-    pub fn of(units: &[([usize; 2], Storage)]) -> Work {
+    /// Of the gates of one direction: rows and columns of each, and how it is stored. `vectors` is how many vectors they
+    /// multiply in a step, some gates one and some another.
+    pub fn of(units: &[([usize; 2], Storage)], vectors: usize) -> Work {
         let dense = units.iter().map(|([rows, columns], _)| rows * columns).sum::<usize>() as u64;
-        let Some((dictionary, used)) = dictionary(units) else { return Work { dense, factored: dense, products: 1 } };
+        let Some((dictionary, used)) = dictionary(units) else { return Work { dense, factored: dense, more: 0 } };
         let atoms: usize = dictionary[..used].iter().map(|(atoms, _)| atoms).sum();
         let rows: usize = units.iter().map(|([rows, _], _)| rows).sum();
-        let factored = (atoms * (units[0].0[1] + rows)) as u64;
-        Work { dense, factored, products: 1 + used as u64 }
+        let factored = (atoms * (vectors * units[0].0[1] + rows)) as u64;
+        Work { dense, factored, more: (vectors * used) as u64 }
     }
 
     /// Whether it was measured to pay: `each_step` for R, while W is multiplied with all steps at once.
     fn pays(self, each_step: bool) -> bool {
-        let more = if each_step { PRODUCT * (self.products - 1) } else { 0 };
+        let more = if each_step { PRODUCT * self.more } else { 0 };
         self.factored + more < FLOAT * self.dense
     }
 }
@@ -80,16 +81,21 @@ fn dictionary(units: &[([usize; 2], Storage)]) -> Option<(&[(usize, usize)], usi
     Some((shared?, most))
 }
 
-/// Why the gates of one direction of a weight cannot be multiplied in a form. Without `measured` they need only take
+/// Why the gates of one direction of a matrix cannot be multiplied with their vectors in a form. Without `measured` they need only take
 /// fewer multiply-adds than they did.
-pub fn obstacle(units: &[([usize; 2], Storage)], matrix: Matrix, form: Form, measured: bool) -> Option<String> {
+pub fn obstacle(
+    units: &[([usize; 2], Storage)],
+    (matrix, vectors): (Matrix, usize),
+    form: Form,
+    measured: bool,
+) -> Option<String> {
     if form == Form::Portable || units.iter().all(|(_, storage)| *storage == Storage::Block) {
         return None;
     }
     let Some((dictionary, used)) = dictionary(units).filter(|_| form == Form::Fast) else {
         return Some("some of its gates are not codes of a block dictionary".to_owned());
     };
-    let work = Work::of(units);
+    let work = Work::of(units, vectors);
     let pays = if measured { work.pays(matrix == Matrix::R) } else { work.factored < work.dense };
     (!pays).then(|| {
         let (atoms, columns) = (dictionary[..used].iter().map(|(atoms, _)| atoms).sum::<usize>(), units[0].0[1]);

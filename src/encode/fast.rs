@@ -668,7 +668,9 @@ fn weights(constants: &mut Constants<'_>, scope: &Scope, matrix: &Matrix) -> Res
     if codes.ncols() != atoms.nrows() {
         return Err(changed("there are not as many codes as atoms"));
     }
-    constants.charge(&[codes.nrows(), atoms.ncols()]).map_err(|error| changed(&error.to_string()))?;
+    let (rows, inner) = codes.dim();
+    let charged = constants.charge_product(rows, inner, atoms.ncols());
+    charged.map_err(|error| changed(&error.to_string()))?;
     Ok(codes.dot(&atoms))
 }
 

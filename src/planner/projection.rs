@@ -96,7 +96,7 @@ impl<'a> Dictionaries<'a> {
     /// # Errors
     /// [`ErrorKind::Target`](crate::error::ErrorKind) if no plan fits, with the nearest that does.
     pub fn allocate(&self, sizing: &Sizing<'_>, rivals: Option<&Curves>, target: u64) -> Result<Plan> {
-        // What another form takes the place of is multiplied as int8, which only block codes are.
+        // What another form takes the place of is multiplied as int8: here that is left to block codes.
         let forms = sizing.weights.unit_forms(sizing.model, sizing.writing.request, |_| Storage::Block);
         let taken = |stack: &Vec<usize>| self.units(stack).into_iter().any(|unit| forms[unit] != Form::Portable);
         let taken: Vec<bool> = self.stacks.iter().map(taken).collect();

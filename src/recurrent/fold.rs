@@ -466,7 +466,7 @@ impl Operation<'_> {
 }
 
 /// Products that the budget counts as one element: to multiply is faster than to store.
-const PRODUCTS: usize = 256;
+pub(super) const PRODUCTS: usize = 256;
 
 /// Axes of a tensor; deeper ones are an attempt at something else than weights.
 const MAX_RANK: usize = 16;

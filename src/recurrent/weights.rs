@@ -10,7 +10,7 @@ use std::hash::Hasher;
 
 use ndarray::{ArcArray, Array3, ArrayD, IxDyn};
 
-use super::fold::{Budget, Constant, Data, Operation, data_inputs};
+use super::fold::{Budget, Constant, Data, Operation, PRODUCTS, data_inputs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::onnx::graph::{is_standard, plain_name};
@@ -173,12 +173,13 @@ impl<'m> Constants<'m> {
         traced.map(|traced| floats(traced.constant)).map_err(|stop| stop.into_error(name))
     }
 
-    /// Takes room for what is made of such values, of this shape.
+    /// Takes room, and time, for a product `[rows, inner] x [inner, columns]` of such values.
     ///
     /// # Errors
     /// `Unsupported` if the budget is spent.
-    pub fn charge(&mut self, shape: &[usize]) -> Result<()> {
-        self.budget.charge(shape).map_err(|reason| Error::new(ErrorKind::Unsupported, format!("the weights {reason}")))
+    pub fn charge_product(&mut self, rows: usize, inner: usize, columns: usize) -> Result<()> {
+        let work = [rows, columns, inner.div_ceil(PRODUCTS)];
+        self.budget.charge(&work).map_err(|reason| Error::new(ErrorKind::Unsupported, format!("the weights {reason}")))
     }
 }
 

@@ -33,7 +33,10 @@ impl Variants<'_> {
         for (step, row) in variants.iter_mut().flat_map(|variant| variant.x.chunks_exact_mut(inputs).enumerate()) {
             if rng.random::<f64>() < EXCHANGED {
                 let from = &self.pool[rng.random_range(0..self.pool.len())];
-                row.copy_from_slice(&from.x[step.min(from.steps - 1) * inputs..][..inputs]);
+                // A sequence alone has nothing else at this step.
+                let alone = self.pool.len() == 1;
+                let step = if alone { rng.random_range(0..from.steps) } else { step.min(from.steps - 1) };
+                row.copy_from_slice(&from.x[step * inputs..][..inputs]);
             }
         }
         self.original.set_targets(&mut variants);

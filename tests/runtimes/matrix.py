@@ -14,7 +14,7 @@ import platform
 import sys
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
@@ -40,7 +40,9 @@ SNR = 25
 # Beyond this, a runtime computes something else from the dense model than onnxruntime does.
 ALIKE = 1e-2
 # The models of --fast, and those that slow runtimes are tried on.
-FEW = ["GRU-64, opset 21", "LSTM-128 bidirectional, opset 17", "LSTM-64 in If, opset 11", "charlm gru256"]
+FEW = ["GRU-64, opset 21", "LSTM-128 bidirectional, opset 17", "LSTM-64 in If, opset 11", "charlm gru256", "charlm lstm256, projection"]
+# Models that are tried with projection dictionaries too.
+PROJECTED = ["charlm lstm256", "charlm gru256", "byte sentence BiLSTM"]
 WORKERS = 2
 
 
@@ -113,6 +115,13 @@ def catalogue_case(model):
     # Local sensitivities give budgets of many kinds, soon; the models that have arguments of their own are tuned.
     how = model.fast_arguments or ["--sensitivity", "local" if model.calibration else "none", "--tune", "off"]
     return Case(model.name, model.path, feeds, ["--ratio", f"{model.ratio:g}", *model.sample_arguments(), *how], forms(256))
+
+
+def projected(case):
+    arguments = [*case.arguments, "--codec", "projection"]
+    case = replace(case, name=f"{case.name}, projection", arguments=arguments, forms=("portable",), cells={}, refused={})
+    case.folder.mkdir(parents=True, exist_ok=True)
+    return case
 
 
 def feed(model):
@@ -358,6 +367,7 @@ def main():
     here, away = catalogue.read()
     makers = {model.name: lambda m=model: catalogue_case(m) for model in here if model.outcome == "compressed"}
     makers |= {name: lambda m=model: generated_case(m) for name, model in generated.models().items()}
+    makers |= {f"{name}, projection": lambda n=name: projected(makers[n]()) for name in PROJECTED if name in makers}
     wanted = [name for name in makers if (name in FEW if fast else not names or any(word in name for word in names))]
     asked = [runtime for runtime in runtimes.RUNTIMES if not (fast and runtime.few)]
     ran = [runtime for runtime in asked if runtime.there]

@@ -197,7 +197,9 @@ Ratios are of the bytes of W and R. For the codecs everything in the file counts
   in float, or in int8.
 - *LSTM-ODL*: the same matrices as sparse codes of a dictionary that is learned online (Mairal et al., 2009), with as many atoms as columns; atoms and
   values in int8, positions in as few bits as they take. Its learning is bounded: 4 passes over the rows in batches of 256, 40 steps of FISTA
-  for a batch and 120 in the end. More would help it, hardly by the factors below.
+  for a batch and 120 in the end, and the number of atoms is not tuned to the size: it could be had better than here.
+
+The codecs see calibration samples, the baselines do not: that is a part of the distance between them.
 """
 
 AFTER = """## When the projection dictionary, then
@@ -206,7 +208,7 @@ AFTER = """## When the projection dictionary, then
 
 So `block` is the default, and `--codec auto` leaves it only for a plan that is better by runs of the model on calibration samples and by the distortions
 of the gates as well: with few samples, runs alone are luck. It may so miss a small gain, as at 6.8x on charlm lstm512. The projection
-dictionary is good for rates between those that pieces of a block dictionary have (8, 4, 2.67 bits a weight: its bands mix them within a row), and
+dictionary may win at rates between those that pieces of a block dictionary have (8, 4, 2.67 bits a weight: its bands mix them within a row), and serves
 for multiplying without the matrix: `dirnet plan` shows how many multiply-adds a step takes by atoms and then by codes. With `--form fast`
 a layer is written so where that was measured to pay in onnxruntime (one thread, batch 1, microseconds a step, int8 products; each band is a
 product more, some 5 µs):

@@ -65,6 +65,7 @@ fn ended_by(signal: &str, directory: &TempDir, arguments: &[&str]) -> (Option<i3
         if ended != (Some(0), String::new()) {
             return ended;
         }
+        assert!(temporaries(directory.path()).is_empty(), "{arguments:?}");
         for name in names(directory.path()).iter().filter(|name| !before.contains(name)) {
             fs::remove_file(directory.path().join(name)).unwrap();
         }
