@@ -40,7 +40,7 @@ SNR = 25
 # Beyond this, a runtime computes something else from the dense model than onnxruntime does.
 ALIKE = 1e-2
 # The models of --fast, and those that slow runtimes are tried on.
-FEW = ["GRU-64, opset 21", "LSTM-128 bidirectional, opset 17", "LSTM-64 in If, opset 11", "charlm gru256", "charlm lstm256, projection"]
+FEW = ["GRU-64, opset 21", "LSTM-128 bidirectional, opset 17", "LSTM-64 in If, opset 11", "charlm gru256"]
 # Models that are tried with projection dictionaries too.
 PROJECTED = ["charlm lstm256", "charlm gru256", "byte sentence BiLSTM"]
 WORKERS = 2

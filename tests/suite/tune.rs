@@ -46,7 +46,7 @@ fn tuned(
     judge: Option<&Judge>,
 ) -> (CodedUnits, TuneReport) {
     let mut units = units.clone();
-    let options = Options { steps: Some(12), ..Options::default() };
+    let options = Options { steps: Some(24), ..Options::default() };
     let reference = judge.map(|judge| judge.reference(engine, &fixture.samples).expect("it runs"));
     let reference = reference.as_ref();
     let report =
