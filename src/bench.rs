@@ -42,7 +42,7 @@ pub fn measure(engine: &Engine, samples: &Samples, runs: Runs, progress: &dyn Pr
     let pass = || -> Result<f64> {
         let start = Instant::now();
         for stream in &samples.streams {
-            engine.run_stream(stream, &samples.carry, &Overrides::new(), None)?;
+            engine.run_stream(stream, &samples.carry, &Overrides::default(), None)?;
         }
         Ok(start.elapsed().as_secs_f64() * 1e3 / feeds.max(1) as f64)
     };

@@ -162,7 +162,7 @@ pub fn measure(
         let sums = Sums::default();
         for stream in samples.streams.iter().skip(first).step_by(lanes) {
             engine
-                .run_stream(stream, &samples.carry, &Overrides::new(), Some(&sums))
+                .run_stream(stream, &samples.carry, &Overrides::default(), Some(&sums))
                 .map_err(|e| e.in_file(&stream.origin))?;
             progress.advance(stream.feeds.len() as u64);
         }

@@ -21,7 +21,7 @@ use crate::encode::{
 };
 use crate::engine::{Engine, Overrides};
 use crate::error::{Error, ErrorKind, Result};
-use crate::onnx::{Model, Rewriter, Scope};
+use crate::onnx::{Model, Rewriter, Scope, Values, tensor};
 use crate::plan::{ATOMS, Choice, Plan, Sharing};
 use crate::progress::Progress;
 use crate::recurrent::{self, Bias, Cell, FindOptions, Matrix, RecurrentNode, Survey, Unit, Weight, WeightUse};
@@ -217,6 +217,11 @@ impl Weights {
         total
     }
 
+    /// Reads the biases anew when they are asked for next: those of the model are others now.
+    pub fn forget_biases(&mut self) {
+        self.biases.take();
+    }
+
     fn bias(&self, model: &Model, node: usize) -> Option<&Bias> {
         self.biases.get_or_init(|| self.survey.biases(model))[node].as_ref()
     }
@@ -247,12 +252,12 @@ impl Weights {
             let tensor = tensors.entry(unit.weight).or_insert_with(|| Array3::clone(&self.tensors[unit.weight]));
             unit.rows_mut(tensor).assign(&coded.decode());
         }
-        let mut overrides = Overrides::new();
+        let mut overrides = Overrides::default();
         for (weight, tensor) in tensors.into_iter().map(|(weight, tensor)| (weight, Arc::new(tensor))) {
             for WeightUse { node, matrix } in &self.survey.weights[weight].uses {
                 let node = &self.survey.nodes[*node];
                 if let Some(number) = engine.number(&node.scope, node.index) {
-                    overrides.insert((number, *matrix), tensor.clone());
+                    overrides.weights.insert((number, *matrix), tensor.clone());
                 }
             }
         }
@@ -586,6 +591,24 @@ pub fn apply(model: &Model, weights: &Weights, coded: &CodedUnits, writing: &Wri
     rewriter.set_metadata(NOTE, &writing.note);
     rewriter.finish()?;
     Ok(result)
+}
+
+/// B `[directions, 2*G*H]`, row-major, that nodes of the survey have in place of their own.
+pub type Biases = BTreeMap<usize, Arc<Vec<f32>>>;
+
+/// The model with other biases, which have to be the [own](Survey::own_bias) of their nodes. Its size is the same.
+///
+/// # Errors
+/// As [`Values::new`].
+pub fn with_biases(model: &Model, survey: &Survey, biases: &Biases) -> Result<Model> {
+    let values = Values::new(&model.proto)?;
+    let nodes: Vec<usize> = biases.keys().copied().collect();
+    let (definitions, changed): (Vec<_>, Vec<_>) =
+        biases.iter().filter_map(|(&n, bias)| Some((survey.own_bias(model, &values, n, &nodes)?, bias))).unzip();
+    Ok(model.with(&definitions, |place, tensor| {
+        let shape: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
+        tensor.raw_data = tensor::float("", &shape, changed[place]).raw_data;
+    }))
 }
 
 /// A weight as it is stored, and where.

@@ -274,14 +274,18 @@ impl<'a> Job<'a> {
         let start = Instant::now();
         let few = self.few(samples);
         let reference = judge.reference(engine, &few)?;
-        let report = tune::tune(engine, &self.weights, &mut coded.units, samples, Some(&reference), options, progress)?;
+        let subject = tune::Subject { model: self.model, engine, weights: &self.weights };
+        let report = tune::tune(&subject, &mut coded.units, samples, Some(&reference), options, progress)?;
         for (unit, stored) in coded.units.iter().enumerate() {
             if let Some(stored) = stored {
                 let error = &self.weights.rows(unit) - &stored.decode();
                 coded.distortion[unit] = self.metrics[unit].distortion(error.view());
             }
         }
-        coded.model = coding::apply(self.model, &self.weights, &coded.units, &self.writing)?;
+        let biased = coding::with_biases(self.model, &self.weights.survey, &report.biases)?;
+        self.weights.forget_biases();
+        coded.model = coding::apply(&biased, &self.weights, &coded.units, &self.writing)?;
+        self.weights.forget_biases();
         self.seconds.tune += start.elapsed().as_secs_f64();
         Ok(report)
     }

@@ -348,7 +348,8 @@ fn run_layer(
     let output =
         Judged { name: "Y".to_owned(), content: Content::Values, loss: LossKind::Nmse, kl: false, dims: Vec::new() };
     let judge = Judge { outputs: vec![output] };
-    let overrides: Overrides = Matrix::BOTH.iter().zip(decoded).map(|(&m, w)| ((0, m), Arc::new(w))).collect();
+    let weights = Matrix::BOTH.iter().zip(decoded).map(|(&m, w)| ((0, m), Arc::new(w))).collect();
+    let overrides = Overrides { weights, ..Overrides::default() };
     let reference = judge.reference(&engine, &samples).map_err(|e| e.at_node(&node.name))?;
     let comparison = reference.compare(&engine, &overrides).map_err(|e| e.at_node(&node.name))?;
     let figures = comparison.figures().remove(0);

@@ -88,7 +88,7 @@ impl Args {
         if let Some(stream) = samples.streams.first() {
             let mut first = stream.clone();
             first.feeds.truncate(1);
-            engine.run_stream(&first, &samples.carry, &Overrides::new(), None).map_err(at)?;
+            engine.run_stream(&first, &samples.carry, &Overrides::default(), None).map_err(at)?;
         }
         load_seconds += start.elapsed().as_secs_f64();
         let bytes = model.bytes();

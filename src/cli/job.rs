@@ -113,7 +113,7 @@ pub struct How {
     /// What decides the bytes of a unit
     #[arg(long, value_enum, value_name = "KIND", default_value_t = Sensitivity::Measured)]
     pub sensitivity: Sensitivity,
-    /// Move atoms and scales until the layers do what the original's do; the size stays [default: fast with samples, else off]
+    /// Move atoms, scales and biases until the layers do what the original's do; the size stays [default: fast with samples, else off]
     #[arg(long, value_enum, value_name = "EFFORT")]
     pub tune: Option<Tune>,
     /// Steps of the tuning, in place of what the effort says
@@ -178,7 +178,7 @@ pub enum Tune {
     Off,
     /// About as much as on everything else
     Fast,
-    /// Until it stops paying
+    /// Codes too, until it stops paying
     Full,
 }
 
@@ -621,7 +621,7 @@ fn bytes(sizing: &Sizing<'_>, target: &Target) -> u64 {
 
 /// The loss of the worst output.
 fn loss_of(coded: &Coded, held: &Reference<'_>) -> dirnet::error::Result<f64> {
-    held.compare(&Engine::new(&coded.model)?, &dirnet::engine::Overrides::new())?.worst_loss()
+    held.compare(&Engine::new(&coded.model)?, &dirnet::engine::Overrides::default())?.worst_loss()
 }
 
 /// A size without a plan is merely too small; every other failure ends the search.

@@ -91,7 +91,7 @@ fn try_ratio(
 ) -> Result<Point> {
     let plan = study.plan(study.job.sizing().target(ratio), progress)?;
     let coded = study.make(plan, progress)?;
-    let comparison = reference.compare(&Engine::new(&coded.model)?, &dirnet::engine::Overrides::new())?;
+    let comparison = reference.compare(&Engine::new(&coded.model)?, &dirnet::engine::Overrides::default())?;
     let bytes = coded.model.saved_bytes()?;
     let before = study.job.weights.survey.stored_bytes();
     Ok(Point {

@@ -64,7 +64,7 @@ impl Engine {
     /// W or R `[dirs, G*H, n]` of a recurrent node by its number, where the engine holds it; `None` where it is computed
     /// in the graph or used elsewhere too.
     pub fn weights(&self, node: usize, matrix: Matrix) -> Option<&Arc<Array3<f32>>> {
-        self.weights.get(&(node, matrix))
+        self.weights.weights.get(&(node, matrix))
     }
 
     /// The number of the recurrent node at `index` of the graph at `scope`; `None` if there is no such node.
@@ -79,10 +79,10 @@ impl Engine {
     /// [`ErrorKind::Samples`] for a feed that does not fit the model's inputs; [`ErrorKind::Engine`] or
     /// [`ErrorKind::Limit`] where the model cannot be run.
     pub fn run(&self, feed: &Feed, tap: Option<&dyn Tap>) -> Result<Outputs> {
-        self.run_with(feed, &Overrides::new(), tap)
+        self.run_with(feed, &Overrides::default(), tap)
     }
 
-    /// [`run`](Self::run) with other weights in place of some of the model's.
+    /// [`run`](Self::run) with other weights or biases in place of some of the model's.
     ///
     /// # Errors
     /// As [`run`](Self::run); [`ErrorKind::Engine`] too for weights of another shape than the node's.

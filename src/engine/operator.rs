@@ -250,7 +250,7 @@ impl<'a> Run<'a> {
             x: sequence_first("X", &values[0], values[0].shape(), op.batch_first())?,
             w: op.weights(Matrix::W, values, [dirs, rows, inputs])?,
             r: op.weights(Matrix::R, values, [dirs, rows, hidden])?,
-            b: optional(0).map(|value| floats("B", value, &[dirs, 2 * rows])).transpose()?,
+            b: optional(0).map(|value| op.bias(value, [dirs, 2 * rows])).transpose()?,
             p: optional(4).map(|value| floats("P", value, &[dirs, 3 * hidden])).transpose()?,
             lengths: optional(1).map(|value| lengths(value, steps, batch)).transpose()?.flatten(),
             h: states("initial_h", 2)?,
@@ -361,6 +361,13 @@ impl Recurrent {
         };
         ensure!(other.shape() == shape, "{matrix} is of shape {:?}, expected {shape:?}", other.shape());
         Ok(Floats::of_array(other))
+    }
+
+    /// B of the node, or what the caller put in its place.
+    fn bias(&self, value: &TValue, shape: [usize; 2]) -> TractResult<Floats> {
+        let Some(other) = self.number.and_then(recorder::bias) else { return floats("B", value, &shape) };
+        ensure!(other.len() == shape[0] * shape[1], "B is of {} numbers, expected {shape:?}", other.len());
+        Ok(other.into())
     }
 
     /// `initial_h` or `initial_c` as `[dirs, B, H]`.

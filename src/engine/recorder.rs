@@ -1,4 +1,4 @@
-//! What the recurrent nodes did during a run, and the weights that a caller put in their place.
+//! What the recurrent nodes did during a run, and the weights and biases that a caller put in place of theirs.
 //!
 //! The operator runs deep inside tract, possibly in the body of an If, where nothing of the caller can be passed to it.
 //! A run happens on one thread from begin to end, so the two meet in a thread-local that lives as long as the run.
@@ -14,8 +14,14 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 use tract_onnx::prelude::{IntoArcTensor, TValue, Tensor, TractResult};
 
-/// Weights `[dirs, G*H, n]` to be used in place of the model's, by number of the recurrent node and matrix.
-pub type Overrides = BTreeMap<(usize, Matrix), Arc<Array3<f32>>>;
+/// What is to be used in place of the model's own, by number of the recurrent node.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// W and R `[dirs, G*H, n]`.
+    pub weights: BTreeMap<(usize, Matrix), Arc<Array3<f32>>>,
+    /// B `[dirs, 2*G*H]`, row-major; of a node that has none it is not looked at.
+    pub biases: BTreeMap<usize, Arc<Vec<f32>>>,
+}
 
 /// Numbers that belong to somebody else: a part of the model's weights, or of those put in their place. Costs nothing to
 /// clone, so that a visit does not copy the weights at every step of a stream.
@@ -62,8 +68,14 @@ impl Floats {
 
 impl From<Vec<f32>> for Floats {
     fn from(vector: Vec<f32>) -> Floats {
+        Arc::new(vector).into()
+    }
+}
+
+impl From<Arc<Vec<f32>>> for Floats {
+    fn from(vector: Arc<Vec<f32>>) -> Floats {
         let range = 0..vector.len();
-        Floats { whole: Whole::Vector(Arc::new(vector)), range }
+        Floats { whole: Whole::Vector(vector), range }
     }
 }
 
@@ -198,7 +210,7 @@ impl Visit {
 struct Recorder {
     record: bool,
     /// The former go before the latter.
-    weights: [Overrides; 2],
+    overrides: [Overrides; 2],
     visits: Vec<Visit>,
 }
 
@@ -206,13 +218,13 @@ thread_local! {
     static CURRENT: RefCell<Recorder> = RefCell::default();
 }
 
-/// Runs `work` with weights put in place, the former before the latter, and returns what the operators recorded.
+/// Runs `work` with what is put in place, the former before the latter, and returns what the operators recorded.
 pub(super) fn during<T>(
     record: bool,
-    weights: [&Overrides; 2],
+    overrides: [&Overrides; 2],
     work: impl FnOnce() -> Result<T>,
 ) -> Result<(T, Vec<Visit>)> {
-    CURRENT.set(Recorder { record, weights: weights.map(Clone::clone), visits: Vec::new() });
+    CURRENT.set(Recorder { record, overrides: overrides.map(Clone::clone), visits: Vec::new() });
     let result = work();
     let visits = CURRENT.take().visits;
     Ok((result?, visits))
@@ -230,5 +242,10 @@ pub(super) fn record(visit: Visit) {
 
 /// The weights to use in place of the model's.
 pub(super) fn weights(node: usize, matrix: Matrix) -> Option<Arc<Array3<f32>>> {
-    CURRENT.with_borrow(|recorder| recorder.weights.iter().find_map(|weights| weights.get(&(node, matrix)).cloned()))
+    CURRENT.with_borrow(|recorder| recorder.overrides.iter().find_map(|all| all.weights.get(&(node, matrix)).cloned()))
+}
+
+/// The B to use in place of the model's.
+pub(super) fn bias(node: usize) -> Option<Arc<Vec<f32>>> {
+    CURRENT.with_borrow(|recorder| recorder.overrides.iter().find_map(|all| all.biases.get(&node).cloned()))
 }

@@ -20,7 +20,7 @@ pub(super) fn take(model: &Model, numbers: &HashMap<(Scope, usize), usize>) -> R
     let values = Values::new(&model.proto)?;
     let mut known: HashMap<(Scope, String), Arc<Array3<f32>>> = HashMap::new();
     let mut left_out = Vec::new();
-    let mut taken = Overrides::new();
+    let mut taken = Overrides::default();
     // In the order of the nodes, so that of several errors it is always the same one that is told.
     let nodes: BTreeMap<usize, &(Scope, usize)> = numbers.iter().map(|(node, &number)| (number, node)).collect();
     for (number, (scope, index)) in nodes {
@@ -45,7 +45,7 @@ pub(super) fn take(model: &Model, numbers: &HashMap<(Scope, usize), usize>) -> R
                     known.entry(key).or_insert(Arc::new(read)).clone()
                 }
             };
-            taken.insert((number, matrix), weights);
+            taken.weights.insert((number, matrix), weights);
         }
     }
     Ok((model.without(&left_out), taken))

@@ -32,7 +32,7 @@ impl Judge {
     /// Those of running it, naming the sample.
     pub fn reference<'a>(&'a self, original: &Engine, samples: &'a Samples) -> Result<Reference<'a>> {
         let run = |stream: &Stream| {
-            let mut steps = run(original, stream, samples, &Overrides::new())?;
+            let mut steps = run(original, stream, samples, &Overrides::default())?;
             steps.iter_mut().for_each(|outputs| outputs.retain(|(name, _)| self.names().any(|n| n == name)));
             Ok(steps)
         };
@@ -54,7 +54,7 @@ impl Judge {
     ) -> Result<Comparison> {
         let empty = self.comparison().profiled(!samples.carry.is_empty());
         empty.sum(samples, |number, stream| {
-            let none = Overrides::new();
+            let none = Overrides::default();
             let (original, compressed) =
                 rayon::join(|| run(original, stream, samples, &none), || run(compressed, stream, samples, &none));
             let comparison = empty.with_stream(samples, number, &original?, &compressed?);

@@ -28,7 +28,7 @@ use crate::onnx::graph::{bodies, is_standard, plain_name};
 use crate::onnx::proto::tensor_shape_proto::dimension;
 use crate::onnx::proto::{ValueInfoProto, type_proto};
 use crate::onnx::tensor::shape;
-use crate::onnx::{Model, NodeNames, NodeProto, Origin, Scope, Values};
+use crate::onnx::{Definition, Model, NodeNames, NodeProto, Origin, Scope, Use, Values};
 use fold::Budget;
 use weights::{Stop, body_of, hash, operator, three_dimensions, trace};
 
@@ -259,6 +259,22 @@ impl Survey {
             Err(error) => Err(error.to_string()),
         };
         self.nodes.iter().map(|node| node.reads.bias.then(|| bias(node))).collect()
+    }
+
+    /// The stored tensor that is the B of a node, if it is nothing but that: single-precision, in the file itself, read by
+    /// none but `nodes` as their B, and not open to the caller.
+    pub fn own_bias(&self, model: &Model, values: &Values<'_>, node: usize, nodes: &[usize]) -> Option<Definition> {
+        let node = &self.nodes[node];
+        let name = model.node(&node.scope, node.index).input.get(BIAS).filter(|name| !name.is_empty())?;
+        let definition = values.resolve(&node.scope, name).filter(|definition| !definition.is_input)?;
+        let tensor = model.initializer(definition)?;
+        let is_plain = tensor.data_type() == ElementType::Float as i32 && tensor.raw_data.is_some();
+        let is_theirs = |used: &Use| {
+            let Use::Node { scope, node, input: BIAS } = used else { return false };
+            nodes.iter().map(|&n| &self.nodes[n]).any(|own| own.scope == *scope && own.index == *node)
+        };
+        let own = is_plain && values.uses(&definition.scope, name).iter().all(is_theirs);
+        own.then(|| definition.clone())
     }
 
     /// The node whose Y, all directions side by side, a node reads as X, by index in [`nodes`](Self::nodes).

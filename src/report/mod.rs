@@ -378,7 +378,7 @@ pub struct Seconds {
     pub learn: Option<f64>,
     /// Choosing per unit.
     pub allocate: Option<f64>,
-    /// Tuning atoms and scales.
+    /// Tuning.
     pub tune: Option<f64>,
     /// Writing codes into the graph, and the file.
     pub encode: Option<f64>,

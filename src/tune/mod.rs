@@ -1,4 +1,5 @@
-//! Tuning: with the codes fixed, atoms and row scales are moved until the layers do what the original's do.
+//! Tuning: atoms, row scales, biases and, where time is no object, codes are moved until the layers do what the
+//! original's do.
 //!
 //! Layers are taken in the order of the graph. The inputs of a layer are traced through the model as it is coded so
 //! far, so that a layer also mends what came before it; its targets are traced from the original. Gradients go back
@@ -25,16 +26,17 @@ use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
 use crate::cell::Spec;
-use crate::coding::{CodedUnit, CodedUnits, Weights};
+use crate::coding::{Biases, CodedUnit, CodedUnits, Weights};
 use crate::engine::{Engine, Overrides};
 use crate::error::Result;
 use crate::loss::{Judge, Reference};
+use crate::onnx::{Model, Values};
 use crate::progress::Progress;
 use crate::recurrent::{self, Matrix};
 use crate::samples::Samples;
 use head::{Finals, Head};
 use parameters::{Parameters, Place};
-use sequences::{Probe, Record, Tracing, Window, Windows};
+use sequences::{Constants, Probe, Record, Tracing, Window, Windows};
 use stack::{Direction, Goal, Stack};
 use variants::Variants;
 
@@ -47,11 +49,11 @@ const OPERATIONS: f64 = 8.0;
 
 /// Steps of Adam in one descent, from the largest rate to none.
 const FAST_STEPS: std::ops::RangeInclusive<usize> = 24..=250;
-const FULL_STEPS: usize = 200;
+const FULL_STEPS: usize = 300;
 
 /// Descents of [`Effort::Full`] at most, and the share of the loss that one has to take off to be followed by another.
-const DESCENTS: usize = 6;
-const PAYS: f64 = 0.01;
+const DESCENTS: usize = 12;
+const PAYS: f64 = 0.006;
 
 /// The share of the loss that tuning has to take off to be kept: less is as likely to be lost again on other samples.
 const WORTH: f64 = 0.03;
@@ -94,11 +96,23 @@ pub struct Options {
     pub seed: u64,
 }
 
+/// What is tuned.
+pub struct Subject<'a> {
+    /// The original.
+    pub model: &'a Model,
+    /// The same, ready to run.
+    pub engine: &'a Engine,
+    /// Its weights.
+    pub weights: &'a Weights,
+}
+
 /// What was tuned, and what it gave.
 #[derive(Clone, Debug, Default)]
 pub struct TuneReport {
     /// In the order of tuning.
     pub layers: Vec<Tuned>,
+    /// The biases that were tuned too.
+    pub biases: Biases,
 }
 
 /// What became of one layer, or of layers that were tuned as one.
@@ -156,8 +170,7 @@ pub enum Outcome {
 /// # Errors
 /// Those of running the model on the samples.
 pub fn tune(
-    engine: &Engine,
-    weights: &Weights,
+    &Subject { model, engine, weights }: &Subject<'_>,
     coded: &mut CodedUnits,
     samples: &Samples,
     reference: Option<&Reference<'_>>,
@@ -165,10 +178,15 @@ pub fn tune(
     progress: &dyn Progress,
 ) -> Result<TuneReport> {
     let mut report = TuneReport::default();
+    let values = Values::new(&model.proto)?;
     let mut sites = Vec::new();
     for nodes in sites_of(weights) {
         match Layer::new(engine, weights, coded, nodes.clone()) {
-            Some(Ok(layer)) => sites.push(layer),
+            Some(Ok(mut layer)) => {
+                let own = |&node: &usize| weights.survey.own_bias(model, &values, node, &nodes).is_some();
+                layer.owns_bias = nodes.iter().all(own);
+                sites.push(layer);
+            }
             Some(Err(reason)) => report.layers.push(Tuned {
                 nodes: names(weights, &nodes),
                 target: Target::States,
@@ -190,8 +208,19 @@ pub fn tune(
         return Ok(report);
     }
     let stacks = stacks(&tracing, &sites, reference.map(Reference::judge))?;
-    let mut tuner =
-        Tuner { engine, weights, coded, sites: &sites, tracing, reference, loss: None, options, progress, descent: 0 };
+    let mut tuner = Tuner {
+        engine,
+        weights,
+        coded,
+        biases: Biases::new(),
+        sites: &sites,
+        tracing,
+        reference,
+        loss: None,
+        options,
+        progress,
+        descent: 0,
+    };
     tuner.loss = tuner.output_loss();
     let total: usize = sites.iter().map(Layer::weights).sum();
     tuner.descent = tuner.steps_of_a_descent(total);
@@ -201,6 +230,7 @@ pub fn tune(
         let tuned = tuner.stack(&layers, goal, descents)?;
         report.layers.push(tuned);
     }
+    report.biases = tuner.biases;
     progress.done();
     Ok(report)
 }
@@ -234,6 +264,8 @@ struct Layer {
     reverse: Vec<bool>,
     /// W and R, by index in [`Weights::tensors`].
     tensors: [usize; 2],
+    /// Its B is stored for it alone.
+    owns_bias: bool,
 }
 
 impl Layer {
@@ -286,6 +318,7 @@ impl Layer {
             specs: specs.into_iter().next()?,
             tensors,
             nodes,
+            owns_bias: false,
         }))
     }
 
@@ -333,6 +366,7 @@ struct Tuner<'a> {
     engine: &'a Engine,
     weights: &'a Weights,
     coded: &'a mut CodedUnits,
+    biases: Biases,
     sites: &'a [Layer],
     tracing: Tracing<'a>,
     reference: Option<&'a Reference<'a>>,
@@ -363,7 +397,7 @@ impl Tuner<'_> {
             Goal::Output(Head { output, .. }) | Goal::Finals(Finals { output, .. }) => Target::Output(output.clone()),
         };
         let places = self.places(layers);
-        let untuned = self.coded.clone();
+        let untuned = (self.coded.clone(), self.biases.clone());
         let (mut steps, mut losses, mut scales_only) = (0, None, false);
         for descent in 0..descents {
             let mut windows = self.tracing.windows(layers, &self.overrides(), TRACED_STEPS)?;
@@ -375,11 +409,13 @@ impl Tuner<'_> {
             }
             // Only where it gets the original's own inputs is it known what the original does on others.
             let variants = (!windows.drifted).then(|| Variants {
-                original: Stack { layers: self.directions(layers, &windows), goal: Goal::States },
+                original: Stack { layers: self.directions(layers, &windows.originals), goal: Goal::States },
                 pool: &windows.tuned_on,
             });
-            let mut stack = Stack { layers: self.directions(layers, &windows), goal };
-            let mut parameters = Parameters::new(&places, self.coded);
+            let mut stack = Stack { layers: self.directions(layers, &windows.constants), goal };
+            let owns_bias: Vec<bool> = layers.iter().map(|&layer| self.sites[layer].owns_bias).collect();
+            let mut parameters =
+                Parameters::new(&places, self.coded, &stack, &owns_bias, self.options.effort == Effort::Full);
             scales_only |= parameters.shares_outside();
             let left_out: Vec<&Window> = spread(&windows.left_out, JUDGED);
             parameters.write(&mut stack);
@@ -391,6 +427,10 @@ impl Tuner<'_> {
             let first = losses.map_or(before, |(first, _)| first);
             if after < before {
                 parameters.store(self.coded);
+                for (layer, bias) in parameters.biases() {
+                    let nodes = self.sites[layers[layer]].nodes.iter();
+                    self.biases.extend(nodes.map(|&node| (node, bias.clone())));
+                }
                 losses = Some((first, after));
             } else if losses.is_none() {
                 self.progress.advance((self.descent * (descents - 1)) as u64);
@@ -403,14 +443,14 @@ impl Tuner<'_> {
         }
         let (before, after) = losses.unwrap_or_default();
         if after > before * (1.0 - WORTH) {
-            *self.coded = untuned;
+            (*self.coded, self.biases) = untuned;
             return Ok(Tuned { nodes, target, outcome: Outcome::Dropped { before, after, steps, outputs: None } });
         }
         if let Some(first) = self.loss {
             // Outputs that have no loss any more are as far away as can be.
             let last = self.output_loss().unwrap_or(f64::INFINITY);
             if last >= first || last.is_nan() {
-                *self.coded = untuned;
+                (*self.coded, self.biases) = untuned;
                 let outcome = Outcome::Dropped { before, after, steps, outputs: Some([first, last]) };
                 return Ok(Tuned { nodes, target, outcome });
             }
@@ -467,25 +507,32 @@ impl Tuner<'_> {
         places
     }
 
-    /// The layers with the weights of the original.
-    fn directions(&self, layers: &[usize], windows: &Windows) -> Vec<Vec<Direction>> {
-        let of_layer = |(&site, constants): (&usize, &Vec<sequences::Constants>)| {
+    /// The layers with the weights of the original and these B and P.
+    fn directions(&self, layers: &[usize], constants: &[Vec<Constants>]) -> Vec<Vec<Direction>> {
+        let of_layer = |(&site, constants): (&usize, &Vec<Constants>)| {
             let site = &self.sites[site];
-            let direction = |(d, constants): (usize, &sequences::Constants)| {
+            let direction = |(d, constants): (usize, &Constants)| {
                 let [w, r] = site
                     .tensors
                     .map(|t| self.weights.tensors[t].index_axis(Axis(0), d).iter().copied().collect::<Vec<f32>>());
-                let sequences::Constants { b, p } = constants.clone();
+                let Constants { b, p } = constants.clone();
                 Direction { spec: site.specs[d].clone(), reverse: site.reverse[d], w, r, b, p }
             };
             constants.iter().enumerate().map(direction).collect()
         };
-        layers.iter().zip(&windows.constants).map(of_layer).collect()
+        layers.iter().zip(constants).map(of_layer).collect()
     }
 
     /// The weights as they are coded now, for all nodes.
     fn overrides(&self) -> Overrides {
-        self.weights.overrides(self.engine, |unit| self.coded[unit].as_ref())
+        let mut overrides = self.weights.overrides(self.engine, |unit| self.coded[unit].as_ref());
+        for (&node, bias) in &self.biases {
+            let node = &self.weights.survey.nodes[node];
+            if let Some(number) = self.engine.number(&node.scope, node.index) {
+                overrides.biases.insert(number, bias.clone());
+            }
+        }
+        overrides
     }
 }
 

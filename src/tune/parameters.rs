@@ -1,8 +1,12 @@
-//! The continuous numbers of a coded stack: atoms and row scales, moved by Adam (Kingma and Ba, 2015).
+//! The numbers of a coded stack: atoms, row scales and biases, moved by Adam (Kingma and Ba, 2015).
 //!
 //! What is tuned is what is stored: a weight is computed from atoms rounded to `i8` and scales rounded to their
 //! format, and the gradient is passed to the numbers before rounding as if there were none (the straight-through
 //! estimator of Bengio et al., 2013). So there is nothing to lose when the numbers are stored in the end.
+//!
+//! Codes can be chosen again too: each piece then has a *latent* of its own that the gradient moves, and takes the atom
+//! nearest to it. The latent starts at what is stored and goes along when atoms and scales move, so that a code changes
+//! only where the gradient keeps asking for it.
 
 use std::sync::Arc;
 
@@ -16,6 +20,13 @@ use crate::recurrent::Matrix;
 /// The largest step of an atom, against the rms of its codebook, and of a scale, against itself.
 const ATOM_RATE: f64 = 0.012;
 const SCALE_RATE: f64 = 0.006;
+
+/// The largest step of a bias: against 1, as what it is added to.
+const BIAS_RATE: f32 = 0.002;
+
+/// The largest step of a latent weight, against the rms of its row: with larger ones the noise of the gradients takes codes
+/// away from where they were good.
+const LATENT_RATE: f64 = 0.003;
 
 /// Decay of the means of gradients and of their squares.
 const DECAY: [f32; 2] = [0.9, 0.98];
@@ -82,18 +93,41 @@ struct Member {
     step: Option<f32>,
     /// In units of `step`.
     scales: Tuned,
+    /// Where codes are chosen again.
+    latent: Option<Latent>,
+}
+
+/// The weights that codes are chosen for.
+struct Latent {
+    weights: Tuned,
+    /// What is stored, as of the last step.
+    stored: Vec<f32>,
+}
+
+/// B of a layer in one direction, `[2*G*H]`.
+struct Bias {
+    layer: usize,
+    direction: usize,
+    values: Tuned,
 }
 
 /// All that is tuned of a stack.
 pub(super) struct Parameters {
     books: Vec<Book>,
     members: Vec<Member>,
+    biases: Vec<Bias>,
     count: i32,
 }
 
 impl Parameters {
-    /// The parameters of the coded units at `places`.
-    pub(super) fn new(places: &[Place], coded: &CodedUnits) -> Parameters {
+    /// The parameters of the coded units at `places` in `stack`, and the B of the layers that own theirs.
+    pub(super) fn new(
+        places: &[Place],
+        coded: &CodedUnits,
+        stack: &Stack,
+        owns_bias: &[bool],
+        recode: bool,
+    ) -> Parameters {
         let mut books: Vec<Book> = Vec::new();
         let mut members = Vec::new();
         for &place in places {
@@ -110,7 +144,18 @@ impl Parameters {
             });
             members.push(Member::new(place, book, unit));
         }
-        Parameters { books, members, count: 0 }
+        if recode {
+            members.par_iter_mut().for_each(|member| member.latent = member.latent(&books[member.book]));
+        }
+        let biases = (stack.layers.iter().enumerate())
+            .filter(|(layer, _)| owns_bias[*layer])
+            .flat_map(|(layer, directions)| directions.iter().enumerate().map(move |(d, it)| (layer, d, it)))
+            .filter_map(|(layer, direction, it)| {
+                let values = it.b.clone()?;
+                let rates = vec![BIAS_RATE; values.len()];
+                Some(Bias { layer, direction, values: Tuned::new(values, rates) })
+            });
+        Parameters { books, members, biases: biases.collect(), count: 0 }
     }
 
     /// Whether some codebook stays as it is because it serves other nodes too.
@@ -124,12 +169,7 @@ impl Parameters {
         let parts: Vec<(Vec<f32>, Vec<f32>)> = self
             .members
             .par_iter()
-            .map(|member| {
-                let gradients = &gradients[member.place.layer][member.place.direction];
-                let all = if member.place.matrix == Matrix::W { &gradients.w } else { &gradients.r };
-                let own = &all[member.place.row * member.columns..][..member.rows * member.columns];
-                member.gradients(own, &self.books[member.book])
-            })
+            .map(|member| member.gradients(member.part_of(gradients), &self.books[member.book]))
             .collect();
         for (index, book) in self.books.iter_mut().enumerate() {
             let Some(atoms) = &mut book.atoms else { continue };
@@ -140,15 +180,37 @@ impl Parameters {
             atoms.advance(&sum, share, self.count);
             atoms.values.iter_mut().for_each(|v| *v = v.clamp(-book.peak, book.peak));
         }
+        for bias in &mut self.biases {
+            bias.values.advance(&gradients[bias.layer][bias.direction].b, share, self.count);
+        }
         for (member, (_, gradient)) in self.members.iter_mut().zip(&parts) {
             member.scales.advance(gradient, share, self.count);
             let most = if member.step.is_some() { 255.0 } else { f32::MAX };
             member.scales.values.iter_mut().for_each(|s| *s = s.clamp(0.0, most));
         }
+        let (books, count) = (&self.books, self.count);
+        self.members.par_iter_mut().for_each(|member| {
+            if let Some(latent) = member.latent.take() {
+                let gradient = member.part_of(gradients);
+                member.latent = Some(member.recode(latent, &books[member.book], gradient, share, count));
+            }
+        });
     }
 
-    /// Puts the weights that the parameters stand for into the stack.
+    /// B `[directions, 2*G*H]` by layer.
+    pub(super) fn biases(&self) -> impl Iterator<Item = (usize, Arc<Vec<f32>>)> {
+        let of_layer = |of_layer: &[Bias]| {
+            let values = of_layer.iter().flat_map(|bias| bias.values.values.iter().copied());
+            (of_layer[0].layer, Arc::new(values.collect()))
+        };
+        self.biases.chunk_by(|a, b| a.layer == b.layer).map(of_layer)
+    }
+
+    /// Puts the weights and biases that the parameters stand for into the stack.
     pub(super) fn write(&self, stack: &mut Stack) {
+        for bias in &self.biases {
+            stack.layers[bias.layer][bias.direction].b = Some(bias.values.values.clone());
+        }
         let decoded: Vec<Vec<f32>> =
             self.members.par_iter().map(|member| member.decode(&self.books[member.book])).collect();
         for (member, decoded) in self.members.iter().zip(decoded) {
@@ -165,6 +227,7 @@ impl Parameters {
         for member in &self.members {
             let Some(unit) = coded[member.place.unit].as_mut().and_then(CodedUnit::block_mut) else { continue };
             unit.codebook = books[member.book].clone();
+            unit.codes.clone_from(&member.codes);
             unit.scales = member.stored_scales();
             if let Some(scales) = &mut unit.scale_codes {
                 scales.codes = member.scales.values.iter().map(|s| s.round() as u8).collect();
@@ -216,7 +279,62 @@ impl Member {
             codes: coded.codes.clone(),
             step,
             scales: Tuned::new(values, rates),
+            latent: None,
         }
+    }
+
+    /// The member's rows of gradients in the weights.
+    fn part_of<'g>(&self, gradients: &'g StackGradients) -> &'g [f32] {
+        let gradients = &gradients[self.place.layer][self.place.direction];
+        let all = if self.place.matrix == Matrix::W { &gradients.w } else { &gradients.r };
+        &all[self.place.row * self.columns..][..self.rows * self.columns]
+    }
+
+    /// Latent weights that are what is stored; none where every level is an atom.
+    fn latent(&self, book: &Book) -> Option<Latent> {
+        let stored = self.decode(book);
+        let rates = stored.chunks_exact(self.columns).flat_map(|row| {
+            let energy: f64 = row.iter().map(|w| f64::from(*w).powi(2)).sum();
+            std::iter::repeat_n((LATENT_RATE * (energy / row.len() as f64).sqrt()) as f32, row.len())
+        });
+        let weights = Tuned::new(stored.clone(), rates.collect());
+        (book.spec.width > 1 || book.spec.atoms < 256).then_some(Latent { weights, stored })
+    }
+
+    /// Moves the latent weights along with what is stored and against the gradient, and gives each piece the atom that is
+    /// nearest to its latent.
+    fn recode(&mut self, mut latent: Latent, book: &Book, gradient: &[f32], share: f64, count: i32) -> Latent {
+        let now = self.decode(book);
+        let moved = now.iter().zip(&latent.stored).map(|(now, before)| now - before);
+        latent.weights.values.iter_mut().zip(moved).for_each(|(w, moved)| *w += moved);
+        latent.weights.advance(gradient, share, count);
+        let (levels, width) = (book.levels(), book.spec.width);
+        let reach = reach(&levels, width);
+        let rows = latent.weights.values.chunks_exact(self.columns);
+        let scales = self.stored_scales();
+        for ((row, codes), scale) in rows.zip(self.codes.chunks_exact_mut(book.spec.pieces(self.columns))).zip(scales) {
+            if scale <= 0.0 {
+                continue;
+            }
+            for (piece, code) in row.chunks(width).zip(codes) {
+                let distance = |atom: &[f32]| -> f32 {
+                    piece.iter().zip(atom).map(|(w, level)| (w / scale - level) * (w / scale - level)).sum()
+                };
+                let own = usize::from(*code);
+                let mut least = distance(&levels[own * width..]);
+                if piece.len() == width && least < reach[own] {
+                    continue;
+                }
+                for (other, atom) in levels.chunks_exact(width).enumerate() {
+                    let distance = distance(atom);
+                    if distance < least {
+                        (least, *code) = (distance, other as u8);
+                    }
+                }
+            }
+        }
+        latent.stored = self.decode(book);
+        latent
     }
 
     /// The scales as they will be decoded.
@@ -264,5 +382,58 @@ impl Member {
         let unit = self.step.unwrap_or(1.0);
         scales.iter_mut().for_each(|g| *g *= unit);
         (atoms, scales)
+    }
+}
+
+/// For each atom the squared distance within which no other atom can be nearer.
+fn reach(levels: &[f32], width: usize) -> Vec<f32> {
+    let atoms = || levels.chunks_exact(width).enumerate();
+    let distance = |a: &[f32], b: &[f32]| -> f32 { a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum() };
+    let nearest = |(own, atom): (usize, &[f32])| {
+        atoms().filter(|(other, _)| *other != own).map(|(_, other)| distance(atom, other)).fold(f32::INFINITY, f32::min)
+    };
+    atoms().map(|atom| nearest(atom) / 4.0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row of three pieces, the last one short, of atoms at 0, 10, 20 ... in both directions.
+    fn row(codes: [u8; 3]) -> (Member, Book) {
+        let spec = BlockSpec { width: 2, atoms: 16 };
+        let codebook = Arc::new(Codebook { spec, atoms: (0..16).flat_map(|i| [10 * (i / 4), 10 * (i % 4)]).collect() });
+        let coded = Coded {
+            rows: 1,
+            columns: 5,
+            codes: codes.to_vec(),
+            scales: vec![0.5],
+            scale_codes: None,
+            codebook: codebook.clone(),
+        };
+        let place = Place { unit: 0, layer: 0, direction: 0, matrix: Matrix::W, row: 0 };
+        (Member::new(place, 0, &coded), Book::new(&codebook, false))
+    }
+
+    #[test]
+    fn a_code_changes_where_the_gradient_keeps_asking_for_it() {
+        let (mut member, mut book) = row([5, 5, 4]);
+        let mut latent = member.latent(&book).unwrap();
+        let gradient = [0.0, -1.0, 0.0, 0.0, 1.0];
+        for count in 1..=300 {
+            latent = member.recode(latent, &book, &gradient, 1.0, count);
+        }
+        assert_eq!(member.codes, [6, 5, 0]);
+        assert_eq!(latent.stored, [5.0, 10.0, 5.0, 5.0, 0.0]);
+
+        // Atoms that move take their pieces along, however far.
+        book.atoms.as_mut().unwrap().values.iter_mut().for_each(|level| *level += 40.0);
+        member.recode(latent, &book, &[0.0; 5], 1.0, 301);
+        assert_eq!(member.codes[..2], [6, 5]);
+    }
+
+    #[test]
+    fn atoms_reach_halfway_to_the_nearest_other() {
+        assert_eq!(reach(&[0.0, 0.0, 0.0, 6.0, 8.0, 0.0], 2), [9.0, 9.0, 16.0]);
     }
 }

@@ -236,8 +236,10 @@ impl Window {
 pub(super) struct Windows {
     pub(super) tuned_on: Vec<Window>,
     pub(super) left_out: Vec<Window>,
-    /// B and P of each layer by direction.
+    /// B and P of each layer by direction, as they are now.
     pub(super) constants: Vec<Vec<Constants>>,
+    /// Those of the original.
+    pub(super) originals: Vec<Vec<Constants>>,
     /// B or P of a layer vary from run to run.
     pub(super) vary: bool,
     /// The coded model comes to the first layer with other inputs than the original.
@@ -267,7 +269,7 @@ impl Tracing<'_> {
         for streams in self.shuffled().chunks(AT_ONCE) {
             let pairs: Vec<Result<_>> = streams
                 .par_iter()
-                .map(|stream| Ok((self.run(stream, &Overrides::new())?, self.run(stream, overrides)?)))
+                .map(|stream| Ok((self.run(stream, &Overrides::default())?, self.run(stream, overrides)?)))
                 .collect();
             for pair in pairs {
                 let (original, coded) = pair?;
@@ -289,7 +291,8 @@ impl Tracing<'_> {
     pub(super) fn originals(&self, streams: usize) -> Result<Vec<Probe>> {
         let run = |stream: &&Stream| {
             let recorder = Recorder::new(self.sites);
-            let outputs = self.engine.run_stream(stream, &self.samples.carry, &Overrides::new(), Some(&recorder))?;
+            let outputs =
+                self.engine.run_stream(stream, &self.samples.carry, &Overrides::default(), Some(&recorder))?;
             Ok((recorder.finish(), outputs))
         };
         let order = self.shuffled();
@@ -327,6 +330,8 @@ fn joined(
     };
     if result.constants.is_empty() {
         result.constants = sites.iter().map(|site| site.constants.clone()).collect();
+        let original = layers.iter().filter_map(|site| original.get(site));
+        result.originals = original.map(|site| site.constants.clone()).collect();
     }
     result.vary |= sites.iter().zip(&result.constants).any(|(site, c)| site.vary || site.constants != *c);
     let first = layers.first().and_then(|site| original.get(site));

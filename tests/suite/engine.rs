@@ -107,7 +107,7 @@ fn real_models_agree_with_onnxruntime() {
         stream.feeds.truncate(if carry.is_empty() { 1 } else { STEPS });
         let engine = Engine::new(&model).unwrap();
         let mut steps = engine
-            .run_stream(&stream, &carry, &Overrides::new(), None)
+            .run_stream(&stream, &carry, &Overrides::default(), None)
             .unwrap_or_else(|e| panic!("{}: {e}", reference.model));
         let outputs = steps.pop().unwrap();
         assert_eq!(outputs.len(), reference.outputs.len());
@@ -136,7 +136,7 @@ fn a_loop_gives_what_its_body_gives_step_by_step() {
     let mut stream =
         read_samples(&single, &models.join("dtln_pytorch/model_p1.calibration.npz"), &carry).streams.swap_remove(0);
     stream.feeds.truncate(5);
-    let steps = Engine::new(&single).unwrap().run_stream(&stream, &carry, &Overrides::new(), None).unwrap();
+    let steps = Engine::new(&single).unwrap().run_stream(&stream, &carry, &Overrides::default(), None).unwrap();
     let all: Vec<f32> = stream.feeds.iter().flat_map(|feed| feed["mag"].to_f32()).collect();
     let all = ArrayD::from_shape_vec(vec![5, 1, 1, 257], all).unwrap();
     let looped = load(&models.join("derived/dtln_p1_loop/model.onnx"));
@@ -168,7 +168,7 @@ fn a_tap_sees_nodes_inside_branches() {
     let stream = Stream { feeds: samples.streams[0].feeds[..3].to_vec(), ..Stream::default() };
     let engine = Engine::new(&model).unwrap();
     let notes = Notes::default();
-    engine.run_stream(&stream, &carry, &Overrides::new(), Some(&notes)).unwrap();
+    engine.run_stream(&stream, &carry, &Overrides::default(), Some(&notes)).unwrap();
     let notes = notes.0.into_inner().unwrap();
     assert_eq!(notes.len(), 3, "one LSTM runs at each step");
     let numbers: Vec<usize> = survey.nodes.iter().map(|n| engine.number(&n.scope, n.index).unwrap()).collect();
@@ -189,12 +189,18 @@ fn weights_can_be_put_in_place_of_the_models() {
     let plain = bits(&engine.run(feed, None).unwrap());
     let node = &survey.nodes[0];
     let number = engine.number(&node.scope, node.index).unwrap();
-    let with = |r: Array3<f32>| engine.run_with(feed, &[((number, Matrix::R), Arc::new(r))].into(), None);
+    let with = |r: Array3<f32>| {
+        let weights = [((number, Matrix::R), Arc::new(r))].into();
+        engine.run_with(feed, &Overrides { weights, ..Overrides::default() }, None)
+    };
     let r = node.r.values(&model).unwrap();
     assert_eq!(bits(&with(r.clone()).unwrap()), plain, "its own weights change nothing");
     assert_ne!(bits(&with(r * 0.5).unwrap()), plain);
     assert_eq!(bits(&engine.run(feed, None).unwrap()), plain, "nothing stays behind");
     assert_eq!(with(Array3::zeros((1, 2, 3))).unwrap_err().kind(), ErrorKind::Engine);
+    let biases = [(number, Arc::new(vec![0.0; 7]))].into();
+    let short = engine.run_with(feed, &Overrides { biases, ..Overrides::default() }, None);
+    assert_eq!(short.unwrap_err().kind(), ErrorKind::Engine);
 }
 
 #[test]

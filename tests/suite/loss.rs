@@ -24,7 +24,7 @@ fn the_cross_entropy_is_the_one_that_the_model_was_published_with() {
     samples.add_labels("logits", &fixture("holdout_labels.npz")).unwrap();
     let judge = Judge::new(&model, &LossSpec::parse(&["cross-entropy"]).unwrap(), &[]).unwrap();
     let engine = Engine::new(&model).unwrap();
-    let comparison = judge.reference(&engine, &samples).unwrap().compare(&engine, &Overrides::new()).unwrap();
+    let comparison = judge.reference(&engine, &samples).unwrap().compare(&engine, &Overrides::default()).unwrap();
     let entropy = comparison.figures()[0].cross_entropy.unwrap();
     assert!((entropy.original - 1.5653).abs() < 5e-5, "{}", entropy.original);
     assert_eq!(comparison.losses().unwrap(), [0.0], "a model is as good as itself");

@@ -3,17 +3,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use dirnet::coding::{CodedUnit, CodedUnits, Weights};
+use dirnet::coding::{self, CodedUnit, CodedUnits, Weights, Writing};
 use dirnet::compress::Job;
 use dirnet::dictionary::BlockSpec;
 use dirnet::engine::Engine;
 use dirnet::loss::{Judge, LossSpec};
-use dirnet::onnx::{LoadOptions, Model};
+use dirnet::onnx::{LoadOptions, Model, Values};
 use dirnet::plan::{Choice, Plan, Sharing};
 use dirnet::progress::Silent;
 use dirnet::recurrent::FindOptions;
 use dirnet::samples::{Samples, Signature};
-use dirnet::tune::{self, Options, Outcome, Target, TuneReport};
+use dirnet::tune::{self, Options, Outcome, Subject, Target, TuneReport};
 
 struct Fixture {
     model: Model,
@@ -49,8 +49,8 @@ fn tuned(
     let options = Options { steps: Some(24), ..Options::default() };
     let reference = judge.map(|judge| judge.reference(engine, &fixture.samples).expect("it runs"));
     let reference = reference.as_ref();
-    let report =
-        tune::tune(engine, weights, &mut units, &fixture.samples, reference, &options, &Silent).expect("it runs");
+    let subject = Subject { model: &fixture.model, engine, weights };
+    let report = tune::tune(&subject, &mut units, &fixture.samples, reference, &options, &Silent).expect("it runs");
     (units, report)
 }
 
@@ -82,8 +82,43 @@ fn layers_come_nearer_to_their_own_states() {
         assert!(after.scales.iter().zip(&codes.codes).all(|(s, &c)| *s == f32::from(c) * codes.step));
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("there can be a thread");
-    let (alone, _) = pool.install(|| tuned(&fixture, &engine, &weights, &units, None));
+    let (alone, other) = pool.install(|| tuned(&fixture, &engine, &weights, &units, None));
     assert_eq!(stored(&after), stored(&alone));
+    assert_eq!(report.biases, other.biases);
+}
+
+#[test]
+fn biases_are_tuned_where_they_are_stored_for_the_layer_alone() {
+    let fixture = charlm("lstm256.onnx");
+    let engine = Engine::new(&fixture.model).expect("it runs");
+    let (weights, units) = coded(&fixture, &engine, Sharing::Unit);
+    let (after, report) = tuned(&fixture, &engine, &weights, &units, None);
+    assert_eq!(report.biases.keys().copied().collect::<Vec<_>>(), [0, 1]);
+
+    // The model that is written computes what the tuner judged by, and is as large as with the biases that it had.
+    let biased = coding::with_biases(&fixture.model, &weights.survey, &report.biases).expect("it is a model");
+    assert_eq!(biased.saved_bytes().expect("it has a size"), fixture.model.saved_bytes().expect("it has a size"));
+    let writing = Writing { note: "test".to_owned(), ..Writing::default() };
+    let written = coding::apply(&biased, &weights, &after, &writing).expect("it is a model");
+    let mut overrides = weights.overrides(&engine, |unit| after[unit].as_ref());
+    let feed = fixture.samples.feeds().next().expect("there are samples");
+    let without = engine.run_with(feed, &overrides, None).expect("it runs");
+    overrides.biases = report.biases.clone();
+    let with = engine.run_with(feed, &overrides, None).expect("it runs");
+    assert_ne!(without, with);
+    assert_eq!(Engine::new(&written).expect("it runs").run(feed, None).expect("it runs"), with);
+
+    // Two layers that read the same B own it together, neither alone.
+    let mut proto = fixture.model.proto.clone();
+    let graph = proto.graph.as_mut().expect("a model has a graph");
+    let [first, second] = [0, 1].map(|node| weights.survey.nodes[node].index);
+    graph.node[second].input[3] = graph.node[first].input[3].clone();
+    let model = Model::from_proto(proto, &LoadOptions::default()).expect("it is a model");
+    let values = Values::new(&model.proto).expect("its values are defined");
+    let survey = Weights::find(&model, &FindOptions::default()).expect("it has recurrent nodes");
+    assert_eq!(survey.own_bias(&model, &values, 0, &[0]), None);
+    assert_eq!(survey.own_bias(&model, &values, 1, &[1]), None);
+    assert!(survey.own_bias(&model, &values, 0, &[0, 1]).is_some());
 }
 
 #[test]
