@@ -21,10 +21,12 @@ use crate::encode::{
 };
 use crate::engine::{Engine, Overrides};
 use crate::error::{Error, ErrorKind, Result};
-use crate::onnx::{Model, Rewriter, Scope, Values, tensor};
+use crate::onnx::{Model, Rewriter, Scope, tensor};
 use crate::plan::{ATOMS, Choice, Plan, Sharing};
 use crate::progress::Progress;
-use crate::recurrent::{self, Bias, Cell, FindOptions, Matrix, RecurrentNode, Survey, Unit, Weight, WeightUse};
+use crate::recurrent::{
+    self, Bias, Cell, FindOptions, Matrix, OwnBias, RecurrentNode, Survey, Unit, Weight, WeightUse,
+};
 
 /// The metadata entry that tells how a model was made.
 pub const NOTE: &str = "dirnet";
@@ -215,11 +217,6 @@ impl Weights {
             }
         }
         total
-    }
-
-    /// Reads the biases anew when they are asked for next: those of the model are others now.
-    pub fn forget_biases(&mut self) {
-        self.biases.take();
     }
 
     fn bias(&self, model: &Model, node: usize) -> Option<&Bias> {
@@ -553,6 +550,8 @@ pub fn apply(model: &Model, weights: &Weights, coded: &CodedUnits, writing: &Wri
         }
     }
     let replaced: Vec<usize> = (0..survey.nodes.len()).filter(|&n| forms[n].form != Form::Portable).collect();
+    // Not those that the forms were chosen by: this model may have others.
+    let biases = replaced.iter().any(|&n| forms[n].form == Form::Fast).then(|| survey.biases(model));
     for &index in &replaced {
         let node = &survey.nodes[index];
         let [w, r] = Matrix::BOTH.map(|matrix| {
@@ -566,7 +565,7 @@ pub fn apply(model: &Model, weights: &Weights, coded: &CodedUnits, writing: &Wri
             r,
             bias: match forms[index].form {
                 Form::Ort => None,
-                _ => weights.bias(model, index).and_then(|b| b.as_ref().ok()),
+                _ => biases.as_ref().and_then(|biases| biases[index].as_ref()?.as_ref().ok()),
             },
         };
         match forms[index].form {
@@ -593,21 +592,32 @@ pub fn apply(model: &Model, weights: &Weights, coded: &CodedUnits, writing: &Wri
     Ok(result)
 }
 
-/// B `[directions, 2*G*H]`, row-major, that nodes of the survey have in place of their own.
-pub type Biases = BTreeMap<usize, Arc<Vec<f32>>>;
+/// What nodes have in place of their B.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewBias {
+    /// The B.
+    pub of: OwnBias,
+    /// `[directions, 2*G*H]`, row-major.
+    pub values: Arc<Vec<f32>>,
+}
 
-/// The model with other biases, which have to be the [own](Survey::own_bias) of their nodes. Its size is the same.
+/// The model with other biases. Its size is the same.
 ///
 /// # Errors
-/// As [`Values::new`].
-pub fn with_biases(model: &Model, survey: &Survey, biases: &Biases) -> Result<Model> {
-    let values = Values::new(&model.proto)?;
-    let nodes: Vec<usize> = biases.keys().copied().collect();
-    let (definitions, changed): (Vec<_>, Vec<_>) =
-        biases.iter().filter_map(|(&n, bias)| Some((survey.own_bias(model, &values, n, &nodes)?, bias))).unzip();
-    Ok(model.with(&definitions, |place, tensor| {
-        let shape: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
-        tensor.raw_data = tensor::float("", &shape, changed[place]).raw_data;
+/// [`ErrorKind::Usage`] for one of another size than the B that it is to replace.
+pub fn with_biases(model: &Model, biases: &[NewBias]) -> Result<Model> {
+    for bias in biases {
+        let tensor = model.initializer(&bias.of.definition);
+        let stored = tensor.and_then(|tensor| tensor.raw_data.as_ref()).map_or(0, |raw| raw.len() / size_of::<f32>());
+        if stored != bias.values.len() {
+            let name = tensor.map_or("", |tensor| tensor.name());
+            let message = format!("tensor '{name}': {} biases for the {stored} that it holds", bias.values.len());
+            return Err(Error::new(ErrorKind::Usage, message));
+        }
+    }
+    let definitions: Vec<_> = biases.iter().map(|bias| bias.of.definition.clone()).collect();
+    Ok(model.with_initializers(&definitions, |place, tensor| {
+        tensor.raw_data = tensor::float("", &[biases[place].values.len()], &biases[place].values).raw_data;
     }))
 }
 

@@ -37,7 +37,7 @@ pub struct Seconds {
     pub learn: f64,
     /// Measuring sensitivities and choosing.
     pub allocate: f64,
-    /// Tuning atoms and scales.
+    /// Tuning.
     pub tune: f64,
     /// Building the graph.
     pub encode: f64,
@@ -282,10 +282,8 @@ impl<'a> Job<'a> {
                 coded.distortion[unit] = self.metrics[unit].distortion(error.view());
             }
         }
-        let biased = coding::with_biases(self.model, &self.weights.survey, &report.biases)?;
-        self.weights.forget_biases();
+        let biased = coding::with_biases(self.model, &report.biases)?;
         coded.model = coding::apply(&biased, &self.weights, &coded.units, &self.writing)?;
-        self.weights.forget_biases();
         self.seconds.tune += start.elapsed().as_secs_f64();
         Ok(report)
     }

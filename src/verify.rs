@@ -18,7 +18,7 @@ use crate::onnx::proto::{GraphProto, ModelProto, TensorShapeProto, TypeProto, Va
 use crate::onnx::proto::{tensor_shape_proto, type_proto};
 use crate::onnx::{ElementType, LoadOptions, Model, Origin, TensorProto, Values, tensor};
 use crate::progress::Progress;
-use crate::recurrent::{self, FindOptions, Matrix, RecurrentNode};
+use crate::recurrent::{self, BIAS, FindOptions, Matrix, RecurrentNode};
 use crate::samples::{Random, RandomOptions, Samples};
 
 /// What runs the models.
@@ -306,8 +306,8 @@ fn without_runs(original: &Model, compressed: &Model, settings: &Settings<'_>, w
     }
 }
 
-/// Runs every recurrent node whose weights were rewritten alone, with the original's weights and with those that the
-/// compressed model's graph makes, on seeded inputs from N(0, 1) and states of zeros.
+/// Runs every recurrent node whose weights were rewritten alone, with the original's weights and biases and with those that
+/// the compressed model's graph makes, on seeded inputs from N(0, 1) and states of zeros.
 ///
 /// # Errors
 /// `why`, if there is no such node; [`ErrorKind::Engine`] for a node of the original that the compressed model lacks.
@@ -322,8 +322,9 @@ fn verify_layers(original: &Model, compressed: &Model, settings: &Settings<'_>, 
         };
         let dense = [node.w.values(original)?, node.r.values(original)?];
         let decoded = [twin.w.values(compressed)?, twin.r.values(compressed)?];
-        if dense != decoded {
-            outputs.push(run_layer(original, node, &dense, decoded, settings.seed)?);
+        let bias = stored_bias(compressed, twin)?;
+        if dense != decoded || bias != stored_bias(original, node)? {
+            outputs.push(run_layer(original, node, &dense, (decoded, bias), settings.seed)?);
         }
     }
     if outputs.is_empty() {
@@ -338,7 +339,7 @@ fn run_layer(
     original: &Model,
     node: &RecurrentNode,
     dense: &[Array3<f32>; 2],
-    decoded: [Array3<f32>; 2],
+    (decoded, bias): ([Array3<f32>; 2], Option<Vec<f32>>),
     seed: u64,
 ) -> Result<Figures> {
     let model = layer(original, node, dense)?;
@@ -349,12 +350,21 @@ fn run_layer(
         Judged { name: "Y".to_owned(), content: Content::Values, loss: LossKind::Nmse, kl: false, dims: Vec::new() };
     let judge = Judge { outputs: vec![output] };
     let weights = Matrix::BOTH.iter().zip(decoded).map(|(&m, w)| ((0, m), Arc::new(w))).collect();
-    let overrides = Overrides { weights, ..Overrides::default() };
+    let biases = bias.into_iter().map(|bias| (0, Arc::new(bias))).collect();
+    let overrides = Overrides { weights, biases };
     let reference = judge.reference(&engine, &samples).map_err(|e| e.at_node(&node.name))?;
     let comparison = reference.compare(&engine, &overrides).map_err(|e| e.at_node(&node.name))?;
     let figures = comparison.figures().remove(0);
     // The largest hidden unit is no decision.
     Ok(Figures { name: node.name.clone(), agreement: None, ..figures })
+}
+
+/// B of a node as far as it is a stored constant.
+fn stored_bias(model: &Model, node: &RecurrentNode) -> Result<Option<Vec<f32>>> {
+    let values = Values::new(&model.proto)?;
+    let name = model.node(&node.scope, node.index).input.get(BIAS);
+    let stored = name.and_then(|name| stored(model, &values, node, name));
+    stored.map(|tensor| Ok(model.floats(tensor)?.iter().copied().collect())).transpose()
 }
 
 /// A model of one node: its input X, its weights, its biases and peepholes where they are stored constants.
@@ -369,7 +379,7 @@ fn layer(original: &Model, node: &RecurrentNode, weights: &[Array3<f32>; 2]) -> 
         constants.push(tensor::float(name, array.shape(), &values));
     }
     let values = Values::new(&original.proto)?;
-    for (input, name) in [(3, "B"), (7, "P")] {
+    for (input, name) in [(BIAS, "B"), (7, "P")] {
         let Some(stored) = proto.input.get(input).and_then(|value| stored(original, &values, node, value)) else {
             continue;
         };

@@ -85,7 +85,7 @@ impl Engine {
     /// [`run`](Self::run) with other weights or biases in place of some of the model's.
     ///
     /// # Errors
-    /// As [`run`](Self::run); [`ErrorKind::Engine`] too for weights of another shape than the node's.
+    /// As [`run`](Self::run); [`ErrorKind::Engine`] too for weights or biases of another shape than the node's.
     pub fn run_with(&self, feed: &Feed, overrides: &Overrides, tap: Option<&dyn Tap>) -> Result<Outputs> {
         let plan = self.plans.for_feed(feed)?;
         let (outputs, visits) = recorder::during(tap.is_some(), [overrides, &self.weights], || plan.run(feed))?;

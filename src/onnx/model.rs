@@ -182,11 +182,15 @@ impl Model {
     /// A copy in which these initializers, defined as [`Values::resolve`] says, are a single zero:
     /// for who needs the graph but has the values from elsewhere.
     pub fn without(&self, initializers: &[Definition]) -> Self {
-        self.with(initializers, |_, tensor| *tensor = tensor::float(tensor.name(), &[], &[0.0]))
+        self.with_initializers(initializers, |_, tensor| *tensor = tensor::float(tensor.name(), &[], &[0.0]))
     }
 
     /// A copy in which `change` has changed the tensors of some initializers, by their place in the list.
-    pub fn with(&self, initializers: &[Definition], mut change: impl FnMut(usize, &mut TensorProto)) -> Self {
+    pub fn with_initializers(
+        &self,
+        initializers: &[Definition],
+        mut change: impl FnMut(usize, &mut TensorProto),
+    ) -> Self {
         let mut copy = self.clone();
         for (place, definition) in initializers.iter().enumerate() {
             let Origin::Initializer(index) = definition.origin else { continue };

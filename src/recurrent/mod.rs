@@ -26,8 +26,8 @@ use crate::limits;
 use crate::onnx::ElementType;
 use crate::onnx::graph::{bodies, is_standard, plain_name};
 use crate::onnx::proto::tensor_shape_proto::dimension;
-use crate::onnx::proto::{ValueInfoProto, type_proto};
-use crate::onnx::tensor::shape;
+use crate::onnx::proto::{TensorProto, ValueInfoProto, type_proto};
+use crate::onnx::tensor::{is_external, payload_bytes, shape};
 use crate::onnx::{Definition, Model, NodeNames, NodeProto, Origin, Scope, Use, Values};
 use fold::Budget;
 use weights::{Stop, body_of, hash, operator, three_dimensions, trace};
@@ -35,8 +35,8 @@ use weights::{Stop, body_of, hash, operator, three_dimensions, trace};
 /// B `[directions, 2*G*H]` of a node, or why it is not known before the model is run.
 pub type Bias = std::result::Result<Array2<f32>, String>;
 
-/// The input that is B.
-const BIAS: usize = 3;
+/// The input of a recurrent node that is B.
+pub const BIAS: usize = 3;
 
 /// What to look for.
 #[derive(Clone, Debug, Default)]
@@ -261,20 +261,43 @@ impl Survey {
         self.nodes.iter().map(|node| node.reads.bias.then(|| bias(node))).collect()
     }
 
-    /// The stored tensor that is the B of a node, if it is nothing but that: single-precision, in the file itself, read by
-    /// none but `nodes` as their B, and not open to the caller.
-    pub fn own_bias(&self, model: &Model, values: &Values<'_>, node: usize, nodes: &[usize]) -> Option<Definition> {
-        let node = &self.nodes[node];
-        let name = model.node(&node.scope, node.index).input.get(BIAS).filter(|name| !name.is_empty())?;
-        let definition = values.resolve(&node.scope, name).filter(|definition| !definition.is_input)?;
-        let tensor = model.initializer(definition)?;
-        let is_plain = tensor.data_type() == ElementType::Float as i32 && tensor.raw_data.is_some();
-        let is_theirs = |used: &Use| {
-            let Use::Node { scope, node, input: BIAS } = used else { return false };
-            nodes.iter().map(|&n| &self.nodes[n]).any(|own| own.scope == *scope && own.index == *node)
+    /// The stored tensors that are the B of nodes and nothing else: single-precision, in the file itself, and not open to
+    /// the caller.
+    ///
+    /// # Errors
+    /// As [`Values::new`].
+    pub fn own_biases(&self, model: &Model) -> Result<Vec<OwnBias>> {
+        let values = Values::new(&model.proto)?;
+        let known: HashMap<(&Scope, usize), usize> =
+            self.nodes.iter().enumerate().map(|(index, node)| ((&node.scope, node.index), index)).collect();
+        let reader = |used: &Use| match used {
+            Use::Node { scope, node, input: BIAS } => known.get(&(scope, *node)).copied(),
+            _ => None,
         };
-        let own = is_plain && values.uses(&definition.scope, name).iter().all(is_theirs);
-        own.then(|| definition.clone())
+        let mut seen = BTreeSet::new();
+        let mut own = Vec::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            let name = model.node(&node.scope, node.index).input.get(BIAS).filter(|name| !name.is_empty());
+            let Some((name, definition)) = name.and_then(|name| Some((name, values.resolve(&node.scope, name)?)))
+            else {
+                continue;
+            };
+            let is_plain = |tensor: &TensorProto| {
+                let raw = tensor.raw_data.as_ref().map(|raw| raw.len() as u64);
+                tensor.data_type() == ElementType::Float as i32
+                    && !is_external(tensor)
+                    && raw.is_some_and(|raw| payload_bytes(tensor).is_ok_and(|all| all == raw))
+            };
+            if seen.contains(&index) || definition.is_input || !model.initializer(definition).is_some_and(is_plain) {
+                continue;
+            }
+            let readers: Option<BTreeSet<usize>> = values.uses(&definition.scope, name).iter().map(reader).collect();
+            if let Some(readers) = readers {
+                own.push(OwnBias { definition: definition.clone(), nodes: readers.iter().copied().collect() });
+                seen.extend(readers);
+            }
+        }
+        Ok(own)
     }
 
     /// The node whose Y, all directions side by side, a node reads as X, by index in [`nodes`](Self::nodes).
@@ -302,6 +325,15 @@ impl Survey {
         }
         taken.into_iter().map(|(constant, part)| part.min(constant.bytes)).sum()
     }
+}
+
+/// A stored tensor that is the B of nodes and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnBias {
+    /// Where it is stored.
+    pub definition: Definition,
+    /// All that read it, by index in [`Survey::nodes`], in order.
+    pub nodes: Vec<usize>,
 }
 
 /// Finds every recurrent node of a model, in all its graphs, and follows its weights.

@@ -26,13 +26,13 @@ use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
 use crate::cell::Spec;
-use crate::coding::{Biases, CodedUnit, CodedUnits, Weights};
+use crate::coding::{CodedUnit, CodedUnits, NewBias, Weights};
 use crate::engine::{Engine, Overrides};
 use crate::error::Result;
 use crate::loss::{Judge, Reference};
-use crate::onnx::{Model, Values};
+use crate::onnx::Model;
 use crate::progress::Progress;
-use crate::recurrent::{self, Matrix};
+use crate::recurrent::{self, Matrix, OwnBias};
 use crate::samples::Samples;
 use head::{Finals, Head};
 use parameters::{Parameters, Place};
@@ -81,7 +81,7 @@ pub enum Effort {
     /// A fixed number of operations, about a minute on two cores for a model of any size.
     #[default]
     Fast,
-    /// Until it stops paying.
+    /// Codes are chosen again too, and it goes on until it stops paying.
     Full,
 }
 
@@ -112,7 +112,7 @@ pub struct TuneReport {
     /// In the order of tuning.
     pub layers: Vec<Tuned>,
     /// The biases that were tuned too.
-    pub biases: Biases,
+    pub biases: Vec<NewBias>,
 }
 
 /// What became of one layer, or of layers that were tuned as one.
@@ -146,8 +146,8 @@ pub enum Outcome {
         after: f64,
         /// Steps of Adam.
         steps: usize,
-        /// Only scales were tuned where a codebook serves other layers too.
-        scales_only: bool,
+        /// A codebook that serves other layers too stayed as it was.
+        atoms_stay: bool,
     },
     /// It was not better, or hardly, and is as it was.
     Dropped {
@@ -178,14 +178,13 @@ pub fn tune(
     progress: &dyn Progress,
 ) -> Result<TuneReport> {
     let mut report = TuneReport::default();
-    let values = Values::new(&model.proto)?;
+    let biases = weights.survey.own_biases(model)?;
     let mut sites = Vec::new();
     for nodes in sites_of(weights) {
         match Layer::new(engine, weights, coded, nodes.clone()) {
-            Some(Ok(mut layer)) => {
-                let own = |&node: &usize| weights.survey.own_bias(model, &values, node, &nodes).is_some();
-                layer.owns_bias = nodes.iter().all(own);
-                sites.push(layer);
+            Some(Ok(layer)) => {
+                let bias = biases.iter().find(|bias| bias.nodes == nodes).cloned();
+                sites.push(Layer { bias, ..layer });
             }
             Some(Err(reason)) => report.layers.push(Tuned {
                 nodes: names(weights, &nodes),
@@ -212,7 +211,7 @@ pub fn tune(
         engine,
         weights,
         coded,
-        biases: Biases::new(),
+        biases: BTreeMap::new(),
         sites: &sites,
         tracing,
         reference,
@@ -230,7 +229,7 @@ pub fn tune(
         let tuned = tuner.stack(&layers, goal, descents)?;
         report.layers.push(tuned);
     }
-    report.biases = tuner.biases;
+    report.biases = tuner.biases.into_values().collect();
     progress.done();
     Ok(report)
 }
@@ -264,8 +263,8 @@ struct Layer {
     reverse: Vec<bool>,
     /// W and R, by index in [`Weights::tensors`].
     tensors: [usize; 2],
-    /// Its B is stored for it alone.
-    owns_bias: bool,
+    /// Its B, if that is stored for it alone.
+    bias: Option<OwnBias>,
 }
 
 impl Layer {
@@ -318,7 +317,7 @@ impl Layer {
             specs: specs.into_iter().next()?,
             tensors,
             nodes,
-            owns_bias: false,
+            bias: None,
         }))
     }
 
@@ -366,7 +365,8 @@ struct Tuner<'a> {
     engine: &'a Engine,
     weights: &'a Weights,
     coded: &'a mut CodedUnits,
-    biases: Biases,
+    /// By index in `sites`.
+    biases: BTreeMap<usize, NewBias>,
     sites: &'a [Layer],
     tracing: Tracing<'a>,
     reference: Option<&'a Reference<'a>>,
@@ -398,12 +398,15 @@ impl Tuner<'_> {
         };
         let places = self.places(layers);
         let untuned = (self.coded.clone(), self.biases.clone());
-        let (mut steps, mut losses, mut scales_only) = (0, None, false);
+        let (mut steps, mut losses, mut atoms_stay) = (0, None, false);
         for descent in 0..descents {
             let mut windows = self.tracing.windows(layers, &self.overrides(), TRACED_STEPS)?;
             windows.tuned_on.retain(|window| goal.needs(window));
             windows.left_out.retain(|window| goal.needs(window));
             if let Some(reason) = refusal(&windows) {
+                if descent > 0 {
+                    break;
+                }
                 self.progress.advance((self.descent * descents) as u64);
                 return Ok(Tuned { nodes, target, outcome: Outcome::Skipped(reason) });
             }
@@ -413,10 +416,10 @@ impl Tuner<'_> {
                 pool: &windows.tuned_on,
             });
             let mut stack = Stack { layers: self.directions(layers, &windows.constants), goal };
-            let owns_bias: Vec<bool> = layers.iter().map(|&layer| self.sites[layer].owns_bias).collect();
+            let owns_bias: Vec<bool> = layers.iter().map(|&layer| self.sites[layer].bias.is_some()).collect();
             let mut parameters =
                 Parameters::new(&places, self.coded, &stack, &owns_bias, self.options.effort == Effort::Full);
-            scales_only |= parameters.shares_outside();
+            atoms_stay |= parameters.shares_outside();
             let left_out: Vec<&Window> = spread(&windows.left_out, JUDGED);
             parameters.write(&mut stack);
             let before = stack.loss(&left_out);
@@ -427,9 +430,10 @@ impl Tuner<'_> {
             let first = losses.map_or(before, |(first, _)| first);
             if after < before {
                 parameters.store(self.coded);
-                for (layer, bias) in parameters.biases() {
-                    let nodes = self.sites[layers[layer]].nodes.iter();
-                    self.biases.extend(nodes.map(|&node| (node, bias.clone())));
+                for (layer, values) in parameters.biases() {
+                    if let Some(of) = self.sites[layers[layer]].bias.clone() {
+                        self.biases.insert(layers[layer], NewBias { of, values });
+                    }
                 }
                 losses = Some((first, after));
             } else if losses.is_none() {
@@ -456,7 +460,7 @@ impl Tuner<'_> {
             }
             self.loss = Some(last);
         }
-        Ok(Tuned { nodes, target, outcome: Outcome::Kept { before, after, steps, scales_only } })
+        Ok(Tuned { nodes, target, outcome: Outcome::Kept { before, after, steps, atoms_stay } })
     }
 
     fn descend(
@@ -526,11 +530,10 @@ impl Tuner<'_> {
     /// The weights as they are coded now, for all nodes.
     fn overrides(&self) -> Overrides {
         let mut overrides = self.weights.overrides(self.engine, |unit| self.coded[unit].as_ref());
-        for (&node, bias) in &self.biases {
-            let node = &self.weights.survey.nodes[node];
-            if let Some(number) = self.engine.number(&node.scope, node.index) {
-                overrides.biases.insert(number, bias.clone());
-            }
+        for bias in self.biases.values() {
+            let nodes = bias.of.nodes.iter().map(|&node| &self.weights.survey.nodes[node]);
+            let numbers = nodes.filter_map(|node| self.engine.number(&node.scope, node.index));
+            overrides.biases.extend(numbers.map(|number| (number, bias.values.clone())));
         }
         overrides
     }

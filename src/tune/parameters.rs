@@ -21,12 +21,15 @@ use crate::recurrent::Matrix;
 const ATOM_RATE: f64 = 0.012;
 const SCALE_RATE: f64 = 0.006;
 
-/// The largest step of a bias: against 1, as what it is added to.
+/// The largest step of a bias, against 1; B has two that add up, so that it is double for most.
 const BIAS_RATE: f32 = 0.002;
 
 /// The largest step of a latent weight, against the rms of its row: with larger ones the noise of the gradients takes codes
 /// away from where they were good.
 const LATENT_RATE: f64 = 0.003;
+
+/// The codebook that has all levels for atoms.
+const EVERY_LEVEL: BlockSpec = BlockSpec { width: 1, atoms: 256 };
 
 /// Decay of the means of gradients and of their squares.
 const DECAY: [f32; 2] = [0.9, 0.98];
@@ -238,7 +241,7 @@ impl Parameters {
 
 impl Book {
     fn new(codebook: &Arc<Codebook>, elsewhere: bool) -> Book {
-        let every_level = codebook.spec == BlockSpec { width: 1, atoms: 256 };
+        let every_level = codebook.spec == EVERY_LEVEL;
         let values: Vec<f32> = codebook.atoms.iter().map(|&level| f32::from(level)).collect();
         let rms = (values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / values.len().max(1) as f64).sqrt();
         let rates = vec![(ATOM_RATE * rms) as f32; values.len()];
@@ -292,13 +295,16 @@ impl Member {
 
     /// Latent weights that are what is stored; none where every level is an atom.
     fn latent(&self, book: &Book) -> Option<Latent> {
+        if book.spec == EVERY_LEVEL {
+            return None;
+        }
         let stored = self.decode(book);
         let rates = stored.chunks_exact(self.columns).flat_map(|row| {
             let energy: f64 = row.iter().map(|w| f64::from(*w).powi(2)).sum();
             std::iter::repeat_n((LATENT_RATE * (energy / row.len() as f64).sqrt()) as f32, row.len())
         });
         let weights = Tuned::new(stored.clone(), rates.collect());
-        (book.spec.width > 1 || book.spec.atoms < 256).then_some(Latent { weights, stored })
+        Some(Latent { weights, stored })
     }
 
     /// Moves the latent weights along with what is stored and against the gradient, and gives each piece the atom that is

@@ -330,8 +330,8 @@ fn joined(
     };
     if result.constants.is_empty() {
         result.constants = sites.iter().map(|site| site.constants.clone()).collect();
-        let original = layers.iter().filter_map(|site| original.get(site));
-        result.originals = original.map(|site| site.constants.clone()).collect();
+        let original = layers.iter().map(|site| Some(original.get(site)?.constants.clone()));
+        result.originals = original.collect::<Option<_>>().unwrap_or_default();
     }
     result.vary |= sites.iter().zip(&result.constants).any(|(site, c)| site.vary || site.constants != *c);
     let first = layers.first().and_then(|site| original.get(site));

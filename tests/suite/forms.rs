@@ -24,19 +24,19 @@ const INPUTS: usize = 10;
 
 /// A model of one recurrent node.
 #[derive(Clone, Copy)]
-struct Case {
-    op: &'static str,
-    direction: &'static str,
-    reset_after: bool,
-    bias: bool,
-    states: bool,
-    lengths: bool,
-    clip: bool,
-    opset: i64,
-    outputs: &'static [&'static str],
+pub struct Case {
+    pub op: &'static str,
+    pub direction: &'static str,
+    pub reset_after: bool,
+    pub bias: bool,
+    pub states: bool,
+    pub lengths: bool,
+    pub clip: bool,
+    pub opset: i64,
+    pub outputs: &'static [&'static str],
 }
 
-const LSTM: Case = Case {
+pub const LSTM: Case = Case {
     op: "LSTM",
     direction: "forward",
     reset_after: false,
@@ -49,7 +49,7 @@ const LSTM: Case = Case {
 };
 const GRU: Case = Case { op: "GRU", outputs: &["Y", "Yh"], ..LSTM };
 
-fn model(case: &Case) -> Model {
+pub fn model(case: &Case) -> Model {
     let gates = if case.op == "LSTM" { 4 } else { 3 };
     let directions = if case.direction == "bidirectional" { 2 } else { 1 };
     let mut seed = 1u32;
@@ -152,7 +152,7 @@ fn writing(form: Form) -> Writing {
 }
 
 /// The mean squared difference over all outputs, over the mean square.
-fn distance(a: &Model, b: &Model, feed: &Feed) -> f64 {
+pub fn distance(a: &Model, b: &Model, feed: &Feed) -> f64 {
     let run = |model: &Model| Engine::new(model).unwrap().run(feed, None).unwrap_or_else(|e| panic!("{e}"));
     let (mut error, mut energy) = (0.0, 0.0);
     for ((name, a), (other, b)) in run(a).into_iter().zip(run(b)) {

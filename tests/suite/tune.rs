@@ -3,17 +3,22 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use dirnet::coding::{self, CodedUnit, CodedUnits, Weights, Writing};
+use dirnet::coding::{self, CodedUnit, CodedUnits, NewBias, Weights, Writing};
 use dirnet::compress::Job;
 use dirnet::dictionary::BlockSpec;
+use dirnet::encode::{Form, Request};
 use dirnet::engine::Engine;
+use dirnet::error::ErrorKind;
 use dirnet::loss::{Judge, LossSpec};
-use dirnet::onnx::{LoadOptions, Model, Values};
+use dirnet::onnx::proto::GraphProto;
+use dirnet::onnx::{ElementType, LoadOptions, Model};
 use dirnet::plan::{Choice, Plan, Sharing};
 use dirnet::progress::Silent;
 use dirnet::recurrent::FindOptions;
-use dirnet::samples::{Samples, Signature};
-use dirnet::tune::{self, Options, Outcome, Subject, Target, TuneReport};
+use dirnet::samples::{Random, RandomOptions, Samples, Signature};
+use dirnet::tune::{self, Effort, Options, Outcome, Subject, Target, TuneReport};
+
+use crate::forms::{self, Case};
 
 struct Fixture {
     model: Model,
@@ -87,38 +92,80 @@ fn layers_come_nearer_to_their_own_states() {
     assert_eq!(report.biases, other.biases);
 }
 
+/// A bidirectional layer, tuned with all that there is until codes change.
 #[test]
-fn biases_are_tuned_where_they_are_stored_for_the_layer_alone() {
-    let fixture = charlm("lstm256.onnx");
+fn all_that_is_tuned_is_written_in_every_form() {
+    let model = forms::model(&Case { direction: "bidirectional", ..forms::LSTM });
+    let dims = [("T".to_owned(), 7), ("B".to_owned(), 3)];
+    let random = RandomOptions { dims: &dims, carry: &[], seed: 3, count: 40 };
+    let fixture = Fixture { samples: Random::new(&model, &random).expect("inputs are floats").samples, model };
     let engine = Engine::new(&fixture.model).expect("it runs");
-    let (weights, units) = coded(&fixture, &engine, Sharing::Unit);
-    let (after, report) = tuned(&fixture, &engine, &weights, &units, None);
-    assert_eq!(report.biases.keys().copied().collect::<Vec<_>>(), [0, 1]);
-
-    // The model that is written computes what the tuner judged by, and is as large as with the biases that it had.
-    let biased = coding::with_biases(&fixture.model, &weights.survey, &report.biases).expect("it is a model");
-    assert_eq!(biased.saved_bytes().expect("it has a size"), fixture.model.saved_bytes().expect("it has a size"));
-    let writing = Writing { note: "test".to_owned(), ..Writing::default() };
-    let written = coding::apply(&biased, &weights, &after, &writing).expect("it is a model");
-    let mut overrides = weights.overrides(&engine, |unit| after[unit].as_ref());
+    let (weights, units) = coded(&fixture, &engine, Sharing::Matrix);
     let feed = fixture.samples.feeds().next().expect("there are samples");
-    let without = engine.run_with(feed, &overrides, None).expect("it runs");
-    overrides.biases = report.biases.clone();
-    let with = engine.run_with(feed, &overrides, None).expect("it runs");
-    assert_ne!(without, with);
-    assert_eq!(Engine::new(&written).expect("it runs").run(feed, None).expect("it runs"), with);
+    let write = |model: &Model, units: &CodedUnits, form: Form| {
+        let request = Request { form, from: Some(1) };
+        coding::apply(model, &weights, units, &Writing { request, note: "test".to_owned() }).expect("it is a model")
+    };
+    let untuned = write(&fixture.model, &units, Form::Fast);
 
-    // Two layers that read the same B own it together, neither alone.
-    let mut proto = fixture.model.proto.clone();
-    let graph = proto.graph.as_mut().expect("a model has a graph");
-    let [first, second] = [0, 1].map(|node| weights.survey.nodes[node].index);
-    graph.node[second].input[3] = graph.node[first].input[3].clone();
-    let model = Model::from_proto(proto, &LoadOptions::default()).expect("it is a model");
-    let values = Values::new(&model.proto).expect("its values are defined");
+    let mut after = units.clone();
+    let options = Options { effort: Effort::Full, steps: Some(120), seed: 0 };
+    let tune = |after: &mut CodedUnits| {
+        let subject = Subject { model: &fixture.model, engine: &engine, weights: &weights };
+        tune::tune(&subject, after, &fixture.samples, None, &options, &Silent).expect("it runs")
+    };
+    let report = tune(&mut after);
+    assert!(matches!(report.layers[0].outcome, Outcome::Kept { .. }), "{report:?}");
+    let codes = |units: &CodedUnits| blocks(units).flat_map(|unit| unit.codes.clone()).collect::<Vec<u8>>();
+    let changed = codes(&units).iter().zip(&codes(&after)).filter(|(a, b)| a != b).count();
+    assert!((1..codes(&units).len() / 4).contains(&changed), "{changed}");
+    let [bias] = &report.biases[..] else { panic!("{report:?}") };
+    assert_eq!((&bias.of.nodes[..], bias.values.len()), (&[0][..], 2 * 8 * 24));
+
+    let mut alone = units.clone();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("there can be a thread");
+    let report_alone = pool.install(|| tune(&mut alone));
+    assert_eq!((stored(&after), &report.biases), (stored(&alone), &report_alone.biases));
+
+    // What is written computes what the tuner judged by, and is as large as what was not tuned.
+    let biased = coding::with_biases(&fixture.model, &report.biases).expect("the biases are of its size");
+    let [portable, fast] = [Form::Portable, Form::Fast].map(|form| write(&biased, &after, form));
+    let mut overrides = weights.overrides(&engine, |unit| after[unit].as_ref());
+    overrides.biases = [(0, bias.values.clone())].into();
+    let judged = engine.run_with(feed, &overrides, None).expect("it runs");
+    assert_eq!(Engine::new(&portable).expect("it runs").run(feed, None).expect("it runs"), judged);
+    let kept = write(&fixture.model, &after, Form::Fast);
+    assert!(forms::distance(&portable, &fast, feed) < 0.1 * forms::distance(&portable, &kept, feed));
+    assert_eq!(fast.saved_bytes().expect("it has a size"), untuned.saved_bytes().expect("it has a size"));
+
+    let short = NewBias { values: Arc::new(vec![0.0; 7]), ..bias.clone() };
+    assert_eq!(coding::with_biases(&fixture.model, &[short]).err().map(|e| e.kind()), Some(ErrorKind::Usage));
+}
+
+#[test]
+fn biases_belong_to_all_that_read_them() {
+    let model = charlm("lstm256.onnx").model;
     let survey = Weights::find(&model, &FindOptions::default()).expect("it has recurrent nodes");
-    assert_eq!(survey.own_bias(&model, &values, 0, &[0]), None);
-    assert_eq!(survey.own_bias(&model, &values, 1, &[1]), None);
-    assert!(survey.own_bias(&model, &values, 0, &[0, 1]).is_some());
+    let [first, second] = [0, 1].map(|node| survey.nodes[node].index);
+    let owners = |change: &dyn Fn(&mut GraphProto)| -> Vec<Vec<usize>> {
+        let mut proto = model.proto.clone();
+        change(proto.graph.as_mut().expect("a model has a graph"));
+        let model = Model::from_proto(proto, &LoadOptions::default()).expect("it is a model");
+        survey.own_biases(&model).expect("its values are defined").into_iter().map(|bias| bias.nodes).collect()
+    };
+    assert_eq!(owners(&|_| {}), [[0], [1]]);
+    assert_eq!(owners(&|graph| graph.node[second].input[3] = graph.node[first].input[3].clone()), [[0, 1]]);
+    // Somebody else reads that of the first; that of the second may be given by the caller.
+    let graph = model.proto.graph.as_ref().expect("a model has a graph");
+    let [b, other] = [first, second].map(|node| graph.node[node].input[3].clone());
+    assert_eq!(owners(&|graph| graph.output.push(forms::info(&b, ElementType::Float, &[]))), [[1]]);
+    assert_eq!(owners(&|graph| graph.input.push(forms::info(&other, ElementType::Float, &[]))), [[0]]);
+    let half = |graph: &mut GraphProto| {
+        let tensor = graph.initializer.iter_mut().find(|tensor| tensor.name() == b).expect("it is stored");
+        tensor.raw_data = None;
+        tensor.float_data = vec![0.0; 2 * 4 * 256];
+    };
+    assert_eq!(owners(&half), [[1]]);
 }
 
 #[test]
@@ -132,7 +179,7 @@ fn layers_that_read_one_another_are_tuned_against_the_output() {
     assert_eq!(layer.nodes.len(), 2);
     assert_eq!(layer.target, Target::Output("logits".into()));
     assert!(
-        matches!(layer.outcome, Outcome::Kept { before, after, scales_only: false, .. } if after < before),
+        matches!(layer.outcome, Outcome::Kept { before, after, atoms_stay: false, .. } if after < before),
         "{layer:?}"
     );
     let first = blocks(&after).next().expect("all units are coded");
@@ -141,10 +188,7 @@ fn layers_that_read_one_another_are_tuned_against_the_output() {
     // Tuned alone, neither layer may touch the codebook that both use.
     let (alone, report) = tuned(&fixture, &engine, &weights, &units, None);
     for layer in &report.layers {
-        assert!(
-            matches!(layer.outcome, Outcome::Kept { scales_only: true, .. } | Outcome::Dropped { .. }),
-            "{layer:?}"
-        );
+        assert!(matches!(layer.outcome, Outcome::Kept { atoms_stay: true, .. } | Outcome::Dropped { .. }), "{layer:?}");
     }
     let before = blocks(&units).next().expect("all units are coded");
     assert!(blocks(&alone).all(|unit| Arc::ptr_eq(&unit.codebook, &before.codebook)));
