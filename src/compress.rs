@@ -21,7 +21,7 @@ use crate::error::Result;
 use crate::loss::Judge;
 use crate::onnx::Model;
 use crate::plan::Plan;
-use crate::planner::{Curves, Dictionaries, Rates, Sizing};
+use crate::planner::{self, Curves, Dictionaries, Rates, Sizing};
 use crate::progress::Progress;
 use crate::recurrent::{Cell, Matrix, RecurrentNode};
 use crate::samples::Samples;
@@ -60,8 +60,8 @@ pub struct Job<'a> {
     metrics: Vec<Arc<Metric>>,
     /// Sensitivity of each unit by the slopes of its gate, where a sample reached it.
     local: Vec<Option<f64>>,
-    /// Calibration samples over the steps that they gave.
-    samples_per_step: f64,
+    /// Steps of sequences that the calibration samples gave.
+    steps: f64,
 }
 
 /// What a job's plan came to.
@@ -87,6 +87,9 @@ pub struct Tried {
 
 /// Steps of sequences that sensitivities are measured on, at about: they need only tell units apart.
 const SENSITIVITY_STEPS: f64 = 8192.0;
+/// Products of weights and numbers that all coarse versions of one unit may take together, and how many there are at most.
+const SENSITIVITY_PRODUCTS: f64 = (1u64 << 30) as f64;
+const MOST_VERSIONS: usize = 5;
 /// Row scales are stored as bytes: the feedback absorbs their rounding.
 pub const SCALES: ScaleFormat = ScaleFormat::Byte;
 /// Rounds of coding and refitting: for the curves, which need only the order of things, for plans that are compared, and
@@ -112,8 +115,7 @@ impl<'a> Job<'a> {
             Some((engine, samples)) => calibrate::measure(engine, &weights.survey.nodes, samples, progress)?,
             None => SecondMoments::default(),
         };
-        let feeds = calibration.map_or(0, |(_, samples)| samples.len());
-        let samples_per_step = feeds as f64 / measured.vectors().max(1) as f64;
+        let steps = measured.vectors().max(1) as f64;
         let numbers = weights.survey.nodes.iter().map(|n| calibration.and_then(|(e, _)| e.number(&n.scope, n.index)));
         let moments =
             Moments { weights: &weights, measured, numbers: numbers.collect(), seed, stand_ins: RefCell::default() };
@@ -135,7 +137,7 @@ impl<'a> Job<'a> {
             seed,
             writing: Writing::default(),
             local,
-            samples_per_step,
+            steps,
             warnings,
             seconds: Seconds { calibrate: start.elapsed().as_secs_f64(), ..Seconds::default() },
         })
@@ -153,10 +155,10 @@ impl<'a> Job<'a> {
     pub fn curves(&mut self, bits: f64, rates: Rates, progress: &dyn Progress) -> Result<Curves> {
         let start = Instant::now();
         // One step coarser than the plan will be: far above noise, still small enough to be quadratic.
-        let coarse = ((8.0 / bits).round() as usize + 1).clamp(3, 8);
+        let coarse = planner::widths_near(((8.0 / bits).round() as usize + 1).clamp(3, 8), self.versions());
         let energy = self.equal();
         let how = self.learning(CURVE_ROUNDS, None);
-        let curves = Curves::learn(&self.weights, &how, &energy, SCALES, coarse, rates, progress);
+        let curves = Curves::learn(&self.weights, &how, &energy, SCALES, &coarse, rates, progress);
         self.seconds.learn += start.elapsed().as_secs_f64();
         curves
     }
@@ -176,8 +178,7 @@ impl<'a> Job<'a> {
         let start = Instant::now();
         let samples = self.few(samples);
         let reference = judge.reference(engine, &samples)?;
-        let (coarse, distortion) = &curves.coarse;
-        let measured = sensitivity::measure(engine, &self.weights, coarse, distortion, &reference, progress)?;
+        let measured = sensitivity::measure(engine, &self.weights, &curves.coarse, &reference, progress)?;
         self.seconds.allocate += start.elapsed().as_secs_f64();
         Ok(self.complete(&measured))
     }
@@ -225,9 +226,17 @@ impl<'a> Job<'a> {
         Ok(if accepted { rival } else { plan })
     }
 
-    /// The samples that sensitivities and plans are judged on.
+    /// Coarse versions of each unit that its sensitivity is averaged over. The error of a large unit is the sum of many, so
+    /// that one version tells enough; for a small model, which needs more, more cost little.
+    fn versions(&self) -> usize {
+        let weights: usize = self.weights.units.iter().map(|u| u.unit.shape().iter().product::<usize>()).sum();
+        let pass = self.steps.min(SENSITIVITY_STEPS) * weights as f64;
+        ((SENSITIVITY_PRODUCTS / pass).round() as usize).clamp(1, MOST_VERSIONS)
+    }
+
+    /// Those of the calibration samples that sensitivities and plans are judged on.
     fn few(&self, samples: &Samples) -> Samples {
-        samples.subset((SENSITIVITY_STEPS * self.samples_per_step).ceil() as usize)
+        samples.subset((SENSITIVITY_STEPS / self.steps * samples.len() as f64).ceil() as usize)
     }
 
     /// What each unit's distortion costs in the states of its own layer, from the derivatives of its gate in the

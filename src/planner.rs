@@ -69,6 +69,15 @@ fn floor2(x: f64) -> f64 {
     (x * 100.0).floor() / 100.0
 }
 
+/// The `count` widths of pieces nearest to `width`, itself first if it is on offer; never single weights, whose error is
+/// too small to be told from noise.
+pub(crate) fn widths_near(width: usize, count: usize) -> Vec<usize> {
+    let mut near: Vec<usize> = WIDTHS.into_iter().filter(|&w| w > 1).collect();
+    near.sort_by_key(|w| w.abs_diff(width));
+    near.truncate(count);
+    near
+}
+
 fn specs() -> impl Iterator<Item = BlockSpec> {
     WIDTHS.into_iter().map(|width| BlockSpec { width, atoms: ATOMS })
 }
@@ -163,8 +172,8 @@ fn code_bits(weights: &Weights, plan: &Plan) -> f64 {
 pub struct Curves {
     /// For each unit its candidates, in the same order for all.
     pub units: Vec<Vec<Point>>,
-    /// Every unit at one coarse rate, and its distortion.
-    pub coarse: (CodedUnits, Vec<f64>),
+    /// Every unit at each of the coarse rates, and its distortion there.
+    pub coarse: Vec<(CodedUnits, Vec<f64>)>,
 }
 
 /// Which points of the curves are learned.
@@ -172,7 +181,7 @@ pub struct Curves {
 pub enum Rates {
     /// All that plans may choose from.
     All,
-    /// The one that sensitivities are measured at.
+    /// Those that sensitivities are measured at.
     Coarse,
 }
 
@@ -188,7 +197,8 @@ pub struct Point {
 }
 
 impl Curves {
-    /// Learns every unit at these rates, with codebooks of every reach that may pay. Keeps the codes of `coarse`.
+    /// Learns every unit at these rates, with codebooks of every reach that may pay. Keeps the codes of pieces of as many
+    /// weights as `coarse` lists.
     ///
     /// # Errors
     /// As [`coding::learn`].
@@ -197,18 +207,18 @@ impl Curves {
         how: &Learning<'_>,
         equal: &[f64],
         scales: ScaleFormat,
-        coarse: usize,
+        coarse: &[usize],
         rates: Rates,
         progress: &dyn Progress,
     ) -> Result<Curves> {
         let mut curves = Curves::of_shapes(weights, scales);
         let units = weights.units.len();
-        let coarse = Choice::Block { spec: BlockSpec { width: coarse, atoms: ATOMS }, sharing: Sharing::Unit };
+        let is_coarse = |choice: &Choice| matches!(choice, Choice::Block { spec, sharing: Sharing::Unit } if coarse.contains(&spec.width));
         let mut ways: Vec<(usize, Choice)> = ways(weights).into_iter().enumerate().collect();
         if rates == Rates::Coarse {
             let points = curves.units.iter_mut().flatten().filter(|point| point.choice != Choice::Dense);
             points.for_each(|point| point.distortion = f64::INFINITY);
-            ways.retain(|(_, choice)| *choice == coarse);
+            ways.retain(|(_, choice)| is_coarse(choice));
         }
         progress.phase("curves", (ways.len() * units) as u64);
         for (way, choice) in ways {
@@ -219,8 +229,8 @@ impl Curves {
                 .iter_mut()
                 .zip(&distortions)
                 .for_each(|(points, &distortion)| points[way].distortion = distortion);
-            if choice == coarse {
-                curves.coarse = (coded, distortions);
+            if is_coarse(&choice) {
+                curves.coarse.push((coded, distortions));
             }
         }
         progress.done();
@@ -245,7 +255,7 @@ impl Curves {
                 points.push(Point { choice, bytes, distortion: 0.0 });
             }
         }
-        Curves { units, coarse: (vec![None; count], vec![0.0; count]) }
+        Curves { units, coarse: Vec::new() }
     }
 
     /// The plan of least predicted loss `sum_u s_u D_u` in a file of at most `target` bytes.
@@ -434,4 +444,17 @@ fn unit_bytes(weights: &Weights, unit: usize, spec: BlockSpec, scales: ScaleForm
         ScaleFormat::Byte => 1,
     };
     (rows * (spec.row_bytes(columns) + scale)) as u64 + NODES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn widths_near_a_width_are_the_nearest_on_offer() {
+        assert_eq!(widths_near(5, 1), [5]);
+        assert_eq!(widths_near(4, 5), [4, 3, 5, 2, 6]);
+        assert_eq!(widths_near(3, 4), [3, 2, 4, 5]);
+        assert_eq!(widths_near(8, 3), [8, 7, 6]);
+    }
 }

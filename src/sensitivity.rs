@@ -4,6 +4,9 @@
 //! is replaced by a coarse version of itself, the model is run, and `s_u = loss / D_u` is the loss per distortion. For
 //! small errors the loss is a quadratic form in the weights' errors, so that `sum_u s_u D_u` predicts the loss of a
 //! plan. The engine takes the coarse weights in place of the model's, so that nothing is planned or built anew.
+//!
+//! One coarse version is one draw of an error, and what it costs in a small unit or on a short stream differs from draw to
+//! draw by a factor of two: `s_u` is the mean over as many versions as there are.
 
 use crate::coding::{CodedUnits, Weights};
 use crate::engine::Engine;
@@ -16,31 +19,33 @@ const FLOOR: f64 = 0.01;
 
 /// The sensitivity of each unit, `None` where the samples never reach it.
 ///
-/// `coarse` are the coarse units and `distortion` their distortions; a unit that has none of either is not measured.
+/// `coarse` are versions of all units with their distortions; a unit that has none of either is not measured.
 ///
 /// # Errors
 /// Those of running the model.
 pub fn measure(
     engine: &Engine,
     weights: &Weights,
-    coarse: &CodedUnits,
-    distortion: &[f64],
+    coarse: &[(CodedUnits, Vec<f64>)],
     reference: &Reference<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<Option<f64>>> {
-    progress.phase("sensitivity", weights.units.len() as u64);
+    progress.phase("sensitivity", (coarse.len() * weights.units.len()) as u64);
     let mut measured = Vec::with_capacity(weights.units.len());
-    for (unit, coded) in coarse.iter().enumerate() {
-        let sensitivity = match coded {
-            Some(coded) if distortion[unit] > 0.0 => {
+    for unit in 0..weights.units.len() {
+        let (mut sum, mut count) = (0.0, 0);
+        for (units, distortion) in coarse {
+            if let Some(coded) = &units[unit]
+                && distortion[unit] > 0.0
+            {
                 let overrides = weights.overrides(engine, |u| (u == unit).then_some(coded));
                 let loss = reference.compare(engine, &overrides)?.mean_loss()?;
-                Some((loss / distortion[unit]).max(0.0))
+                sum += (loss / distortion[unit]).max(0.0);
+                count += 1;
             }
-            _ => None,
-        };
-        measured.push(sensitivity);
-        progress.advance(1);
+            progress.advance(1);
+        }
+        measured.push((count > 0).then(|| sum / f64::from(count)));
     }
     progress.done();
     Ok(measured)

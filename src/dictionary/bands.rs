@@ -194,7 +194,7 @@ pub fn divide(demands: &[Demand], columns: usize, price: f64, nodes: f64) -> Div
 }
 
 /// The distortion that a matrix is predicted to have with these bands of atoms of `columns` numbers.
-pub fn distortion(demand: &Demand, bands: &Bands, columns: usize) -> f64 {
+pub fn predicted_distortion(demand: &Demand, bands: &Bands, columns: usize) -> f64 {
     let spill = bands.spill(columns);
     let mut first = 0;
     let mut left: f64 = demand.energies.iter().map(|e| e.max(0.0)).sum();
@@ -329,7 +329,8 @@ impl Pricing<'_> {
         }
         let bands = all.iter().map(|bands| Bands::new(bands).expect("as many bands as fit, of widths on offer"));
         let bands: Vec<Bands> = bands.collect();
-        let loss = self.demands.iter().zip(&bands).map(|(d, b)| d.importance * distortion(d, b, self.columns)).sum();
+        let loss =
+            self.demands.iter().zip(&bands).map(|(d, b)| d.importance * predicted_distortion(d, b, self.columns)).sum();
         Division { bands, loss, bytes }
     }
 }

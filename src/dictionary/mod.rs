@@ -26,7 +26,7 @@ use ndarray::{Array2, ArrayView2};
 
 use crate::error::{Error, ErrorKind, Result};
 
-pub use bands::{Band, Bands, Demand, Division, MAX_BANDS, distortion, divide};
+pub use bands::{Band, Bands, Demand, Division, MAX_BANDS, divide, predicted_distortion};
 pub use block::{code, learn};
 pub use metric::{Metric, damping};
 pub use projection::{Atoms, Basis, Item, Part, Projected, learn as learn_projection};

@@ -195,7 +195,9 @@ impl<'a> Dictionaries<'a> {
         for vector in &self.vectors {
             for (&(unit, section), demand) in vector.members.iter().zip(&vector.demands) {
                 promised[unit] += match plan.choices[unit] {
-                    Choice::Projection { parts } => dictionary::distortion(demand, &parts[section], vector.columns),
+                    Choice::Projection { parts } => {
+                        dictionary::predicted_distortion(demand, &parts[section], vector.columns)
+                    }
                     _ => f64::INFINITY,
                 };
             }

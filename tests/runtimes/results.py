@@ -35,8 +35,10 @@ UNIFORM, LOCAL, MEASURED, FAST, FULL = (
     ("--tune", "fast"), ("--tune", "full"),
 )  # fmt: skip
 LABELS = {UNIFORM: "uniform", LOCAL: "local", MEASURED: "measured", FAST: "tuned", FULL: "tuned full"}
-# Where samples are few, the same plan coded with another seed has another loss: more seeds here are all run, and averaged.
-SEEDS = (0, 1, 2)
+# Where samples are few, the same plan coded with another seed has another loss: all seeds are run and averaged, and
+# where few of them tell nothing, many.
+SEEDS, MANY_SEEDS = range(3), range(8)
+FEW_SAMPLES = {"DTLN part 1", "DTLN part 2", "pose GRU", "amplifier LSTM-24"}
 
 # Upper bounds that this project set itself: cross-entropy rise in nats, mean KL from the original.
 BARS = {
@@ -51,8 +53,8 @@ REAL = {
     "libtashkeel BiGRU-96": 8, "libtashkeel BiGRU-48, QDQ": 8, "pose GRU": 8, "GTCRN, streaming, simplified": 2,
     "byte sentence BiLSTM": 12, "amplifier LSTM-24": 4,
 }  # fmt: skip
-# Models with samples enough to be tuned, and the ratios at which their size is set against their loss.
-CURVES = {"g2p_id encoder": (8, 12, 16), "g2p_id decoder": (8, 12, 16), "pose GRU": (6, 8, 10)}
+# Models with samples enough to be tuned, the ratios at which their size is set against their loss, and the seeds.
+CURVES = {"g2p_id encoder": ((8, 12, 16), 1), "g2p_id decoder": ((8, 12, 16), 1), "pose GRU": ((6, 8, 10), 4)}
 
 
 @dataclass(frozen=True)
@@ -177,24 +179,26 @@ budgets gave 0.014 to 0.021.
 
 def curves_section(runs):
     rows = []
-    for name, ratios in CURVES.items():
+    for name, (ratios, seeds) in CURVES.items():
         model = runs.models[name]
         for ratio in ratios:
-            records = [model_run(runs, model, ratio, how, SEEDS[0], "curves") for how in (MEASURED, FAST, FULL)]
-            if any(record is None or not record.done for record in records):
+            records = [[model_run(runs, model, ratio, how, seed, "curves") for seed in range(seeds)] for how in (MEASURED, FAST, FULL)]
+            if any(record is None or not record.done for of_seeds in records for record in of_seeds):
                 continue
-            untuned, *tuned = (record.judged["loss"] for record in records)
-            cells = [cell for loss in tuned for cell in (f"{loss:.3g}", gain(untuned, loss))]
-            seconds = " / ".join(f"{record.processor_seconds:.0f}" for record in records)
-            size = f"{records[0].bytes_after:,}"
-            rows.append([name, f"{records[0].ratio:.2f}", size, records[0].judged["kind"], f"{untuned:.3g}", *cells, seconds])
+            untuned, *tuned = ([record.judged["loss"] for record in of_seeds] for of_seeds in records)
+            cells = [cell for losses in tuned for cell in (f"{mean(losses):.3g}", gain(untuned, losses))]
+            seconds = " / ".join(f"{of_seeds[0].processor_seconds:.0f}" for of_seeds in records)
+            first = records[0][0]
+            rows.append([
+                name, f"{first.ratio:.2f}", f"{seeds}", f"{first.bytes_after:,}", first.judged["kind"], f"{mean(untuned):.3g}", *cells, seconds,
+            ])  # fmt: skip
     if not rows:
         return None
-    head = ["model", "ratio", "bytes", "loss", "measured", "tuned", "", "tuned full", "", "processor s"]
+    head = ["model", "ratio", "seeds", "bytes", "loss", "measured", "tuned", "", "tuned full", "", "processor s"]
     return f"""## Size against loss, with and without tuning
 
-The same budgets, and the same bytes of recurrent weights but for one or two; the loss as in the next table, seed {SEEDS[0]}. Percentages are against
-no tuning, processor seconds are those of the three runs.
+The same budgets, and the same bytes of recurrent weights but for one or two; the loss as in the next table, the geometric mean over seeds.
+Percentages are against no tuning, *noise* are those of less than two standard errors. Bytes and processor seconds are those of seed 0.
 
     dirnet compress MODEL -o small.onnx --ratio R --calibration CALIBRATION --holdout HOLDOUT HOW
     python tests/runtimes/judge.py MODEL small.onnx --samples HOLDOUT
@@ -266,30 +270,31 @@ def models_section(runs):
     rows, all_runs = [], True
     for name, ratio in REAL.items():
         model = runs.models[name]
-        records = {UNIFORM: [model_run(runs, model, ratio, UNIFORM, seed) for seed in SEEDS]}
+        seeds = MANY_SEEDS if name in FEW_SAMPLES else SEEDS
+        records = {UNIFORM: [model_run(runs, model, ratio, UNIFORM, seed) for seed in seeds]}
         if None in records[UNIFORM]:
             continue
         reached = rounded_down(records[UNIFORM][0].ratio)
         for how in (MEASURED, FAST):
-            records[how] = [model_run(runs, model, reached, how, seed) for seed in SEEDS]
+            records[how] = [model_run(runs, model, reached, how, seed) for seed in seeds]
         if any(None in runs_of for runs_of in records.values()):
             continue
         sizes = " / ".join(f"{runs_of[0].bytes_after:,}" for runs_of in records.values())
         losses = {how: [record.judged["loss"] for record in runs_of] for how, runs_of in records.items()}
-        uniform = mean(losses[UNIFORM])
-        cells = [f"{uniform:.3g}", spread(losses[UNIFORM])]
+        cells = [f"{mean(losses[UNIFORM]):.3g}", spread(losses[UNIFORM])]
         for how in (MEASURED, FAST):
-            cells += [f"{mean(losses[how]):.3g}", spread(losses[how]), gain(uniform, mean(losses[how]))]
-        rows.append([name, f"{reached:.2f}", sizes, records[UNIFORM][0].judged["kind"], *cells])
+            cells += [f"{mean(losses[how]):.3g}", spread(losses[how]), gain(losses[UNIFORM], losses[how])]
+        rows.append([name, f"{reached:.2f}", f"{len(seeds)}", sizes, records[UNIFORM][0].judged["kind"], *cells])
     if not rows:
         return None
-    head = ["model", "ratio", "bytes", "loss", "uniform", "", "measured", "", "", "tuned", "", ""]
+    head = ["model", "ratio", "seeds", "bytes", "loss", "uniform", "", "measured", "", "", "tuned", "", ""]
     return f"""## Other models, at equal bytes
 
 Uniform budgets first; the ratio that they reach is what the others are asked for (*bytes*: uniform / measured / tuned, of the recurrent weights).
 The loss is the worst of the outputs that are not fed back, on the holdout, in onnxruntime: KL in nats where the output is a distribution, else the
-mean squared error over the variance of the original's output. It is that of seed {", ".join(map(str, SEEDS))} (geometric mean, least to largest);
-where samples are few, seeds differ by a factor of 3. The percentages are against uniform. Origins, checksums and `--stream` of each model are in `docs/models.md`.
+mean squared error over the variance of the original's output. It is that of {len(SEEDS)} seeds, or {len(MANY_SEEDS)} where samples
+are few and seeds differ most (geometric mean, least to largest). The percentages are against uniform; *noise* are those of less than two standard
+errors. Origins, checksums and `--stream` of each model are in `docs/models.md`.
 
     dirnet compress MODEL -o small.onnx --ratio R --calibration CALIBRATION --holdout HOLDOUT [--stream ...] --seed SEED HOW
     python tests/runtimes/judge.py MODEL small.onnx --samples HOLDOUT [--stream ...]
@@ -305,16 +310,25 @@ where samples are few, seeds differ by a factor of 3. The percentages are agains
 {g2p_section(runs)}"""
 
 
+def logarithms(losses):
+    """Losses that are beneath the accuracy of what float32 outputs can tell, even negative ones, count as the least they can."""
+    return np.log(np.maximum(losses, 1e-9))
+
+
 def mean(losses):
-    return math.exp(sum(math.log(max(loss, 1e-300)) for loss in losses) / len(losses))
+    return math.exp(logarithms(losses).mean())
 
 
 def spread(losses):
     return f"{min(losses):.2g} to {max(losses):.2g}" if len(losses) > 1 else ""
 
 
-def gain(uniform, other):
-    return f"{100 * (other / uniform - 1):+.0f} %" if uniform else ""
+def gain(some, others):
+    """How far the mean of `others` is from that of `some`; two standard errors, where known, are the least that is no noise."""
+    a, b = logarithms(some), logarithms(others)
+    change = b.mean() - a.mean()
+    is_noise = a.size > 1 and abs(change) < 2 * math.sqrt(a.var(ddof=1) / a.size + b.var(ddof=1) / b.size)
+    return f"{100 * math.expm1(change):+.0f} %{' (noise)' if is_noise else ''}"
 
 
 # -- time and memory -------------------------------------------------------------------------------------------------------

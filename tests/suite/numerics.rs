@@ -15,6 +15,7 @@ use dirnet::planner::Rates;
 use dirnet::progress::Silent;
 use dirnet::recurrent::FindOptions;
 use dirnet::samples::{Feed, Samples, Stream, Tensor};
+use dirnet::sensitivity;
 use dirnet::verify::{Settings, verify};
 use ndarray::{Array2, ArrayD, Axis, IxDyn, concatenate};
 
@@ -95,6 +96,28 @@ fn compress(model: &Model, samples: &Samples) -> Result<(), Error> {
     let verdict = verify(model, &coded.model, &settings, &Silent)?;
     assert!(verdict.passed && verdict.outputs.iter().all(|o| o.non_finite == 0), "{:?}", verdict.failures);
     Ok(())
+}
+
+#[test]
+fn the_sensitivity_of_a_small_model_is_the_mean_over_several_coarse_versions() {
+    let model = model("LSTM", HIDDEN, &noise(4 * HIDDEN, INPUTS + HIDDEN));
+    let samples = samples(6, 8, |t, i| ((t * 31 + i * 17 + 1) as f32 * 0.7).sin());
+    let engine = Engine::new(&model).unwrap();
+    let weights = Weights::read(&model, &FindOptions::default()).unwrap();
+    let mut job = Job::new(&model, weights, Some((&engine, &samples)), 0, &Silent).unwrap();
+    let curves = job.curves(2.0, Rates::Coarse, &Silent).unwrap();
+    assert_eq!(curves.coarse.len(), 5);
+    let judge = Judge::new(&model, &LossSpec::default(), &[]).unwrap();
+    let reference = judge.reference(&engine, &samples).unwrap();
+    let measure = |coarse| sensitivity::measure(&engine, &job.weights, coarse, &reference, &Silent).unwrap();
+    let all = measure(&curves.coarse);
+    let each: Vec<_> = curves.coarse.iter().map(|version| measure(std::slice::from_ref(version))).collect();
+    for unit in 0..all.len() {
+        let versions: Vec<f64> = each.iter().map(|version| version[unit].unwrap()).collect();
+        let mean = versions.iter().sum::<f64>() / 5.0;
+        assert!((all[unit].unwrap() / mean - 1.0).abs() < 1e-12, "unit {unit}: {all:?}, {versions:?}");
+        assert!(versions.iter().any(|s| (s / mean - 1.0).abs() > 0.01), "versions that do not differ: {versions:?}");
+    }
 }
 
 #[test]

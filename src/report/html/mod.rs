@@ -390,9 +390,8 @@ fn budgets(units: &[Unit]) -> Option<Markup> {
         }
     }
     figure.raw("<br>Round: W, which multiplies the input. Square: R, which multiplies the state.<br>Every point is a \
-                gate of a layer. How much it matters was measured: it was made coarse alone, and the loss at the outputs \
-                read off. What matters more (further right) gets more bits (higher), as far as its size \
-                allows.</figcaption></figure>");
+                gate of a layer. How much it matters is the loss that its sensitivity predicts if nothing of it were \
+                stored. What matters more (further right) gets more bits (higher), as far as its size allows.</figcaption></figure>");
     Some(figure)
 }
 
