@@ -6,7 +6,7 @@
 //! plan. The engine takes the coarse weights in place of the model's, so that nothing is planned or built anew.
 //!
 //! One coarse version is one draw of an error, and what it costs in a small unit or on a short stream differs from draw to
-//! draw by a factor of two: `s_u` is the mean over as many versions as there are.
+//! draw by factors, now and then of a hundred: `s_u` is the geometric mean over all versions that differ.
 
 use crate::coding::{CodedUnits, Weights};
 use crate::engine::Engine;
@@ -14,7 +14,8 @@ use crate::error::Result;
 use crate::loss::Reference;
 use crate::progress::Progress;
 
-/// Losses below this share of the median are noise: no unit is believed to matter less.
+/// Losses below this share of the median of units, or of the greatest of a unit's versions, are noise: nothing is believed
+/// to matter less.
 const FLOOR: f64 = 0.01;
 
 /// The sensitivity of each unit, `None` where the samples never reach it.
@@ -33,22 +34,30 @@ pub fn measure(
     progress.phase("sensitivity", (coarse.len() * weights.units.len()) as u64);
     let mut measured = Vec::with_capacity(weights.units.len());
     for unit in 0..weights.units.len() {
-        let (mut sum, mut count) = (0.0, 0);
-        for (units, distortion) in coarse {
+        let mut versions = Vec::with_capacity(coarse.len());
+        for (i, (units, distortion)) in coarse.iter().enumerate() {
+            // Where there are no more pieces than atoms, pieces of several widths rebuild the same weights.
+            let known = coarse[..i].iter().any(|(_, before)| before[unit] == distortion[unit]);
             if let Some(coded) = &units[unit]
                 && distortion[unit] > 0.0
+                && !known
             {
                 let overrides = weights.overrides(engine, |u| (u == unit).then_some(coded));
                 let loss = reference.compare(engine, &overrides)?.mean_loss()?;
-                sum += (loss / distortion[unit]).max(0.0);
-                count += 1;
+                versions.push((loss / distortion[unit]).max(0.0));
             }
             progress.advance(1);
         }
-        measured.push((count > 0).then(|| sum / f64::from(count)));
+        measured.push((!versions.is_empty()).then(|| geometric_mean(&versions)));
     }
     progress.done();
     Ok(measured)
+}
+
+fn geometric_mean(values: &[f64]) -> f64 {
+    let greatest = values.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+    let shares = values.iter().map(|v| (v / greatest).max(FLOOR));
+    greatest * shares.product::<f64>().powf(1.0 / values.len() as f64)
 }
 
 /// The loss of the model with all its units as `coded` has them.
@@ -83,4 +92,18 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.filter(|v| *v > 0.0).collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_geometric_mean_of_one_is_itself_and_nothing_counts_as_little() {
+        assert_eq!(geometric_mean(&[0.3]), 0.3);
+        assert!((geometric_mean(&[2.0, 8.0]) - 4.0).abs() < 1e-12);
+        assert!((geometric_mean(&[0.0, 4.0]) - 0.4).abs() < 1e-12);
+        assert!(geometric_mean(&[0.0, 0.0]) < 1e-300);
+        assert!((geometric_mean(&[1e-90, 1e-90, 1e-90, 1e-90]) / 1e-90 - 1.0).abs() < 1e-12);
+    }
 }
