@@ -305,7 +305,7 @@ errors. Origins, checksums and `--stream` of each model are in `docs/models.md`.
 
 - Models that are run as one stream of 300 frames (Silero, DTLN, GTCRN) are not tuned: what is better on pieces of a stream that are left out is
   often worse on another stream.
-- Budgets by sensitivity lose to one rate for all where the samples of calibration are too few to tell: libtashkeel BiGRU-96 here.
+- On libtashkeel BiGRU-96 budgets by sensitivity lose to one rate for all, which `--sensitivity none` gives.
 - The losses of the pose GRU and of Silero v4 are too small to tell anything. GTCRN has units too small for more than a ratio of 2.
 
 {g2p_section(runs)}"""
