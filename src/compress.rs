@@ -22,7 +22,7 @@ use crate::loss::Judge;
 use crate::onnx::Model;
 use crate::plan::Plan;
 use crate::planner::{self, Curves, Dictionaries, Rates, Sizing};
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 use crate::recurrent::{Cell, Matrix, RecurrentNode};
 use crate::samples::Samples;
 use crate::sensitivity;
@@ -90,6 +90,13 @@ const SENSITIVITY_STEPS: f64 = 8192.0;
 /// Products of weights and numbers that all coarse versions of one unit may take together, and how many there are at most.
 const SENSITIVITY_PRODUCTS: f64 = (1u64 << 30) as f64;
 const MOST_VERSIONS: usize = 5;
+/// How much a kind of units that is made coarser has to add to the loss, as a share, to be told from noise, and by how much
+/// its sensitivity is moved at most.
+const LEAST_RISE: f64 = 0.05;
+const MOST_MOVED: f64 = 4.0;
+/// The share of the loss of a plan from which on another one is clearly worse: trials of one plan with other seeds differ by as
+/// much.
+const CLEARLY_WORSE: f64 = 1.1;
 /// Row scales are stored as bytes: the feedback absorbs their rounding.
 pub const SCALES: ScaleFormat = ScaleFormat::Byte;
 /// Rounds of coding and refitting: for the curves, which need only the order of things, for plans that are compared, and
@@ -224,6 +231,64 @@ impl<'a> Job<'a> {
         progress.done();
         self.seconds.allocate += start.elapsed().as_secs_f64();
         Ok(if accepted { rival } else { plan })
+    }
+
+    /// A plan for a model that is tuned, from the best one for a model that is not.
+    ///
+    /// Tuning makes up for the errors of some units far better than for those of others, of which sensitivities do not tell.
+    /// So each kind of units is made coarser in turn and the model tuned a little: how much of the loss is left on samples
+    /// that were left out says what their errors cost then, and `allocate` makes another plan of it. This is taken unless it
+    /// does clearly worse once it is tuned: it follows from all these runs, and their comparison from two of them only.
+    ///
+    /// # Errors
+    /// Those of the numerics, of running the model and of `allocate`.
+    pub fn tuned_plan(
+        &mut self,
+        plan: Plan,
+        curves: &Curves,
+        (engine, samples, judge): (&Engine, &Samples, &Judge),
+        allocate: impl Fn(&Job<'_>, &[f64]) -> Result<Plan>,
+        progress: &dyn Progress,
+    ) -> Result<Plan> {
+        let start = Instant::now();
+        let few = self.few(samples);
+        let reference = judge.reference(engine, &few)?;
+        let subject = tune::Subject { model: self.model, engine, weights: &self.weights };
+        let options = tune::Options { effort: tune::Effort::Trial, steps: None, seed: self.seed };
+        let left_out = |plan: &Plan| -> Result<f64> {
+            let (mut units, _) = coding::learn(&self.weights, plan, &self.learning(PLAN_ROUNDS, Some(plan)), &Silent)?;
+            self.metrics.iter().for_each(|metric| metric.forget_factors());
+            let report = tune::tune(&subject, &mut units, samples, Some(&reference), &options, &Silent)?;
+            progress.advance(1);
+            Ok(report.left_out)
+        };
+        let kinds = planner::kinds(&self.weights);
+        progress.phase("try plans", 2 + kinds.len() as u64);
+        let predicted = |plan: &Plan, than: &Plan| {
+            curves.predicted_loss(plan, &than.sensitivity) / curves.predicted_loss(than, &than.sensitivity)
+        };
+        let base = left_out(&plan)?;
+        // Nothing can be tuned: the plan is for what it will be.
+        if base <= 0.0 {
+            progress.done();
+            return Ok(plan);
+        }
+        let mut sensitivity = plan.sensitivity.clone();
+        for &kind in &kinds {
+            let Some(coarser) = planner::coarser(&self.weights, &plan, kind) else { continue };
+            let (expected, found) = (predicted(&coarser, &plan) - 1.0, left_out(&coarser)? / base - 1.0);
+            if !(expected.is_finite() && expected > LEAST_RISE) {
+                continue;
+            }
+            let factor = (found / expected).clamp(1.0 / MOST_MOVED, MOST_MOVED);
+            let units = (0..sensitivity.len()).filter(|&unit| planner::kind(&self.weights, unit) == kind);
+            units.for_each(|unit| sensitivity[unit] *= factor);
+        }
+        let other = Plan { sensitivity: plan.sensitivity.clone(), ..allocate(self, &sensitivity)? };
+        let taken = if left_out(&other)? < CLEARLY_WORSE * base { other } else { plan };
+        progress.done();
+        self.seconds.allocate += start.elapsed().as_secs_f64();
+        Ok(taken)
     }
 
     /// Coarse versions of each unit that its sensitivity is averaged over. The error of a large unit is the sum of many, so

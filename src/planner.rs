@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
 use crate::plan::{ATOMS, Choice, Plan, Sharing};
 use crate::progress::Progress;
+use crate::recurrent::{Matrix, Unit};
 
 pub use projection::Dictionaries;
 
@@ -157,6 +158,35 @@ fn floors(sizing: &Sizing<'_>, one_rate: bool) -> Vec<Plan> {
         floors.extend(curves.divisions(sizing.weights).iter().map(|(groups, sharings)| search.floor(groups, sharings)));
     }
     floors
+}
+
+/// The matrix and gate of a unit: tuning makes about the same of the errors of all units of a kind.
+pub type Kind = (Matrix, &'static str);
+
+/// The kind of a unit.
+pub fn kind(weights: &Weights, unit: usize) -> Kind {
+    let Unit { matrix, gate, .. } = weights.units[unit].unit;
+    (matrix, gate)
+}
+
+/// The kinds of all units, each once.
+pub fn kinds(weights: &Weights) -> Vec<Kind> {
+    let mut kinds: Vec<Kind> = (0..weights.units.len()).map(|unit| kind(weights, unit)).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    kinds
+}
+
+/// `plan` with the codes of the units of one kind a width coarser; `None` where they are as coarse as can be.
+pub fn coarser(weights: &Weights, plan: &Plan, of: Kind) -> Option<Plan> {
+    let mut coarser = plan.clone();
+    let choices = coarser.choices.iter_mut().enumerate().filter(|(unit, _)| kind(weights, *unit) == of);
+    for (_, choice) in choices {
+        if let Choice::Block { spec, .. } = choice {
+            spec.width = WIDTHS.into_iter().find(|width| *width > spec.width).unwrap_or(spec.width);
+        }
+    }
+    (coarser != *plan).then_some(coarser)
 }
 
 /// Bits that go into codes, as opposed to codebooks and graph.

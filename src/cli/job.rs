@@ -363,8 +363,28 @@ pub struct Study<'a> {
 }
 
 impl Study<'_> {
-    /// The best plan for a file of at most `target` bytes.
+    /// The best plan for a file of at most `target` bytes; with full tuning, the one that is best once it is tuned.
     pub fn plan(&mut self, target: u64, progress: &dyn Progress) -> Result<Plan> {
+        let best = self.untuned(target, progress)?;
+        let full = self.tune.is_some_and(|options| options.effort == tune::Effort::Full);
+        let (Some(engine), Some((curves, _)), true) = (self.engine, &self.budgets, full) else {
+            return Ok(best);
+        };
+        if projects(&best) {
+            return Ok(best);
+        }
+        let pins = &self.setup.pins;
+        let allocate = |job: &Job<'_>, sensitivity: &[f64]| {
+            let sizing = job.sizing();
+            pins.fit(&sizing, target, |target| curves.allocate(&sizing, sensitivity, target))
+        };
+        let judged = (engine, &self.setup.inputs.calibration, &self.setup.judge()?);
+        let plan = self.job.tuned_plan(best, curves, judged, allocate, progress);
+        Ok(plan.map_err(|error| error.in_file(&self.setup.path))?)
+    }
+
+    /// The best plan before tuning.
+    fn untuned(&mut self, target: u64, progress: &dyn Progress) -> Result<Plan> {
         let Some(engine) = self.engine.filter(|_| self.kind != Sensitivity::None) else {
             progress.phase("allocate", 0);
             let plan = self.blind(target);
@@ -523,7 +543,7 @@ impl Study<'_> {
         let mut looks = Vec::new();
         let range = self.job.sizing().target(SMALLEST)..=self.job.model.bytes();
         let found = search::smallest(range, bound, LOOKS, |bytes| {
-            let coded = match self.plan(bytes, progress).and_then(|plan| self.code(plan, progress)) {
+            let coded = match self.untuned(bytes, progress).and_then(|plan| self.code(plan, progress)) {
                 Ok(coded) => coded,
                 Err(error) => return cannot_be_had(error),
             };

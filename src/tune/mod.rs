@@ -37,7 +37,7 @@ use crate::samples::Samples;
 use head::{Finals, Head};
 use parameters::{LATENT_RATE, Parameters, Place};
 use sequences::{Constants, Probe, Record, Tracing, Window, Windows};
-use stack::{Direction, Goal, Stack};
+use stack::{Direction, Goal, ON_THE_WAY, Stack};
 use variants::Variants;
 
 /// Multiplications and additions that all steps of [`Effort::Fast`] may take together: about a minute on two cores.
@@ -96,6 +96,8 @@ const PROBES: usize = 6;
 /// How much is spent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Effort {
+    /// A quarter of [`Effort::Fast`]: enough to tell plans apart.
+    Trial,
     /// A fixed number of operations, about a minute on two cores for a model of any size.
     #[default]
     Fast,
@@ -131,6 +133,9 @@ pub struct TuneReport {
     pub layers: Vec<Tuned>,
     /// The biases that were tuned too.
     pub biases: Vec<NewBias>,
+    /// The loss of the outputs that layers were tuned against, or of their states, on what was left out: summed over all,
+    /// 0 if nothing could be tuned.
+    pub left_out: f64,
 }
 
 /// What became of one layer, or of layers that were tuned as one.
@@ -238,6 +243,7 @@ pub fn tune(
         progress,
         descent: 0,
         batch: BATCH_STEPS,
+        left_out: [0.0; 2],
     };
     tuner.loss = tuner.output_loss();
     let total: usize = sites.iter().map(Layer::weights).sum();
@@ -247,6 +253,7 @@ pub fn tune(
     progress.phase("tune", (tuner.steps() * descents * stacks.len()) as u64);
     for (layers, goal) in stacks {
         let tuned = tuner.stack(&layers, goal, descents)?;
+        report.left_out += tuner.left_out[usize::from(matches!(tuned.outcome, Outcome::Kept { .. }))];
         report.layers.push(tuned);
     }
     report.biases = tuner.biases.into_values().collect();
@@ -398,6 +405,8 @@ struct Tuner<'a> {
     descent: usize,
     /// Steps of sequences in a batch, about.
     batch: usize,
+    /// The loss of what the last layers are to give on what was left out, before and after.
+    left_out: [f64; 2],
 }
 
 impl Tuner<'_> {
@@ -405,16 +414,17 @@ impl Tuner<'_> {
         match (self.options.steps, self.options.effort) {
             (Some(steps), _) => steps,
             (None, Effort::Full) => FULL_STEPS,
-            (None, Effort::Fast) => {
+            (None, effort) => {
                 let step = OPERATIONS * weights as f64 * BATCH_STEPS as f64;
-                ((FAST_OPERATIONS / step) as usize).clamp(*FAST_STEPS.start(), *FAST_STEPS.end())
+                let fast = ((FAST_OPERATIONS / step) as usize).clamp(*FAST_STEPS.start(), *FAST_STEPS.end());
+                if effort == Effort::Trial { fast / 4 } else { fast }
             }
         }
     }
 
     fn steps_of_a_batch(&self, weights: usize) -> usize {
         match self.options.effort {
-            Effort::Fast => BATCH_STEPS,
+            Effort::Trial | Effort::Fast => BATCH_STEPS,
             Effort::Full => {
                 let descents = 5.0 * (FULL_STEPS + FULL_STEPS / SETTLING) as f64;
                 let steps = FULL_OPERATIONS / (OPERATIONS * weights as f64 * descents);
@@ -447,6 +457,7 @@ impl Tuner<'_> {
             Goal::Output(Head { output, .. }) | Goal::Finals(Finals { output, .. }) => Target::Output(output.clone()),
         };
         let places = self.places(layers);
+        self.left_out = [0.0; 2];
         let untuned = (self.coded.clone(), self.biases.clone());
         let (mut steps, mut losses, mut atoms_stay) = (0, None, false);
         for descent in 0..descents {
@@ -462,18 +473,28 @@ impl Tuner<'_> {
             }
             // Only where it gets the original's own inputs is it known what the original does on others.
             let variants = (!windows.drifted).then(|| Variants {
-                original: Stack { layers: self.directions(layers, &windows.originals), goal: Goal::States },
+                original: Stack {
+                    layers: self.directions(layers, &windows.originals),
+                    goal: Goal::States,
+                    on_the_way: 0.0,
+                },
                 pool: &windows.tuned_on,
             });
-            let mut stack = Stack { layers: self.directions(layers, &windows.constants), goal };
+            let mut stack = Stack { layers: self.directions(layers, &windows.constants), goal, on_the_way: ON_THE_WAY };
             let owns_bias: Vec<bool> = layers.iter().map(|&layer| self.sites[layer].bias.is_some()).collect();
             let mut parameters = Parameters::new(&places, self.coded, &stack, &owns_bias, self.latent_rate());
             atoms_stay |= parameters.shares_outside();
             let left_out: Vec<&Window> = spread(&windows.left_out, JUDGED);
             parameters.write(&mut stack);
             let before = stack.loss(&left_out);
+            if descent == 0 {
+                self.left_out = [stack.output_loss(&left_out); 2];
+            }
             self.descend(&mut stack, variants.as_ref(), &mut parameters, &windows.tuned_on, descent);
             let after = stack.loss(&left_out);
+            if after < before {
+                self.left_out[1] = stack.output_loss(&left_out);
+            }
             goal = stack.goal;
             steps += self.steps();
             let first = losses.map_or(before, |(first, _)| first);

@@ -19,7 +19,7 @@ const CELL_SHARE: f64 = 0.1;
 
 /// What the mean error of the states on the way counts against that of the last one, where only this is an output. There
 /// is more to learn from many states than from one: with the last alone, what was gained on the samples was lost on others.
-const ON_THE_WAY: f64 = 3.0;
+pub(super) const ON_THE_WAY: f64 = 3.0;
 
 /// One direction of a layer.
 pub(super) struct Direction {
@@ -66,12 +66,22 @@ impl Goal {
 pub(super) struct Stack {
     pub(super) layers: Vec<Vec<Direction>>,
     pub(super) goal: Goal,
+    /// What the states on the way count where only the last one is an output.
+    pub(super) on_the_way: f64,
 }
 
 /// Gradients by layer and direction.
 pub(super) type StackGradients = Vec<Vec<Gradients>>;
 
 impl Stack {
+    /// The mean loss of what the model gives alone.
+    pub(super) fn output_loss(&mut self, windows: &[&Window]) -> f64 {
+        let on_the_way = std::mem::replace(&mut self.on_the_way, 0.0);
+        let loss = self.loss(windows);
+        self.on_the_way = on_the_way;
+        loss
+    }
+
     /// The mean loss over all steps of the windows.
     pub(super) fn loss(&self, windows: &[&Window]) -> f64 {
         let total = self.goal.total(windows);
@@ -107,7 +117,7 @@ impl Stack {
         match &self.goal {
             Goal::States => run.match_states(windows, total, hidden),
             Goal::Output(head) => run.match_output(head, windows, total, hidden),
-            Goal::Finals(finals) => run.match_finals(finals, windows, total, hidden),
+            Goal::Finals(finals) => run.match_finals(finals, self.on_the_way, windows, total),
         }
         run
     }
@@ -261,8 +271,9 @@ impl Run {
         self.lengths.as_ref().is_none_or(|lengths| row / self.batch < lengths[row % self.batch])
     }
 
-    fn match_finals(&mut self, finals: &Finals, windows: &[&Window], total: usize, hidden: usize) {
+    fn match_finals(&mut self, finals: &Finals, on_the_way: f64, windows: &[&Window], total: usize) {
         let (output, trace) = &self.traced[self.traced.len() - 1][0];
+        let hidden = output.h.len() / self.batch;
         let mut gradients = [vec![0.0; output.y.len()], vec![0.0; output.y.len()]];
         let parts = [&output.y, &trace.inner].into_iter().zip(finals.weights).zip(&mut gradients).enumerate();
         for (which, ((own, weight), gradient)) in parts.filter(|(_, ((_, weight), _))| *weight > 0.0) {
@@ -270,7 +281,7 @@ impl Run {
                 let targets = if which == 0 { &window.y[0] } else { &window.c[0] };
                 for (t, target) in targets.chunks_exact(hidden).enumerate() {
                     let last = if t + 1 == window.steps { 1.0 } else { 0.0 };
-                    let weight = weight * (last + ON_THE_WAY / window.steps as f64) / total.max(1) as f64;
+                    let weight = weight * (last + on_the_way / window.steps as f64) / total.max(1) as f64;
                     let at = (t * self.batch + b) * hidden..(t * self.batch + b + 1) * hidden;
                     for ((g, own), target) in gradient[at.clone()].iter_mut().zip(&own[at]).zip(target) {
                         self.loss += weight * f64::from(own - target).powi(2);
@@ -375,7 +386,7 @@ mod tests {
     fn stack(goal: Goal) -> Stack {
         let gru = Kind::Gru { linear_before_reset: true };
         let first = vec![direction(1, gru, 3, false), direction(10, gru, 3, true)];
-        Stack { layers: vec![first, vec![direction(20, LSTM, 2 * HIDDEN, false)]], goal }
+        Stack { layers: vec![first, vec![direction(20, LSTM, 2 * HIDDEN, false)]], goal, on_the_way: ON_THE_WAY }
     }
 
     fn windows() -> Vec<Window> {
