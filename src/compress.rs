@@ -17,7 +17,7 @@ use crate::coding::{self, CodedUnits, Learning, WeightUnit, Weights, Writing};
 use crate::dictionary::{self, Metric, ScaleFormat};
 use crate::encode::Storage;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::loss::Judge;
 use crate::onnx::Model;
 use crate::plan::Plan;
@@ -233,12 +233,15 @@ impl<'a> Job<'a> {
         Ok(if accepted { rival } else { plan })
     }
 
-    /// A plan for a model that is tuned, from the best one for a model that is not.
+    /// A plan for a model that is tuned, from the best one for a model that is not, which was made of its sensitivities.
     ///
     /// Tuning makes up for the errors of some units far better than for those of others, of which sensitivities do not tell.
     /// So each kind of units is made coarser in turn and the model tuned a little: how much of the loss is left on samples
     /// that were left out says what their errors cost then, and `allocate` makes another plan of it. This is taken unless it
     /// does clearly worse once it is tuned: it follows from all these runs, and their comparison from two of them only.
+    ///
+    /// The plan stays where layers are not all tuned against the same outputs, whose losses could not be compared, and in a
+    /// model so large that a trial would have too few steps to tell anything.
     ///
     /// # Errors
     /// Those of the numerics, of running the model and of `allocate`.
@@ -251,44 +254,46 @@ impl<'a> Job<'a> {
         progress: &dyn Progress,
     ) -> Result<Plan> {
         let start = Instant::now();
+        let Some(options) = tune::trial(&self.weights, self.seed) else { return Ok(plan) };
+        let kinds = planner::kinds(&self.weights);
+        progress.phase("try plans", 2 + kinds.len() as u64);
         let few = self.few(samples);
         let reference = judge.reference(engine, &few)?;
         let subject = tune::Subject { model: self.model, engine, weights: &self.weights };
-        let options = tune::Options { effort: tune::Effort::Trial, steps: None, seed: self.seed };
-        let left_out = |plan: &Plan| -> Result<f64> {
+        let left_out = |plan: &Plan| -> Result<Option<f64>> {
             let (mut units, _) = coding::learn(&self.weights, plan, &self.learning(PLAN_ROUNDS, Some(plan)), &Silent)?;
             self.metrics.iter().for_each(|metric| metric.forget_factors());
             let report = tune::tune(&subject, &mut units, samples, Some(&reference), &options, &Silent)?;
-            progress.advance(1);
-            Ok(report.left_out)
+            Ok(report.left_out.filter(|loss| loss.is_finite() && *loss > 0.0))
         };
-        let kinds = planner::kinds(&self.weights);
-        progress.phase("try plans", 2 + kinds.len() as u64);
-        let predicted = |plan: &Plan, than: &Plan| {
-            curves.predicted_loss(plan, &than.sensitivity) / curves.predicted_loss(than, &than.sensitivity)
-        };
-        let base = left_out(&plan)?;
-        // Nothing can be tuned: the plan is for what it will be.
-        if base <= 0.0 {
-            progress.done();
-            return Ok(plan);
-        }
-        let mut sensitivity = plan.sensitivity.clone();
-        for &kind in &kinds {
-            let Some(coarser) = planner::coarser(&self.weights, &plan, kind) else { continue };
-            let (expected, found) = (predicted(&coarser, &plan) - 1.0, left_out(&coarser)? / base - 1.0);
-            if !(expected.is_finite() && expected > LEAST_RISE) {
-                continue;
+        let other = || -> Result<Option<Plan>> {
+            let Some(base) = left_out(&plan)? else { return Ok(None) };
+            let mut sensitivity = plan.sensitivity.clone();
+            for &kind in &kinds {
+                progress.advance(1);
+                let Some(coarser) = planner::coarser(&self.weights, &plan, kind) else { continue };
+                let [expected, before] = [&coarser, &plan].map(|p| curves.predicted_loss(p, &plan.sensitivity));
+                let expected = expected / before - 1.0;
+                if !(expected.is_finite() && expected > LEAST_RISE) {
+                    continue;
+                }
+                let Some(found) = left_out(&coarser)? else { continue };
+                let factor = ((found / base - 1.0) / expected).clamp(1.0 / MOST_MOVED, MOST_MOVED);
+                let units = (0..sensitivity.len()).filter(|&unit| planner::kind(&self.weights, unit) == kind);
+                units.for_each(|unit| sensitivity[unit] *= factor);
             }
-            let factor = (found / expected).clamp(1.0 / MOST_MOVED, MOST_MOVED);
-            let units = (0..sensitivity.len()).filter(|&unit| planner::kind(&self.weights, unit) == kind);
-            units.for_each(|unit| sensitivity[unit] *= factor);
-        }
-        let other = Plan { sensitivity: plan.sensitivity.clone(), ..allocate(self, &sensitivity)? };
-        let taken = if left_out(&other)? < CLEARLY_WORSE * base { other } else { plan };
+            let other = match allocate(self, &sensitivity) {
+                Ok(other) if other.choices != plan.choices => Plan { sensitivity: plan.sensitivity.clone(), ..other },
+                Err(error) if !matches!(error.kind(), ErrorKind::Target | ErrorKind::NothingToDo) => return Err(error),
+                _ => return Ok(None),
+            };
+            let loss = left_out(&other)?;
+            Ok(loss.is_some_and(|loss| loss < CLEARLY_WORSE * base).then_some(other))
+        };
+        let other = other()?;
         progress.done();
         self.seconds.allocate += start.elapsed().as_secs_f64();
-        Ok(taken)
+        Ok(other.unwrap_or(plan))
     }
 
     /// Coarse versions of each unit that its sensitivity is averaged over. The error of a large unit is the sum of many, so

@@ -183,7 +183,7 @@ pub fn coarser(weights: &Weights, plan: &Plan, of: Kind) -> Option<Plan> {
     let choices = coarser.choices.iter_mut().enumerate().filter(|(unit, _)| kind(weights, *unit) == of);
     for (_, choice) in choices {
         if let Choice::Block { spec, .. } = choice {
-            spec.width = WIDTHS.into_iter().find(|width| *width > spec.width).unwrap_or(spec.width);
+            spec.width = WIDTHS.into_iter().find(|&width| width > spec.width).unwrap_or(spec.width);
         }
     }
     (coarser != *plan).then_some(coarser)

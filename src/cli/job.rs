@@ -363,21 +363,18 @@ pub struct Study<'a> {
 }
 
 impl Study<'_> {
-    /// The best plan for a file of at most `target` bytes; with full tuning, the one that is best once it is tuned.
+    /// The best plan for a file of at most `target` bytes; where it is to be tuned fully, the one that is best then.
     pub fn plan(&mut self, target: u64, progress: &dyn Progress) -> Result<Plan> {
         let best = self.untuned(target, progress)?;
-        let full = self.tune.is_some_and(|options| options.effort == tune::Effort::Full);
-        let (Some(engine), Some((curves, _)), true) = (self.engine, &self.budgets, full) else {
+        let full = self.tune.is_some_and(|tune| tune.effort == tune::Effort::Full && tune.steps.is_none());
+        let (Some(engine), Some((curves, sensitivity)), true) = (self.engine, &self.budgets, full) else {
             return Ok(best);
         };
-        if projects(&best) {
+        // Only what follows from sensitivities alone can be judged again by them.
+        if self.codec != Codec::Block || !self.setup.pins.is_empty() || best.sensitivity != *sensitivity {
             return Ok(best);
         }
-        let pins = &self.setup.pins;
-        let allocate = |job: &Job<'_>, sensitivity: &[f64]| {
-            let sizing = job.sizing();
-            pins.fit(&sizing, target, |target| curves.allocate(&sizing, sensitivity, target))
-        };
+        let allocate = |job: &Job<'_>, moved: &[f64]| curves.allocate(&job.sizing(), moved, target);
         let judged = (engine, &self.setup.inputs.calibration, &self.setup.judge()?);
         let plan = self.job.tuned_plan(best, curves, judged, allocate, progress);
         Ok(plan.map_err(|error| error.in_file(&self.setup.path))?)

@@ -9,7 +9,9 @@
 //! ends, so the peak of memory while a model loads is the sum over these nodes. One Mul serves all gates, on operands of
 //! three dimensions, so that no Unsqueeze copies the big tensor. What is left is three floats a weight, and no operator
 //! that all runtimes have makes do with fewer: rten joins no int8, tract folds no Cast of joined runs (`RUN_WEIGHTS`),
-//! onnxruntime does not fold DequantizeLinear, and a Gather of floats costs a Reshape of floats in the Cast's place.
+//! onnxruntime does not fold DequantizeLinear, and a Gather of floats costs a Reshape of floats in the Cast's place. Pieces of
+//! several rows instead of several columns would do with two, joined once: but a Gather of single floats is as slow as the
+//! three, and GatherElements from a table for each row, which is fast, OpenVINO does not fold.
 
 use ndarray::{Axis, Slice};
 

@@ -37,7 +37,7 @@ use crate::samples::Samples;
 use head::{Finals, Head};
 use parameters::{LATENT_RATE, Parameters, Place};
 use sequences::{Constants, Probe, Record, Tracing, Window, Windows};
-use stack::{Direction, Goal, ON_THE_WAY, Stack};
+use stack::{Direction, Goal, Stack};
 use variants::Variants;
 
 /// Multiplications and additions that all steps of [`Effort::Fast`] may take together: about a minute on two cores.
@@ -51,9 +51,15 @@ const OPERATIONS: f64 = 8.0;
 const FAST_STEPS: std::ops::RangeInclusive<usize> = 24..=250;
 const FULL_STEPS: usize = 300;
 
-/// Descents of [`Effort::Full`] at most, and the share of the loss that one has to take off to be followed by another.
+/// One in so many of the steps of [`Effort::Fast`] tells plans apart, if there are enough of them.
+const TRIAL: usize = 4;
+const TRIAL_STEPS: usize = 48;
+
+/// Descents of [`Effort::Full`] at most, the share of the loss that one has to take off to pay, and how many in a row may not
+/// pay: on the g2p encoder at 12x the third took hardly anything off, and the five after it another 6 %.
 const DESCENTS: usize = 8;
 const PAYS: f64 = 0.006;
+const PATIENCE: usize = 2;
 
 /// A descent that chooses codes ends with one for each so many of its steps in which they stay: what the last changes of
 /// code did is made up for by atoms, scales and biases. On the g2p encoder at 12x, 100 steps took 2 to 5 % off the loss
@@ -76,9 +82,14 @@ const BATCH_STEPS: usize = 2048;
 const FULL_BATCH_STEPS: usize = 8192;
 const BATCH_WINDOWS: usize = 32;
 
-/// Multiplications and additions of five descents of [`Effort::Full`] from which on their batches are smaller, down to
-/// [`BATCH_STEPS`]: some ten minutes on one core.
+/// The power of the steps in a batch that the rate of latents goes with. Half would hold the noise of a step where it is; four
+/// tenths make the 0.0042 that was measured to be good for full batches of the g2p encoder.
+const LATENT_GROWTH: f64 = 0.4;
+
+/// Multiplications and additions of so many descents of [`Effort::Full`] from which on their batches are smaller, down to
+/// [`BATCH_STEPS`]: some ten minutes on two cores.
 const FULL_OPERATIONS: f64 = 4e13;
+const USUAL_DESCENTS: f64 = 5.0;
 
 /// Steps of sequences to tune on and to judge by, at most.
 const TRACED_STEPS: usize = 1 << 16;
@@ -96,8 +107,6 @@ const PROBES: usize = 6;
 /// How much is spent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Effort {
-    /// A quarter of [`Effort::Fast`]: enough to tell plans apart.
-    Trial,
     /// A fixed number of operations, about a minute on two cores for a model of any size.
     #[default]
     Fast,
@@ -133,9 +142,8 @@ pub struct TuneReport {
     pub layers: Vec<Tuned>,
     /// The biases that were tuned too.
     pub biases: Vec<NewBias>,
-    /// The loss of the outputs that layers were tuned against, or of their states, on what was left out: summed over all,
-    /// 0 if nothing could be tuned.
-    pub left_out: f64,
+    /// The loss of the outputs that all layers were tuned against as one, on what was left out; `None` where they were not.
+    pub left_out: Option<f64>,
 }
 
 /// What became of one layer, or of layers that were tuned as one.
@@ -185,6 +193,17 @@ pub enum Outcome {
     },
     /// It was not tried, for a reason.
     Skipped(String),
+}
+
+/// How to tune a little, to tell plans apart; `None` for a model so large that so few steps would tell nothing.
+pub fn trial(weights: &Weights, seed: u64) -> Option<Options> {
+    let steps = fast_steps(weights.parameters() as usize) / TRIAL;
+    (steps >= TRIAL_STEPS).then_some(Options { effort: Effort::Fast, steps: Some(steps), seed })
+}
+
+fn fast_steps(weights: usize) -> usize {
+    let step = OPERATIONS * weights as f64 * BATCH_STEPS as f64;
+    ((FAST_OPERATIONS / step) as usize).clamp(*FAST_STEPS.start(), *FAST_STEPS.end())
 }
 
 /// Tunes the coded units of a model in place. The outputs of `reference` may serve as targets, and their mean loss may
@@ -243,7 +262,7 @@ pub fn tune(
         progress,
         descent: 0,
         batch: BATCH_STEPS,
-        left_out: [0.0; 2],
+        left_out: None,
     };
     tuner.loss = tuner.output_loss();
     let total: usize = sites.iter().map(Layer::weights).sum();
@@ -253,8 +272,13 @@ pub fn tune(
     progress.phase("tune", (tuner.steps() * descents * stacks.len()) as u64);
     for (layers, goal) in stacks {
         let tuned = tuner.stack(&layers, goal, descents)?;
-        report.left_out += tuner.left_out[usize::from(matches!(tuned.outcome, Outcome::Kept { .. }))];
         report.layers.push(tuned);
+    }
+    if let [Tuned { target: Target::Output(_), outcome, .. }] = &report.layers[..] {
+        report.left_out = tuner.left_out.map(|[before, after]| match outcome {
+            Outcome::Kept { .. } => after,
+            _ => before,
+        });
     }
     report.biases = tuner.biases.into_values().collect();
     progress.done();
@@ -405,8 +429,8 @@ struct Tuner<'a> {
     descent: usize,
     /// Steps of sequences in a batch, about.
     batch: usize,
-    /// The loss of what the last layers are to give on what was left out, before and after.
-    left_out: [f64; 2],
+    /// The loss of the outputs of the last stack on what was left out, before and after.
+    left_out: Option<[f64; 2]>,
 }
 
 impl Tuner<'_> {
@@ -414,30 +438,33 @@ impl Tuner<'_> {
         match (self.options.steps, self.options.effort) {
             (Some(steps), _) => steps,
             (None, Effort::Full) => FULL_STEPS,
-            (None, effort) => {
-                let step = OPERATIONS * weights as f64 * BATCH_STEPS as f64;
-                let fast = ((FAST_OPERATIONS / step) as usize).clamp(*FAST_STEPS.start(), *FAST_STEPS.end());
-                if effort == Effort::Trial { fast / 4 } else { fast }
-            }
+            (None, Effort::Fast) => fast_steps(weights),
         }
     }
 
     fn steps_of_a_batch(&self, weights: usize) -> usize {
         match self.options.effort {
-            Effort::Trial | Effort::Fast => BATCH_STEPS,
+            Effort::Fast => BATCH_STEPS,
             Effort::Full => {
-                let descents = 5.0 * (FULL_STEPS + FULL_STEPS / SETTLING) as f64;
+                let descents = USUAL_DESCENTS * (FULL_STEPS + FULL_STEPS / SETTLING) as f64;
                 let steps = FULL_OPERATIONS / (OPERATIONS * weights as f64 * descents);
                 (steps as usize).clamp(BATCH_STEPS, FULL_BATCH_STEPS)
             }
         }
     }
 
-    /// The largest step of latents, where codes are chosen again: it goes with the fourth root of the batch, as the noise of
-    /// the gradients goes down with the square root.
-    fn latent_rate(&self) -> Option<f64> {
-        let batches = self.batch as f64 / BATCH_STEPS as f64;
-        (self.options.effort == Effort::Full).then(|| LATENT_RATE * batches.powf(0.25))
+    /// The largest step of latents, where codes are chosen again: larger batches have less noise, and bear larger steps.
+    fn latent_rate(&self, windows: &[Window]) -> Option<f64> {
+        let (size, mean) = self.batch_of(windows);
+        let batches = (size * mean) as f64 / BATCH_STEPS as f64;
+        (self.options.effort == Effort::Full).then(|| LATENT_RATE * batches.max(1.0).powf(LATENT_GROWTH))
+    }
+
+    /// How many windows are a batch, and the mean of their steps.
+    fn batch_of(&self, windows: &[Window]) -> (usize, usize) {
+        let mean = windows.iter().map(|w| w.steps).sum::<usize>() / windows.len().max(1);
+        let size = (self.batch / mean.max(1)).clamp(BATCH_WINDOWS, self.batch / 8).min(windows.len());
+        (size, mean)
     }
 
     /// Steps of one descent in which codes stay.
@@ -457,9 +484,9 @@ impl Tuner<'_> {
             Goal::Output(Head { output, .. }) | Goal::Finals(Finals { output, .. }) => Target::Output(output.clone()),
         };
         let places = self.places(layers);
-        self.left_out = [0.0; 2];
+        self.left_out = None;
         let untuned = (self.coded.clone(), self.biases.clone());
-        let (mut steps, mut losses, mut atoms_stay) = (0, None, false);
+        let (mut steps, mut losses, mut atoms_stay, mut idle) = (0, None, false, 0);
         for descent in 0..descents {
             let mut windows = self.tracing.windows(layers, &self.overrides(), TRACED_STEPS)?;
             windows.tuned_on.retain(|window| goal.needs(window));
@@ -473,27 +500,24 @@ impl Tuner<'_> {
             }
             // Only where it gets the original's own inputs is it known what the original does on others.
             let variants = (!windows.drifted).then(|| Variants {
-                original: Stack {
-                    layers: self.directions(layers, &windows.originals),
-                    goal: Goal::States,
-                    on_the_way: 0.0,
-                },
+                original: Stack { layers: self.directions(layers, &windows.originals), goal: Goal::States },
                 pool: &windows.tuned_on,
             });
-            let mut stack = Stack { layers: self.directions(layers, &windows.constants), goal, on_the_way: ON_THE_WAY };
+            let mut stack = Stack { layers: self.directions(layers, &windows.constants), goal };
             let owns_bias: Vec<bool> = layers.iter().map(|&layer| self.sites[layer].bias.is_some()).collect();
-            let mut parameters = Parameters::new(&places, self.coded, &stack, &owns_bias, self.latent_rate());
+            let mut parameters =
+                Parameters::new(&places, self.coded, &stack, &owns_bias, self.latent_rate(&windows.tuned_on));
             atoms_stay |= parameters.shares_outside();
             let left_out: Vec<&Window> = spread(&windows.left_out, JUDGED);
             parameters.write(&mut stack);
             let before = stack.loss(&left_out);
-            if descent == 0 {
-                self.left_out = [stack.output_loss(&left_out); 2];
-            }
+            let output = stack.output_loss(&left_out);
+            let first = self.left_out.map_or(output, |[first, _]| first);
+            self.left_out = Some([first, output]);
             self.descend(&mut stack, variants.as_ref(), &mut parameters, &windows.tuned_on, descent);
             let after = stack.loss(&left_out);
             if after < before {
-                self.left_out[1] = stack.output_loss(&left_out);
+                self.left_out = Some([first, stack.output_loss(&left_out)]);
             }
             goal = stack.goal;
             steps += self.steps();
@@ -510,7 +534,8 @@ impl Tuner<'_> {
                 self.progress.advance((self.steps() * (descents - 1)) as u64);
                 return Ok(Tuned { nodes, target, outcome: Outcome::Dropped { before, after, steps, outputs: None } });
             }
-            if after.is_nan() || after > before * (1.0 - PAYS) {
+            idle = if after <= before * (1.0 - PAYS) { 0 } else { idle + 1 };
+            if after.is_nan() || idle == PATIENCE {
                 self.progress.advance((self.steps() * (descents - 1 - descent)) as u64);
                 break;
             }
@@ -544,8 +569,7 @@ impl Tuner<'_> {
         let seed = self.options.seed ^ (descent as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let all: Vec<&Window> = windows.iter().collect();
-        let mean = all.iter().map(|w| w.steps).sum::<usize>() / all.len().max(1);
-        let size = (self.batch / mean.max(1)).clamp(BATCH_WINDOWS, self.batch / 8).min(all.len());
+        let (size, _) = self.batch_of(windows);
         let mut order: Vec<&Window> = Vec::new();
         for step in 0..self.steps() {
             if step == self.descent {

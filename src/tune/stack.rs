@@ -19,7 +19,7 @@ const CELL_SHARE: f64 = 0.1;
 
 /// What the mean error of the states on the way counts against that of the last one, where only this is an output. There
 /// is more to learn from many states than from one: with the last alone, what was gained on the samples was lost on others.
-pub(super) const ON_THE_WAY: f64 = 3.0;
+const ON_THE_WAY: f64 = 3.0;
 
 /// One direction of a layer.
 pub(super) struct Direction {
@@ -66,26 +66,26 @@ impl Goal {
 pub(super) struct Stack {
     pub(super) layers: Vec<Vec<Direction>>,
     pub(super) goal: Goal,
-    /// What the states on the way count where only the last one is an output.
-    pub(super) on_the_way: f64,
 }
 
 /// Gradients by layer and direction.
 pub(super) type StackGradients = Vec<Vec<Gradients>>;
 
 impl Stack {
-    /// The mean loss of what the model gives alone.
-    pub(super) fn output_loss(&mut self, windows: &[&Window]) -> f64 {
-        let on_the_way = std::mem::replace(&mut self.on_the_way, 0.0);
-        let loss = self.loss(windows);
-        self.on_the_way = on_the_way;
-        loss
+    /// The mean loss of what the model gives, without the states on the way.
+    pub(super) fn output_loss(&self, windows: &[&Window]) -> f64 {
+        self.loss_with(windows, 0.0)
     }
 
     /// The mean loss over all steps of the windows.
     pub(super) fn loss(&self, windows: &[&Window]) -> f64 {
+        self.loss_with(windows, ON_THE_WAY)
+    }
+
+    fn loss_with(&self, windows: &[&Window], on_the_way: f64) -> f64 {
         let total = self.goal.total(windows);
-        let sums: Vec<f64> = windows.par_chunks(GROUP).map(|group| self.group(group, total).loss).collect();
+        let group = |group: &[&Window]| self.group(group, total, on_the_way).loss;
+        let sums: Vec<f64> = windows.par_chunks(GROUP).map(group).collect();
         sums.iter().sum()
     }
 
@@ -99,7 +99,7 @@ impl Stack {
             let parts: Vec<(f64, StackGradients)> = groups
                 .par_chunks(GROUP)
                 .map(|group| {
-                    let run = self.group(group, total);
+                    let run = self.group(group, total, ON_THE_WAY);
                     (run.loss, self.back(&run))
                 })
                 .collect();
@@ -111,13 +111,13 @@ impl Stack {
         (loss, sums)
     }
 
-    fn group(&self, windows: &[&Window], total: usize) -> Run {
+    fn group(&self, windows: &[&Window], total: usize, on_the_way: f64) -> Run {
         let mut run = self.forward(windows);
         let hidden = self.layers[self.layers.len() - 1][0].spec.hidden;
         match &self.goal {
             Goal::States => run.match_states(windows, total, hidden),
             Goal::Output(head) => run.match_output(head, windows, total, hidden),
-            Goal::Finals(finals) => run.match_finals(finals, self.on_the_way, windows, total),
+            Goal::Finals(finals) => run.match_finals(finals, on_the_way, windows, total),
         }
         run
     }
@@ -386,7 +386,7 @@ mod tests {
     fn stack(goal: Goal) -> Stack {
         let gru = Kind::Gru { linear_before_reset: true };
         let first = vec![direction(1, gru, 3, false), direction(10, gru, 3, true)];
-        Stack { layers: vec![first, vec![direction(20, LSTM, 2 * HIDDEN, false)]], goal, on_the_way: ON_THE_WAY }
+        Stack { layers: vec![first, vec![direction(20, LSTM, 2 * HIDDEN, false)]], goal }
     }
 
     fn windows() -> Vec<Window> {
@@ -435,6 +435,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_loss_of_outputs_is_without_the_states_on_the_way() {
+        let windows = windows();
+        let windows: Vec<&Window> = windows.iter().collect();
+        let stack = stack(Goal::Finals(Finals { output: "h".into(), weights: [1.0, 0.0] }));
+        let run = stack.forward(&windows);
+        let error = |(b, window): (usize, &&Window)| -> f64 {
+            let at = ((window.steps - 1) * run.batch + b) * HIDDEN;
+            let (own, target) = (&run.traced[1][0].0.y[at..][..HIDDEN], &window.y[0][(window.steps - 1) * HIDDEN..]);
+            own.iter().zip(target).map(|(own, target)| f64::from(own - target).powi(2)).sum()
+        };
+        let wanted = windows.iter().enumerate().map(error).sum::<f64>() / windows.len() as f64;
+        let found = stack.output_loss(&windows);
+        assert!((found - wanted).abs() < 1e-6 * wanted && stack.loss(&windows) > found, "{found} is not {wanted}");
     }
 
     #[test]

@@ -197,7 +197,8 @@ def curves_section(runs):
     head = ["model", "ratio", "seeds", "bytes", "loss", "measured", "tuned", "", "tuned full", "", "processor s"]
     return f"""## Size against loss, with and without tuning
 
-The same budgets, and the same bytes of recurrent weights but for one or two; the loss as in the next table, the geometric mean over seeds.
+The same bytes of recurrent weights, about, and but for small models with `--tune full` the same budgets; the loss as in the next table, the geometric
+mean over seeds.
 Percentages are against no tuning, *noise* are those of less than two standard errors. Bytes and processor seconds are those of seed 0.
 
     dirnet compress MODEL -o small.onnx --ratio R --calibration CALIBRATION --holdout HOLDOUT HOW

@@ -1,5 +1,6 @@
 //! Tuning brings a coded model nearer to the original, and gives the same bytes for any number of threads.
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use dirnet::loss::{Judge, LossSpec};
 use dirnet::onnx::proto::GraphProto;
 use dirnet::onnx::{ElementType, LoadOptions, Model};
 use dirnet::plan::{Choice, Plan, Sharing};
+use dirnet::planner::{self, Rates};
 use dirnet::progress::Silent;
 use dirnet::recurrent::FindOptions;
 use dirnet::samples::{Random, RandomOptions, Samples, Signature};
@@ -192,4 +194,72 @@ fn layers_that_read_one_another_are_tuned_against_the_output() {
     }
     let before = blocks(&units).next().expect("all units are coded");
     assert!(blocks(&alone).all(|unit| Arc::ptr_eq(&unit.codebook, &before.codebook)));
+}
+
+/// Kinds of units are made coarser one at a time, and what that costs a tuned model moves sensitivities.
+#[test]
+fn budgets_are_judged_again_by_what_tuning_leaves() {
+    let model = forms::model(&forms::LSTM);
+    let dims = [("T".to_owned(), 7), ("B".to_owned(), 3)];
+    let random = RandomOptions { dims: &dims, carry: &[], seed: 3, count: 40 };
+    let samples = Random::new(&model, &random).expect("inputs are floats").samples;
+    let engine = Engine::new(&model).expect("it runs");
+    let judge = Judge::new(&model, &LossSpec::default(), &samples.carry).expect("it has outputs");
+    let weights = || Weights::read(&model, &FindOptions::default()).expect("it has recurrent nodes");
+    let again = |threads: usize, answer: &(dyn Fn(&Plan) -> dirnet::error::Result<Plan> + Sync)| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("there can be threads");
+        pool.install(|| {
+            let mut job = Job::new(&model, weights(), Some((&engine, &samples)), 0, &Silent).expect("it runs");
+            let curves = job.curves(2.0, Rates::All, &Silent).expect("there are curves");
+            let spec = BlockSpec::new(4, 256).expect("there is such a spec");
+            let choices = vec![Choice::Block { spec, sharing: Sharing::Unit }; job.weights.units.len()];
+            let plan = Plan { choices, sensitivity: job.equal() };
+            let asked = RefCell::new(Vec::new());
+            let allocate = |_: &Job<'_>, moved: &[f64]| {
+                asked.borrow_mut().push(moved.to_vec());
+                answer(&plan)
+            };
+            let judged = (&engine, &samples, &judge);
+            let found = job.tuned_plan(plan.clone(), &curves, judged, allocate, &Silent).expect("it can be tuned");
+            (plan, found, asked.into_inner())
+        })
+    };
+    let failing = |kind: ErrorKind| move |_: &Plan| Err(dirnet::error::Error::new(kind, "none"));
+
+    // Another plan cannot be had: the one that there is stays. What was asked for does not depend on threads.
+    let (plan, found, asked) = again(2, &failing(ErrorKind::Target));
+    assert_eq!(found, plan);
+    let [moved] = &asked[..] else { panic!("asked for {} plans", asked.len()) };
+    let factors: Vec<f64> = moved.iter().zip(&plan.sensitivity).map(|(moved, s)| moved / s).collect();
+    assert!(factors.iter().all(|f| (0.2499..4.001).contains(f)) && factors.iter().any(|f| *f != 1.0), "{factors:?}");
+    assert_eq!(again(1, &failing(ErrorKind::NothingToDo)).2, asked);
+
+    // One that loses everything is clearly worse, one that loses nothing is not.
+    let with = |width: usize| {
+        move |plan: &Plan| {
+            let spec = BlockSpec::new(width, 256)?;
+            let choices = vec![Choice::Block { spec, sharing: Sharing::Unit }; plan.choices.len()];
+            Ok(Plan { choices, ..plan.clone() })
+        }
+    };
+    assert_eq!(again(2, &with(16)).1, plan);
+    assert_ne!(again(2, &with(1)).1, plan);
+}
+
+#[test]
+fn units_of_one_kind_are_made_coarser_as_far_as_they_can_be() {
+    let fixture = charlm("gru256.onnx");
+    let weights = Weights::read(&fixture.model, &FindOptions::default()).expect("it has recurrent nodes");
+    let block = |width| Choice::Block { spec: BlockSpec::new(width, 256).expect("a spec"), sharing: Sharing::Unit };
+    let kinds = planner::kinds(&weights);
+    let mut plan = Plan { choices: vec![block(8); weights.units.len()], sensitivity: vec![1.0; weights.units.len()] };
+    let coarser = planner::coarser(&weights, &plan, kinds[0]).expect("there is a wider piece");
+    for (unit, choice) in coarser.choices.iter().enumerate() {
+        let wanted = if planner::kind(&weights, unit) == kinds[0] { block(10) } else { block(8) };
+        assert_eq!(*choice, wanted);
+    }
+    for (unit, choice) in plan.choices.iter_mut().enumerate() {
+        *choice = if unit % 2 == 0 { Choice::Dense } else { block(16) };
+    }
+    assert!(kinds.into_iter().all(|kind| planner::coarser(&weights, &plan, kind).is_none()));
 }
