@@ -5,7 +5,7 @@ mod cli;
 
 /// Counts what is allocated, and refuses what is beyond a limit once there is one: see `cli::guard`.
 #[global_allocator]
-static ALLOCATOR: cap::Cap<mimalloc::MiMalloc> = cap::Cap::new(mimalloc::MiMalloc, usize::MAX);
+static ALLOCATOR: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::System, usize::MAX);
 
 fn main() -> std::process::ExitCode {
     cli::main()

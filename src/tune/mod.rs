@@ -87,7 +87,7 @@ const BATCH_WINDOWS: usize = 32;
 const LATENT_GROWTH: f64 = 0.4;
 
 /// Multiplications and additions of so many descents of [`Effort::Full`] from which on their batches are smaller, down to
-/// [`BATCH_STEPS`]: some ten minutes on two cores.
+/// [`BATCH_STEPS`]: some ten minutes on two cores, without what the system takes for memory.
 const FULL_OPERATIONS: f64 = 4e13;
 const USUAL_DESCENTS: f64 = 5.0;
 
