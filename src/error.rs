@@ -32,8 +32,8 @@ pub enum ErrorKind {
     Engine,
     /// No result within the target that was asked for.
     Target,
-    /// The result was judged and failed a gate.
-    Gate,
+    /// The result was judged and failed a check.
+    Check,
 }
 
 /// An error with its place.

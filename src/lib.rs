@@ -32,7 +32,7 @@
 //! let coded = job.code(plan, &Silent)?;
 //!
 //! let loss = LossSpec::default();
-//! let settings = Settings { samples: &holdout, calibrated_on: None, loss: &loss, gates: &[], seed: 0 };
+//! let settings = Settings { samples: &holdout, calibrated_on: None, loss: &loss, checks: &[], seed: 0 };
 //! let verdict = verify(&model, &coded.model, &settings, &Silent)?;
 //! assert!(verdict.outputs[0].snr_db > Some(20.0));
 //! assert!(coded.model.saved_bytes()? * 6 < model.bytes());

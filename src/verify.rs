@@ -1,4 +1,4 @@
-//! Judges a compressed model against its original: runs both on the same inputs, measures, holds gates against it.
+//! Judges a compressed model against its original: runs both on the same inputs, measures, holds checks against it.
 //!
 //! Where the engine cannot run the original, each rewritten recurrent layer is run alone instead, on seeded inputs
 //! ([`Scope::Layers`]). That shows that the layers still do what they did, not that the model does, and is said in the
@@ -31,7 +31,7 @@ const LAYER_SAMPLES: usize = 4;
 
 /// A figure that can be bounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GateKind {
+pub enum CheckKind {
     /// Largest absolute difference, at most.
     MaxAbs,
     /// Normalised mean squared error, at most.
@@ -44,19 +44,19 @@ pub enum GateKind {
     MaxKl,
 }
 
-impl GateKind {
+impl CheckKind {
     /// All of them.
-    pub const ALL: [GateKind; 5] =
-        [GateKind::MaxAbs, GateKind::MaxNmse, GateKind::MinSnr, GateKind::MinAgreement, GateKind::MaxKl];
+    pub const ALL: [CheckKind; 5] =
+        [CheckKind::MaxAbs, CheckKind::MaxNmse, CheckKind::MinSnr, CheckKind::MinAgreement, CheckKind::MaxKl];
 
     /// The flag without its dashes.
     pub fn name(self) -> &'static str {
         match self {
-            GateKind::MaxAbs => "max-abs",
-            GateKind::MaxNmse => "max-nmse",
-            GateKind::MinSnr => "min-snr",
-            GateKind::MinAgreement => "min-agreement",
-            GateKind::MaxKl => "max-kl",
+            CheckKind::MaxAbs => "max-abs",
+            CheckKind::MaxNmse => "max-nmse",
+            CheckKind::MinSnr => "min-snr",
+            CheckKind::MinAgreement => "min-agreement",
+            CheckKind::MaxKl => "max-kl",
         }
     }
 
@@ -65,25 +65,25 @@ impl GateKind {
         // Integers have no mean error, and with it neither a normalised one nor a noise.
         let noise = figures.rmse;
         match self {
-            GateKind::MaxAbs => figures.max_abs,
-            GateKind::MaxNmse => noise.map(|_| figures.nmse.unwrap_or(f64::INFINITY)),
-            GateKind::MinSnr => noise
+            CheckKind::MaxAbs => figures.max_abs,
+            CheckKind::MaxNmse => noise.map(|_| figures.nmse.unwrap_or(f64::INFINITY)),
+            CheckKind::MinSnr => noise
                 .map(|noise| figures.snr_db.unwrap_or(if noise == 0.0 { f64::INFINITY } else { f64::NEG_INFINITY })),
-            GateKind::MinAgreement => figures.agreement,
-            GateKind::MaxKl => figures.kl,
+            CheckKind::MinAgreement => figures.agreement,
+            CheckKind::MaxKl => figures.kl,
         }
     }
 
     fn is_minimum(self) -> bool {
-        matches!(self, GateKind::MinSnr | GateKind::MinAgreement)
+        matches!(self, CheckKind::MinSnr | CheckKind::MinAgreement)
     }
 }
 
 /// A bound on a figure, of one output or of all that have no bound of their own.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Gate {
+pub struct Check {
     /// What is bounded.
-    pub kind: GateKind,
+    pub kind: CheckKind,
     /// The output; `None` for all.
     pub output: Option<String>,
     /// The bound.
@@ -117,21 +117,23 @@ pub struct Verdict {
     pub outputs: Vec<Figures>,
     /// The mean loss of the outputs, each of its kind; `None` for layers, and where a loss has no meaning.
     pub loss: Option<f64>,
-    /// Every gate as it was held against an output.
-    pub gates: Vec<Checked>,
-    /// Whether all gates hold and all numbers are finite that were.
+    /// Every check as it was held against an output.
+    #[serde(rename = "gates")]
+    pub checks: Vec<Checked>,
+    /// Whether all checks hold and all numbers are finite that were.
     pub passed: bool,
     /// One line for each reason not to pass.
     pub failures: Vec<String>,
 }
 
-/// A gate held against an output.
+/// A check held against an output.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Checked {
     /// The output.
     pub output: String,
-    /// [`GateKind::name`].
-    pub gate: &'static str,
+    /// [`CheckKind::name`].
+    #[serde(rename = "gate")]
+    pub check: &'static str,
     /// The bound.
     pub limit: f64,
     /// The figure; `None` where it has no meaning or is infinite.
@@ -150,7 +152,7 @@ pub struct Settings<'a> {
     /// Outputs whose divergence is measured though they are no probabilities are named here.
     pub loss: &'a LossSpec,
     /// The bounds.
-    pub gates: &'a [Gate],
+    pub checks: &'a [Check],
     /// For the inputs of layers that are run alone.
     pub seed: u64,
 }
@@ -158,7 +160,7 @@ pub struct Settings<'a> {
 /// Runs both models and judges. Advances `progress` by a step for each feed.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] for a gate or loss of an output that is not judged, and for models of different outputs;
+/// [`ErrorKind::Usage`] for a check or loss of an output that is not judged, and for models of different outputs;
 /// [`ErrorKind::Samples`]; [`ErrorKind::Engine`] or [`ErrorKind::Limit`] where the compressed model cannot be run, or
 /// where the original cannot and it has no rewritten layers either or is beyond a limit.
 pub fn verify(
@@ -168,9 +170,9 @@ pub fn verify(
     progress: &dyn Progress,
 ) -> Result<Verdict> {
     let mut judge = Judge::new(original, settings.loss, &settings.samples.carry)?;
-    check_names(settings.gates, &judge)?;
-    for gate in settings.gates.iter().filter(|g| g.kind == GateKind::MaxKl) {
-        judge.measure_kl(gate.output.as_deref());
+    check_names(settings.checks, &judge)?;
+    for check in settings.checks.iter().filter(|g| g.kind == CheckKind::MaxKl) {
+        judge.measure_kl(check.output.as_deref());
     }
     // Planning unfolds the coded weights: that is done before the original's take memory too.
     let compressed_engine = Engine::new(compressed).and_then(|engine| {
@@ -207,15 +209,15 @@ fn cannot_run(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Engine | ErrorKind::Limit)
 }
 
-fn check_names(gates: &[Gate], judge: &Judge) -> Result<()> {
-    let judged = |gate: &&Gate| gate.output.as_ref().is_some_and(|name| !judge.names().any(|n| n == name));
-    match gates.iter().find(judged) {
+fn check_names(checks: &[Check], judge: &Judge) -> Result<()> {
+    let judged = |check: &&Check| check.output.as_ref().is_some_and(|name| !judge.names().any(|n| n == name));
+    match checks.iter().find(judged) {
         None => Ok(()),
-        Some(gate) => {
-            let (name, known) = (gate.output.as_deref().unwrap_or_default(), judge.names().collect::<Vec<_>>());
+        Some(check) => {
+            let (name, known) = (check.output.as_deref().unwrap_or_default(), judge.names().collect::<Vec<_>>());
             let message = format!(
                 "--{} names '{name}', not an output that is judged, those are {}",
-                gate.kind.name(),
+                check.kind.name(),
                 known.join(", ")
             );
             Err(Error::new(ErrorKind::Usage, message))
@@ -224,7 +226,7 @@ fn check_names(gates: &[Gate], judge: &Judge) -> Result<()> {
 }
 
 fn verdict(scope: Scope, reason: Option<String>, settings: &Settings<'_>, outputs: Vec<Figures>) -> Verdict {
-    let (gates, mut failures) = check_gates(settings.gates, &outputs);
+    let (checks, mut failures) = hold(settings.checks, &outputs);
     for figures in outputs.iter().filter(|f| f.non_finite > 0) {
         failures.push(format!(
             "output '{}': {} elements are NaN or infinite in one of the models only",
@@ -239,49 +241,49 @@ fn verdict(scope: Scope, reason: Option<String>, settings: &Settings<'_>, output
         calibrated_on: settings.calibrated_on.map(str::to_owned),
         outputs,
         loss: None,
-        gates,
+        checks,
         passed: failures.is_empty(),
         failures,
     }
 }
 
-/// Holds every gate against the outputs that it is for; a gate that cannot be held against any fails.
-fn check_gates(gates: &[Gate], outputs: &[Figures]) -> (Vec<Checked>, Vec<String>) {
+/// Holds every check against the outputs that it is for; a check that cannot be held against any fails.
+fn hold(checks: &[Check], outputs: &[Figures]) -> (Vec<Checked>, Vec<String>) {
     let (mut all, mut failures) = (Vec::new(), Vec::new());
-    for gate in gates {
+    for check in checks {
         let own: BTreeSet<&str> =
-            gates.iter().filter(|g| g.kind == gate.kind).filter_map(|g| g.output.as_deref()).collect();
-        let is_for = |f: &&Figures| gate.output.as_ref().map_or(!own.contains(f.name.as_str()), |name| *name == f.name);
+            checks.iter().filter(|g| g.kind == check.kind).filter_map(|g| g.output.as_deref()).collect();
+        let is_for = |f: &&Figures| check.output.as_ref().map_or(!own.contains(f.name.as_str()), |name| *name == f.name);
         let mut held = false;
         for figures in outputs.iter().filter(is_for) {
-            let Some(value) = gate.kind.value(figures) else { continue };
-            let passed = if gate.kind.is_minimum() { value >= gate.limit } else { value <= gate.limit };
+            let Some(value) = check.kind.value(figures) else { continue };
+            let passed = if check.kind.is_minimum() { value >= check.limit } else { value <= check.limit };
             held = true;
             if !passed {
-                failures.push(failure(gate, figures, value));
+                failures.push(failure(check, figures, value));
             }
             all.push(Checked {
                 output: figures.name.clone(),
-                gate: gate.kind.name(),
-                limit: gate.limit,
+                check: check.kind.name(),
+                limit: check.limit,
                 value: value.is_finite().then_some(value),
                 passed,
             });
         }
-        let spoken_for = gate.output.is_none() && !outputs.is_empty() && outputs.iter().all(|f| own.contains(&*f.name));
+        let spoken_for = check.output.is_none() && !outputs.is_empty() && outputs.iter().all(|f| own.contains(&*f.name));
         if !held && !spoken_for {
-            let of = gate.output.as_ref().map_or_else(|| "any output".to_owned(), |name| format!("output '{name}'"));
-            failures.push(format!("--{} has no meaning for {of} that was run", gate.kind.name()));
+            let of = check.output.as_ref().map_or_else(|| "any output".to_owned(), |name| format!("output '{name}'"));
+            failures.push(format!("--{} has no meaning for {of} that was run", check.kind.name()));
         }
     }
     (all, failures)
 }
 
 /// `output 'y': --max-nmse 0.01 is exceeded by 0.003: 0.013`
-fn failure(gate: &Gate, figures: &Figures, value: f64) -> String {
-    let (name, kind, limit) = (&figures.name, gate.kind.name(), short(gate.limit));
+fn failure(check: &Check, figures: &Figures, value: f64) -> String {
+    let (name, kind, limit) = (&figures.name, check.kind.name(), short(check.limit));
     let (missed, by) =
-        if gate.kind.is_minimum() { ("missed", gate.limit - value) } else { ("exceeded", value - gate.limit) };
+        if check.kind.is_minimum() { ("missed", check.limit - value) } else { ("exceeded", value - check.limit) };
     format!("output '{name}': --{kind} {limit} is {missed} by {}: {}", short(by), short(value))
 }
 
@@ -454,36 +456,36 @@ mod tests {
         }
     }
 
-    fn gate(kind: GateKind, output: Option<&str>, limit: f64) -> Gate {
-        Gate { kind, output: output.map(str::to_owned), limit }
+    fn check(kind: CheckKind, output: Option<&str>, limit: f64) -> Check {
+        Check { kind, output: output.map(str::to_owned), limit }
     }
 
     #[test]
     fn a_failure_says_which_output_failed_what_by_how_much() {
-        let failures = |g| check_gates(&[g], &[figures("y")]).1;
+        let failures = |g| hold(&[g], &[figures("y")]).1;
         assert_eq!(
-            failures(gate(GateKind::MaxNmse, None, 0.01)),
+            failures(check(CheckKind::MaxNmse, None, 0.01)),
             ["output 'y': --max-nmse 0.01 is exceeded by 0.003: 0.013"]
         );
         assert_eq!(
-            failures(gate(GateKind::MinSnr, Some("y"), 20.0)),
+            failures(check(CheckKind::MinSnr, Some("y"), 20.0)),
             ["output 'y': --min-snr 20 is missed by 1.1: 18.9"]
         );
-        assert!(failures(gate(GateKind::MinAgreement, None, 0.97)).is_empty());
+        assert!(failures(check(CheckKind::MinAgreement, None, 0.97)).is_empty());
     }
 
     #[test]
-    fn a_gate_of_its_own_replaces_that_of_all() {
-        let gates = [gate(GateKind::MaxAbs, None, 0.1), gate(GateKind::MaxAbs, Some("y"), 1.0)];
-        let (checked, failures) = check_gates(&gates, &[figures("y"), figures("z")]);
+    fn a_check_of_its_own_replaces_that_of_all() {
+        let checks = [check(CheckKind::MaxAbs, None, 0.1), check(CheckKind::MaxAbs, Some("y"), 1.0)];
+        let (checked, failures) = hold(&checks, &[figures("y"), figures("z")]);
         assert_eq!(failures, ["output 'z': --max-abs 0.1 is exceeded by 0.4: 0.5"]);
         assert_eq!(checked.len(), 2);
-        assert!(check_gates(&gates, &[figures("y")]).1.is_empty());
+        assert!(hold(&checks, &[figures("y")]).1.is_empty());
     }
 
     #[test]
-    fn a_gate_without_meaning_fails() {
-        let kl = |output| check_gates(&[gate(GateKind::MaxKl, output, 1.0)], &[figures("y")]).1;
+    fn a_check_without_meaning_fails() {
+        let kl = |output| hold(&[check(CheckKind::MaxKl, output, 1.0)], &[figures("y")]).1;
         assert_eq!(kl(None), ["--max-kl has no meaning for any output that was run"]);
         assert_eq!(kl(Some("z")), ["--max-kl has no meaning for output 'z' that was run"]);
     }
@@ -492,10 +494,10 @@ mod tests {
     fn an_exact_match_passes_and_a_changed_constant_does_not() {
         let exact = Figures { rmse: Some(0.0), nmse: Some(0.0), snr_db: None, ..figures("y") };
         let constant = Figures { nmse: None, snr_db: None, ..figures("y") };
-        let gates = [gate(GateKind::MinSnr, None, 90.0), gate(GateKind::MaxNmse, None, 0.1)];
-        let (checked, failures) = check_gates(&gates, &[exact]);
+        let checks = [check(CheckKind::MinSnr, None, 90.0), check(CheckKind::MaxNmse, None, 0.1)];
+        let (checked, failures) = hold(&checks, &[exact]);
         assert!(failures.is_empty() && checked[0].value.is_none());
-        assert_eq!(check_gates(&gates, &[constant]).1.len(), 2);
+        assert_eq!(hold(&checks, &[constant]).1.len(), 2);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use dirnet::onnx::model::side_path;
 use dirnet::onnx::{LoadOptions, Model, atomic};
 use dirnet::recurrent::FindOptions;
 use dirnet::report::FileFormat;
-use dirnet::verify::{Gate, GateKind};
+use dirnet::verify::{Check, CheckKind};
 use regex::Regex;
 
 use super::config::Overrides;
@@ -71,8 +71,8 @@ impl Samples {
 
 /// Limits that a result must keep.
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Gates (for all outputs, or NAME:VALUE for one)")]
-pub struct Gates {
+#[command(next_help_heading = "Checks (for all outputs, or NAME:VALUE for one)")]
+pub struct Checks {
     /// Largest absolute difference
     #[arg(long, value_name = "X", value_parser = value::limit)]
     pub max_abs: Vec<Limit>,
@@ -163,20 +163,20 @@ impl Target {
     pub const RATIO: f64 = 8.0;
 }
 
-impl Gates {
+impl Checks {
     /// The limits as the library takes them.
-    pub fn gates(&self) -> Vec<Gate> {
-        let Gates { max_abs, max_nmse, min_snr, min_agreement, max_kl } = self;
+    pub fn checks(&self) -> Vec<Check> {
+        let Checks { max_abs, max_nmse, min_snr, min_agreement, max_kl } = self;
         let of = |limits: &[Limit], kind| {
-            let gate = move |limit: &Limit| Gate { output: limit.output.clone(), kind, limit: limit.value };
-            limits.iter().map(gate).collect::<Vec<_>>()
+            let check = move |limit: &Limit| Check { output: limit.output.clone(), kind, limit: limit.value };
+            limits.iter().map(check).collect::<Vec<_>>()
         };
         [
-            of(max_abs, GateKind::MaxAbs),
-            of(max_nmse, GateKind::MaxNmse),
-            of(min_snr, GateKind::MinSnr),
-            of(min_agreement, GateKind::MinAgreement),
-            of(max_kl, GateKind::MaxKl),
+            of(max_abs, CheckKind::MaxAbs),
+            of(max_nmse, CheckKind::MaxNmse),
+            of(min_snr, CheckKind::MinSnr),
+            of(min_agreement, CheckKind::MinAgreement),
+            of(max_kl, CheckKind::MaxKl),
         ]
         .concat()
     }

@@ -13,7 +13,7 @@ use dirnet::progress::Progress;
 use dirnet::report::{Command, Report};
 use dirnet::verify::{self, Settings, Verdict};
 
-use super::args::{self, Gates, Output, Target};
+use super::args::{self, Checks, Output, Target};
 use super::config::{self, Overrides};
 use super::guard::{self, Guarded};
 use super::job::{Files, Flags, Setup, Study};
@@ -27,7 +27,7 @@ Examples:
 /// The largest plan that is read: a hundred thousand units.
 const PLAN_BYTES: u64 = 16 << 20;
 const TARGET: &str = "Target (one)";
-const GATES: &str = "Gates (for all outputs, or NAME:VALUE for one)";
+const CHECKS: &str = "Checks (for all outputs, or NAME:VALUE for one)";
 
 /// Make a model smaller: rewrite the weights of its LSTM and GRU nodes, run both models, compare
 #[derive(clap::Args)]
@@ -44,12 +44,12 @@ pub struct Args {
     #[command(flatten)]
     flags: Flags,
     #[command(flatten)]
-    gates: Gates,
+    checks: Checks,
     /// Do not run the models to compare them
-    #[arg(long, help_heading = GATES)]
+    #[arg(long, help_heading = CHECKS)]
     no_verify: bool,
-    /// Write the result even if a gate failed
-    #[arg(long, help_heading = GATES)]
+    /// Write the result even if a check failed
+    #[arg(long, help_heading = CHECKS)]
     keep_failed: bool,
     #[command(flatten)]
     output: Output,
@@ -58,8 +58,8 @@ pub struct Args {
 /// Compresses the model.
 pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let start = Instant::now();
-    if args.no_verify && !args.gates.gates().is_empty() {
-        bail!("a gate needs the models to be run; drop it or --no-verify");
+    if args.no_verify && !args.checks.checks().is_empty() {
+        bail!("a check needs the models to be run; drop it or --no-verify");
     }
     if args.no_verify {
         args.output.check_unjudged()?;
@@ -97,7 +97,7 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let verified = verifying.elapsed().as_secs_f64();
     report.warnings.extend(args.target.max_loss.and_then(|bound| beyond(bound, verdict.as_ref()?.loss?)));
     let failed = verdict.as_ref().filter(|verdict| !verdict.passed);
-    let error = failed.map(|verdict| Error::new(ErrorKind::Gate, verdict.failures.join("; ")));
+    let error = failed.map(|verdict| Error::new(ErrorKind::Check, verdict.failures.join("; ")));
 
     let written = error.is_none() || args.keep_failed;
     let writing = Instant::now();
@@ -169,7 +169,7 @@ impl Args {
             samples: &setup.inputs.holdout,
             calibrated_on: Some(setup.inputs.calibrated_on),
             loss: &setup.loss,
-            gates: &self.gates.gates(),
+            checks: &self.checks.checks(),
             seed: self.flags.samples.seed,
         };
         let verdict = verify::verify(&setup.model, &coded.model, &settings, progress);

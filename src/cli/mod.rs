@@ -2,7 +2,7 @@
 //!
 //! The binary is thin. A command parses its arguments first (clap), validates them second (against each other and the
 //! files they name), calls the library, and hands the result to `dirnet::report`. What scripts may rely on: the flags,
-//! the JSON of `--format json`, and the exit code, which is 0 for done, 1 when a gate failed or a target cannot be met
+//! the JSON of `--format json`, and the exit code, which is 0 for done, 1 when a check failed or a target cannot be met
 //! or there was nothing to do, 2 for bad usage or bad input, and 128 plus its number where a signal ended it.
 
 mod args;
@@ -43,7 +43,7 @@ Examples:
   dirnet compress model.onnx -o small.onnx --ratio 8 --calibration samples.npz
   dirnet verify model.onnx small.onnx --holdout holdout.npz --min-snr 20
 
-Exit codes: 0 done; 1 a gate failed, a target cannot be met, or there was nothing
+Exit codes: 0 done; 1 a check failed, a target cannot be met, or there was nothing
 to do; 2 bad usage or bad input; 128 and the number of a signal that ended it.";
 
 /// Makes ONNX models with LSTM and GRU layers 8 to 16 times smaller without retraining.
@@ -212,7 +212,7 @@ fn failure(error: &Error) -> ExitCode {
     };
     eprintln!("error: {}", Escaped(&error.chain().map(words).collect::<Vec<_>>().join(": ")));
     ExitCode::from(match error.downcast_ref::<dirnet::error::Error>().map(dirnet::error::Error::kind) {
-        Some(ErrorKind::Target | ErrorKind::Gate | ErrorKind::NothingToDo | ErrorKind::Engine) => FAILED,
+        Some(ErrorKind::Target | ErrorKind::Check | ErrorKind::NothingToDo | ErrorKind::Engine) => FAILED,
         _ => BAD_INPUT,
     })
 }

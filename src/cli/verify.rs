@@ -11,7 +11,7 @@ use dirnet::loss::Judge;
 use dirnet::report::{Command, Report, Seconds};
 use dirnet::verify::{self, Settings};
 
-use super::args::{self, Gates, Limits, Output, Run, Samples};
+use super::args::{self, Checks, Limits, Output, Run, Samples};
 use super::guard::{self, Guarded};
 use super::progress::progress;
 
@@ -33,7 +33,7 @@ pub struct Args {
     #[command(flatten)]
     samples: Samples,
     #[command(flatten)]
-    gates: Gates,
+    checks: Checks,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -60,12 +60,12 @@ pub fn run(args: &Args) -> Result<()> {
         samples: &samples,
         calibrated_on: None,
         loss: &loss,
-        gates: &args.gates.gates(),
+        checks: &args.checks.checks(),
         seed: args.samples.seed,
     };
     let verdict = verify::verify(&original, &compressed, &settings, &*progress(args.output.quiet))?;
     let total = start.elapsed().as_secs_f64();
-    let error = (!verdict.passed).then(|| Error::new(ErrorKind::Gate, verdict.failures.join("; ")));
+    let error = (!verdict.passed).then(|| Error::new(ErrorKind::Check, verdict.failures.join("; ")));
     let mut report = Report::between(Command::Verify, &original, &compressed);
     report.warnings = warnings;
     report.verify = Some(verdict);

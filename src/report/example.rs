@@ -100,9 +100,9 @@ pub(super) fn report() -> Report {
                 profile: Some(profile()),
                 ..Figures::default()
             }],
-            gates: vec![Checked {
+            checks: vec![Checked {
                 output: "logits".to_owned(),
-                gate: "min-snr",
+                check: "min-snr",
                 limit: 30.0,
                 value: Some(26.7),
                 passed: false,

@@ -109,15 +109,15 @@ impl Grid {
         grid
     }
 
-    /// The gates, as they were held against the outputs.
-    pub fn gates(gates: &[Checked]) -> Grid {
+    /// The checks, as they were held against the outputs.
+    pub fn checks(checks: &[Checked]) -> Grid {
         use Kind::{Name, Number, Word};
-        let columns = [("", Word), ("output", Name(24)), ("gate", Word), ("limit", Number), ("measured", Number)];
+        let columns = [("", Word), ("output", Name(24)), ("check", Word), ("limit", Number), ("measured", Number)];
         let mut grid = Grid::new(columns);
-        for gate in gates {
-            let passed = if gate.passed { "passed" } else { "FAILED" };
-            let limit = format!("{} {}", bound(gate), gate.limit);
-            grid.row([passed.to_owned(), gate.output.clone(), format!("--{}", gate.gate), limit, measured(gate)]);
+        for check in checks {
+            let passed = if check.passed { "passed" } else { "FAILED" };
+            let limit = format!("{} {}", bound(check), check.limit);
+            grid.row([passed.to_owned(), check.output.clone(), format!("--{}", check.check), limit, measured(check)]);
         }
         grid
     }
@@ -201,13 +201,13 @@ fn figures(output: &Figures) -> Vec<String> {
     ]
 }
 
-/// Whether a gate bounds from below or from above, in words.
-pub(super) fn bound(gate: &Checked) -> &'static str {
-    if gate.gate.starts_with("min") { "at least" } else { "at most" }
+/// Whether a check bounds from below or from above, in words.
+pub(super) fn bound(check: &Checked) -> &'static str {
+    if check.check.starts_with("min") { "at least" } else { "at most" }
 }
 
-/// What a gate measured. Without a value it is infinite: nothing differs, or there is no signal to compare with.
-pub(super) fn measured(gate: &Checked) -> String {
-    let none = if gate.passed { "an exact match" } else { "no signal" };
-    gate.value.map_or_else(|| none.to_owned(), |value| figure(Some(value)))
+/// What a check measured. Without a value it is infinite: nothing differs, or there is no signal to compare with.
+pub(super) fn measured(check: &Checked) -> String {
+    let none = if check.passed { "an exact match" } else { "no signal" };
+    check.value.map_or_else(|| none.to_owned(), |value| figure(Some(value)))
 }

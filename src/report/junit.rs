@@ -1,4 +1,4 @@
-//! JUnit XML, which every CI system reads: a test case for each gate and output, so that the one that failed is named.
+//! JUnit XML, which every CI system reads: a test case for each check and output, so that the one that failed is named.
 
 use super::grid::{bound, measured};
 use super::markup::Markup;
@@ -52,7 +52,7 @@ pub(super) fn report(report: &Report) -> Result<String> {
         xml.raw("    <testcase").attribute("classname", case.output).attribute("name", &case.name);
         xml.attribute("time", "0").raw(">\n");
         if let Some(failure) = case.failure {
-            xml.raw("      <failure").attribute("message", failure).attribute("type", "gate").raw(">");
+            xml.raw("      <failure").attribute("message", failure).attribute("type", "check").raw(">");
             xml.text(&case.told).raw("</failure>\n");
         } else {
             xml.raw("      <system-out>").text(&case.told).raw("</system-out>\n");
@@ -63,7 +63,7 @@ pub(super) fn report(report: &Report) -> Result<String> {
     Ok(xml.finish())
 }
 
-/// A case for each output, which fails for numbers that are not finite, then one for each gate, then what remains.
+/// A case for each output, which fails for numbers that are not finite, then one for each check, then what remains.
 fn cases(verdict: &Verdict) -> Vec<Case<'_>> {
     let mut left: Vec<&str> = verdict.failures.iter().map(String::as_str).collect();
     let mut take = |is_it: &dyn Fn(&str) -> bool| {
@@ -76,16 +76,16 @@ fn cases(verdict: &Verdict) -> Vec<Case<'_>> {
         let failure = take(&|failure| failure.starts_with(&start) && failure.contains("NaN or infinite"));
         cases.push(Case { output: &output.name, name: "runs".to_owned(), failure, told: figures(output) });
     }
-    for gate in &verdict.gates {
-        let start = format!("output '{}': --{} ", gate.output, gate.gate);
-        let failure = if gate.passed { None } else { take(&|failure| failure.starts_with(&start)) };
-        let failure = failure.or((!gate.passed).then_some("the gate does not hold"));
-        let name = format!("--{} {}", gate.gate, gate.limit);
-        cases.push(Case { output: &gate.output, name, failure, told: told(gate) });
+    for check in &verdict.checks {
+        let start = format!("output '{}': --{} ", check.output, check.check);
+        let failure = if check.passed { None } else { take(&|failure| failure.starts_with(&start)) };
+        let failure = failure.or((!check.passed).then_some("the check does not hold"));
+        let name = format!("--{} {}", check.check, check.limit);
+        cases.push(Case { output: &check.output, name, failure, told: told(check) });
     }
     let rest = left.into_iter();
     cases.extend(rest.map(|failure| Case {
-        output: "gates",
+        output: "checks",
         name: failure.split(' ').next().unwrap_or_default().to_owned(),
         failure: Some(failure),
         told: String::new(),
@@ -93,8 +93,8 @@ fn cases(verdict: &Verdict) -> Vec<Case<'_>> {
     cases
 }
 
-fn told(gate: &Checked) -> String {
-    format!("{} {} {}, measured {}", gate.gate, bound(gate), gate.limit, measured(gate))
+fn told(check: &Checked) -> String {
+    format!("{} {} {}, measured {}", check.check, bound(check), check.limit, measured(check))
 }
 
 fn figures(output: &Figures) -> String {
@@ -114,7 +114,7 @@ mod tests {
     use super::super::{Show, example};
 
     #[test]
-    fn the_gate_that_failed_is_named() {
+    fn the_check_that_failed_is_named() {
         let mut report = example::report();
         let xml = report.junit().expect("was judged");
         assert!(xml.contains("<testcase classname=\"logits\" name=\"--min-snr 30\" time=\"0\">"), "{xml}");

@@ -16,7 +16,7 @@ pub(super) fn report(report: &Report) -> String {
     let after = model.output.as_deref().map_or_else(String::new, |output| format!(" \u{2192} {}", escape(output)));
     let status = match (&report.verify, report.command) {
         (Some(verdict), _) if !verdict.passed => "\u{274c} **failed**",
-        (Some(verdict), _) if verdict.gates.is_empty() => "measured, no gates set",
+        (Some(verdict), _) if verdict.checks.is_empty() => "measured, no checks set",
         (Some(_), _) => "\u{2705} **passed**",
         (None, Command::Plan) => "plan, nothing written",
         (None, _) => "not verified",
@@ -101,8 +101,8 @@ fn verification(verdict: &Verdict, predicted: Option<f64>, out: &mut String) {
     let plural = if samples == 1 { "" } else { "s" };
     line(out, format!("Verified {scope} in {} on {samples} sample{plural}{seen}.\n", verdict.engine));
     grid(&Grid::outputs(&verdict.outputs), out);
-    if !verdict.gates.is_empty() {
-        grid(&Grid::gates(&verdict.gates), out);
+    if !verdict.checks.is_empty() {
+        grid(&Grid::checks(&verdict.checks), out);
     }
     if let (Some(predicted), Some(loss)) = (predicted, verdict.loss) {
         line(out, format!("Loss: predicted {}, measured {}.\n", figure(Some(predicted)), figure(Some(loss))));

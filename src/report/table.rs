@@ -114,10 +114,10 @@ fn verification(verdict: &Verdict, style: &Style, out: &mut String) {
     };
     heading(style, &format!("verified {scope} in {} on {samples}{seen}", verdict.engine), out);
     grid(&Grid::outputs(&verdict.outputs), style, out);
-    for gate in &verdict.gates {
-        let verdict = if gate.passed { style.good("passed") } else { style.bad("FAILED") };
-        let (output, limit) = (name(&gate.output, 24), gate.limit);
-        let held = format!("--{} {} {limit}, measured {}", gate.gate, bound(gate), measured(gate));
+    for check in &verdict.checks {
+        let verdict = if check.passed { style.good("passed") } else { style.bad("FAILED") };
+        let (output, limit) = (name(&check.output, 24), check.limit);
+        let held = format!("--{} {} {limit}, measured {}", check.check, bound(check), measured(check));
         line_of(out, format!("  {verdict}  {output}: {held}"));
     }
 }
@@ -166,7 +166,7 @@ fn closing(report: &Report, style: &Style, out: &mut String) {
             }
         }
         (Command::Compress, None) => {
-            line_of(out, style.bad("nothing was written: a gate failed"));
+            line_of(out, style.bad("nothing was written: a check failed"));
             line_of(
                 out,
                 "next: a lower --ratio, more --calibration samples, or --keep-failed to look at it".to_owned(),
@@ -174,9 +174,9 @@ fn closing(report: &Report, style: &Style, out: &mut String) {
         }
         (Command::Verify, _) if passed => {
             let took = duration(report.seconds.total);
-            if report.verify.as_ref().is_some_and(|verdict| verdict.gates.is_empty()) {
-                line_of(out, format!("measured in {took}; no gate was set"));
-                line_of(out, "next: add a gate, such as --min-snr 20, to make a test of it".to_owned());
+            if report.verify.as_ref().is_some_and(|verdict| verdict.checks.is_empty()) {
+                line_of(out, format!("measured in {took}; no check was set"));
+                line_of(out, "next: add a check, such as --min-snr 20, to make a test of it".to_owned());
             } else {
                 line_of(out, format!("{} in {took}", style.good("passed")));
             }

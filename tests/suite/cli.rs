@@ -57,7 +57,7 @@ fn usage_errors_are_one_line_and_exit_2() {
         ),
         (
             &["compress", "m.onnx", "-o", "s.onnx", "--no-verify", "--max-kl", "1"],
-            "a gate needs the models to be run; drop it or --no-verify",
+            "a check needs the models to be run; drop it or --no-verify",
         ),
         (
             &["inspect", "m.onnx", "--threads", "0"],
@@ -298,7 +298,7 @@ fn a_model_goes_there_and_back() {
         ["--report", "report.json", "--report", "report.html", "--report", "report.md", "--report", "report.xml"];
     let shown = dirnet(&[&compress[..], &["-o", "small.onnx", "--min-snr", "10", "-q"], &reports].concat());
     assert_eq!(shown, "exit 0\n");
-    for (file, part) in [("html", "all gates hold"), ("md", "**passed**"), ("xml", "failures=\"0\"")] {
+    for (file, part) in [("html", "all checks passed"), ("md", "**passed**"), ("xml", "failures=\"0\"")] {
         let text = std::fs::read_to_string(directory.path().join(format!("report.{file}"))).expect("was written");
         assert!(text.contains(part) && text.contains("logits"), "{text}");
     }
@@ -354,9 +354,9 @@ fn a_model_goes_there_and_back() {
     assert!(shown.starts_with("exit 2\n! error: --min-snr names 'logit', not an output"), "{shown}");
 }
 
-/// What a CI system shows of a gate that fails: the output, the gate, and by how much.
+/// What a CI system shows of a check that fails: the output, the check, and by how much.
 #[test]
-fn junit_names_the_gate_that_failed() {
+fn junit_names_the_check_that_failed() {
     let directory = scratch();
     let model = fixture("charlm/gru256.onnx").to_string_lossy().into_owned();
     let holdout = fixture("charlm/calibration.npz").to_string_lossy().into_owned();
@@ -369,18 +369,18 @@ fn junit_names_the_gate_that_failed() {
     assert!(shown.starts_with("exit 2\n! error: JUnit shows what was judged"), "{shown}");
 }
 
-/// A gate that fails leaves no file, and `--keep-failed` does.
+/// A check that fails leaves no file, and `--keep-failed` does.
 #[test]
-fn a_failed_gate_writes_nothing() {
+fn a_failed_check_writes_nothing() {
     let directory = scratch();
     let (model, samples) = (fixture("charlm/gru256.onnx"), fixture("charlm/calibration.npz"));
     let arguments =
         ["compress", &model.to_string_lossy(), "-o", "small.onnx", "--sensitivity", "none", "--tune", "off"];
-    let gates = ["--calibration", &samples.to_string_lossy(), "--max-abs", "1e-9"];
-    let shown = run(directory.path(), &[&arguments[..], &gates].concat());
+    let checks = ["--calibration", &samples.to_string_lossy(), "--max-abs", "1e-9"];
+    let shown = run(directory.path(), &[&arguments[..], &checks].concat());
     assert!(shown.starts_with("exit 1\n") && shown.contains("nothing was written"), "{shown}");
     assert_eq!(std::fs::read_dir(directory.path()).expect("reads").count(), 0);
-    let shown = run(directory.path(), &[&arguments[..], &gates, &["--keep-failed"]].concat());
+    let shown = run(directory.path(), &[&arguments[..], &checks, &["--keep-failed"]].concat());
     assert!(shown.starts_with("exit 1\n") && shown.contains("wrote small.onnx"), "{shown}");
     assert!(directory.path().join("small.onnx").exists());
 }

@@ -92,7 +92,7 @@ fn compress(model: &Model, samples: &Samples) -> Result<(), Error> {
         expand::expand(&coded.model).expect("what was coded can be found again, whatever the numbers");
     }
     let loss = LossSpec::default();
-    let settings = Settings { samples, calibrated_on: None, loss: &loss, gates: &[], seed: 0 };
+    let settings = Settings { samples, calibrated_on: None, loss: &loss, checks: &[], seed: 0 };
     let verdict = verify(model, &coded.model, &settings, &Silent)?;
     assert!(verdict.passed && verdict.outputs.iter().all(|o| o.non_finite == 0), "{:?}", verdict.failures);
     Ok(())

@@ -8,7 +8,7 @@ use dirnet::loss::LossSpec;
 use dirnet::onnx::{LoadOptions, Model, NodeProto};
 use dirnet::progress::Silent;
 use dirnet::samples::{Carry, Samples, Signature};
-use dirnet::verify::{Gate, GateKind, Scope, Settings, Verdict, verify};
+use dirnet::verify::{Check, CheckKind, Scope, Settings, Verdict, verify};
 
 use crate::corpus;
 
@@ -42,27 +42,27 @@ fn judge(
     original: &Model,
     compressed: &Model,
     samples: &Samples,
-    gates: &[Gate],
+    checks: &[Check],
 ) -> Result<Verdict, dirnet::error::Error> {
     let loss = LossSpec::default();
-    let settings = Settings { samples, calibrated_on: Some("calibration"), loss: &loss, gates, seed: 0 };
+    let settings = Settings { samples, calibrated_on: Some("calibration"), loss: &loss, checks, seed: 0 };
     verify(original, compressed, &settings, &Silent)
 }
 
-fn gate(kind: GateKind, output: Option<&str>, limit: f64) -> Gate {
-    Gate { kind, output: output.map(str::to_owned), limit }
+fn check(kind: CheckKind, output: Option<&str>, limit: f64) -> Check {
+    Check { kind, output: output.map(str::to_owned), limit }
 }
 
 #[test]
 fn a_model_passes_against_itself_and_fails_when_it_is_changed() {
     let model = load(&fixture("gru256.onnx"));
     let samples = samples(&model, &fixture("holdout.npz"), &[]).subset(2);
-    let gates = [gate(GateKind::MinSnr, None, 60.0), gate(GateKind::MaxKl, Some("logits"), 1e-4)];
-    let same = judge(&model, &model, &samples, &gates).unwrap();
+    let checks = [check(CheckKind::MinSnr, None, 60.0), check(CheckKind::MaxKl, Some("logits"), 1e-4)];
+    let same = judge(&model, &model, &samples, &checks).unwrap();
     assert!(same.passed && same.scope == Scope::Model && same.samples == 2, "{:?}", same.failures);
     assert_eq!((same.outputs[0].max_abs, same.outputs[0].snr_db), (Some(0.0), None));
 
-    let changed = judge(&model, &rounded(&model, 0.1), &samples, &gates).unwrap();
+    let changed = judge(&model, &rounded(&model, 0.1), &samples, &checks).unwrap();
     assert_eq!(changed.failures.len(), 2, "{:?}", changed.failures);
     assert!(changed.failures[0].starts_with("output 'logits': --min-snr 60 is missed by"), "{:?}", changed.failures);
     let json = serde_json::to_value(&changed).unwrap();
@@ -76,7 +76,7 @@ fn a_model_passes_against_itself_and_fails_when_it_is_changed() {
 fn a_gate_names_an_output_of_the_model() {
     let model = load(&fixture("gru256.onnx"));
     let samples = samples(&model, &fixture("holdout.npz"), &[]).subset(1);
-    let e = judge(&model, &model, &samples, &[gate(GateKind::MaxAbs, Some("logit"), 1.0)]).unwrap_err();
+    let e = judge(&model, &model, &samples, &[check(CheckKind::MaxAbs, Some("logit"), 1.0)]).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Usage);
     assert!(e.message().contains("'logit'") && e.message().contains("logits"), "{e}");
 }
@@ -112,14 +112,14 @@ fn what_cannot_be_run_is_judged_layer_by_layer() {
     let model = load(&fixture("lstm256.onnx"));
     let samples = samples(&model, &fixture("holdout.npz"), &[]).subset(1);
     let (original, compressed) = (with_mystery(&model), with_mystery(&rounded(&model, 0.02)));
-    let verdict = judge(&original, &compressed, &samples, &[gate(GateKind::MinSnr, None, 10.0)]).unwrap();
+    let verdict = judge(&original, &compressed, &samples, &[check(CheckKind::MinSnr, None, 10.0)]).unwrap();
     assert_eq!((verdict.scope, verdict.outputs.len()), (Scope::Layers, 2));
     assert!(verdict.passed && verdict.reason.is_some(), "{verdict:?}");
     let snr = verdict.outputs[0].snr_db.unwrap();
     assert!((10.0..60.0).contains(&snr), "{snr}");
 
-    let named = judge(&original, &compressed, &samples, &[gate(GateKind::MinSnr, Some("mystery"), 10.0)]).unwrap();
-    assert!(!named.passed, "a gate of an output that was not run cannot pass");
+    let named = judge(&original, &compressed, &samples, &[check(CheckKind::MinSnr, Some("mystery"), 10.0)]).unwrap();
+    assert!(!named.passed, "a check of an output that was not run cannot pass");
     assert_eq!(judge(&original, &original, &samples, &[]).unwrap_err().kind(), ErrorKind::Engine, "no layer to run");
 }
 

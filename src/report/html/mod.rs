@@ -97,8 +97,8 @@ fn header(report: &Report, page: &mut Markup) {
     page.raw("</h1>");
     let badge = match (&report.verify, report.command) {
         (Some(verdict), _) if !verdict.passed => "<span class=\"badge bad\">\u{2717} failed</span>",
-        (Some(verdict), _) if verdict.gates.is_empty() => "<span class=\"badge plain\">measured, no gates set</span>",
-        (Some(_), _) => "<span class=\"badge good\">\u{2713} all gates hold</span>",
+        (Some(verdict), _) if verdict.checks.is_empty() => "<span class=\"badge plain\">measured, no checks set</span>",
+        (Some(_), _) => "<span class=\"badge good\">\u{2713} all checks passed</span>",
         (None, Command::Plan) => "<span class=\"badge plain\">a plan: nothing was written</span>",
         (None, _) => "<span class=\"badge plain\">not verified</span>",
     };
@@ -219,8 +219,8 @@ fn quality(verdict: &Verdict, predicted: Option<f64>, page: &mut Markup) {
             .text(&loss)
             .raw(".</p>");
     }
-    if !verdict.gates.is_empty() {
-        page.raw("<h3>Gates</h3>").append(grid(&Grid::gates(&verdict.gates)));
+    if !verdict.checks.is_empty() {
+        page.raw("<h3>Checks</h3>").append(grid(&Grid::checks(&verdict.checks)));
     }
     let profiled = || verdict.outputs.iter().filter_map(|output| Some((output, output.profile.as_ref()?)));
     for (index, (output, profile)) in profiled().enumerate() {
@@ -607,7 +607,7 @@ mod tests {
         let verdict = report.verify.as_mut().expect("the example has a verdict");
         verdict.outputs[0].name = evil.to_owned();
         verdict.outputs[0].profile.as_mut().expect("and a profile").along = evil.to_owned();
-        verdict.gates[0].output = evil.to_owned();
+        verdict.checks[0].output = evil.to_owned();
         verdict.failures.push(evil.to_owned());
         for text in [report.html(), report.markdown(), report.junit().expect("was judged")] {
             assert!(!text.contains("<script") && !text.contains("&<"), "{text}");
