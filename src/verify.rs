@@ -253,7 +253,8 @@ fn hold(checks: &[Check], outputs: &[Figures]) -> (Vec<Checked>, Vec<String>) {
     for check in checks {
         let own: BTreeSet<&str> =
             checks.iter().filter(|g| g.kind == check.kind).filter_map(|g| g.output.as_deref()).collect();
-        let is_for = |f: &&Figures| check.output.as_ref().map_or(!own.contains(f.name.as_str()), |name| *name == f.name);
+        let is_for =
+            |f: &&Figures| check.output.as_ref().map_or(!own.contains(f.name.as_str()), |name| *name == f.name);
         let mut held = false;
         for figures in outputs.iter().filter(is_for) {
             let Some(value) = check.kind.value(figures) else { continue };
@@ -270,7 +271,8 @@ fn hold(checks: &[Check], outputs: &[Figures]) -> (Vec<Checked>, Vec<String>) {
                 passed,
             });
         }
-        let spoken_for = check.output.is_none() && !outputs.is_empty() && outputs.iter().all(|f| own.contains(&*f.name));
+        let spoken_for =
+            check.output.is_none() && !outputs.is_empty() && outputs.iter().all(|f| own.contains(&*f.name));
         if !held && !spoken_for {
             let of = check.output.as_ref().map_or_else(|| "any output".to_owned(), |name| format!("output '{name}'"));
             failures.push(format!("--{} has no meaning for {of} that was run", check.kind.name()));
