@@ -20,19 +20,8 @@ use crate::cell::{self, Kind, Spec};
 use crate::engine::{Engine, Overrides, Pass, Tap, Visit};
 use crate::error::Result;
 use crate::progress::Progress;
-use crate::recurrent::{Cell, Direction, RecurrentNode};
+use crate::recurrent::{Direction, RecurrentNode, Vector};
 use crate::samples::Samples;
-
-/// The vectors that some rows of a node's weights multiply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Vector {
-    /// X, for W.
-    Input,
-    /// The state before each step in a direction (0 or 1), for R.
-    State(usize),
-    /// The state times the reset gate, for R of the h gate of a GRU without `linear_before_reset`.
-    ResetState(usize),
-}
 
 /// Sums of `x x^T` over two halves of the vectors: how far they differ tells how much the samples know.
 #[derive(Clone, Debug)]
@@ -179,11 +168,11 @@ pub fn measure(
 
 /// Bytes of one lane's sums.
 fn sum_bytes(nodes: &[RecurrentNode]) -> usize {
-    let squares = nodes.iter().map(|node| {
-        let directions = node.attributes.direction.each().len();
-        let resets = if node.cell == Cell::Gru && !node.attributes.linear_before_reset { 2 } else { 1 };
-        node.input_size.pow(2) + directions * resets * node.attributes.hidden.pow(2)
-    });
+    let size = |node: &RecurrentNode, vector| match vector {
+        Vector::Input => node.input_size,
+        Vector::State(_) | Vector::ResetState(_) => node.attributes.hidden,
+    };
+    let squares = nodes.iter().flat_map(|node| node.vectors().into_iter().map(move |v| size(node, v).pow(2)));
     squares.sum::<usize>() * 2 * size_of::<f64>()
 }
 

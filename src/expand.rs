@@ -1,4 +1,4 @@
-//! The inverse of [`coding`](crate::coding): dense weights again, for tools that want them.
+//! The inverse of [`encode::apply`]: dense weights again, for tools that want them.
 //!
 //! The values are those that the graph rebuilds, whatever codec made it: the decoding nodes are evaluated as the
 //! constants that they are. All that is known of a codec is how to tell that one was at work ([`is_coded`]). Where another form took
@@ -7,8 +7,7 @@
 use half::f16;
 use ndarray::Array3;
 
-use crate::coding::{NOTE, common};
-use crate::encode::{self, Found};
+use crate::encode::{self, Found, NOTE, common};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{ElementType, Model, Rewriter, TensorProto, Values, tensor};
 use crate::recurrent::{self, FindOptions, Source};

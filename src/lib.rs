@@ -51,10 +51,9 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::exit))]
 
 pub mod bench;
-pub mod budget;
 pub mod calibrate;
 pub mod cell;
-pub mod coding;
+pub mod code;
 pub mod compress;
 pub mod dictionary;
 pub mod encode;
@@ -64,15 +63,11 @@ pub mod expand;
 pub mod limits;
 pub mod loss;
 pub mod onnx;
-pub mod pins;
 pub mod plan;
-pub mod plan_file;
-pub mod planner;
 pub mod progress;
 pub mod recurrent;
 pub mod report;
 pub mod samples;
-pub mod search;
-pub mod sensitivity;
+pub mod sites;
 pub mod tune;
 pub mod verify;

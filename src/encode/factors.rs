@@ -2,7 +2,7 @@
 //! never built. What that takes, and where it pays.
 
 use super::Form;
-use crate::dictionary::Projected;
+use crate::plan::Storage;
 use crate::recurrent::Matrix;
 
 /// What a product more than one costs in onnxruntime at each step, in multiply-adds of int8 at batch 1: quantising its
@@ -10,32 +10,6 @@ use crate::recurrent::Matrix;
 const PRODUCT: u64 = 350_000;
 /// A multiply-add of floats, which the portable form is left with, in those of int8.
 const FLOAT: u64 = 2;
-
-/// How a unit is stored, as far as the form of its node depends on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Storage {
-    /// As it is.
-    Dense,
-    /// Codes of a block dictionary.
-    Block,
-    /// Codes of one projection dictionary.
-    Projection {
-        /// Atoms in each band of the dictionary, and the width of their pieces.
-        dictionary: Vec<(usize, usize)>,
-        /// Bands that the unit uses.
-        used: usize,
-    },
-    /// Codes of several projection dictionaries, side by side.
-    Projections,
-}
-
-impl From<&Projected> for Storage {
-    fn from(projected: &Projected) -> Storage {
-        let [part] = &projected.parts[..] else { return Storage::Projections };
-        let dictionary = part.atoms.bands.iter().map(|band| (band.rows, band.codebook.spec.width)).collect();
-        Storage::Projection { dictionary, used: part.codes.len() }
-    }
-}
 
 /// Multiply-adds of a matrix and a vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -7,9 +7,12 @@
 mod factors;
 pub mod fast;
 mod form;
+mod forms;
 mod found;
+mod model;
 pub mod portable;
 mod projected;
+mod size;
 pub mod vendor;
 mod writer;
 
@@ -17,9 +20,13 @@ use std::ops::Range;
 
 use ndarray::{Array2, ArrayView2};
 
-pub use factors::{Storage, Work, obstacle};
+pub use factors::{Work, obstacle};
 pub use form::{Assigned, Form, Request, assign};
+pub use forms::{Forms, MultiplyAdds};
 pub use found::{Found, codec, find};
+pub(crate) use model::common;
+pub use model::{NOTE, NewBias, Writing, apply, note, with_biases};
+pub use size::size;
 pub use writer::{Home, Writer};
 
 use crate::dictionary::{Coded, Projected};

@@ -1,7 +1,7 @@
 //! The LSTM and GRU nodes of a model, in all its graphs: what they are, and where their weights come from.
 //!
 //! [`find`] gives a [`Survey`]: the nodes whose W and R are constant, the distinct weights among them, and the rest with
-//! a reason each. A node falls into [`Unit`]s, one gate of W or R in one direction, to which budgets are given.
+//! a reason each. A node has [`GateBlock`]s: one gate of W or R in one direction each.
 //!
 //! Invariant: every listed node was checked against the operator specification: attributes, and the shapes of W
 //! `[num_directions, G * H, I]` and R `[num_directions, G * H, H]`.
@@ -9,6 +9,7 @@
 mod attributes;
 mod fold;
 mod stack;
+mod vector;
 mod weights;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,6 +20,7 @@ use ndarray::Array2;
 use regex::Regex;
 
 pub use attributes::{Activation, Attributes, Cell, Direction, Function};
+pub use vector::Vector;
 pub use weights::{ConstantRef, Constants, Source};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -166,7 +168,7 @@ impl fmt::Display for Matrix {
 
 /// One gate of W or R in one direction of one node: a matrix `[H, n]`, n being I for W and H for R.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unit {
+pub struct GateBlock {
     /// Name of the node.
     pub node: String,
     /// W or R.
@@ -185,7 +187,7 @@ pub struct Unit {
     pub columns: usize,
 }
 
-impl Unit {
+impl GateBlock {
     /// Its rows in the second dimension of W or R.
     pub fn rows(&self) -> Range<usize> {
         self.gate_index * self.hidden..(self.gate_index + 1) * self.hidden
@@ -198,7 +200,7 @@ impl Unit {
 }
 
 /// `node/W/forward/i`.
-impl fmt::Display for Unit {
+impl fmt::Display for GateBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}/{}", self.node, self.matrix, self.direction.name(), self.gate)
     }
@@ -222,16 +224,16 @@ impl RecurrentNode {
         bias.ok_or_else(|| format!("tensor '{name}': has shape {found:?}, expected {expected:?}"))
     }
 
-    /// The units of the node: W before R, then by direction, then by gate.
-    pub fn units(&self) -> Vec<Unit> {
-        Matrix::BOTH.iter().flat_map(|&matrix| self.units_of(matrix)).collect()
+    /// The gate blocks of the node: W before R, then by direction, then by gate.
+    pub fn blocks(&self) -> Vec<GateBlock> {
+        Matrix::BOTH.iter().flat_map(|&matrix| self.blocks_of(matrix)).collect()
     }
 
-    /// The units of W or of R, by direction, then by gate.
-    pub fn units_of(&self, matrix: Matrix) -> Vec<Unit> {
+    /// The gate blocks of W or of R, by direction, then by gate.
+    pub fn blocks_of(&self, matrix: Matrix) -> Vec<GateBlock> {
         let columns = self.source(matrix).shape[2];
         let directions = self.attributes.direction.each().iter().enumerate();
-        let unit = |(direction_index, &direction), (gate_index, &gate)| Unit {
+        let block = |(direction_index, &direction), (gate_index, &gate)| GateBlock {
             node: self.name.clone(),
             matrix,
             direction,
@@ -241,7 +243,7 @@ impl RecurrentNode {
             hidden: self.attributes.hidden,
             columns,
         };
-        directions.flat_map(|d| self.cell.gates().iter().enumerate().map(move |g| unit(d, g))).collect()
+        directions.flat_map(|d| self.cell.gates().iter().enumerate().map(move |g| block(d, g))).collect()
     }
 }
 

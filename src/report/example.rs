@@ -1,7 +1,7 @@
 //! A report with something in every part, for the tests of the printers.
 
 use super::{Command, Model, Recurrent, Report, SCHEMA, Seconds, Tool, Tradeoff, Tuning, Unit};
-use crate::coding::MultiplyAdds;
+use crate::encode::MultiplyAdds;
 use crate::loss::{Bin, Figures, Profile};
 use crate::verify::{Checked, Scope, Verdict};
 

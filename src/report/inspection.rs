@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::{SCHEMA, Show, Skipped, Tool, table};
-use crate::coding::NOTE;
+use crate::dictionary::ATOMS;
+use crate::encode;
 use crate::error::Result;
 use crate::expand::{self, is_coded};
 use crate::onnx::{ElementType, Model};
-use crate::plan::ATOMS;
 use crate::recurrent::{ConstantRef, Matrix, Source, Survey};
 use crate::samples::{Carry, Dim, Port, Signature};
 
@@ -198,7 +198,7 @@ fn stored_bytes(model: &Model, survey: &Survey) -> u64 {
 /// The note that this tool left in the file's metadata, as JSON if it is that, else as text.
 #[must_use]
 pub fn made_by(model: &Model) -> Option<serde_json::Value> {
-    let note = model.proto.metadata_props.iter().find(|entry| entry.key() == NOTE)?.value();
+    let note = encode::note(model)?;
     Some(serde_json::from_str(note).unwrap_or_else(|_| serde_json::Value::String(note.to_owned())))
 }
 

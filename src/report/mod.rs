@@ -25,11 +25,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::coding::MultiplyAdds;
-use crate::compress::Job;
-use crate::encode::Assigned;
+use crate::compress::{Compressed, Compressor, Look, Planned, Study};
+use crate::encode::{Assigned, Forms, MultiplyAdds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Plan;
+use crate::sites::PerSite;
 use crate::verify::Verdict;
 use crate::{onnx, recurrent, tune};
 
@@ -37,6 +37,9 @@ pub use bench::{Bench, Benched};
 pub use inspection::{Inspection, Node, Value, Weight, made_by};
 pub use size::{Bytes, duration};
 pub use sweep::{Point, Sweep};
+
+/// The ratios whose losses a report predicts.
+const FORECAST: [f64; 6] = [4.0, 6.0, 8.0, 12.0, 16.0, 24.0];
 
 /// The version of the JSON.
 pub const SCHEMA: u32 = 1;
@@ -161,9 +164,9 @@ pub struct Outcome<'a> {
     /// Bytes of the whole file.
     pub bytes: u64,
     /// Distortion of each unit, if it was learned.
-    pub distortion: Option<&'a [f64]>,
+    pub distortion: Option<&'a PerSite<f64>>,
     /// Loss at the output per distortion of each unit, if it was measured.
-    pub sensitivity: Option<&'a [f64]>,
+    pub sensitivity: Option<&'a PerSite<f64>>,
 }
 
 /// What a report is about.
@@ -304,8 +307,8 @@ pub struct NodeForm {
     pub reason: Option<String>,
 }
 
-fn forms_of(job: &Job<'_>, forms: Vec<Assigned>) -> Vec<NodeForm> {
-    let nodes = job.weights.survey.nodes.iter().zip(forms);
+fn forms_of(study: &Study<'_>, forms: Vec<Assigned>) -> Vec<NodeForm> {
+    let nodes = study.weights.survey.nodes.iter().zip(forms);
     let row = |(node, Assigned { form, reason }): (&recurrent::RecurrentNode, Assigned)| NodeForm {
         node: node.name.clone(),
         op: node.cell.operator().to_owned(),
@@ -389,35 +392,92 @@ pub struct Seconds {
 }
 
 impl Report {
-    /// What a job came to, but for what only its caller knows: warnings, verdict, output, time of loading.
+    /// What a compression came to, but for what only its caller knows: verdict, output, time of loading.
+    ///
+    /// # Panics
+    /// If the compressor has been [released](Compressor::release).
     #[must_use]
-    pub fn of_job(command: Command, job: &Job<'_>, outcome: &Outcome<'_>) -> Self {
-        let mut report = Report::between(command, job.model, job.model);
-        let survey = &job.weights.survey;
+    pub fn of_compressed(compressor: &Compressor<'_>, result: &Compressed) -> Self {
+        let mut report = Report::of(Command::Compress, compressor, &result.planned);
+        report.model.opset = result.model.opset();
+        report.tuning = result.tuning.as_ref().map(|tuned| tuned.layers.iter().map(Into::into).collect());
+        report
+    }
+
+    /// What a plan is expected to come to, but for what only its caller knows.
+    ///
+    /// # Panics
+    /// As [`of_compressed`](Self::of_compressed).
+    #[must_use]
+    pub fn of_planned(compressor: &Compressor<'_>, planned: &Planned) -> Self {
+        Report::of(Command::Plan, compressor, planned)
+    }
+
+    fn of(command: Command, compressor: &Compressor<'_>, planned: &Planned) -> Self {
+        let study = compressor.study().expect("a plan is made of a study, which is released after the report");
+        let outcome = Outcome {
+            plan: &planned.plan,
+            bytes: planned.bytes,
+            distortion: planned.distortion.as_ref(),
+            sensitivity: planned.sensitivity.as_deref(),
+        };
+        let mut report = Report::of_study(command, study, &outcome);
+        report.predicted_loss = planned.predicted_loss;
+        report.warnings = compressor.warnings();
+        report
+    }
+
+    /// Sizes and their losses: those that a search for a loss looked at, else what sensitivities predict.
+    ///
+    /// # Panics
+    /// As [`of_compressed`](Self::of_compressed).
+    #[must_use]
+    pub fn tradeoff(compressor: &Compressor<'_>) -> Vec<Tradeoff> {
+        let before = compressor.sites().survey.stored_bytes();
+        let file = compressor.original().bytes();
+        let mut looks: Vec<Look> = compressor.looks().collect();
+        if looks.is_empty() {
+            looks = compressor.forecast(&FORECAST);
+        }
+        let point = |Look { bytes, loss, measured }: Look| Tradeoff {
+            ratio: ratio(before, (bytes + before).saturating_sub(file)),
+            bytes_after: bytes,
+            loss,
+            measured,
+        };
+        looks.into_iter().map(point).collect()
+    }
+
+    /// What a study came to under a plan.
+    #[must_use]
+    pub fn of_study(command: Command, study: &Study<'_>, outcome: &Outcome<'_>) -> Self {
+        let mut report = Report::between(command, study.model, study.model);
+        let survey = &study.weights.survey;
         let before = survey.stored_bytes();
-        let after = (outcome.bytes + before).saturating_sub(job.model.bytes());
+        let after = (outcome.bytes + before).saturating_sub(study.model.bytes());
         report.model.bytes_after = Some(outcome.bytes);
-        report.model.ratio = ratio(job.model.bytes(), outcome.bytes);
-        let storage = |unit: usize| outcome.plan.choices[unit].storage();
-        let forms = job.weights.forms(job.model, job.writing.request, storage);
+        report.model.ratio = ratio(study.model.bytes(), outcome.bytes);
+        let choices = &outcome.plan.choices;
+        let forms = Forms::new(study.model, &study.weights);
+        let assigned = forms.assign(study.writing.request, &|id| choices[id].storage());
         report.recurrent = Some(Recurrent {
             bytes_before: before,
             bytes_after: after,
             ratio: ratio(before, after),
-            parameters: job.weights.parameters(),
-            multiply_adds: job.weights.work(&outcome.plan.choices, &forms),
+            parameters: study.weights.parameters(),
+            multiply_adds: forms.work(choices, &assigned),
         });
-        report.units = units::of_plan(job, outcome, after);
-        report.settings = serde_json::from_str(&job.writing.note).ok();
+        report.units = units::of_plan(study, outcome, after);
+        report.settings = serde_json::from_str(&study.writing.note).ok();
         report.skipped = survey.skipped.iter().map(Skipped::from).collect();
-        report.forms = forms_of(job, forms);
+        report.forms = forms_of(study, assigned);
         let ran = |seconds: f64| (seconds > 0.0).then_some(seconds);
         report.seconds = Seconds {
-            calibrate: ran(job.seconds.calibrate),
-            learn: ran(job.seconds.learn),
-            allocate: ran(job.seconds.allocate),
-            tune: ran(job.seconds.tune),
-            encode: ran(job.seconds.encode),
+            calibrate: ran(study.seconds.calibrate),
+            learn: ran(study.seconds.learn),
+            allocate: ran(study.seconds.allocate),
+            tune: ran(study.seconds.tune),
+            encode: ran(study.seconds.encode),
             ..Seconds::default()
         };
         report

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::{SCHEMA, Seconds, Show, Tool, table};
+use super::{Report, SCHEMA, Seconds, Show, Tool, table};
+use crate::compress::{Compressor, SweepRow, Swept};
 use crate::error::Result;
 use crate::loss::Figures;
 
@@ -26,7 +27,7 @@ pub struct Sweep {
 }
 
 /// One ratio.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Point {
     /// What was asked for.
     pub target: f64,
@@ -38,22 +39,41 @@ pub struct Point {
     pub reason: Option<String>,
     /// The loss of the worst output, by the kind that was asked for.
     pub loss: Option<f64>,
+    /// The mean loss of the outputs.
+    pub loss_mean: Option<f64>,
     /// The difference of each judged output.
     pub outputs: Vec<Figures>,
 }
 
 impl Sweep {
-    /// A sweep without points.
+    /// The rows of a sweep.
+    ///
+    /// # Panics
+    /// If the compressor has been [released](Compressor::release).
     #[must_use]
-    pub fn new(model: super::Model, recurrent_bytes: u64) -> Self {
-        let (points, warnings) = (Vec::new(), Vec::new());
+    pub fn of(compressor: &Compressor<'_>, rows: Vec<SweepRow>) -> Self {
+        let original = compressor.original();
+        let model = Report::between(super::Command::Plan, original, original).model;
+        let before = compressor.sites().survey.stored_bytes();
+        let point = |SweepRow { ratio, reached }| match reached {
+            Ok(Swept { bytes, comparison }) => Point {
+                target: ratio,
+                ratio: super::ratio(before, (bytes + before).saturating_sub(original.bytes())),
+                bytes_after: Some(bytes),
+                reason: None,
+                loss: comparison.worst_loss().ok(),
+                loss_mean: comparison.mean_loss().ok(),
+                outputs: comparison.figures(),
+            },
+            Err(error) => Point { target: ratio, reason: Some(error.to_string()), ..Point::default() },
+        };
         Sweep {
             schema: SCHEMA,
             tool: Tool::default(),
-            model,
-            recurrent_bytes,
-            points,
-            warnings,
+            model: super::Model { bytes_after: None, ratio: None, ..model },
+            recurrent_bytes: before,
+            points: rows.into_iter().map(point).collect(),
+            warnings: compressor.warnings(),
             seconds: Seconds::default(),
         }
     }

@@ -26,7 +26,8 @@ use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
 use crate::cell::Spec;
-use crate::coding::{CodedUnit, CodedUnits, NewBias, Weights};
+use crate::code::{self, CodedSite, CodedSites};
+use crate::encode::NewBias;
 use crate::engine::{Engine, Overrides};
 use crate::error::Result;
 use crate::loss::{Judge, Reference};
@@ -34,6 +35,7 @@ use crate::onnx::Model;
 use crate::progress::Progress;
 use crate::recurrent::{self, Matrix, OwnBias};
 use crate::samples::Samples;
+use crate::sites::{TensorId, Weights};
 use head::{Finals, Head};
 use parameters::{LATENT_RATE, Parameters, Place};
 use sequences::{Constants, Probe, Record, Tracing, Window, Windows};
@@ -112,6 +114,17 @@ pub enum Effort {
     Fast,
     /// Codes are chosen again too, and it goes on until it stops paying.
     Full,
+}
+
+impl Effort {
+    /// Its name in flags and files.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Effort::Fast => "fast",
+            Effort::Full => "full",
+        }
+    }
 }
 
 /// How to tune.
@@ -213,7 +226,7 @@ fn fast_steps(weights: usize) -> usize {
 /// Those of running the model on the samples.
 pub fn tune(
     &Subject { model, engine, weights }: &Subject<'_>,
-    coded: &mut CodedUnits,
+    coded: &mut CodedSites,
     samples: &Samples,
     reference: Option<&Reference<'_>>,
     options: &Options,
@@ -312,7 +325,7 @@ struct Layer {
     /// By direction.
     specs: Vec<Spec>,
     reverse: Vec<bool>,
-    /// W and R, by index in [`Weights::tensors`].
+    /// W and R, by the number of their [`TensorId`].
     tensors: [usize; 2],
     /// Its B, if that is stored for it alone.
     bias: Option<OwnBias>,
@@ -323,14 +336,14 @@ impl Layer {
     fn new(
         engine: &Engine,
         weights: &Weights,
-        coded: &CodedUnits,
+        coded: &CodedSites,
         nodes: Vec<usize>,
     ) -> Option<std::result::Result<Layer, String>> {
         let survey = &weights.survey;
         let tensors = Matrix::BOTH
             .map(|matrix| survey.weight_of(nodes[0], matrix).expect("both weights of a found node are found"));
-        let codes = weights.units.iter().zip(coded).filter(|(unit, _)| tensors.contains(&unit.weight));
-        let codes: Vec<&CodedUnit> = codes.filter_map(|(_, coded)| coded.as_ref()).collect();
+        let codes = code::stored(coded).filter(|(id, _)| tensors.contains(&weights.get(*id).tensor.0));
+        let codes: Vec<&CodedSite> = codes.map(|(_, coded)| coded).collect();
         if codes.is_empty() {
             return None;
         }
@@ -415,7 +428,7 @@ fn reads(runs: &[Probe], before: usize, after: usize) -> bool {
 struct Tuner<'a> {
     engine: &'a Engine,
     weights: &'a Weights,
-    coded: &'a mut CodedUnits,
+    coded: &'a mut CodedSites,
     /// By index in `sites`.
     biases: BTreeMap<usize, NewBias>,
     sites: &'a [Layer],
@@ -602,10 +615,10 @@ impl Tuner<'_> {
     fn places(&self, layers: &[usize]) -> Vec<Place> {
         let mut places = Vec::new();
         for (layer, &site) in layers.iter().enumerate() {
-            for (unit, of) in self.weights.units.iter().enumerate() {
-                if let Some(matrix) = self.sites[site].tensors.iter().position(|&t| t == of.weight) {
-                    let (direction, row) = (of.unit.direction_index, of.unit.rows().start);
-                    places.push(Place { unit, layer, direction, matrix: Matrix::BOTH[matrix], row });
+            for of in &self.weights.all {
+                if let Some(matrix) = self.sites[site].tensors.iter().position(|&t| t == of.tensor.0) {
+                    let (direction, row) = (of.block.plane, of.block.rows.start);
+                    places.push(Place { site: of.id, layer, direction, matrix: Matrix::BOTH[matrix], row });
                 }
             }
         }
@@ -617,9 +630,9 @@ impl Tuner<'_> {
         let of_layer = |(&site, constants): (&usize, &Vec<Constants>)| {
             let site = &self.sites[site];
             let direction = |(d, constants): (usize, &Constants)| {
-                let [w, r] = site
-                    .tensors
-                    .map(|t| self.weights.tensors[t].index_axis(Axis(0), d).iter().copied().collect::<Vec<f32>>());
+                let [w, r] = site.tensors.map(|t| {
+                    self.weights.values(TensorId(t)).index_axis(Axis(0), d).iter().copied().collect::<Vec<f32>>()
+                });
                 let Constants { b, p } = constants.clone();
                 Direction { spec: site.specs[d].clone(), reverse: site.reverse[d], w, r, b, p }
             };
@@ -630,7 +643,7 @@ impl Tuner<'_> {
 
     /// The weights as they are coded now, for all nodes.
     fn overrides(&self) -> Overrides {
-        let mut overrides = self.weights.overrides(self.engine, |unit| self.coded[unit].as_ref());
+        let mut overrides = code::overrides(self.weights, self.engine, code::stored(self.coded));
         for bias in self.biases.values() {
             let nodes = bias.of.nodes.iter().map(|&node| &self.weights.survey.nodes[node]);
             let numbers = nodes.filter_map(|node| self.engine.number(&node.scope, node.index));

@@ -1,44 +1,45 @@
-//! Choices that were made by hand: units that are stored as the user says, while the budget is divided among the rest.
+//! Choices made by the user: sites that are stored as the user says, while the budget is divided among the rest.
 //!
-//! A plan is made for all units and the pinned ones are replaced in it. What they then take more or less is taken off or
-//! added to the budget of the next plan, until the file just fits. A plan gives all its units bytes at one price, so the
-//! rest are stored as if they had been planned alone.
+//! A plan is made for all sites and the pinned ones are replaced in it. The difference in bytes is subtracted from the
+//! budget of the next plan, until the file just fits. A plan gives all its sites bytes at one price, so the rest are
+//! stored as if they had been planned alone.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{Choice, Plan};
-use crate::planner::Sizing;
+use crate::plan::{Choice, Plan, Sizing};
+use crate::sites::{PerSite, SiteId};
 
 /// Plans that are tried for a target.
 const ROUNDS: usize = 8;
 
-/// For each unit what it is to be stored as, if that is not left to the planner.
+/// For each site what it is to be stored as, if that is not left to the allocation.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Pins(pub Vec<Option<Choice>>);
+pub struct Pins(pub PerSite<Option<Choice>>);
 
 impl Pins {
-    /// Whether everything is left to the planner.
+    /// Whether everything is left to the allocation.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.iter().all(Option::is_none)
+        self.0.values().all(Option::is_none)
     }
 
-    /// Sets what is pinned in a plan for the same units.
+    /// Sets what is pinned in a plan for the same sites.
     pub fn apply(&self, plan: &mut Plan) {
-        for (choice, pin) in plan.choices.iter_mut().zip(&self.0) {
-            *choice = pin.unwrap_or(*choice);
+        for (id, pin) in self.0.iter() {
+            plan.choices[id] = pin.unwrap_or(plan.choices[id]);
         }
     }
 
-    /// The first unit that a plan, made by hand perhaps, stores in another way than is pinned.
+    /// The first site that a plan, made by hand perhaps, stores in another way than is pinned.
     #[must_use]
-    pub fn contradicted(&self, plan: &Plan) -> Option<usize> {
-        self.0.iter().zip(&plan.choices).position(|(pin, choice)| pin.is_some_and(|pin| pin != *choice))
+    pub fn contradicted(&self, plan: &Plan) -> Option<SiteId> {
+        let differs = |(id, pin): &(SiteId, &Option<Choice>)| pin.is_some_and(|pin| pin != plan.choices[*id]);
+        self.0.iter().find(differs).map(|(id, _)| id)
     }
 
-    /// A plan for a file of at most `target` bytes with all pinned units as they should be; `plan` makes one without.
+    /// A plan for a file of at most `target` bytes with all pinned sites as they should be; `plan` makes one without.
     ///
     /// # Errors
-    /// Those of `plan` and of counting bytes; [`ErrorKind::Target`] if the pinned units leave no room, with the smallest that was seen.
+    /// Those of `plan` and of counting bytes; [`ErrorKind::Target`] if the pinned sites leave no room, with the smallest that was seen.
     pub fn fit(&self, sizing: &Sizing<'_>, target: u64, plan: impl Fn(u64) -> Result<Plan>) -> Result<Plan> {
         if self.is_empty() {
             return plan(target);
@@ -67,8 +68,8 @@ impl Pins {
         }
         best.map(|(_, plan)| plan).ok_or_else(|| {
             let message = format!(
-                "no plan with the units that the configuration pins makes a file of at most {target} bytes; \
-                 the nearest that was seen is {smallest} bytes"
+                "cannot reach {target} bytes with the blocks that the configuration pins; the smallest file found has \
+                 {smallest} bytes"
             );
             Error::new(ErrorKind::Target, message)
         })

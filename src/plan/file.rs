@@ -1,16 +1,16 @@
 //! A plan as a TOML file, to be read, edited and applied again.
 //!
-//! Every unit is named by its place (node, tensor, direction, gate), so that a file fits the model that it was made for
-//! and any other with the same layers, whatever their weights. Reading checks that each unit is named exactly once.
+//! Every site is named by its place (node, tensor, direction, gate), so that a file fits the model that it was made for
+//! and any other with the same layers, whatever their weights. Reading checks that each site is named exactly once.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::coding::{WeightUnit, Weights};
-use crate::dictionary::{Band, Bands, BlockSpec, MAX_BANDS, MAX_WIDTH};
+use crate::dictionary::{ATOMS, Band, Bands, BlockSpec, MAX_BANDS, MAX_WIDTH};
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{ATOMS, Choice, Plan, Sharing};
+use crate::plan::{Choice, Plan, Sharing};
+use crate::sites::{PerSite, Site, Sites};
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -22,7 +22,7 @@ struct File {
     unit: Vec<Entry>,
 }
 
-/// One unit: its place, then what is stored.
+/// One site: its place, then what is stored.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -41,7 +41,7 @@ struct Entry {
     /// in a piece of a row.
     #[serde(skip_serializing_if = "Option::is_none")]
     bands: Option<Vec<Vec<[u16; 3]>>>,
-    /// Weighs units that share a codebook; taken to matter by their energy alike if absent.
+    /// Weighs sites that share a codebook; taken to matter by their energy alike if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     sensitivity: Option<f64>,
 }
@@ -49,24 +49,25 @@ struct Entry {
 /// Node, tensor, direction, gate.
 type Place = (String, String, String, String);
 
-fn place(unit: &WeightUnit) -> Place {
-    let unit = &unit.unit;
-    (unit.node.clone(), unit.matrix.to_string(), unit.direction.name().to_owned(), unit.gate.to_owned())
+fn place(site: &Site) -> Place {
+    let gate = site.gate();
+    (gate.node.clone(), gate.matrix.to_string(), gate.direction.name().to_owned(), gate.gate.to_owned())
 }
 
 /// The text of a plan.
 ///
 /// # Errors
 /// If a name cannot be written as TOML.
-pub fn write(weights: &Weights, plan: &Plan) -> Result<String> {
-    let entry = |((unit, choice), &sensitivity): ((&WeightUnit, &Choice), &f64)| {
-        let (node, tensor, direction, gate) = place(unit);
+pub fn write(sites: &Sites, plan: &Plan) -> Result<String> {
+    let entry = |site: &Site| {
+        let (choice, sensitivity) = (plan.choices[site.id], plan.sensitivity[site.id]);
+        let (node, tensor, direction, gate) = place(site);
         let codec = choice.codec().to_owned();
         let (mut width, mut atoms, mut sharing, mut bands) = (None, None, None, None);
         match choice {
             Choice::Dense => {}
             Choice::Block { spec, sharing: reach } => {
-                (width, atoms, sharing) = (Some(spec.width), Some(spec.atoms), Some(reach.name().to_owned()));
+                (width, atoms, sharing) = (Some(spec.width), Some(ATOMS), Some(reach.name().to_owned()));
             }
             Choice::Projection { parts } => {
                 let numbers = |band: Band| [band.atoms, band.width.into(), band.codes.into()];
@@ -77,7 +78,7 @@ pub fn write(weights: &Weights, plan: &Plan) -> Result<String> {
         let sensitivity = Some(sensitivity);
         Entry { node, tensor, direction, gate, codec, width, atoms, sharing, bands, sensitivity }
     };
-    let unit = weights.units.iter().zip(&plan.choices).zip(&plan.sensitivity).map(entry).collect();
+    let unit = sites.all.iter().map(entry).collect();
     let body = toml::to_string(&File { version: VERSION, unit })
         .map_err(|error| Error::new(ErrorKind::Usage, format!("the plan cannot be written: {error}")))?;
     Ok(format!(
@@ -88,11 +89,11 @@ pub fn write(weights: &Weights, plan: &Plan) -> Result<String> {
     ))
 }
 
-/// Reads the plan for some weights from its text. A unit without a sensitivity takes that of `usual`.
+/// Reads the plan for some weights from its text. A site without a sensitivity takes that of `usual`.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] for a text that is not a plan, or not one for these weights, naming the unit.
-pub fn read(text: &str, weights: &Weights, usual: &[f64]) -> Result<Plan> {
+/// [`ErrorKind::Usage`] for a text that is not a plan, or not one for these weights, naming the site.
+pub fn read(text: &str, sites: &Sites, usual: &PerSite<f64>) -> Result<Plan> {
     let file: File = toml::from_str(text).map_err(|error| {
         let line = error.span().and_then(|span| text.get(..span.start)).map_or(0, |head| head.matches('\n').count());
         usage(format!("line {}: {}", line + 1, error.message().trim()))
@@ -112,15 +113,16 @@ pub fn read(text: &str, weights: &Weights, usual: &[f64]) -> Result<Plan> {
         }
         planned.insert(place, (choice, entry.sensitivity));
     }
-    let units = weights.units.iter().zip(usual).map(|(unit, &usual)| {
-        let place = place(unit);
+    let (mut choices, mut sensitivities) = (Vec::new(), Vec::new());
+    for site in &sites.all {
+        let place = place(site);
         let found = planned.remove(&place).ok_or_else(|| usage(format!("there is no unit for {}", show(&place))));
         let (choice, sensitivity) = found?;
-        check(choice, unit)?;
-        Ok((choice, sensitivity.unwrap_or(usual)))
-    });
-    let (choices, sensitivity) = units.collect::<Result<Vec<_>>>()?.into_iter().unzip();
-    let plan = Plan { choices, sensitivity };
+        check(choice, site, sites)?;
+        choices.push(choice);
+        sensitivities.push(sensitivity.unwrap_or(usual[site.id]));
+    }
+    let plan = Plan { choices: choices.into(), sensitivity: sensitivities.into() };
     match planned.into_keys().next() {
         Some(place) => Err(usage(format!("{} is not among the weights of the model", show(&place)))),
         None => Ok(plan),
@@ -133,7 +135,7 @@ fn choice(entry: &Entry) -> Result<Choice> {
     match (entry.codec.as_str(), block, &entry.bands) {
         ("dense", (None, None, None), None) => Ok(Choice::Dense),
         ("block", (Some(width), Some(atoms), Some(sharing)), None) => {
-            let spec = BlockSpec::new(width, atoms).map_err(|error| at(error.to_string()))?;
+            let spec = BlockSpec::new(width).map_err(|error| at(error.to_string()))?;
             if atoms != ATOMS {
                 return Err(at(format!("{atoms} atoms: only codebooks of {ATOMS} can be stored")));
             }
@@ -150,7 +152,7 @@ fn choice(entry: &Entry) -> Result<Choice> {
     }
 }
 
-/// The bands of a unit's dictionaries, or what is wrong with them.
+/// The bands of a site's dictionaries, or what is wrong with them.
 fn projection(bands: &[Vec<[u16; 3]>]) -> std::result::Result<Choice, String> {
     let byte = |number: u16| u8::try_from(number).unwrap_or(u8::MAX);
     let part = |bands: &Vec<[u16; 3]>| {
@@ -171,18 +173,19 @@ fn projection(bands: &[Vec<[u16; 3]>]) -> std::result::Result<Choice, String> {
     }
 }
 
-/// Checks that a choice is one for this unit.
-fn check(choice: Choice, unit: &WeightUnit) -> Result<()> {
+/// Checks that a choice is one for this site.
+fn check(choice: Choice, site: &Site, sites: &Sites) -> Result<()> {
     let Choice::Projection { parts } = choice else { return Ok(()) };
+    let sections = sites.sections(site.id);
     let given = parts.iter().filter(|part| !part.is_empty()).count();
-    if given != unit.sections.len() {
-        let (expected, place) = (unit.sections.len(), show(&place(unit)));
+    if given != sections.len() {
+        let (expected, place) = (sections.len(), show(&place(site)));
         return Err(usage(format!("{place} has bands of {given} dictionaries, expected {expected}")));
     }
-    match unit.sections.iter().zip(&parts).find(|(section, part)| part.atoms() > section.columns) {
+    match sections.iter().zip(&parts).find(|(section, part)| part.atoms() > section.columns) {
         Some((section, part)) => Err(usage(format!(
             "{} has {} atoms, its vectors have {} components",
-            show(&place(unit)),
+            show(&place(site)),
             part.atoms(),
             section.columns
         ))),
