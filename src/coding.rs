@@ -13,8 +13,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::dictionary::{
-    self, Atoms, Band, Bands, BlockSpec, Codebook, Coded, Item, Matrix as CodedMatrix, Metric, Part, Projected,
-    ScaleCodes, ScaleFormat,
+    self, Atoms, Band, Bands, BlockSpec, Codebook, Coded, Item, Matrix as CodedMatrix, Metric, Part, Projected, Scales,
 };
 use crate::encode::{
     self, Assigned, Block, Form, Home, Layer, Request, Storage, Stored, Subject, Work, Writer, fast, portable, vendor,
@@ -22,7 +21,7 @@ use crate::encode::{
 use crate::engine::{Engine, Overrides};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{Model, Rewriter, Scope, tensor};
-use crate::plan::{ATOMS, Choice, Plan, Sharing};
+use crate::plan::{Choice, Plan, Sharing};
 use crate::progress::Progress;
 use crate::recurrent::{
     self, Bias, Cell, FindOptions, Matrix, OwnBias, RecurrentNode, Survey, Unit, Weight, WeightUse,
@@ -667,9 +666,9 @@ impl<'a> Kept<'a> {
 ///
 /// # Errors
 /// As [`apply`].
-pub fn size(model: &Model, weights: &Weights, plan: &Plan, scales: ScaleFormat, writing: &Writing) -> Result<u64> {
+pub fn size(model: &Model, weights: &Weights, plan: &Plan, writing: &Writing) -> Result<u64> {
     let mut coded: CodedUnits = vec![None; plan.choices.len()];
-    let mut blank = Blank { books: 0, scales };
+    let mut blank = Blank { books: 0 };
     for (spec, units) in weights.groups(&plan.choices) {
         let book = blank.book(spec);
         for unit in units {
@@ -680,7 +679,7 @@ pub fn size(model: &Model, weights: &Weights, plan: &Plan, scales: ScaleFormat, 
     for Shared { columns, members } in weights.dictionaries(&plan.choices) {
         let bands = members[0].2.iter();
         let bands = bands.map(|band| {
-            let book = blank.book(BlockSpec { width: usize::from(band.width), atoms: ATOMS });
+            let book = blank.book(BlockSpec { width: usize::from(band.width) });
             blank.coded(usize::from(band.atoms), columns, &book)
         });
         let atoms = Arc::new(Atoms { columns, bands: bands.collect() });
@@ -688,7 +687,7 @@ pub fn size(model: &Model, weights: &Weights, plan: &Plan, scales: ScaleFormat, 
         for (unit, section, bands) in members {
             let [rows, all] = weights.units[unit].unit.shape();
             let codes = bands.used().enumerate().map(|(index, band)| {
-                let spec = BlockSpec { width: usize::from(band.codes), atoms: ATOMS };
+                let spec = BlockSpec { width: usize::from(band.codes) };
                 let book = books.entry((index, band)).or_insert_with(|| blank.book(spec));
                 blank.coded(rows, usize::from(band.atoms), book)
             });
@@ -706,7 +705,6 @@ pub fn size(model: &Model, weights: &Weights, plan: &Plan, scales: ScaleFormat, 
 /// Makes codes without content.
 struct Blank {
     books: usize,
-    scales: ScaleFormat,
 }
 
 /// A codebook and the step of the scales of all that are learned with it.
@@ -718,19 +716,17 @@ struct Book {
 impl Blank {
     fn book(&mut self, spec: BlockSpec) -> Book {
         self.books += 1;
-        let codebook = Arc::new(Codebook { spec, atoms: vec![0; spec.atoms * spec.width] });
+        let codebook = Arc::new(Codebook { spec, atoms: vec![0; spec.codebook_bytes()] });
         // Steps differ between codebooks, as those that are learned do, and from the 1 of dense rows.
         Book { codebook, step: (self.books + 1) as f32 }
     }
 
     fn coded(&self, rows: usize, columns: usize, book: &Book) -> Coded {
-        let step = book.step;
         Coded {
             rows,
             columns,
             codes: vec![0; rows * book.codebook.spec.pieces(columns)],
-            scales: vec![step; rows],
-            scale_codes: (self.scales == ScaleFormat::Byte).then(|| ScaleCodes { codes: vec![1; rows], step }),
+            scales: Scales { codes: vec![1; rows], step: book.step },
             codebook: book.codebook.clone(),
         }
     }

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use crate::calibrate::{self, Moment, SecondMoments, Vector};
 use crate::coding::{self, CodedUnits, Learning, WeightUnit, Weights, Writing};
-use crate::dictionary::{self, Metric, ScaleFormat};
+use crate::dictionary::{self, Metric};
 use crate::encode::Storage;
 use crate::engine::Engine;
 use crate::error::{ErrorKind, Result};
@@ -97,8 +97,6 @@ const MOST_MOVED: f64 = 4.0;
 /// The share of the loss of a plan from which on another one is clearly worse: trials of one plan with other seeds differ by as
 /// much.
 const CLEARLY_WORSE: f64 = 1.1;
-/// Row scales are stored as bytes: the feedback absorbs their rounding.
-pub const SCALES: ScaleFormat = ScaleFormat::Byte;
 /// Rounds of coding and refitting: for the curves, which need only the order of things, for plans that are compared, and
 /// for what is stored, where each round still takes some thousandths off the error.
 const CURVE_ROUNDS: usize = 1;
@@ -152,7 +150,7 @@ impl<'a> Job<'a> {
 
     /// What decides the size of a plan.
     pub fn sizing(&self) -> Sizing<'_> {
-        Sizing { model: self.model, weights: &self.weights, scales: SCALES, writing: &self.writing }
+        Sizing { model: self.model, weights: &self.weights, writing: &self.writing }
     }
 
     /// Learns the curves of all units; `bits` a weight is about where the plan will be.
@@ -165,7 +163,7 @@ impl<'a> Job<'a> {
         let coarse = planner::widths_near(((8.0 / bits).round() as usize + 1).clamp(3, 8), self.versions());
         let energy = self.equal();
         let how = self.learning(CURVE_ROUNDS, None);
-        let curves = Curves::learn(&self.weights, &how, &energy, SCALES, &coarse, rates, progress);
+        let curves = Curves::learn(&self.weights, &how, &energy, &coarse, rates, progress);
         self.seconds.learn += start.elapsed().as_secs_f64();
         curves
     }
@@ -378,7 +376,7 @@ impl<'a> Job<'a> {
     }
 
     fn learning(&self, rounds: usize, plan: Option<&Plan>) -> Learning<'_> {
-        let options = dictionary::Options { seed: self.seed, rounds, scale_format: SCALES, ..Default::default() };
+        let options = dictionary::Options { seed: self.seed, rounds, ..Default::default() };
         Learning { metrics: &self.metrics, options, peaks: self.peaks(plan) }
     }
 

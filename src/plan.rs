@@ -3,10 +3,6 @@
 use crate::dictionary::{Bands, BlockSpec};
 use crate::encode::Storage;
 
-/// Atoms of a codebook: an index is a byte. With 16 atoms two indices share a byte, but the table of pairs that decodes
-/// them costs as much as 256 atoms of twice the width, which do better at the same rate.
-pub const ATOMS: usize = 256;
-
 /// Which units a codebook may serve. A wider one costs fewer bytes and fits each unit less well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Sharing {

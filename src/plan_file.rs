@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::coding::{WeightUnit, Weights};
-use crate::dictionary::{Band, Bands, BlockSpec, MAX_BANDS, MAX_WIDTH};
+use crate::dictionary::{ATOMS, Band, Bands, BlockSpec, MAX_BANDS, MAX_WIDTH};
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{ATOMS, Choice, Plan, Sharing};
+use crate::plan::{Choice, Plan, Sharing};
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -66,7 +66,7 @@ pub fn write(weights: &Weights, plan: &Plan) -> Result<String> {
         match choice {
             Choice::Dense => {}
             Choice::Block { spec, sharing: reach } => {
-                (width, atoms, sharing) = (Some(spec.width), Some(spec.atoms), Some(reach.name().to_owned()));
+                (width, atoms, sharing) = (Some(spec.width), Some(ATOMS), Some(reach.name().to_owned()));
             }
             Choice::Projection { parts } => {
                 let numbers = |band: Band| [band.atoms, band.width.into(), band.codes.into()];
@@ -133,7 +133,7 @@ fn choice(entry: &Entry) -> Result<Choice> {
     match (entry.codec.as_str(), block, &entry.bands) {
         ("dense", (None, None, None), None) => Ok(Choice::Dense),
         ("block", (Some(width), Some(atoms), Some(sharing)), None) => {
-            let spec = BlockSpec::new(width, atoms).map_err(|error| at(error.to_string()))?;
+            let spec = BlockSpec::new(width).map_err(|error| at(error.to_string()))?;
             if atoms != ATOMS {
                 return Err(at(format!("{atoms} atoms: only codebooks of {ATOMS} can be stored")));
             }

@@ -8,11 +8,11 @@ mod projection;
 
 use crate::budget::{self, Candidate};
 use crate::coding::{self, CodedUnits, Learning, Weights, Writing};
-use crate::dictionary::{BlockSpec, ScaleFormat};
+use crate::dictionary::BlockSpec;
 use crate::encode::{Form, Storage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
-use crate::plan::{ATOMS, Choice, Plan, Sharing};
+use crate::plan::{Choice, Plan, Sharing};
 use crate::progress::Progress;
 use crate::recurrent::{Matrix, Unit};
 
@@ -31,8 +31,6 @@ pub struct Sizing<'a> {
     pub model: &'a Model,
     /// Its weights.
     pub weights: &'a Weights,
-    /// How row scales are stored.
-    pub scales: ScaleFormat,
     /// The form and what else decides how the file is written.
     pub writing: &'a Writing,
 }
@@ -43,7 +41,7 @@ impl Sizing<'_> {
     /// # Errors
     /// As [`coding::apply`].
     pub fn bytes(&self, plan: &Plan) -> Result<u64> {
-        coding::size(self.model, self.weights, plan, self.scales, self.writing)
+        coding::size(self.model, self.weights, plan, self.writing)
     }
 
     /// The largest file in which the recurrent weights take `ratio` times fewer bytes than before.
@@ -80,7 +78,7 @@ pub(crate) fn widths_near(width: usize, count: usize) -> Vec<usize> {
 }
 
 fn specs() -> impl Iterator<Item = BlockSpec> {
-    WIDTHS.into_iter().map(|width| BlockSpec { width, atoms: ATOMS })
+    WIDTHS.into_iter().map(|width| BlockSpec { width })
 }
 
 /// One nominal rate for all units, as few of them as needed one rate lower: the baseline.
@@ -153,7 +151,7 @@ fn floors(sizing: &Sizing<'_>, one_rate: bool) -> Vec<Plan> {
     // The widest atoms make the fewest codes, but in small layers a codebook weighs more than its codes.
     let mut floors: Vec<Plan> = specs().flat_map(|spec| Sharing::ALL.map(|sharing| alike(spec, sharing))).collect();
     if !one_rate {
-        let curves = Curves::of_shapes(sizing.weights, sizing.scales);
+        let curves = Curves::of_shapes(sizing.weights);
         let search = Search::new(&curves, sizing, &equal, 0);
         floors.extend(curves.divisions(sizing.weights).iter().map(|(groups, sharings)| search.floor(groups, sharings)));
     }
@@ -236,12 +234,11 @@ impl Curves {
         weights: &Weights,
         how: &Learning<'_>,
         equal: &[f64],
-        scales: ScaleFormat,
         coarse: &[usize],
         rates: Rates,
         progress: &dyn Progress,
     ) -> Result<Curves> {
-        let mut curves = Curves::of_shapes(weights, scales);
+        let mut curves = Curves::of_shapes(weights);
         let units = weights.units.len();
         let is_coarse = |choice: &Choice| matches!(choice, Choice::Block { spec, sharing: Sharing::Unit } if coarse.contains(&spec.width));
         let mut ways: Vec<(usize, Choice)> = ways(weights).into_iter().enumerate().collect();
@@ -268,7 +265,7 @@ impl Curves {
     }
 
     /// What is known before anything was learned: the bytes of every unit in every way, at no distortion.
-    fn of_shapes(weights: &Weights, scales: ScaleFormat) -> Curves {
+    fn of_shapes(weights: &Weights) -> Curves {
         let count = weights.units.len();
         let mut units = vec![Vec::new(); count];
         for choice in ways(weights).into_iter().chain([Choice::Dense]) {
@@ -278,7 +275,7 @@ impl Curves {
                 let bytes = match choice {
                     Choice::Dense => (rows * columns) as u64 * weights.element_bytes(u),
                     Choice::Block { spec, .. } => {
-                        unit_bytes(weights, u, spec, scales) + (spec.codebook_bytes() / sharers[u]) as u64
+                        unit_bytes(weights, u, spec) + (spec.codebook_bytes() / sharers[u]) as u64
                     }
                     Choice::Projection { .. } => unreachable!("ways are of codebooks"),
                 };
@@ -450,14 +447,14 @@ fn ways(weights: &Weights) -> Vec<Choice> {
 
 /// Kinds of sharing that may pay: a wider one is tried only where codebooks weigh against codes.
 fn reaches(weights: &Weights) -> Vec<Sharing> {
-    let middle = BlockSpec { width: 4, atoms: ATOMS };
+    let middle = BlockSpec { width: 4 };
     let mut reaches = Vec::new();
     for sharing in Sharing::ALL {
         reaches.push(sharing);
         let sharers = weights.sharers(&vec![Choice::Block { spec: middle, sharing }; weights.units.len()]);
         let light = |(u, sharers): (usize, &usize)| {
             let [rows, columns] = weights.units[u].unit.shape();
-            middle.codebook_bytes() * 50 <= rows * middle.row_bytes(columns) * sharers
+            middle.codebook_bytes() * 50 <= rows * middle.pieces(columns) * sharers
         };
         if sharers.iter().enumerate().all(light) {
             break;
@@ -467,13 +464,9 @@ fn reaches(weights: &Weights) -> Vec<Sharing> {
 }
 
 /// Bytes of a unit's codes and scales, and of about the nodes that decode it.
-fn unit_bytes(weights: &Weights, unit: usize, spec: BlockSpec, scales: ScaleFormat) -> u64 {
+fn unit_bytes(weights: &Weights, unit: usize, spec: BlockSpec) -> u64 {
     let [rows, columns] = weights.units[unit].unit.shape();
-    let scale = match scales {
-        ScaleFormat::Float => 4,
-        ScaleFormat::Byte => 1,
-    };
-    (rows * (spec.row_bytes(columns) + scale)) as u64 + NODES
+    (rows * (spec.pieces(columns) + 1)) as u64 + NODES
 }
 
 #[cfg(test)]

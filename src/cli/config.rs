@@ -29,7 +29,7 @@ use dirnet::coding::{WeightUnit, Weights};
 use dirnet::dictionary::BlockSpec;
 use dirnet::error::meant;
 use dirnet::pins::Pins;
-use dirnet::plan::{ATOMS, Choice, Sharing};
+use dirnet::plan::{Choice, Sharing};
 use dirnet::recurrent::{Survey, Unit};
 use regex::Regex;
 use serde::Deserialize;
@@ -88,7 +88,7 @@ impl Gate {
             (Some("dense"), None) if self.sharing.is_none() => Ok(Some(Choice::Dense)),
             (Some("dense"), _) => bail!("a dense gate has no width, bits or sharing"),
             (None | Some("block"), Some(width)) => {
-                let spec = BlockSpec::new(width, ATOMS)?;
+                let spec = BlockSpec::new(width)?;
                 let name = self.sharing.as_deref().unwrap_or(Sharing::Unit.name());
                 let sharing = Sharing::ALL.into_iter().find(|sharing| sharing.name() == name);
                 let sharing = sharing
@@ -424,9 +424,8 @@ mod tests {
             hidden: 8,
             columns: 8,
         };
-        let block = |width, sharing| {
-            Some(Choice::Block { spec: BlockSpec::new(width, ATOMS).expect("a width on offer"), sharing })
-        };
+        let block =
+            |width, sharing| Some(Choice::Block { spec: BlockSpec::new(width).expect("a width on offer"), sharing });
         let node = &file.overrides[0].node;
         let choice = |matrix, gate| node.choice(&unit(matrix, gate)).expect("sound");
         assert_eq!(choice(Matrix::W, "f"), block(2, Sharing::Unit));

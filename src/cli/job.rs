@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::{Args, ValueEnum, ValueHint};
 use dirnet::coding::{Weights, Writing};
-use dirnet::compress::{Coded, Job, SCALES, Tried};
+use dirnet::compress::{Coded, Job, Tried};
 use dirnet::encode::{self, Request};
 use dirnet::engine::Engine;
 use dirnet::error::{Error, ErrorKind};
@@ -281,7 +281,7 @@ impl Setup {
         }
         let weights = Weights::of(&self.model, self.survey.clone(), self.engine.as_ref())?;
         let writing = self.writing(flags);
-        let sizing = Sizing { model: &self.model, weights: &weights, scales: SCALES, writing: &writing };
+        let sizing = Sizing { model: &self.model, weights: &weights, writing: &writing };
         let one_rate = self.engine.is_none() || flags.how.sensitivity == Sensitivity::None;
         let pin = |plan: &mut Plan| self.pins.apply(plan);
         Ok(planner::check_target(&sizing, bytes(&sizing, target), one_rate, pin).map_err(|e| e.in_file(&self.path))?)

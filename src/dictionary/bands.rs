@@ -5,7 +5,7 @@
 //! that explain too little for their bytes are not stored at all, and a matrix that matters little uses fewer of them
 //! than another. All of it follows from one price of a byte (reverse water-filling, with the rates that there are).
 
-use super::BlockSpec;
+use super::{ATOMS, BlockSpec};
 
 /// Bands of a dictionary at most.
 pub const MAX_BANDS: usize = 8;
@@ -125,12 +125,12 @@ impl Bands {
 impl Band {
     /// How its atoms are coded.
     pub(super) fn atoms_spec(self) -> BlockSpec {
-        BlockSpec { width: usize::from(self.width), atoms: 256 }
+        BlockSpec { width: usize::from(self.width) }
     }
 }
 
 fn codebook(width: u8) -> usize {
-    256 * usize::from(width)
+    ATOMS * usize::from(width)
 }
 
 /// What a matrix that uses a dictionary has to gain by it.

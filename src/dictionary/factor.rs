@@ -188,7 +188,7 @@ mod tests {
             Array2::from_shape_fn((n, n), |(i, j)| 0.9f64.powi(i.abs_diff(j) as i32) * (1 + (i * j) % 3) as f64);
         let moment = moment.dot(&moment.t());
         let metric = Metric::new(moment.view(), 0.01).unwrap();
-        let spec = BlockSpec::new(4, 256).unwrap();
+        let spec = BlockSpec::new(4).unwrap();
         let factor = Factor::new(&metric, spec);
         let noise = NOISE / 16.0;
         let mut seen = factor.columns.clone();

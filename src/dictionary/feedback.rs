@@ -320,6 +320,7 @@ fn reciprocal(scale: f32) -> f32 {
 mod tests {
     use ndarray::{Array2, ArrayView2};
 
+    use super::super::ATOMS;
     use super::super::metric::dot;
     use super::*;
 
@@ -349,8 +350,8 @@ mod tests {
 
     #[test]
     fn more_paths_cost_less_and_revision_keeps_its_books() {
-        let (metric, spec) = (metric(), BlockSpec::new(4, 16).unwrap());
-        let (weights, atoms) = (values(ROWS * N, 0), values(16 * 4, 5));
+        let (metric, spec) = (metric(), BlockSpec::new(8).unwrap());
+        let (weights, atoms) = (values(ROWS * N, 0), values(ATOMS * 8, 5));
         let coder = Coder::new(&metric, spec, &atoms);
         let mut codes = vec![0; ROWS * spec.pieces(N)];
         let mut coded = |paths| {

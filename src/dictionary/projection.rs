@@ -232,7 +232,7 @@ fn code_band(
                     Matrix { weights: targets[place].view(), metric: metrics[place], importance }
                 })
                 .collect();
-            super::learn(&matrices, BlockSpec { width: *width, atoms: 256 }, options)
+            super::learn(&matrices, BlockSpec { width: *width }, options)
         })
         .collect::<Result<_>>()?;
     let mut found = Vec::new();

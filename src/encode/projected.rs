@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::writer::{Home, Run, Writer};
 use super::{Block, Stored, Subject, portable};
-use crate::dictionary::{Atoms, Coded, Projected, ScaleCodes};
+use crate::dictionary::{Atoms, Coded, Projected, Scales};
 use crate::onnx::ElementType;
 
 /// Names for the units of a run.
@@ -96,13 +96,11 @@ pub(super) fn matrix<'a>(of: Subject, start: usize, name: String, coded: &[&'a C
 /// Some rows.
 fn cut(coded: &Coded, rows: &Range<usize>) -> Coded {
     let pieces = coded.codebook.spec.pieces(coded.columns);
-    let scales = |all: &ScaleCodes| ScaleCodes { codes: all.codes[rows.clone()].to_vec(), step: all.step };
     Coded {
         rows: rows.len(),
         columns: coded.columns,
         codes: coded.codes[rows.start * pieces..rows.end * pieces].to_vec(),
-        scales: coded.scales[rows.clone()].to_vec(),
-        scale_codes: coded.scale_codes.as_ref().map(scales),
+        scales: Scales { codes: coded.scales.codes[rows.clone()].to_vec(), step: coded.scales.step },
         codebook: coded.codebook.clone(),
     }
 }

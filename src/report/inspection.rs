@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::{SCHEMA, Show, Skipped, Tool, table};
 use crate::coding::NOTE;
+use crate::dictionary::ATOMS;
 use crate::error::Result;
 use crate::expand::{self, is_coded};
 use crate::onnx::{ElementType, Model};
-use crate::plan::ATOMS;
 use crate::recurrent::{ConstantRef, Matrix, Source, Survey};
 use crate::samples::{Carry, Dim, Port, Signature};
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::{Outcome, Unit};
 use crate::coding::Weights;
 use crate::compress::Job;
-use crate::dictionary::{Bands, ScaleFormat};
+use crate::dictionary::Bands;
 use crate::plan::Choice;
 use crate::recurrent::Survey;
 
@@ -90,16 +90,12 @@ pub(super) fn of_plan(job: &Job<'_>, outcome: &Outcome<'_>, after: u64) -> Vec<U
     let before = bytes_before(weights);
     let sharers = weights.sharers(&outcome.plan.choices);
     let dictionaries = weights.dictionary_bytes(&outcome.plan.choices);
-    let scale = match job.sizing().scales {
-        ScaleFormat::Float => 4,
-        ScaleFormat::Byte => 1,
-    };
     let own: Vec<u64> = (0..weights.units.len())
         .map(|u| match outcome.plan.choices[u] {
             Choice::Dense => before[u],
             Choice::Block { spec, .. } => {
                 let [rows, columns] = weights.units[u].unit.shape();
-                (rows * (spec.row_bytes(columns) + scale) + spec.codebook_bytes() / sharers[u].max(1)) as u64
+                (rows * (spec.pieces(columns) + 1) + spec.codebook_bytes() / sharers[u].max(1)) as u64
             }
             Choice::Projection { parts } => {
                 let [rows, _] = weights.units[u].unit.shape();

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use dirnet::coding::{self, Weights, Writing};
-use dirnet::dictionary::ScaleFormat;
 use dirnet::error::ErrorKind;
 use dirnet::expand;
 use dirnet::onnx::{AttributeProto, GraphProto, LoadOptions, Model, NodeProto, tensor};
@@ -16,18 +15,18 @@ use crate::hostile::targets::{int, node, of, value, wave};
 use crate::hostile::typed;
 use crate::{corpus, quick};
 
-fn round_trip(path: &Path, ratio: f64, scales: ScaleFormat) {
+fn round_trip(path: &Path, ratio: f64) {
     let model = Model::load(path, &LoadOptions::default()).unwrap();
     let Ok(weights) = Weights::read(&model, &FindOptions::default()) else { return };
     let writing = Writing { note: "test".to_owned(), ..Writing::default() };
-    let sizing = Sizing { model: &model, weights: &weights, scales, writing: &writing };
+    let sizing = Sizing { model: &model, weights: &weights, writing: &writing };
     let target = sizing.target(ratio);
     let equal = vec![1.0; weights.units.len()];
     let plan = match planner::uniform(&sizing, &equal, target) {
         Ok(plan) => plan,
         Err(e) => return println!("{}: {e}", path.display()),
     };
-    let coded = quick::learn(&weights, &plan, scales, 127);
+    let coded = quick::learn(&weights, &plan, 127);
     let result = coding::apply(&model, &weights, &coded, &writing).unwrap();
     let bytes = result.saved_bytes().unwrap();
     assert!(bytes <= target, "{}: {bytes} > {target}", path.display());
@@ -71,7 +70,7 @@ fn a_target_that_one_rate_meets_is_not_refused_beforehand() {
     let model = Model::from_bytes(proto.encode_to_vec().into(), &LoadOptions::default()).unwrap();
     let weights = Weights::read(&model, &FindOptions::default()).unwrap();
     let writing = Writing::default();
-    let sizing = Sizing { model: &model, weights: &weights, scales: ScaleFormat::Byte, writing: &writing };
+    let sizing = Sizing { model: &model, weights: &weights, writing: &writing };
     let equal = vec![1.0; weights.units.len()];
     let meets = |ratio: f64| planner::uniform(&sizing, &equal, sizing.target(ratio)).is_ok();
     let ratios: Vec<f64> = (4..40).map(|half| f64::from(half) / 2.0).collect();
@@ -85,7 +84,7 @@ fn a_target_that_one_rate_meets_is_not_refused_beforehand() {
 #[test]
 fn what_the_graph_rebuilds_is_what_the_codes_stand_for() {
     for path in corpus::model_files() {
-        round_trip(&path, 6.0, ScaleFormat::Byte);
+        round_trip(&path, 6.0);
     }
 }
 

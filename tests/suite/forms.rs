@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use dirnet::coding::{self, Weights, Writing};
-use dirnet::dictionary::{BlockSpec, ScaleFormat};
+use dirnet::dictionary::BlockSpec;
 use dirnet::encode::{Form, Request, Storage};
 use dirnet::engine::Engine;
 use dirnet::expand;
@@ -140,7 +140,7 @@ pub fn info(name: &str, element: ElementType, dims: &[&str]) -> ValueInfoProto {
 /// Units of every second gate with atoms of 2, the others with atoms of 1: matrices of several codebooks.
 fn plan(weights: &Weights) -> Plan {
     let choice = |u: usize| Choice::Block {
-        spec: BlockSpec { width: 1 + weights.units[u].unit.gate_index % 2, atoms: 256 },
+        spec: BlockSpec { width: 1 + weights.units[u].unit.gate_index % 2 },
         sharing: Sharing::Node,
     };
     let units = weights.units.len();
@@ -180,15 +180,10 @@ fn check(case: &Case, form: Form, taken: Form) {
     assert_eq!(assigned[0].form, taken, "{place}: {:?}", assigned[0].reason);
     assert_eq!(assigned[0].reason.is_some(), taken == Form::Portable, "{place}");
     let plan = plan(&weights);
-    let scales = if case.bias { ScaleFormat::Byte } else { ScaleFormat::Float };
-    let coded = quick::learn(&weights, &plan, scales, 63);
+    let coded = quick::learn(&weights, &plan, 63);
     let [portable, other] =
         [Form::Portable, form].map(|form| coding::apply(&model, &weights, &coded, &writing(form)).unwrap());
-    assert_eq!(
-        other.saved_bytes().unwrap(),
-        coding::size(&model, &weights, &plan, scales, &writing(form)).unwrap(),
-        "{place}"
-    );
+    assert_eq!(other.saved_bytes().unwrap(), coding::size(&model, &weights, &plan, &writing(form)).unwrap(), "{place}");
     let feed = &feed(&model);
     let difference = distance(&portable, &other, feed);
     if taken == Form::Portable {
@@ -248,7 +243,7 @@ fn nodes_with_names_like_those_of_others_keep_their_own_constants() {
         graph.output.append(&mut other.output);
         let model = Model::from_proto(first, &LoadOptions::default()).unwrap();
         let weights = Weights::read(&model, &FindOptions::default()).unwrap();
-        let coded = quick::learn(&weights, &plan(&weights), ScaleFormat::Float, 63);
+        let coded = quick::learn(&weights, &plan(&weights), 63);
         let [dense, ours] = [Form::Portable, form]
             .map(|form| expand::expand(&coding::apply(&model, &weights, &coded, &writing(form)).unwrap()).unwrap());
         assert!(distance(&dense, &ours, &feed(&model)) < 1e-12, "{} {form:?}", op.op);
@@ -284,7 +279,7 @@ fn round_trip(path: &Path) {
     for form in [Form::Fast, Form::Ort] {
         let writing = writing(form);
         let place = format!("{} {form:?}", path.display());
-        let bytes = coding::size(&model, &weights, &plan, ScaleFormat::Byte, &writing);
+        let bytes = coding::size(&model, &weights, &plan, &writing);
         let bytes = bytes.unwrap_or_else(|e| panic!("{place}: {e}"));
         assert!(bytes > 0, "{place}");
         let assigned = weights.forms(&model, writing.request, |_| Storage::Block);
