@@ -1,4 +1,4 @@
-//! A plan: how every unit of a model's weights is stored.
+//! A plan: how every unit (weight block) of a model is stored.
 
 use crate::dictionary::{Bands, BlockSpec};
 use crate::encode::Storage;
@@ -7,7 +7,7 @@ use crate::encode::Storage;
 /// them costs as much as 256 atoms of twice the width, which do better at the same rate.
 pub const ATOMS: usize = 256;
 
-/// Which units a codebook may serve. A wider one costs fewer bytes and fits each unit less well.
+/// Which units share a codebook. Wider sharing stores fewer codebooks, but each fits its units less well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Sharing {
     /// One gate block.
@@ -21,7 +21,7 @@ pub enum Sharing {
 }
 
 impl Sharing {
-    /// All, the most private first.
+    /// All, from the narrowest to the widest.
     pub const ALL: [Sharing; 4] = [Sharing::Unit, Sharing::Matrix, Sharing::Node, Sharing::Model];
 
     /// Its name in plans and reports.
@@ -38,25 +38,24 @@ impl Sharing {
 /// How one unit is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// As it is.
+    /// Unchanged.
     Dense,
-    /// Codes of a block dictionary. Units with the same spec within the same reach of sharing use one codebook.
+    /// Codes of a block dictionary. Units with the same spec and sharing, within the reach of that sharing, use one codebook.
     Block {
         /// The shape of the codebook.
         spec: BlockSpec,
-        /// Whom it serves.
+        /// Which units share it.
         sharing: Sharing,
     },
-    /// Codes of projection dictionaries, which all units that multiply the same vector share if they name the same
-    /// bands of atoms.
+    /// Codes of projection dictionaries. Units that multiply the same vector and have the same bands of atoms share one.
     Projection {
-        /// One dictionary for the unit's columns, or one for those of each direction of the layer that it reads.
+        /// One dictionary for all columns of the unit, or one for the columns of each direction of the layer that it reads.
         parts: [Bands; 2],
     },
 }
 
 impl Choice {
-    /// Whom its codebook serves, if it has one.
+    /// Which units share its codebook; `None` for choices without one.
     pub fn sharing(self) -> Option<Sharing> {
         match self {
             Choice::Dense | Choice::Projection { .. } => None,
@@ -73,7 +72,7 @@ impl Choice {
         }
     }
 
-    /// How the unit is stored, for the choice of forms.
+    /// The kind of storage, as the choice of a form needs it.
     pub fn storage(self) -> Storage {
         match self {
             Choice::Dense => Storage::Dense,
@@ -92,6 +91,6 @@ impl Choice {
 pub struct Plan {
     /// One for each unit.
     pub choices: Vec<Choice>,
-    /// What a distortion of each unit is taken to cost, positive: weighs units that share a codebook.
+    /// Sensitivity of each unit: loss per distortion, positive. Weights the units that share a codebook.
     pub sensitivity: Vec<f64>,
 }

@@ -1,7 +1,7 @@
 //! A plan as a TOML file, to be read, edited and applied again.
 //!
-//! Every unit is named by its place (node, tensor, direction, gate), so that a file fits the model that it was made for
-//! and any other with the same layers, whatever their weights. Reading checks that each unit is named exactly once.
+//! Each unit is identified by node, tensor, direction and gate. So a file applies to every model with the same layers,
+//! whatever their weights. Reading checks that each unit is listed exactly once.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ struct File {
     unit: Vec<Entry>,
 }
 
-/// One unit: its place, then what is stored.
+/// One unit: its place, then how it is stored.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -37,11 +37,11 @@ struct Entry {
     atoms: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sharing: Option<String>,
-    /// For each dictionary its bands, each as the number of atoms, the numbers of an atom in a piece of it, and the codes
-    /// in a piece of a row.
+    /// The bands of each projection dictionary, each as `[atoms, width of the pieces of an atom, width of the pieces of a
+    /// row of codes]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     bands: Option<Vec<Vec<[u16; 3]>>>,
-    /// Weighs units that share a codebook; taken to matter by their energy alike if absent.
+    /// Loss per distortion; weights the units that share a codebook. Default: the inverse of the unit's energy.
     #[serde(skip_serializing_if = "Option::is_none")]
     sensitivity: Option<f64>,
 }
@@ -88,7 +88,7 @@ pub fn write(weights: &Weights, plan: &Plan) -> Result<String> {
     ))
 }
 
-/// Reads the plan for some weights from its text. A unit without a sensitivity takes that of `usual`.
+/// Reads the plan for `weights` from its text. The default of a unit's sensitivity is its entry in `usual`.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] for a text that is not a plan, or not one for these weights, naming the unit.
@@ -150,7 +150,7 @@ fn choice(entry: &Entry) -> Result<Choice> {
     }
 }
 
-/// The bands of a unit's dictionaries, or what is wrong with them.
+/// The bands of a unit's dictionaries, or the reason why they are invalid.
 fn projection(bands: &[Vec<[u16; 3]>]) -> std::result::Result<Choice, String> {
     let byte = |number: u16| u8::try_from(number).unwrap_or(u8::MAX);
     let part = |bands: &Vec<[u16; 3]>| {

@@ -1,8 +1,8 @@
-//! Dictionaries and sparse codes of plain matrices: numerics alone, knows no ONNX.
+//! Dictionaries and codes of plain matrices: numerics only, independent of ONNX.
 //!
-//! A matrix `W [rows, n]` multiplies vectors `x` whose second moment is `S = E[x x^T]`. Replacing it by `Q` costs
-//! `tr((W-Q) S (W-Q)^T)`, the expected squared error of the product: the **distortion**, which everything here
-//! makes small for a given number of bytes.
+//! A matrix `W [rows, n]` multiplies vectors `x` whose second moment is `S = E[x x^T]`. Replacing `W` by `Q` has the
+//! **distortion** `tr((W-Q) S (W-Q)^T)`, the expected squared error of the product. This module minimises it for a given
+//! number of bytes.
 //!
 //! The **block dictionary** ([`learn`], [`code`]) cuts each row into pieces of `d` weights and stores for each piece
 //! the index of one of `K` atoms: vector quantisation with a codebook `[K, d]`, or in the words of sparse coding a
@@ -31,7 +31,7 @@ pub use block::{code, learn};
 pub use metric::{Metric, damping};
 pub use projection::{Atoms, Basis, Item, Part, Projected, learn as learn_projection};
 
-/// The widest piece: at 8 weights a byte a weight takes one bit, and below that no model that we met survives.
+/// The widest piece, half a bit a weight. All models that were tested lose too much below one bit (8 weights a byte).
 pub const MAX_WIDTH: usize = 16;
 
 /// The shape of a codebook; the rate is `log2(atoms) / width` bits a weight.
@@ -44,7 +44,10 @@ pub struct BlockSpec {
 }
 
 impl BlockSpec {
-    /// A spec that the codec has; [`ErrorKind::Usage`] otherwise.
+    /// Checks width and number of atoms.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for values that the codec does not support.
     pub fn new(width: usize, atoms: usize) -> Result<Self> {
         let spec = BlockSpec { width, atoms };
         spec.check()?;
@@ -64,7 +67,7 @@ impl BlockSpec {
         Ok(())
     }
 
-    /// Bits that the codes alone take for one weight.
+    /// Bits a weight of the codes, without scales and codebook.
     pub fn bits_per_weight(self) -> f64 {
         f64::from(self.atoms.ilog2()) / self.width as f64
     }
@@ -110,14 +113,14 @@ pub enum ScaleFormat {
 pub struct ScaleCodes {
     /// `[rows]`.
     pub codes: Vec<u8>,
-    /// What a code of 1 is worth; shared by the matrices of one [`learn`].
+    /// The scale of code 1; shared by the matrices of one [`learn`].
     pub step: f32,
 }
 
 /// A matrix as codes.
 ///
 /// The decoded weight is `(atom as f32) * scale`, and a byte scale is `(code as f32) * step`: one rounding each, so
-/// that `Mul(Gather(Cast(atoms), codes), Mul(Cast(scale_codes), step))` rebuilds it bit for bit.
+/// that `Mul(Gather(Cast(atoms), codes), Mul(Cast(scale_codes), step))` gives it bit for bit.
 #[derive(Clone, Debug)]
 pub struct Coded {
     /// Rows of the matrix.
@@ -135,7 +138,7 @@ pub struct Coded {
 }
 
 impl Coded {
-    /// The matrix `[rows, columns]` that the codes stand for.
+    /// The decoded matrix `[rows, columns]`.
     pub fn decode(&self) -> Array2<f32> {
         let Codebook { spec, atoms } = &*self.codebook;
         let mut out = Array2::zeros((self.rows, self.columns));
@@ -165,9 +168,9 @@ impl Coded {
 pub struct Matrix<'a> {
     /// The weights `[rows, n]`.
     pub weights: ArrayView2<'a, f32>,
-    /// What an error in them costs.
+    /// The metric of errors in them.
     pub metric: &'a Metric,
-    /// How much one unit of this matrix's distortion counts among those that share its codebook; positive.
+    /// Weight of this matrix's distortion in the sum over the matrices that share its codebook; positive.
     pub importance: f64,
 }
 
@@ -176,15 +179,15 @@ pub struct Matrix<'a> {
 pub struct Options {
     /// Seeds the choice of samples and of the first atoms.
     pub seed: u64,
-    /// How often codes and atoms are found in turn.
+    /// Rounds of finding codes and fitting atoms in turn.
     pub rounds: usize,
     /// Iterations of k-means for the first atoms.
     pub kmeans_iterations: usize,
     /// Steps of conjugate gradient when the atoms are fitted to the codes.
     pub refit_steps: usize,
-    /// Partial rows that are kept while a row is coded, where the matrix is narrow; wide ones keep fewer.
+    /// Partial rows that are kept while a row of a narrow matrix is coded; wide matrices keep fewer.
     pub paths: usize,
-    /// How often each piece's atom is chosen again with all others given.
+    /// Sweeps in which each code is chosen again with all others fixed.
     pub sweeps: usize,
     /// How row scales are stored.
     pub scale_format: ScaleFormat,
@@ -207,7 +210,7 @@ impl Default for Options {
     }
 }
 
-/// What [`learn`] found.
+/// The result of [`learn`].
 #[derive(Clone, Debug)]
 pub struct Learned {
     /// One for each matrix, in order; all with the same codebook.

@@ -1,5 +1,4 @@
-//! The units of a plan: what each was, how it is stored, and what it takes of the file; and the rows in which they are
-//! shown.
+//! The units of a plan with their sizes and codecs, and the table rows that show them.
 
 use std::collections::BTreeSet;
 
@@ -24,12 +23,12 @@ pub(super) struct Row {
     pub weights: usize,
     pub before: u64,
     pub after: u64,
-    /// Part of what all units of the model are predicted to cost.
+    /// Share of the predicted loss of the model, 0 to 1.
     pub share: Option<f64>,
 }
 
 impl Row {
-    /// The rows of some units, of one node. `loss` is what all units of the model are predicted to cost.
+    /// The rows of some units of one node. `loss` is the predicted loss of the model, the sum over all units.
     pub fn of(units: &[Unit], loss: f64) -> Vec<Row> {
         let row = |group: &[Unit]| {
             let unit = &group[0];
@@ -70,21 +69,21 @@ fn stored_alike(a: &Unit, b: &Unit) -> bool {
 }
 
 impl Unit {
-    /// What it is predicted to cost at the output.
+    /// Its predicted loss at the output, `s D`.
     #[must_use]
     pub fn loss(&self) -> Option<f64> {
         Some(self.sensitivity? * self.distortion?)
     }
 
-    /// What it would cost at the output to store nothing, in the same terms: how much the unit matters.
+    /// The predicted loss at the output if all its weights were zero, `s tr(W S W^T)`.
     #[must_use]
     pub fn importance(&self) -> Option<f64> {
         Some(self.sensitivity? * self.energy?)
     }
 }
 
-/// All units, whose bytes after add up to `after`: codes and scales of their own, codebooks in equal parts among those
-/// that share one, and so what is left, the nodes of the graph.
+/// All units; their bytes add up to `after`. A unit has the bytes of its codes and scales, an equal part of each codebook
+/// that it shares, and an equal part of the rest, the nodes of the graph.
 pub(super) fn of_plan(job: &Job<'_>, outcome: &Outcome<'_>, after: u64) -> Vec<Unit> {
     let weights = &job.weights;
     let before = bytes_before(weights);
@@ -137,8 +136,7 @@ pub(super) fn of_plan(job: &Job<'_>, outcome: &Outcome<'_>, after: u64) -> Vec<U
     (0..weights.units.len()).map(unit).collect()
 }
 
-/// `block-4/matrix`: the codec, the weights that an atom stands for, and whom its codebook serves; or `projection-96`: the
-/// codec, and the atoms that the unit uses.
+/// `block-4/matrix`: codec, width and sharing; or `projection-96`: codec and number of atoms that the unit uses.
 fn codec(choice: Choice) -> String {
     match choice {
         Choice::Block { spec, sharing } => format!("{}-{}/{}", choice.codec(), spec.width, sharing.name()),
@@ -150,7 +148,7 @@ fn codec(choice: Choice) -> String {
     }
 }
 
-/// Stored bytes of every unit: those of its tensor, which count as often as it is stored, in equal parts.
+/// Stored bytes of each unit: an equal part of the bytes of its tensor, counted as often as the tensor is stored.
 fn bytes_before(weights: &Weights) -> Vec<u64> {
     let tensors: Vec<u64> = (0..weights.survey.weights.len()).map(|w| tensor_bytes(&weights.survey, w)).collect();
     let units = |weight: usize| weights.units.iter().filter(|unit| unit.weight == weight).count() as u64;
