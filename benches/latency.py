@@ -251,7 +251,7 @@ def random_name(op, hidden):
 OTHERS = f"""
 ## The fast form in other runtimes
 
-Processor milliseconds of one step: what a sequence of {LONG} steps takes beyond one of {SHORT}, by the adapters of `tests/runtimes`.
+Processor milliseconds of one step: (time of {LONG} steps - time of {SHORT} steps) / {LONG - SHORT}, measured with the adapters of `tests/runtimes`.
 The times of several threads are added. Each is measured only twice, on a busy machine: differences below a factor of two are not significant. Instead of a
 time, the table shows the error message of a runtime that does not run the model.
 
