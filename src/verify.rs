@@ -1,9 +1,10 @@
-//! Judges a compressed model against its original: runs both on the same inputs, measures, holds checks against it.
+//! Verification of a compressed model: runs it and its original on the same inputs, measures the differences of their
+//! outputs, and compares these with checks (thresholds).
 //!
-//! Where the engine cannot run the original, each rewritten recurrent layer is run alone instead, on seeded inputs
-//! ([`Scope::Layers`]). That shows that the layers still do what they did, not that the model does, and is said in the
-//! verdict. A compressed model that cannot be run although its original can is an error, and so is an original that asks
-//! for more than the engine's [limits](crate::limits): it might be made to be judged on its layers only.
+//! If the engine cannot run the original, each rewritten recurrent layer is run by itself on seeded inputs
+//! ([`Scope::Layers`]). This compares layers, not models; the verdict states the scope. A compressed model that cannot be
+//! run although its original can is an error. So is an original over the engine's [limits](crate::limits): otherwise a
+//! model could be built to escape verification as a whole.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -60,7 +61,7 @@ impl CheckKind {
         }
     }
 
-    /// What is bounded; infinite where an exact match or a vanished signal make it so, `None` where it has no meaning.
+    /// The figure that is bounded; infinite for an exact match or a zero signal, `None` where it is undefined.
     fn value(self, figures: &Figures) -> Option<f64> {
         // Integers have no mean error, and with it neither a normalised one nor a noise.
         let noise = figures.rmse;
@@ -90,7 +91,7 @@ pub struct Check {
     pub limit: f64,
 }
 
-/// What was run.
+/// What was run for verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
@@ -111,22 +112,22 @@ pub struct Verdict {
     pub reason: Option<String>,
     /// Runs that were compared.
     pub samples: usize,
-    /// What calibration saw, in the caller's words.
+    /// The calibration samples, as described by the caller.
     pub calibrated_on: Option<String>,
-    /// The figures of every judged output, or layer.
+    /// The figures of each compared output, or layer.
     pub outputs: Vec<Figures>,
-    /// The mean loss of the outputs, each of its kind; `None` for layers, and where a loss has no meaning.
+    /// The mean over the outputs of their losses, each of its own kind; `None` for layers, and where a loss is undefined.
     pub loss: Option<f64>,
-    /// Every check as it was held against an output.
+    /// Each check with the value that was measured for an output.
     #[serde(rename = "gates")]
     pub checks: Vec<Checked>,
-    /// Whether all checks hold and all numbers are finite that were.
+    /// Whether all checks passed and all values are finite that are finite in the original.
     pub passed: bool,
-    /// One line for each reason not to pass.
+    /// One line for each reason of a failure.
     pub failures: Vec<String>,
 }
 
-/// A check held against an output.
+/// A check with the measured value of one output.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Checked {
     /// The output.
@@ -136,33 +137,33 @@ pub struct Checked {
     pub check: &'static str,
     /// The bound.
     pub limit: f64,
-    /// The figure; `None` where it has no meaning or is infinite.
+    /// The measured value; `None` where it is undefined or infinite.
     pub value: Option<f64>,
-    /// Whether it holds.
+    /// Whether the check passed.
     pub passed: bool,
 }
 
-/// What to verify with.
+/// Inputs and checks of a verification.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings<'a> {
     /// The inputs.
     pub samples: &'a Samples,
-    /// What calibration saw: `calibration`, `same` or `random`; `None` if that is not known.
+    /// Kind of the calibration samples: `calibration`, `same` or `random`; `None` if unknown.
     pub calibrated_on: Option<&'a str>,
-    /// Outputs whose divergence is measured though they are no probabilities are named here.
+    /// The loss of each output; an output named here with `kl` is compared by its divergence even if it is no distribution.
     pub loss: &'a LossSpec,
     /// The bounds.
     pub checks: &'a [Check],
-    /// For the inputs of layers that are run alone.
+    /// Seed of the inputs of layers that are run by themselves.
     pub seed: u64,
 }
 
-/// Runs both models and judges. Advances `progress` by a step for each feed.
+/// Runs both models and compares them. Advances `progress` by a step for each feed.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] for a check or loss of an output that is not judged, and for models of different outputs;
-/// [`ErrorKind::Samples`]; [`ErrorKind::Engine`] or [`ErrorKind::Limit`] where the compressed model cannot be run, or
-/// where the original cannot and it has no rewritten layers either or is beyond a limit.
+/// [`ErrorKind::Usage`] for a check or loss of an output that is not compared, and for models of different outputs;
+/// [`ErrorKind::Samples`]; [`ErrorKind::Engine`] or [`ErrorKind::Limit`] if the compressed model cannot be run, or
+/// if the original cannot and either has no rewritten layers or is over a limit.
 pub fn verify(
     original: &Model,
     compressed: &Model,
@@ -204,7 +205,7 @@ pub fn verify(
     }
 }
 
-/// Whether it is the engine that fails, not the samples or the models.
+/// Whether an error is of the engine, not of the samples or the models.
 fn cannot_run(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Engine | ErrorKind::Limit)
 }
@@ -247,7 +248,7 @@ fn verdict(scope: Scope, reason: Option<String>, settings: &Settings<'_>, output
     }
 }
 
-/// Holds every check against the outputs that it is for; a check that cannot be held against any fails.
+/// Applies each check to its outputs; a check that applies to none fails.
 fn hold(checks: &[Check], outputs: &[Figures]) -> (Vec<Checked>, Vec<String>) {
     let (mut all, mut failures) = (Vec::new(), Vec::new());
     for check in checks {
@@ -302,7 +303,7 @@ fn short(value: f64) -> String {
     }
 }
 
-/// What can be said of models that cannot be run, because of `why`.
+/// The verdict of models that cannot be run as a whole, because of `why`.
 fn without_runs(original: &Model, compressed: &Model, settings: &Settings<'_>, why: &Error) -> Result<Verdict> {
     match why.kind() {
         ErrorKind::Limit => Err(Error::new(ErrorKind::Engine, format!("could not be verified: {why}"))),
@@ -310,8 +311,8 @@ fn without_runs(original: &Model, compressed: &Model, settings: &Settings<'_>, w
     }
 }
 
-/// Runs every recurrent node whose weights were rewritten alone, with the original's weights and biases and with those that
-/// the compressed model's graph makes, on seeded inputs from N(0, 1) and states of zeros.
+/// Runs each recurrent node with rewritten weights by itself, with the original's weights and biases and with those that
+/// the compressed model's graph decodes to, on seeded inputs from N(0, 1) and initial states of zeros.
 ///
 /// # Errors
 /// `why`, if there is no such node; [`ErrorKind::Engine`] for a node of the original that the compressed model lacks.
@@ -437,7 +438,7 @@ fn float_info(name: &str, shape: Option<&[usize]>) -> ValueInfoProto {
     ValueInfoProto { name: Some(name.to_owned()), r#type: Some(kind), ..Default::default() }
 }
 
-/// Says that it is the compressed model that cannot be run.
+/// Adds to an error that the model that cannot be run is the compressed one.
 fn in_compressed(error: &Error) -> Error {
     Error::new(error.kind(), format!("the original can be run, the compressed model cannot: {error}"))
 }

@@ -4,8 +4,8 @@
 //! and atoms (least squares by conjugate gradient). The atoms are rounded to `i8` and the scales to bytes
 //! *before* each coding pass, so that the codes make up for the rounding too; the best round is kept.
 //!
-//! Weights are worked on in units of a power of two, moments relative to the mean of their diagonal: inputs of any
-//! size are safe, and dividing by a power of two loses nothing.
+//! Weights are scaled by a power of two, moments by the mean of their diagonal: inputs of any magnitude are safe, and
+//! division by a power of two is exact.
 
 use std::sync::Arc;
 
@@ -22,7 +22,8 @@ use crate::error::{Error, ErrorKind, Result};
 /// Points for k-means, for each atom.
 const POINTS_PER_ATOM: usize = 96;
 
-/// Rows that are less than this share of a step are coded as zeros: against rows so large they are nothing.
+/// Rows whose scale is below this fraction of the step of the scales are coded as zeros: the step is set by the largest
+/// row, and relative to that row they are negligible.
 const LEAST_SCALE: f64 = 1e-6;
 
 /// Learns one codebook for all `matrices` and codes them with it.
@@ -200,7 +201,7 @@ impl<'a> Unit<'a> {
         self.scales.iter_mut().for_each(|scale| *scale *= step);
     }
 
-    /// The byte that stands for a scale.
+    /// The byte of a scale.
     fn scale_code(&self, scale: f32, step: f32) -> u8 {
         let code = f64::from(scale) * self.unit / f64::from(step);
         // A float's cast saturates, and takes what is not a number to 0.
@@ -247,7 +248,7 @@ fn rms(values: &[f32]) -> f32 {
     (dot(values, values) / values.len() as f64).sqrt() as f32
 }
 
-/// Eight bits a weight: every level is an atom, and nothing is to be learned but scales.
+/// Eight bits a weight: every level is an atom, and only the scales are learned.
 fn every_level(units: &mut [Unit<'_>], peak: i8) -> Vec<f32> {
     for unit in units {
         let peaks = unit.weights.chunks_exact(unit.columns).map(|row| row.iter().fold(0.0f32, |m, w| m.max(w.abs())));
@@ -266,7 +267,7 @@ fn first_atoms(units: &mut [Unit<'_>], spec: BlockSpec, options: &Options) -> Ve
     atoms
 }
 
-/// Pieces, evenly spread over the units, weighted by what an error in them costs.
+/// Pieces, evenly spread over the units, weighted by the metric of their errors.
 fn sample(units: &[Unit<'_>], spec: BlockSpec, seed: u64) -> Points {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let total: usize = units.iter().map(|unit| unit.rows * spec.pieces(unit.columns)).sum();

@@ -1,8 +1,8 @@
-//! Dictionaries and sparse codes of plain matrices: numerics alone, knows no ONNX.
+//! Dictionaries and codes of plain matrices: numerics only, independent of ONNX.
 //!
-//! A matrix `W [rows, n]` multiplies vectors `x` whose second moment is `S = E[x x^T]`. Replacing it by `Q` costs
-//! `tr((W-Q) S (W-Q)^T)`, the expected squared error of the product: the **distortion**, which everything here
-//! makes small for a given number of bytes.
+//! A matrix `W [rows, n]` multiplies vectors `x` whose second moment is `S = E[x x^T]`. Replacing `W` by `Q` has the
+//! **distortion** `tr((W-Q) S (W-Q)^T)`, the expected squared error of the product. This module minimises it for a given
+//! number of bytes.
 //!
 //! The **block dictionary** ([`learn`]) cuts each row into pieces of `d` weights and stores for each piece
 //! the index of one of `K` atoms: vector quantisation with a codebook `[K, d]`, or in the words of sparse coding a
@@ -31,7 +31,7 @@ pub use block::learn;
 pub use metric::{Metric, damping};
 pub use projection::{Atoms, Basis, Item, Part, Projected, learn as learn_projection};
 
-/// The widest piece: at 8 weights a byte a weight takes one bit, and below that no model that we met survives.
+/// The widest piece, half a bit a weight. All models that were tested lose too much below one bit (8 weights a byte).
 pub const MAX_WIDTH: usize = 16;
 
 /// Atoms of a codebook, `K`: an index is a byte.
@@ -60,7 +60,7 @@ impl BlockSpec {
         Ok(())
     }
 
-    /// Bits that the codes alone take for one weight.
+    /// Bits a weight of the codes, without scales and codebook.
     pub fn bits_per_weight(self) -> f64 {
         f64::from(u8::BITS) / self.width as f64
     }
@@ -90,7 +90,7 @@ pub struct Codebook {
 pub struct Scales {
     /// `[rows]`.
     pub codes: Vec<u8>,
-    /// What a code of 1 is worth; shared by the matrices of one [`learn`].
+    /// The scale of code 1; shared by the matrices of one [`learn`].
     pub step: f32,
 }
 
@@ -120,7 +120,7 @@ pub struct Coded {
 }
 
 impl Coded {
-    /// The matrix `[rows, columns]` that the codes stand for.
+    /// The decoded matrix `[rows, columns]`.
     pub fn decode(&self) -> Array2<f32> {
         let Codebook { spec, atoms } = &*self.codebook;
         let mut out = Array2::zeros((self.rows, self.columns));
@@ -138,9 +138,9 @@ impl Coded {
 pub struct Matrix<'a> {
     /// The weights `[rows, n]`.
     pub weights: ArrayView2<'a, f32>,
-    /// What an error in them costs.
+    /// The metric of errors in them.
     pub metric: &'a Metric,
-    /// How much one unit of this matrix's distortion counts among those that share its codebook; positive.
+    /// Weight of this matrix's distortion in the sum over the matrices that share its codebook; positive.
     pub importance: f64,
 }
 
@@ -149,15 +149,15 @@ pub struct Matrix<'a> {
 pub struct Options {
     /// Seeds the choice of samples and of the first atoms.
     pub seed: u64,
-    /// How often codes and atoms are found in turn.
+    /// Rounds of finding codes and fitting atoms in turn.
     pub rounds: usize,
     /// Iterations of k-means for the first atoms.
     pub kmeans_iterations: usize,
     /// Steps of conjugate gradient when the atoms are fitted to the codes.
     pub refit_steps: usize,
-    /// Partial rows that are kept while a row is coded, where the matrix is narrow; wide ones keep fewer.
+    /// Partial rows that are kept while a row of a narrow matrix is coded; wide matrices keep fewer.
     pub paths: usize,
-    /// How often each piece's atom is chosen again with all others given.
+    /// Sweeps in which each code is chosen again with all others fixed.
     pub sweeps: usize,
     /// The largest level of an atom, 1 to 127.
     pub peak: i8,
@@ -169,7 +169,7 @@ impl Default for Options {
     }
 }
 
-/// What [`learn`] found.
+/// The result of [`learn`].
 #[derive(Clone, Debug)]
 pub struct Learned {
     /// One for each matrix, in order; all with the same codebook.

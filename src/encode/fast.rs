@@ -34,7 +34,8 @@ use crate::onnx::proto::{TensorShapeProto, TypeProto, ValueInfoProto, tensor_sha
 use crate::onnx::{AttributeProto, Definition, ElementType, GraphProto, Model, NodeProto, Scope, graph, tensor};
 use crate::recurrent::{Bias, Cell, Constants, Direction, RecurrentNode};
 
-/// Hidden size from which on it was measured to pay in onnxruntime; below, the loop costs more than int8 wins.
+/// Hidden size from which it was measured to be faster in onnxruntime; below, the overhead of the loop exceeds the gain of
+/// int8.
 pub const PAYS_FROM: usize = 384;
 /// The first opset with DynamicQuantizeLinear.
 const FIRST_OPSET: i64 = 11;

@@ -7,7 +7,7 @@
 //! codes [1, rows, k_b] -+             |
 //! atoms [1, k_1, n] .. [1, k_b, n] - Concat   (once for all rows that use these bands)
 //! ```
-//! Atoms are stored once and rebuilt once in each graph that needs them, whoever shares them.
+//! Atoms are stored once, and decoded once in each graph that uses them, for all weights that share them.
 
 use std::ops::Range;
 use std::sync::Arc;

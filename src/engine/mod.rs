@@ -8,10 +8,9 @@
 //! A *recurrent node* is known by its number: its place among the LSTM and GRU nodes of the standard domain, outer
 //! graphs before inner ones, in the order of the nodes ([`Engine::number`]).
 //!
-//! Invariant: a run either gives the outputs that the ONNX specification asks for, to the rounding of single precision,
-//! or an error. It never panics, whatever tract does. What it cannot keep is that a hostile model runs for ever or asks
-//! for all the memory there is: whoever runs models of strangers does so in a process of its own, as the command line
-//! does, with [`longest_call`] to see when it is time to end it.
+//! Invariant: a run gives either the outputs that the ONNX specification defines, to the rounding of single precision,
+//! or an error. It never panics: panics of tract become errors. It does not bound the time and memory of a hostile model.
+//! Run untrusted models in a separate process, as the command line does, and end it when [`longest_call`] exceeds a limit.
 
 mod branch;
 mod fold;
@@ -61,8 +60,8 @@ impl Engine {
         Ok(Engine { plans: Plans::new(&lean)?, numbers, weights, signature: Signature::of(model)? })
     }
 
-    /// W or R `[dirs, G*H, n]` of a recurrent node by its number, where the engine holds it; `None` where it is computed
-    /// in the graph or used elsewhere too.
+    /// W or R `[dirs, G*H, n]` of a recurrent node by its number; `None` if it is computed in the graph or used elsewhere
+    /// too.
     pub fn weights(&self, node: usize, matrix: Matrix) -> Option<&Arc<Array3<f32>>> {
         self.weights.weights.get(&(node, matrix))
     }

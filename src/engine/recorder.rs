@@ -14,7 +14,7 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 use tract_onnx::prelude::{IntoArcTensor, TValue, Tensor, TractResult};
 
-/// What is to be used in place of the model's own, by number of the recurrent node.
+/// Weights and biases that replace the model's, by number of the recurrent node.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// W and R `[dirs, G*H, n]`.

@@ -1,4 +1,4 @@
-//! Running sums over the samples, and the figures made of them.
+//! Running sums over the samples, and the figures computed from them.
 //!
 //! The variance is summed by the pairwise update of Chan, Golub and LeVeque (1979), which does not cancel where the
 //! mean is large, and whose parts can be merged.
@@ -11,7 +11,7 @@ use crate::samples::{Labels, Tensor};
 use ndarray::{ArrayD, ArrayView1, Axis};
 use serde::Serialize;
 
-/// How far one output is from the original's. A figure that was not measured or has no meaning is `None`.
+/// The difference of one output from the original's. A figure that was not measured or is undefined is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Figures {
     /// The output.
@@ -34,7 +34,7 @@ pub struct Figures {
     pub cross_entropy: Option<CrossEntropy>,
     /// Elements that are finite in only one of the two, or not finite in different ways. They are in no other figure.
     pub non_finite: u64,
-    /// The error along time and by its size, where it was [asked for](Comparison::profiled).
+    /// The error over time and its histogram, if [enabled](Comparison::profiled).
     pub profile: Option<Profile>,
 }
 
@@ -47,11 +47,11 @@ pub struct CrossEntropy {
     pub compressed: f64,
 }
 
-/// Sums over the samples seen so far, for every judged output.
+/// Sums over the samples so far, for each compared output.
 #[derive(Clone, Debug)]
 pub struct Comparison {
     outputs: Vec<(Judged, Sums)>,
-    /// For each output, if they were asked for.
+    /// For each output, if enabled.
     profiles: Vec<profile::Sums>,
 }
 
@@ -80,7 +80,7 @@ struct Sums {
 }
 
 impl Judge {
-    /// A comparison that has seen nothing.
+    /// A comparison without samples.
     pub fn comparison(&self) -> Comparison {
         Comparison {
             outputs: self.outputs.iter().map(|o| (o.clone(), Sums::default())).collect(),
@@ -90,7 +90,7 @@ impl Judge {
 }
 
 impl Comparison {
-    /// Has the error followed along time as well, and single errors counted. Runs are steps of `streams` or samples.
+    /// Also records the error over time and the histogram of errors. Runs are steps of `streams` or samples.
     #[must_use]
     pub fn profiled(self, streams: bool) -> Comparison {
         Comparison { profiles: vec![profile::Sums::new(streams); self.outputs.len()], ..self }
@@ -126,7 +126,7 @@ impl Comparison {
         Ok(())
     }
 
-    /// Adds what another comparison by the same judge saw.
+    /// Adds the sums of another comparison by the same [`Judge`].
     pub fn merge(&mut self, other: &Comparison) {
         for ((_, sums), (_, more)) in self.outputs.iter_mut().zip(&other.outputs) {
             sums.merge(more);
@@ -134,7 +134,7 @@ impl Comparison {
         self.profiles.iter_mut().zip(&other.profiles).for_each(|(profile, more)| profile.merge(more));
     }
 
-    /// The figures of every judged output.
+    /// The figures of each compared output.
     pub fn figures(&self) -> Vec<Figures> {
         let figures = |(index, (judged, sums)): (usize, &(Judged, Sums))| {
             let profile = self.profiles.get(index).and_then(|profile| profile.profile(judged, sums.spread()));
@@ -143,16 +143,16 @@ impl Comparison {
         self.outputs.iter().enumerate().map(figures).collect()
     }
 
-    /// The loss of every judged output.
+    /// The loss of each compared output.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] where the kind of loss has no meaning for the output or there are no labels;
+    /// [`ErrorKind::Usage`] if the kind of loss is undefined for the output or there are no labels;
     /// [`ErrorKind::Engine`] where the compared model gives NaN or infinities that the original does not.
     pub fn losses(&self) -> Result<Vec<f64>> {
         self.outputs.iter().map(|(judged, sums)| sums.loss(judged)).collect()
     }
 
-    /// The largest loss of any output: what a bound on the loss is held against.
+    /// The largest loss of any output: the loss that `--max-loss` bounds.
     ///
     /// # Errors
     /// As [`losses`](Self::losses).

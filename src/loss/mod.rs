@@ -1,10 +1,10 @@
-//! How far the outputs of two models are apart.
+//! Differences between the outputs of two models.
 //!
 //! With `y` the original's output and `z` the other's, over all elements of all samples:
 //!
 //! - `max_abs = max |y - z|`, `rmse = sqrt(mean (y - z)^2)`
-//! - `nmse = sum (y - z)^2 / sum (y - mean y)^2`; no meaning where the original is constant
-//! - `snr_db = 10 log10(sum y^2 / sum (y - z)^2)`; no meaning for an exact match
+//! - `nmse = sum (y - z)^2 / sum (y - mean y)^2`; undefined where the original is constant
+//! - `snr_db = 10 log10(sum y^2 / sum (y - z)^2)`; undefined for an exact match
 //! - `cosine = sum y z / sqrt(sum y^2 sum z^2)`
 //! - `agreement`: share of rows with the same largest class, the first one on a tie; of integers, share of equal elements
 //! - `kl`: mean over the rows of `sum p ln(p / q)`, in nats
@@ -28,7 +28,7 @@ use crate::samples::{Carry, Dim, Signature};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// What is counted as the loss of an output.
+/// The loss of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LossKind {
     /// Mean squared error over the variance of the original.
@@ -65,10 +65,10 @@ impl fmt::Display for LossKind {
     }
 }
 
-/// The losses that were asked for.
+/// The losses that the user chose.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LossSpec {
-    /// For every output that is not named; where nothing is asked for, the content of the output decides.
+    /// For each output that is not named; if `None`, the content of the output decides.
     pub default: Option<LossKind>,
     /// For single outputs.
     pub named: BTreeMap<String, LossKind>,
@@ -99,22 +99,22 @@ impl LossSpec {
     }
 }
 
-/// An output that is judged.
+/// An output that is compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judged {
     /// The graph output.
     pub name: String,
     /// What its elements are.
     pub content: Content,
-    /// What counts as its loss.
+    /// Its loss.
     pub loss: LossKind,
-    /// Whether the divergence is measured: always for probabilities, else only where it is asked for.
+    /// Whether the divergence is measured: always for probabilities, for other outputs if the user chose it.
     pub kl: bool,
     /// Its dimensions, as far as they are declared.
     pub dims: Vec<Dim>,
 }
 
-/// The outputs of a model that are judged, and how.
+/// The outputs of a model that are compared, and their losses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judge {
     /// In the order of the graph's outputs.
@@ -122,13 +122,13 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// All outputs but those that are fed back. Where `spec` says nothing, the loss is the divergence for an output
+    /// All outputs except those that are fed back. The default of the loss is the divergence for an output
     /// that comes from a Softmax or LogSoftmax, disagreement for integers, else the normalised squared error. For
-    /// integers only disagreement has a meaning, so that a default that was asked for does not reach them.
+    /// integers only disagreement is defined, so `spec.default` does not apply to them.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] where `spec` names an output that the model does not have or that is fed back, and if no
-    /// output is left.
+    /// [`ErrorKind::Usage`] if `spec` names an output that the model does not have or that is fed back, and if all
+    /// outputs are fed back.
     pub fn new(model: &Model, spec: &LossSpec, carry: &[Carry]) -> Result<Judge> {
         let signature = Signature::of(model)?;
         let values = Values::new(&model.proto)?;
@@ -160,7 +160,7 @@ impl Judge {
         Ok(Judge { outputs: outputs.collect() })
     }
 
-    /// Has the divergence of this output measured, of all outputs without a name.
+    /// Enables the measurement of the divergence of this output, or of all outputs if `None`.
     pub fn measure_kl(&mut self, output: Option<&str>) {
         let outputs = self.outputs.iter_mut().filter(|o| output.is_none_or(|name| o.name == name));
         outputs.for_each(|o| o.kl = true);

@@ -37,8 +37,8 @@ struct Entry {
     atoms: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sharing: Option<String>,
-    /// For each dictionary its bands, each as the number of atoms, the numbers of an atom in a piece of it, and the codes
-    /// in a piece of a row.
+    /// The bands of each projection dictionary, each as `[atoms, width of the pieces of an atom, width of the pieces of a
+    /// row of codes]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     bands: Option<Vec<Vec<[u16; 3]>>>,
     /// Weighs sites that share a codebook; taken to matter by their energy alike if absent.

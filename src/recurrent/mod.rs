@@ -1,4 +1,4 @@
-//! The LSTM and GRU nodes of a model, in all its graphs: what they are, and where their weights come from.
+//! The LSTM and GRU nodes of a model, in all its graphs, and the source of their weights.
 //!
 //! [`find`] gives a [`Survey`]: the nodes whose W and R are constant, the distinct weights among them, and the rest with
 //! a reason each. A node has [`GateBlock`]s: one gate of W or R in one direction each.
@@ -43,7 +43,7 @@ pub const BIAS: usize = 3;
 /// What to look for.
 #[derive(Clone, Debug, Default)]
 pub struct FindOptions {
-    /// Take initializers that are also graph inputs for constants; their inputs are dropped from the model.
+    /// Treat initializers that are also graph inputs as constants; their inputs are removed from the model.
     pub freeze_inputs: bool,
     /// Only nodes whose name matches.
     pub include: Option<Regex>,
@@ -58,7 +58,7 @@ pub struct Survey {
     pub nodes: Vec<RecurrentNode>,
     /// The distinct weights of these nodes, in the order of their first use.
     pub weights: Vec<Weight>,
-    /// Recurrent nodes that are left alone.
+    /// Recurrent nodes that are not compressed.
     pub skipped: Vec<Skipped>,
     /// For every node its W and R, by index in `weights`.
     weights_of: Vec<[usize; 2]>,
@@ -122,7 +122,7 @@ pub struct WeightUse {
     pub matrix: Matrix,
 }
 
-/// A recurrent node that is left alone.
+/// A recurrent node that is not compressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
     /// Its name.
@@ -131,7 +131,7 @@ pub struct Skipped {
     pub op: String,
     /// Why, in words.
     pub reason: String,
-    /// Whether the reason points to a fault in the model, not just to something that is not supported.
+    /// Whether the reason is a fault in the model rather than a missing feature.
     pub warning: bool,
 }
 

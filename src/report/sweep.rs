@@ -7,7 +7,7 @@ use crate::compress::{Compressor, SweepRow, Swept};
 use crate::error::Result;
 use crate::loss::Figures;
 
-/// What `sweep` tells.
+/// The report of `sweep`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Sweep {
     /// [`SCHEMA`].
@@ -18,9 +18,9 @@ pub struct Sweep {
     pub model: super::Model,
     /// Stored bytes of the weights that are compressed.
     pub recurrent_bytes: u64,
-    /// In the order of the ratios that were asked for.
+    /// In the order of the given ratios.
     pub points: Vec<Point>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
     /// Time per phase, over all points.
     pub seconds: Seconds,
@@ -29,15 +29,15 @@ pub struct Sweep {
 /// One ratio.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Point {
-    /// What was asked for.
+    /// The target ratio.
     pub target: f64,
-    /// What was reached; none if it cannot be.
+    /// The ratio that was reached; `None` if the target cannot be reached.
     pub ratio: Option<f64>,
     /// Bytes of the whole file.
     pub bytes_after: Option<u64>,
     /// Why it cannot be reached.
     pub reason: Option<String>,
-    /// The loss of the worst output, by the kind that was asked for.
+    /// The largest loss of any output, of the kind chosen by `--loss`.
     pub loss: Option<f64>,
     /// The mean loss of the outputs.
     pub loss_mean: Option<f64>,

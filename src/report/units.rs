@@ -1,5 +1,4 @@
-//! The units of a plan: what each was, how it is stored, and what it takes of the file; and the rows in which they are
-//! shown.
+//! The units of a plan with their sizes and codecs, and the table rows that show them.
 
 use std::collections::BTreeSet;
 
@@ -23,12 +22,12 @@ pub(super) struct Row {
     pub weights: usize,
     pub before: u64,
     pub after: u64,
-    /// Part of what all units of the model are predicted to cost.
+    /// Share of the predicted loss of the model, 0 to 1.
     pub share: Option<f64>,
 }
 
 impl Row {
-    /// The rows of some units, of one node. `loss` is what all units of the model are predicted to cost.
+    /// The rows of some units of one node. `loss` is the predicted loss of the model, the sum over all units.
     pub fn of(units: &[Unit], loss: f64) -> Vec<Row> {
         let row = |group: &[Unit]| {
             let unit = &group[0];
@@ -69,13 +68,13 @@ fn stored_alike(a: &Unit, b: &Unit) -> bool {
 }
 
 impl Unit {
-    /// What it is predicted to cost at the output.
+    /// Its predicted loss at the output, `s D`.
     #[must_use]
     pub fn loss(&self) -> Option<f64> {
         Some(self.sensitivity? * self.distortion?)
     }
 
-    /// What it would cost at the output to store nothing, in the same terms: how much the unit matters.
+    /// The predicted loss at the output if all its weights were zero, `s tr(W S W^T)`.
     #[must_use]
     pub fn importance(&self) -> Option<f64> {
         Some(self.sensitivity? * self.energy?)

@@ -1,4 +1,4 @@
-//! A state that the caller keeps: an output of one step is an input of the next.
+//! A state outside the model: an output of one step is an input of the next.
 
 use super::{Dim, Port, Signature};
 use crate::error::{self, Error, ErrorKind, Result};
@@ -61,7 +61,7 @@ impl Carry {
         signature.inputs.iter().filter_map(of_input).collect()
     }
 
-    /// Holds carries against the model: names, element types, and shapes as far as they are declared.
+    /// Checks carries against the model: names, element types, and shapes as far as they are declared.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for the first that does not fit.

@@ -1,8 +1,8 @@
-//! Seeded random inputs, the stand-in where there are no samples.
+//! Seeded random inputs, used if there are no samples.
 //!
-//! Floats are drawn from N(0, 1). Integers mean something to a model, so their range is looked for in the graph: what
-//! a Gather takes as index is below the size of the axis that it indexes, what an Equal compares with a constant is
-//! that constant, what a recurrent node takes as `sequence_lens` is the full length. Every guess is told.
+//! Floats are drawn from N(0, 1). The range of integers is derived from the graph: an index of a Gather is below the size
+//! of the axis, an operand that an Equal compares with a constant is that constant, and `sequence_lens` of a recurrent node
+//! is the full length. Each guess is reported.
 
 use super::{Carry, Dim, Feed, Port, Samples, Signature, Stream, Tensor};
 use crate::error::{Error, ErrorKind, Result};
@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 /// Size of a dimension that nothing is known about: long enough for a recurrent state to settle.
 const LENGTH: usize = 32;
 
-/// Samples that were made up, and what had to be guessed for them.
+/// Generated samples, and the guesses that were necessary.
 #[derive(Clone, Debug)]
 pub struct Random {
     /// The samples.
@@ -26,7 +26,7 @@ pub struct Random {
     pub guesses: Vec<String>,
 }
 
-/// How many samples are made up, and of what shape.
+/// Number and shape of generated samples.
 #[derive(Clone, Copy, Debug)]
 pub struct RandomOptions<'a> {
     /// Sizes of symbolic dimensions, by symbol, or by `INPUT[AXIS]` for one without a symbol.
@@ -40,7 +40,7 @@ pub struct RandomOptions<'a> {
 }
 
 impl Random {
-    /// Makes up samples for a model.
+    /// Generates samples for a model.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a dimension or a carry that the model does not have, and for an input of unknown rank;

@@ -1,7 +1,7 @@
-//! What a model takes and gives: names, element types and dimensions of its graph inputs and outputs.
+//! Inputs and outputs of a model: names, element types and dimensions.
 //!
-//! Dimensions in a model file are a declaration, not always the truth; those of inputs that are plain numbers are
-//! held against the samples, symbolic ones take any size.
+//! Declared dimensions in a model file can be wrong. Numeric dimensions of inputs are checked against the samples; symbolic
+//! ones accept any size.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::{tensor_shape_proto, type_proto};

@@ -1,16 +1,14 @@
-//! Tuning: atoms, row scales, biases and, where time is no object, codes are moved until the layers do what the
-//! original's do.
+//! Fine-tuning by distillation: atoms, row scales, biases and, with [`Effort::Full`], codes are adjusted so that the
+//! coded layers reproduce the original ones on the calibration samples. No labels are used; the stored bytes stay the same.
 //!
-//! Layers are taken in the order of the graph. The inputs of a layer are traced through the model as it is coded so
-//! far, so that a layer also mends what came before it; its targets are traced from the original. Gradients go back
-//! through time within a layer, and through layers that read one another where an output of the model is a linear
-//! function of the last one's states: these are tuned as one, against that output. There are no labels, and the stored
-//! bytes do not change.
+//! Layers are tuned in the order of the graph. The inputs of a layer are traced through the coded model, so a layer also
+//! compensates the errors of the layers before it; its targets are traced from the original. Gradients are propagated back
+//! through time within a layer. If an output of the model is a linear function of the last layer's states, consecutive
+//! layers are tuned together against that output.
 //!
-//! Inputs are exchanged at random on the way, so that the samples are not learned by heart.
-//! A part of the samples is left out to judge by: what is not better there is not kept. Neither is what brings a layer
-//! nearer to its own states but takes the outputs of the model away from theirs. Every run of the same model on
-//! the same samples gives the same bytes, for any number of threads.
+//! Inputs are recombined at random, to avoid overfitting (module `variants`). A part of the samples is held out: a result is
+//! kept if the loss is lower there, and if the loss at the outputs of the model does not rise. The same model and
+//! samples give the same bytes, for any number of threads.
 
 mod head;
 mod parameters;
@@ -53,12 +51,14 @@ const OPERATIONS: f64 = 8.0;
 const FAST_STEPS: std::ops::RangeInclusive<usize> = 24..=250;
 const FULL_STEPS: usize = 300;
 
-/// One in so many of the steps of [`Effort::Fast`] tells plans apart, if there are enough of them.
+/// The part of the steps of [`Effort::Fast`] that a trial of a plan takes, and the least number of steps for which a trial
+/// is meaningful.
 const TRIAL: usize = 4;
 const TRIAL_STEPS: usize = 48;
 
-/// Descents of [`Effort::Full`] at most, the share of the loss that one has to take off to pay, and how many in a row may not
-/// pay: on the g2p encoder at 12x the third took hardly anything off, and the five after it another 6 %.
+/// The largest number of descents of [`Effort::Full`], the relative reduction of the loss that counts as progress, and the
+/// number of descents in a row without progress after which it stops: on the g2p encoder at 12x the third gave almost none,
+/// and the five after it another 6 %.
 const DESCENTS: usize = 8;
 const PAYS: f64 = 0.006;
 const PATIENCE: usize = 2;
@@ -71,7 +71,7 @@ const SETTLING: usize = 5;
 /// Its largest rates, against those of a descent.
 const SETTLING_SHARE: f64 = 0.5;
 
-/// The share of the loss that tuning has to take off to be kept: less is as likely to be lost again on other samples.
+/// The relative reduction of the loss from which a result is kept: a smaller gain may not hold on other samples.
 const WORTH: f64 = 0.03;
 
 /// Steps of all sequences that a step of Adam is computed from, about, and the number of windows at least.
@@ -93,14 +93,14 @@ const LATENT_GROWTH: f64 = 0.4;
 const FULL_OPERATIONS: f64 = 4e13;
 const USUAL_DESCENTS: f64 = 5.0;
 
-/// Steps of sequences to tune on and to judge by, at most.
+/// The largest number of steps of sequences, tuned and held out together.
 const TRACED_STEPS: usize = 1 << 16;
 
-/// Windows to judge by, at most.
+/// The largest number of held-out windows.
 const JUDGED: usize = 128;
 
-/// Streams at least, where states are carried from feed to feed: the pieces of one stream have so much in common that what
-/// is better on those left out may well be worse on another stream.
+/// The least number of streams where states are carried from feed to feed: the pieces of one stream are so similar that
+/// a gain on held-out pieces does not show a gain on other streams.
 const STREAMS: usize = 4;
 
 /// Streams that are run to find out which layers read which.
@@ -112,7 +112,7 @@ pub enum Effort {
     /// A fixed number of operations, about a minute on two cores for a model of any size.
     #[default]
     Fast,
-    /// Codes are chosen again too, and it goes on until it stops paying.
+    /// Codes are chosen again too, until the loss no longer falls.
     Full,
 }
 
@@ -132,7 +132,7 @@ impl Effort {
 pub struct Options {
     /// How much is spent.
     pub effort: Effort,
-    /// Steps of Adam for each layer, in place of what the effort says.
+    /// Steps of Adam for each layer; overrides the effort.
     pub steps: Option<usize>,
     /// Orders samples and batches.
     pub seed: u64,
@@ -148,29 +148,29 @@ pub struct Subject<'a> {
     pub weights: &'a Weights,
 }
 
-/// What was tuned, and what it gave.
+/// The result of tuning.
 #[derive(Clone, Debug, Default)]
 pub struct TuneReport {
     /// In the order of tuning.
     pub layers: Vec<Tuned>,
-    /// The biases that were tuned too.
+    /// The tuned biases.
     pub biases: Vec<NewBias>,
-    /// The loss of the outputs that all layers were tuned against as one, on what was left out; `None` where they were not.
+    /// The loss on held-out samples of the output that all layers were tuned against; `None` if layers had different targets.
     pub left_out: Option<f64>,
 }
 
-/// What became of one layer, or of layers that were tuned as one.
+/// The result of one layer, or of layers that were tuned together.
 #[derive(Clone, Debug)]
 pub struct Tuned {
     /// The names of the nodes.
     pub nodes: Vec<String>,
-    /// What they were to match.
+    /// The target that they were tuned against.
     pub target: Target,
-    /// What came of it.
+    /// Whether the result was kept.
     pub outcome: Outcome,
 }
 
-/// What a layer is tuned against.
+/// The target of a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Its own hidden states in the original; the loss is `mean (Y^ - Y)^2 + 0.1 mean (C^ - C)^2`.
@@ -179,10 +179,10 @@ pub enum Target {
     Output(String),
 }
 
-/// What came of tuning.
+/// Outcome of tuning a layer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// It was better on samples left out, and is kept.
+    /// The loss on held-out samples is lower, and the result is kept.
     Kept {
         /// Loss on the samples left out, before.
         before: f64,
@@ -190,10 +190,10 @@ pub enum Outcome {
         after: f64,
         /// Steps of Adam.
         steps: usize,
-        /// A codebook that serves other layers too stayed as it was.
+        /// A codebook that is shared with other layers was not tuned.
         atoms_stay: bool,
     },
-    /// It was not better, or hardly, and is as it was.
+    /// The gain was too small, and the result was discarded.
     Dropped {
         /// Loss on the samples left out, before.
         before: f64,
@@ -201,14 +201,14 @@ pub enum Outcome {
         after: f64,
         /// Steps of Adam.
         steps: usize,
-        /// The loss of the whole model before and after, if it is for this that it was not kept.
+        /// The loss of the whole model before and after, if it rose and the result was discarded for that.
         outputs: Option<[f64; 2]>,
     },
-    /// It was not tried, for a reason.
+    /// The layer was not tuned, for this reason.
     Skipped(String),
 }
 
-/// How to tune a little, to tell plans apart; `None` for a model so large that so few steps would tell nothing.
+/// Options of a short tuning that compares plans; `None` for a model so large that a trial would have too few steps.
 pub fn trial(weights: &Weights, seed: u64) -> Option<Options> {
     let steps = fast_steps(weights.parameters() as usize) / TRIAL;
     (steps >= TRIAL_STEPS).then_some(Options { effort: Effort::Fast, steps: Some(steps), seed })

@@ -4,9 +4,9 @@
 //! bytes, and the gradient is passed to the numbers before rounding as if there were none (the straight-through
 //! estimator of Bengio et al., 2013). So there is nothing to lose when the numbers are stored in the end.
 //!
-//! Codes can be chosen again too: each piece then has a *latent* of its own that the gradient moves, and takes the atom
-//! nearest to it. The latent starts at what is stored and goes along when atoms and scales move, so that a code changes
-//! only where the gradient keeps asking for it.
+//! Codes can be chosen again too: each piece then has a *latent*, a float copy of its weights. The gradient updates the
+//! latent, and the piece takes the atom nearest to it. The latent starts at the stored weights and follows the updates of
+//! atoms and scales, so a code changes only if the gradient points to another atom persistently.
 
 use std::sync::Arc;
 

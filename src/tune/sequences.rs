@@ -1,4 +1,4 @@
-//! What the nodes that are tuned read and gave in runs of a model, cut into windows of bounded length.
+//! Inputs and states of the tuned nodes, recorded in runs of a model and cut into windows of bounded length.
 //!
 //! A *record* is one run of a node; consecutive runs that hand their state on, as the steps of a stream do, are one
 //! record. A *window* is a piece of one sequence of it: the inputs and the states at its start come from the model as
@@ -231,7 +231,7 @@ impl Window {
     }
 }
 
-/// Windows to tune on, and windows left out to judge by.
+/// Windows to tune on, and held-out windows.
 #[derive(Default)]
 pub(super) struct Windows {
     pub(super) tuned_on: Vec<Window>,

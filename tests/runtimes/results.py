@@ -1,4 +1,4 @@
-"""Writes docs/results.md: what budgets and tuning give, and what a run takes, judged by onnxruntime on the holdout.
+"""Writes docs/results.md: gain of bit allocation and fine-tuning, and cost of a run, evaluated by onnxruntime on the holdout.
 
     results.py charlm|curves|models|time ...     make the runs of these sections, then the page of all that was ever run
     results.py                                   only the page
@@ -132,7 +132,7 @@ def charlm_run(runs, section, ratio, how):
 
 
 def verdict(ratio, how, record):
-    """What the bars say of a run; empty where none was set."""
+    """Which targets a run meets; empty if it has none."""
     names = ("rise", "KL")
     bars = [
         (name, bar, value)
@@ -155,12 +155,12 @@ def charlm_section(runs):
         ])  # fmt: skip
     if not rows:
         return None
-    head = ["asked", "budgets", "ratio", "bytes", "rise, nats", "KL, nats", "processor s", "peak MB", "bars"]
+    head = ["`--ratio`", "allocation", "ratio", "bytes", "rise, nats", "KL, nats", "processor s", "peak MB", "targets"]
     return f"""## charlm: two LSTM-512 layers
 
 `lstm512.onnx` of `fixtures/README.md` (sha256 `{runs.models["charlm lstm512"].sha256()}`), 13,107,200 bytes of recurrent weights.
-*rise* is that of the cross-entropy on the labelled holdout ({figures["characters"]:,} characters, {figures["cross_entropy_original"]:.4f} nats before),
-*KL* the mean divergence from the original's prediction, on the same characters. *uniform* is one rate for all units.
+*rise* is the rise of the cross-entropy on the labelled holdout ({figures["characters"]:,} characters, {figures["cross_entropy_original"]:.4f} nats before),
+*KL* the mean KL divergence from the original's prediction, on the same characters. *targets* are those that this project set itself.
 
     dirnet compress lstm512.onnx -o small.onnx --ratio R --calibration calibration.npz --holdout holdout.npz --loss kl HOW
     python tests/runtimes/judge_charlm.py lstm512.onnx small.onnx
@@ -169,8 +169,8 @@ def charlm_section(runs):
 
 {table(head, rows)}
 
-Tuning that takes less than 3 % off is not kept. The rise moves by about 0.003 with `--seed`; at 22, seeds 0 and 1 of builds with the same
-budgets gave 0.014 to 0.021.
+Fine-tuning that lowers the loss by less than 3 % is discarded. The rise varies by about 0.003 with `--seed`; at 22, seeds 0 and 1 of builds with the same
+bit allocation gave 0.014 to 0.021.
 """
 
 
@@ -197,9 +197,9 @@ def curves_section(runs):
     head = ["model", "ratio", "seeds", "bytes", "loss", "measured", "tuned", "", "tuned full", "", "processor s"]
     return f"""## Size against loss, with and without tuning
 
-The same bytes of recurrent weights, about, and but for small models with `--tune full` the same budgets; the loss as in the next table, the geometric
-mean over seeds.
-Percentages are against no tuning, *noise* are those of less than two standard errors. Bytes and processor seconds are those of seed 0.
+The rows of a model have about the same bytes of recurrent weights and the same bit allocation, except for small models with `--tune full`. The loss is that of the next table,
+as the geometric mean over seeds.
+Percentages are relative to no fine-tuning; *noise* marks those below two standard errors. Bytes and processor seconds are those of seed 0.
 
     dirnet compress MODEL -o small.onnx --ratio R --calibration CALIBRATION --holdout HOLDOUT HOW
     python tests/runtimes/judge.py MODEL small.onnx --samples HOLDOUT
@@ -253,12 +253,12 @@ def g2p_section(runs):
         [LABELS[how], f"{counts['changed']} of {counts['words']}", f"{counts['changed'] / counts['words']:.1%}"]
         for how, counts in zip((UNIFORM, MEASURED, FAST), json.loads(kept.read_text()))
     ]
-    return f"""The g2p models as the pair that they are: words of the encoder's holdout, spelt by greedy decoding in onnxruntime, that come out otherwise
-than with the original pair, both at `--ratio 12`.
+    return f"""The g2p encoder and decoder together, both at `--ratio 12`: words of the encoder's holdout whose pronunciation by greedy decoding in onnxruntime differs from that of the
+original pair.
 
     python tests/runtimes/judge_g2p.py small_encoder.onnx small_decoder.onnx
 
-{table(["budgets", "changed", ""], rows)}
+{table(["allocation", "changed", ""], rows)}
 """
 
 
@@ -291,10 +291,10 @@ def models_section(runs):
     head = ["model", "ratio", "seeds", "bytes", "loss", "uniform", "", "measured", "", "", "tuned", "", ""]
     return f"""## Other models, at equal bytes
 
-Uniform budgets first; the ratio that they reach is what the others are asked for (*bytes*: uniform / measured / tuned, of the recurrent weights).
+The ratio that uniform allocation reaches is the target of the others (*bytes*: uniform / measured / tuned, of the recurrent weights).
 The loss is the worst of the outputs that are not fed back, on the holdout, in onnxruntime: KL in nats where the output is a distribution, else the
 mean squared error over the variance of the original's output. It is that of {len(SEEDS)} seeds, or {len(MANY_SEEDS)} where samples
-are few and seeds differ most (geometric mean, least to largest). The percentages are against uniform; *noise* are those of less than two standard
+are few and seeds differ most (geometric mean, least to largest). The percentages are relative to uniform; *noise* marks those below two standard
 errors. Origins, checksums and `--stream` of each model are in `docs/models.md`.
 
     dirnet compress MODEL -o small.onnx --ratio R --calibration CALIBRATION --holdout HOLDOUT [--stream ...] --seed SEED HOW
@@ -304,10 +304,10 @@ errors. Origins, checksums and `--stream` of each model are in `docs/models.md`.
 
 {table(head, rows)}
 
-- Models that are run as one stream of 300 frames (Silero, DTLN, GTCRN) are not tuned: what is better on pieces of a stream that are left out is
-  often worse on another stream.
-- On libtashkeel BiGRU-96 budgets by sensitivity lose to one rate for all, which `--sensitivity none` gives.
-- The losses of the pose GRU and of Silero v4 are too small to tell anything. GTCRN has units too small for more than a ratio of 2.
+- Models that are run as one stream of 300 frames (Silero, DTLN, GTCRN) are not fine-tuned: a gain on held-out parts of one stream is
+  often a loss on another stream.
+- On libtashkeel BiGRU-96 allocation by sensitivity is worse than uniform allocation (`--sensitivity none`).
+- The losses of the pose GRU and of Silero v4 are too small for a comparison. The gates of GTCRN are too small for a ratio above 2.
 
 {g2p_section(runs)}"""
 
@@ -354,12 +354,12 @@ def time_section(runs):
             rows.append(timed(f"two LSTM-1500 layers ({size:.0f} MB), {LABELS[how]}", record, 300, 2.5 * size + 300))
     if not rows:
         return None
-    head = ["job", "seconds", "bar", "processor s", "peak MB", "bar", ""]
+    head = ["job", "seconds", "target", "processor s", "peak MB", "target", ""]
     return f"""## Time and memory
 
-Everything from reading the file to the verified result, at `--ratio 16`. The large model has random weights and random inputs, made by
-`tests/runtimes/large.py`: its figures are of time and memory only. The machine had other work to do meanwhile, so that the seconds
-are an upper bound; the processor seconds hardly depend on that.
+The whole run from reading the file to the verified result, at `--ratio 16`. The large model has random weights and random inputs (`tests/runtimes/large.py`), so only its
+time and memory are meaningful. Other jobs ran on the machine, so the seconds
+are an upper bound; processor seconds hardly depend on that.
 
 {table(head, rows)}
 """
@@ -390,13 +390,13 @@ def machine():
 
 HEAD = """# Results
 
-What `dirnet compress` does to real models: against one rate for all units (*uniform*), with budgets by sensitivity, and with tuning.
-Judged by onnxruntime on samples that nothing was learned from; made by `tests/runtimes/results.py`, do not edit. Ratios are
-of the recurrent weights, everything that is stored for them counted. Processor seconds are of all cores together.
+Results of `dirnet compress` on real models with three ways to allocate bits: the same number for all gates (*uniform*), by sensitivity (*measured*), and by
+sensitivity with fine-tuning (*tuned*). Evaluated by onnxruntime on held-out samples; generated by `tests/runtimes/results.py`, do not edit. Ratios are
+of the recurrent weights, including codebooks, scales and the extra graph nodes. Processor seconds are the sum over all cores.
 
 **[Methods compared](methods.md)**: size against loss of the codecs, pruning, rounding, LSTM-SVD and LSTM-ODL at equal bytes, table and plot.
 
-**[Latency](latency.md)**: size, latency, time to load, peak and steady memory in onnxruntime: dense, `quantize_dynamic`, and each of our forms.
+**[Latency](latency.md)**: size, latency, time to load, peak and steady memory in onnxruntime: dense, `quantize_dynamic`, and each form of dirnet.
 """
 SECTIONS = {"charlm": charlm_section, "curves": curves_section, "models": models_section, "time": time_section}
 
