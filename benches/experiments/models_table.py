@@ -12,13 +12,15 @@ from pathlib import Path
 
 import onnxruntime
 
+import harness  # noqa: F401
+
 import catalogue
 import judge
 
 HEAD = """# Models
 
 Real and derived models, compressed by `dirnet compress` with the settings below and judged twice: by the tool itself, and by
-onnxruntime, which shares no code with it. Made by `tests/runtimes/models_table.py`; do not edit.
+onnxruntime, which shares no code with it. Made by `benches/experiments/models_table.py`; do not edit.
 
 - **ratio**: stored bytes of the recurrent weights before and after; **file**: bytes of the whole file.
 - **verified**: how the tool compared the two models, `model` (all of it was run) or `layers` (each rewritten layer by itself).

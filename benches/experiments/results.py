@@ -21,11 +21,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-import catalogue
-import judge
+import harness
 import judge_charlm
 import judge_g2p
 import large
+
+import catalogue
+import judge
 
 RECORDS = catalogue.TARGET / "results"
 PAGE = catalogue.PROJECT / "docs" / "results.md"
@@ -163,7 +165,7 @@ def charlm_section(runs):
 *KL* the mean divergence from the original's prediction, on the same characters. *uniform* is one rate for all units.
 
     dirnet compress lstm512.onnx -o small.onnx --ratio R --calibration calibration.npz --holdout holdout.npz --loss kl HOW
-    python tests/runtimes/judge_charlm.py lstm512.onnx small.onnx
+    python benches/experiments/judge_charlm.py lstm512.onnx small.onnx
 
 {hows(shown)}
 
@@ -256,7 +258,7 @@ def g2p_section(runs):
     return f"""The g2p models as the pair that they are: words of the encoder's holdout, spelt by greedy decoding in onnxruntime, that come out otherwise
 than with the original pair, both at `--ratio 12`.
 
-    python tests/runtimes/judge_g2p.py small_encoder.onnx small_decoder.onnx
+    python benches/experiments/judge_g2p.py small_encoder.onnx small_decoder.onnx
 
 {table(["budgets", "changed", ""], rows)}
 """
@@ -358,7 +360,7 @@ def time_section(runs):
     return f"""## Time and memory
 
 Everything from reading the file to the verified result, at `--ratio 16`. The large model has random weights and random inputs, made by
-`tests/runtimes/large.py`: its figures are of time and memory only. The machine had other work to do meanwhile, so that the seconds
+`benches/experiments/large.py`: its figures are of time and memory only. The machine had other work to do meanwhile, so that the seconds
 are an upper bound; the processor seconds hardly depend on that.
 
 {table(head, rows)}
@@ -383,15 +385,13 @@ def table(head, rows):
 
 
 def machine():
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, onnxruntime {onnxruntime.__version__}"
+    return f"{harness.processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, onnxruntime {onnxruntime.__version__}"
 
 
 HEAD = """# Results
 
 What `dirnet compress` does to real models: against one rate for all units (*uniform*), with budgets by sensitivity, and with tuning.
-Judged by onnxruntime on samples that nothing was learned from; made by `tests/runtimes/results.py`, do not edit. Ratios are
+Judged by onnxruntime on samples that nothing was learned from; made by `benches/experiments/results.py`, do not edit. Ratios are
 of the recurrent weights, everything that is stored for them counted. Processor seconds are of all cores together.
 
 **[Methods compared](methods.md)**: size against loss of the codecs, pruning, rounding, LSTM-SVD and LSTM-ODL at equal bytes, table and plot.

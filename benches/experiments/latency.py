@@ -24,9 +24,9 @@ from statistics import median
 import numpy as np
 import onnx
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(PROJECT / "tests" / "runtimes")]
+import harness
 
+PROJECT = Path(__file__).resolve().parents[2]
 PAGE = PROJECT / "docs" / "latency.md"
 STEPS, RATIO, PROCESSES, SECONDS = 50, 16, 3, 2.0
 RANDOM = [(op, hidden) for op in ("LSTM", "GRU") for hidden in (256, 512, 1024)]
@@ -203,7 +203,7 @@ HEAD = f"""# Size, latency and memory in onnxruntime
 
 Dense, as `onnxruntime.quantization.quantize_dynamic` makes it (int8 weights), and in the forms of `dirnet compress --ratio {RATIO}`:
 *portable*; *fast*, `--form fast --form-from 1`; *ort*, `--form ort --form-from 1`: in all layers that can take them, also where the tool would
-by default leave them portable because they are too small to gain. Made by `benches/latency`; do not edit.
+by default leave them portable because they are too small to gain. Made by `benches/experiments/latency`; do not edit.
 
 - **file**: bytes on disk, all side files counted; **latency** of one run: batch 1, {STEPS} steps in the models with random weights,
   one recorded input in the real ones; **session**: from the file to a session that can run. Processor milliseconds on one thread.
@@ -282,7 +282,7 @@ def main():
     if asked:
         print(table(every), others, bars(every), sep="\n")
         return
-    machine = f"{matrix.processor()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__}, one thread"
+    machine = f"{harness.processor()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__}, one thread"
     parts = [HEAD, f"Measured on {machine}.\n", table(every), "\n## Bars that this project set itself\n", bars(every), others, ""]
     PAGE.write_text("\n".join(parts))
 

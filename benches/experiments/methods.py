@@ -12,9 +12,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import harness  # noqa: F401
 import baselines
-import catalogue
 import results
+
+import catalogue
 
 RECORDS = catalogue.TARGET / "methods"
 PAGE = catalogue.PROJECT / "docs" / "methods.md"
@@ -182,13 +184,13 @@ HEAD = """# Methods compared
 
 What each idea is worth: both codecs of `dirnet`, and the methods that the literature compares with, on the same models at the same stored bytes.
 Nothing is retrained or tuned (`--tune off`). Judged by onnxruntime on samples that nothing was learned from; made by
-`tests/runtimes/methods.py`, do not edit.
+`benches/experiments/methods.py`, do not edit.
 
-    python tests/runtimes/methods.py run
+    python benches/experiments/methods.py run
     dirnet compress MODEL -o small.onnx --ratio R --codec block|projection|auto --tune off --calibration CALIBRATION --holdout HOLDOUT
 
 Ratios are of the bytes of W and R. For the codecs everything in the file counts, nodes of the graph included; for the baselines, which
-`tests/runtimes/baselines.py` defines and counts, codes, factors, scales, positions and masks, but no nodes.
+`benches/experiments/baselines.py` defines and counts, codes, factors, scales, positions and masks, but no nodes.
 
 - *block*, *projection*, *auto*: `--codec`.
 - *int8*, *int4*: rounding to nearest, a scale for each row; one size only.
@@ -213,7 +215,7 @@ for multiplying without the matrix: `dirnet plan` shows how many multiply-adds a
 a layer is written so where that was measured to pay in onnxruntime (one thread, batch 1, microseconds a step, int8 products; each band is a
 product more, some 5 µs):
 
-    python benches/factors.py
+    python benches/experiments/factors.py
 
 | hidden size | atoms | whole | 1 band | 2 bands | 3 bands |
 | --- | --- | --- | --- | --- | --- |
@@ -231,7 +233,7 @@ time of the original in onnxruntime, on a busy machine; block codes that are mul
 **Sparse codes.** Codes are dense in bands and zero elsewhere. Positions and values would cost more: 1 % of the stored codes are zero, and at
 12x the largest codes of each row at 12 bits each lose 2.0 to 11.8 times what the bands do at the same bits, in all 16 gates of charlm lstm512.
 
-    python tests/runtimes/sparse_codes.py fine.onnx small.json
+    python benches/experiments/sparse_codes.py fine.onnx small.json
 
 ## Beside the paper
 
