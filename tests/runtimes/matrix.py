@@ -1,18 +1,14 @@
 """Every model in every runtime, compressed against dense: values, not mere loading. Called by `matrix`.
 
     matrix.py [--fast] [NAME...]     all models, a few, or those with NAME in their name
-    matrix.py --page                 only the page, of what was run before with this build of the tool
 
 A model is compressed in every form, then expanded: the dense model that is compared with has the same weights, to the bit. Both
-are run on the same feed in the same runtime. The whole writes docs/runtimes.md. Ends with `N passed, N failed`; what a runtime
+are run on the same feed in the same runtime. Ends with `N passed, N failed`; what a runtime
 does not do with the dense model either does not count. Every run is kept, so that a matrix that was stopped goes on where it was.
 """
 
 import hashlib
-import os
-import platform
 import sys
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -27,7 +23,6 @@ import judge
 import runtimes
 from adapters import adapter
 
-PAGE = catalogue.PROJECT / "docs" / "runtimes.md"
 CASES = runtimes.HOME / "cases"
 STEP = 20  # of a stream: far enough that the states are not zero
 # Largest difference from the dense model, over its largest output; where outputs are float16, one unit in their last place, for
@@ -372,20 +367,19 @@ def main():
     asked = [runtime for runtime in runtimes.RUNTIMES if not (fast and runtime.few)]
     ran = [runtime for runtime in asked if runtime.there]
     absent = [runtime.name for runtime in asked if not runtime.there]
+    return [makers[name]() for name in wanted], ran, absent, away
+
+
+def main():
+    fast = "--fast" in sys.argv[1:]
+    cases, ran, absent, _ = prepared(fast, [word for word in sys.argv[1:] if word != "--fast"])
     if absent:
         print(f"skipped: {', '.join(absent)} cannot be had here")
-    cases, left_out = [makers[name]() for name in wanted], list(away)
     # The portable form of all models first: it is the one that must run everywhere.
     for form in HOW:
         for case in cases:
-            if form not in case.forms:
-                continue
-            if "--page" in sys.argv[1:] and not was_run(case, form, ran):
-                left_out.append(f"{case.name}, {form}")
-                continue
-            fill(case, form, ran)
-    if not fast and not names:
-        page(cases, ran, absent, left_out)
+            if form in case.forms:
+                fill(case, form, ran)
     counted = [cell for case in cases for key, cell in case.cells.items() if is_counted(*key)]
     failed = sum(cell.outcome is Outcome.FAILED for cell in counted) + sum("portable" in case.refused for case in cases)
     print(f"{sum(cell.outcome is Outcome.PASSED for cell in counted)} passed, {failed} failed")

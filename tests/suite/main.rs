@@ -1,10 +1,12 @@
 //! The one integration test binary: every module tests one surface of the tool.
 
 mod architecture;
+mod attributes;
 mod broken;
 mod cli;
 mod compress;
 mod corpus;
+mod decode;
 mod docs;
 mod engine;
 mod forms;
@@ -12,6 +14,7 @@ mod hostile;
 #[cfg(unix)]
 mod interrupted;
 mod loss;
+mod made;
 mod numerics;
 mod onnx;
 mod projection;

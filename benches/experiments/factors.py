@@ -1,6 +1,6 @@
 """What a step of an LSTM takes in onnxruntime if R is multiplied whole, and if by atoms and then by codes: `Z (D h)`.
 
-    benches/factors.py [HIDDEN ...]
+    benches/experiments/factors.py [HIDDEN ...]
 
 Int8 products as the fast form of the tool writes them, one thread, batch 1; the least of some runs of 50 steps.
 """

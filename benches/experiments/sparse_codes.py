@@ -17,8 +17,6 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-
-
 BITS = 12
 
 

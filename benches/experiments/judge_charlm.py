@@ -12,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+import harness  # noqa: F401
+
+from catalogue import FIXTURES
 from judge import session
 
-CHARLM = Path(__file__).parents[2] / "fixtures" / "charlm"
+CHARLM = FIXTURES / "charlm"
 
 
 def log_softmax(logits):

@@ -10,6 +10,8 @@ import sys
 
 import numpy as np
 
+import harness  # noqa: F401
+
 import catalogue
 import judge
 
