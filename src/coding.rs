@@ -165,7 +165,7 @@ impl Weights {
         let survey = recurrent::find(model, options)?;
         if survey.nodes.is_empty() {
             let reason = match survey.skipped.first() {
-                None => "the model has no LSTM or GRU node".to_owned(),
+                None => "the model has no LSTM, GRU or RNN node".to_owned(),
                 Some(first) => {
                     format!("no recurrent node can be compressed; '{}' ({}): {}", first.node, first.op, first.reason)
                 }

@@ -17,6 +17,7 @@ mod onnx;
 mod projection;
 mod quick;
 mod recurrent;
+mod rnn;
 mod samples;
 #[cfg(unix)]
 mod side_files;
