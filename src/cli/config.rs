@@ -138,7 +138,7 @@ impl Override {
         let names: Vec<&str> = nodes.chain(skipped).collect();
         if !names.iter().any(|name| self.pattern.is_match(name)) {
             let meant = meant(self.pattern.as_str().trim_matches(['^', '$']), names.iter().copied());
-            bail!("no LSTM or GRU node has such a name{meant}; there are {}", listed(&names));
+            bail!("no LSTM, GRU or RNN node has such a name{meant}; there are {}", listed(&names));
         }
         let cells = survey.nodes.iter().filter(|node| self.pattern.is_match(&node.name)).map(|node| node.cell);
         let mut known: Vec<&str> = cells.flat_map(|cell| cell.gates().iter().copied()).collect();

@@ -151,10 +151,7 @@ impl Scribe<'_, '_, '_, '_> {
     }
 
     fn states(&self) -> usize {
-        match self.layer.node.cell {
-            Cell::Lstm => 2,
-            Cell::Gru => 1,
-        }
+        self.layer.node.cell.states().len()
     }
 
     fn has_zero_state(&self) -> bool {
@@ -309,7 +306,7 @@ impl Scribe<'_, '_, '_, '_> {
             (Cell::Lstm, [r]) => self.lstm(stem, r, [&h, &c, &x]),
             (Cell::Gru, [r]) => self.gru_after(stem, r, [&h, &x], bias),
             (Cell::Gru, [r_zr, r_n]) => self.gru_before(stem, [r_zr, r_n], [&h, &x]),
-            _ => unreachable!("R is in the parts that `recurrent_parts` gives"),
+            _ => unreachable!("an RNN stays portable, and R is in the parts that `recurrent_parts` gives"),
         };
         if self.layer.output(0).is_some() {
             let y = self.writer.node("Identity", &[&outputs[0]], &format!("{stem}/y_t"), vec![]);

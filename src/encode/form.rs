@@ -14,7 +14,7 @@ pub enum Form {
     Portable,
     /// A Scan over int8 products, of standard operators: [`fast`].
     Fast,
-    /// onnxruntime's own quantised LSTM, and the fast form for GRU: [`vendor`].
+    /// onnxruntime's own quantised LSTM, and the fast form for other cells that have one: [`vendor`].
     Ort,
 }
 
@@ -40,9 +40,15 @@ impl Form {
         }
     }
 
-    /// The form of a node of this cell if this form is requested.
-    fn of_cell(self, cell: Cell) -> Form {
-        if self == Form::Ort && cell == Cell::Gru { Form::Fast } else { self }
+    /// The form that a node of this cell takes where this one is asked for; `None` for a cell that has the portable form
+    /// only.
+    fn of_cell(self, cell: Cell) -> Option<Form> {
+        match (self, cell) {
+            (Form::Ort, Cell::Lstm) => Some(Form::Ort),
+            (Form::Fast | Form::Ort, Cell::Lstm | Cell::Gru) => Some(Form::Fast),
+            (Form::Fast | Form::Ort, Cell::Rnn) => None,
+            (Form::Portable, _) => Some(Form::Portable),
+        }
     }
 
     /// Hidden size from which the form was measured to be faster.
@@ -86,7 +92,10 @@ pub fn assign<'b>(
     let mut assigned: Vec<Assigned> = (0..survey.nodes.len())
         .map(|index| {
             let node = &survey.nodes[index];
-            let form = request.form.of_cell(node.cell);
+            let Some(form) = request.form.of_cell(node.cell) else {
+                let reason = format!("{} nodes have the portable form only", node.cell.operator());
+                return Assigned { form: Form::Portable, reason: Some(reason) };
+            };
             match refusal(node, form, opset, request.from, || bias(index))
                 .or_else(|| weights(index).find_map(|weight| obstacle(weight, form)))
             {

@@ -4,7 +4,7 @@
 //! codes - ... - levels i8 [D, G*H, n] - Transpose - W i8 [D, n, G*H], with scales [D, G*H] and zero points of 0
 //! ```
 //! The operator quantises X and, at each step, H to eight bits, as the [fast form](super::fast) does, and keeps all
-//! attributes and inputs of the LSTM. There is no such operator for a GRU.
+//! attributes and inputs of the LSTM. There is no such operator for other cells.
 
 use ndarray::{Array3, Axis, Ix3};
 

@@ -1,11 +1,11 @@
 //! Runs a model: the only code that knows tract.
 //!
-//! tract silently ignores some attributes of `LSTM` and `GRU` (`direction=reverse`, `clip`, `activations`,
-//! `input_forget`) and refuses others, so both operators are replaced by our own [`cell`](crate::cell) here, in every
+//! tract silently ignores some attributes of `LSTM`, `GRU` and `RNN` (`direction=reverse`, `clip`, `activations`,
+//! `input_forget`) and refuses others, so these operators are replaced by our own [`cell`](crate::cell) here, in every
 //! graph of the model. That operator is also where a run can be watched ([`Tap`]) and where other weights can be put
 //! in place of the model's ([`Overrides`]) without planning the model anew.
 //!
-//! A *recurrent node* is known by its number: its place among the LSTM and GRU nodes of the standard domain, outer
+//! A *recurrent node* is known by its number: its place among the LSTM, GRU and RNN nodes of the standard domain, outer
 //! graphs before inner ones, in the order of the nodes ([`Engine::number`]).
 //!
 //! Invariant: a run gives either the outputs that the ONNX specification defines, to the rounding of single precision,

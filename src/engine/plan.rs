@@ -6,6 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::{AttributeProto, GraphProto, Model, NodeProto};
+use crate::recurrent::Cell;
 use crate::samples::{Feed, Tensor};
 use prost::Message;
 use std::collections::VecDeque;
@@ -64,8 +65,7 @@ impl Plans {
         let size = bytes.len();
         drop(copy);
         let mut tract = tract_onnx::onnx().with_ignore_value_info(true);
-        tract.op_register.insert("LSTM", operator::lstm);
-        tract.op_register.insert("GRU", operator::gru);
+        Cell::ALL.iter().for_each(|cell| tract.op_register.insert(cell.operator(), operator::recurrent));
         tract.op_register.insert("DynamicQuantizeLSTM", operator::quantized_lstm);
         tract.op_register.insert("If", branch::read);
         tract.op_register.insert("Loop", repeat::read);

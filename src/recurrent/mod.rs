@@ -1,4 +1,4 @@
-//! The LSTM and GRU nodes of a model, in all its graphs, and the source of their weights.
+//! The LSTM, GRU and RNN nodes of a model, in all its graphs: what they are, and where their weights come from.
 //!
 //! [`find`] gives a [`Survey`]: the nodes whose W and R are constant, the distinct weights among them, and the rest with
 //! a reason each. A node has [`GateBlock`]s: one gate of W or R in one direction each.
@@ -66,7 +66,7 @@ pub struct Survey {
     feeders: Vec<Option<usize>>,
 }
 
-/// An LSTM or GRU whose W and R are constants.
+/// An LSTM, GRU or RNN whose W and R are constants.
 #[derive(Clone, Debug)]
 pub struct RecurrentNode {
     /// The graph that it is in.
@@ -75,7 +75,7 @@ pub struct RecurrentNode {
     pub index: usize,
     /// A unique, readable name.
     pub name: String,
-    /// LSTM or GRU.
+    /// Which operator it is.
     pub cell: Cell,
     /// Its attributes.
     pub attributes: Attributes,
@@ -643,7 +643,7 @@ fn last_dimension(input: &ValueInfoProto) -> Option<i64> {
 fn is_recurrent(node: &NodeProto) -> bool {
     let op = node.op_type();
     match node.domain() {
-        domain if is_standard(domain) => matches!(op, "LSTM" | "GRU" | "RNN"),
+        domain if is_standard(domain) => Cell::of_operator(op).is_some(),
         "com.microsoft" => op.contains("LSTM") || op.contains("GRU"),
         _ => false,
     }
@@ -653,9 +653,8 @@ fn supported_cell(node: &NodeProto) -> std::result::Result<Cell, Refusal> {
     let op = node.op_type();
     match Cell::of_operator(op) {
         Some(cell) if is_standard(node.domain()) => Ok(cell),
-        _ if op == "RNN" => skip("RNN is not supported; LSTM and GRU are"),
         _ if op.contains("Quantize") => skip(format!("already quantised ({})", operator(node))),
-        _ => skip(format!("{} is not supported; LSTM and GRU of ONNX are", operator(node))),
+        _ => skip(format!("{} is not supported; LSTM, GRU and RNN of ONNX are", operator(node))),
     }
 }
 
@@ -674,10 +673,7 @@ impl Reads {
 
     fn of(node: &NodeProto, cell: Cell) -> Result<Reads> {
         let present = |index| node.input.get(index).is_some_and(|v: &String| !v.is_empty());
-        let most = match cell {
-            Cell::Lstm => 8,
-            Cell::Gru => 6,
-        };
+        let most = cell.inputs();
         if node.input.len() > most {
             let message = format!("{} inputs, but {} has at most {most}", node.input.len(), cell.operator());
             return Err(Error::new(ErrorKind::Malformed, message));

@@ -82,7 +82,7 @@ pub struct InspectedWeights {
 pub struct Node {
     /// The node's name.
     pub node: String,
-    /// `LSTM` or `GRU`.
+    /// `LSTM`, `GRU` or `RNN`.
     pub op: String,
     /// `forward`, `reverse` or `bidirectional`.
     pub direction: String,

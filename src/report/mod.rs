@@ -248,7 +248,7 @@ pub struct Tradeoff {
 pub struct Unit {
     /// The node's name.
     pub node: String,
-    /// `LSTM` or `GRU`.
+    /// `LSTM`, `GRU` or `RNN`.
     pub op: String,
     /// `W` or `R`.
     pub tensor: String,
@@ -299,7 +299,7 @@ impl From<&recurrent::Skipped> for Skipped {
 pub struct NodeForm {
     /// The node's name.
     pub node: String,
-    /// `LSTM` or `GRU`.
+    /// `LSTM`, `GRU` or `RNN`.
     pub op: String,
     /// `portable`, `fast` or `ort`.
     pub form: &'static str,

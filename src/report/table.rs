@@ -235,7 +235,7 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
     skipped(&found.skipped, style, &mut out);
     out.push('\n');
     if found.nodes.is_empty() {
-        line_of(&mut out, "nothing to compress: no LSTM or GRU with constant float weights".to_owned());
+        line_of(&mut out, "nothing to compress: no LSTM, GRU or RNN with constant float weights".to_owned());
         return out;
     }
     let weights = &found.recurrent;

@@ -27,8 +27,8 @@ use crate::cell::Spec;
 use crate::code::{self, CodedSite, CodedSites};
 use crate::encode::NewBias;
 use crate::engine::{Engine, Overrides};
-use crate::error::Result;
-use crate::loss::{Judge, Reference};
+use crate::error::{ErrorKind, Result};
+use crate::loss::{Comparison, Judge, Reference};
 use crate::onnx::Model;
 use crate::progress::Progress;
 use crate::recurrent::{self, Matrix, OwnBias};
@@ -277,7 +277,7 @@ pub fn tune(
         batch: BATCH_STEPS,
         left_out: None,
     };
-    tuner.loss = tuner.output_loss();
+    tuner.loss = tuner.output_loss()?;
     let total: usize = sites.iter().map(Layer::weights).sum();
     tuner.descent = tuner.steps_of_a_descent(total);
     tuner.batch = tuner.steps_of_a_batch(total);
@@ -370,7 +370,7 @@ impl Layer {
         if !nodes.iter().all(alike) || specs.iter().any(|s| *s != specs[0]) {
             return Some(Err("nodes with other attributes use the same weights".into()));
         }
-        if let Some(odd) = specs[0].iter().flat_map(|s| s.activations).find(|a| !a.is_monotone()) {
+        if let Some(odd) = specs[0].iter().flat_map(|s| s.activations).find(|a| !a.has_slope_by_value()) {
             return Some(Err(format!("no derivative by its value for {odd:?}")));
         }
         let numbers: Option<Vec<usize>> =
@@ -434,7 +434,7 @@ struct Tuner<'a> {
     sites: &'a [Layer],
     tracing: Tracing<'a>,
     reference: Option<&'a Reference<'a>>,
-    /// Of the outputs, as it is coded now; `None` if they have none on these samples: then the states alone decide.
+    /// Of the outputs, as it is coded now; `None` as [`output_loss`](Self::output_loss) has it: then the states alone decide.
     loss: Option<f64>,
     options: &'a Options,
     progress: &'a dyn Progress,
@@ -559,8 +559,7 @@ impl Tuner<'_> {
             return Ok(Tuned { nodes, target, outcome: Outcome::Dropped { before, after, steps, outputs: None } });
         }
         if let Some(first) = self.loss {
-            // Outputs that have no loss any more are as far away as can be.
-            let last = self.output_loss().unwrap_or(f64::INFINITY);
+            let last = self.output_loss()?.unwrap_or(f64::INFINITY);
             if last >= first || last.is_nan() {
                 (*self.coded, self.biases) = untuned;
                 let outcome = Outcome::Dropped { before, after, steps, outputs: Some([first, last]) };
@@ -606,9 +605,10 @@ impl Tuner<'_> {
         }
     }
 
-    /// The loss of the whole model as it is coded now.
-    fn output_loss(&self) -> Option<f64> {
-        self.reference?.compare(self.engine, &self.overrides()).ok()?.mean_loss().ok()
+    /// The loss of the whole model as it is coded now, as [`loss_of`] has it; `None` without a reference.
+    fn output_loss(&self) -> Result<Option<f64>> {
+        let Some(reference) = self.reference else { return Ok(None) };
+        loss_of(reference.compare(self.engine, &self.overrides()))
     }
 
     /// Where the units of some layers are in a stack of them.
@@ -653,6 +653,24 @@ impl Tuner<'_> {
     }
 }
 
+/// The mean loss of a comparison: infinite where the coded model gives outputs of other shapes than the original, or NaN and
+/// infinities where the original gives numbers. `None` where the loss that is asked for has no meaning on these samples.
+///
+/// # Errors
+/// Those of running the coded model.
+fn loss_of(comparison: Result<Comparison>) -> Result<Option<f64>> {
+    let comparison = match comparison {
+        Err(error) if error.kind() == ErrorKind::Usage => return Ok(Some(f64::INFINITY)),
+        other => other?,
+    };
+    match comparison.mean_loss() {
+        Ok(loss) => Ok(Some(loss)),
+        Err(error) if error.kind() == ErrorKind::Engine => Ok(Some(f64::INFINITY)),
+        Err(error) if error.kind() == ErrorKind::Usage => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Why windows cannot be tuned on.
 fn refusal(windows: &Windows) -> Option<String> {
     if windows.constants.is_empty() {
@@ -683,6 +701,30 @@ fn share(step: usize, steps: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
+    use crate::loss::{Content, Judged, LossKind};
+    use crate::samples::Tensor;
+    use ndarray::ArrayD;
+
+    #[test]
+    fn only_a_loss_without_meaning_lifts_the_guard_of_the_outputs() {
+        let loss = |kind: LossKind, own: &[f32]| {
+            let judged = Judged { name: "y".into(), content: Content::Values, loss: kind, kl: false, dims: Vec::new() };
+            let tensor = |values: &[f32]| -> Vec<(String, Tensor)> {
+                vec![("y".into(), ArrayD::from_shape_vec(vec![values.len()], values.to_vec()).unwrap().into())]
+            };
+            let mut comparison = Judge { outputs: vec![judged] }.comparison();
+            let added = comparison.add(&tensor(&[1.0, 2.0, 3.0]), &tensor(own), None, 0);
+            loss_of(added.map(|()| comparison))
+        };
+        assert_eq!(loss(LossKind::Nmse, &[1.0, 2.0, 4.0]).unwrap(), Some(0.5));
+        assert_eq!(loss(LossKind::Nmse, &[1.0, f32::NAN, 3.0]).unwrap(), Some(f64::INFINITY));
+        assert_eq!(loss(LossKind::Nmse, &[1.0, 2.0]).unwrap(), Some(f64::INFINITY));
+        assert_eq!(loss(LossKind::CrossEntropy, &[1.0, 2.0, 4.0]).unwrap(), None);
+        for kind in [ErrorKind::Engine, ErrorKind::Limit, ErrorKind::Samples] {
+            assert_eq!(loss_of(Err(Error::new(kind, "it cannot be run"))).unwrap_err().kind(), kind);
+        }
+    }
 
     #[test]
     fn the_rate_goes_up_then_down_to_nothing() {

@@ -529,7 +529,7 @@ fn gates_are_pinned_by_the_configuration() {
     for (wrong, message) in [
         (
             "[nodes.'^/m/rnn/GRU_2$']\nbits = 4",
-            "[nodes.\"^/m/rnn/GRU_2$\"]: no LSTM or GRU node has such a name (did you mean '/m/rnn/GRU'?); there are \
+            "[nodes.\"^/m/rnn/GRU_2$\"]: no LSTM, GRU or RNN node has such a name (did you mean '/m/rnn/GRU'?); there are \
              '/m/rnn/GRU', '/m/rnn/GRU_1'",
         ),
         (
@@ -557,7 +557,10 @@ fn nothing_to_do_exits_1() {
     std::fs::write(&model, crate::broken::without_layers()).expect("writes");
     let model = model.to_string_lossy();
     let shown = run(directory.path(), &["compress", &model, "-o", "s.onnx"]);
-    assert_eq!(shown, format!("exit 1\n! error: {model}: nothing to compress: the model has no LSTM or GRU node\n"));
+    assert_eq!(
+        shown,
+        format!("exit 1\n! error: {model}: nothing to compress: the model has no LSTM, GRU or RNN node\n")
+    );
     assert!(run(directory.path(), &["inspect", &model]).starts_with("exit 0\n"));
 }
 

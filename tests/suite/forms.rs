@@ -49,7 +49,11 @@ pub const LSTM: Case = Case {
 pub const GRU: Case = Case { op: "GRU", outputs: &["Y", "Yh"], ..LSTM };
 
 pub fn model(case: &Case) -> Model {
-    let gates = if case.op == "LSTM" { 4 } else { 3 };
+    let gates = match case.op {
+        "LSTM" => 4,
+        "GRU" => 3,
+        _ => 1,
+    };
     let directions = if case.direction == "bidirectional" { 2 } else { 1 };
     let mut seed = 1u32;
     let mut weights = |name: &str, shape: &[usize]| {

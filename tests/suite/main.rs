@@ -20,6 +20,7 @@ mod onnx;
 mod projection;
 mod quick;
 mod recurrent;
+mod rnn;
 mod samples;
 #[cfg(unix)]
 mod side_files;

@@ -260,3 +260,27 @@ fn units_of_one_kind_are_made_coarser_as_far_as_they_can_be() {
     }
     assert!(kinds.into_iter().all(|kind| planner::coarser(&weights, &plan, kind).is_none()));
 }
+
+/// Whether the outputs suffer is not known where the model cannot be run: that is an error, not leave to keep what helps.
+#[test]
+fn a_model_that_cannot_be_run_is_an_error_and_not_a_missing_loss() {
+    let model = forms::model(&forms::LSTM);
+    let dims = [("T".to_owned(), 7), ("B".to_owned(), 3)];
+    let random = |model: &Model, seed: u64, count: usize| {
+        let options = RandomOptions { dims: &dims, carry: &[], seed, count };
+        Random::new(model, &options).expect("inputs are floats").samples
+    };
+    let engine = Engine::new(&model).expect("it runs");
+    let fixture = Fixture { samples: random(&model, 3, 10), model };
+    let (weights, mut units) = coded(&fixture, &engine, Sharing::Unit);
+    // Outputs of the same names on samples that this model cannot read.
+    let other = forms::model(&Case { lengths: true, ..forms::LSTM });
+    let foreign = random(&other, 4, 2);
+    let judge = Judge::new(&other, &LossSpec::default(), &[]).expect("it has outputs");
+    let reference = judge.reference(&Engine::new(&other).expect("it runs"), &foreign).expect("it runs");
+    let subject = Subject { model: &fixture.model, engine: &engine, weights: &weights };
+    let options = Options { steps: Some(2), ..Options::default() };
+    let result = tune::tune(&subject, &mut units, &fixture.samples, Some(&reference), &options, &Silent);
+    let error = result.expect_err("the model has no input of that name");
+    assert_eq!(error.kind(), ErrorKind::Samples, "{error}");
+}
