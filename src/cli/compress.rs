@@ -17,6 +17,7 @@ use super::args::{self, Checks, Output, Target};
 use super::config::{self, Overrides};
 use super::guard::{self, Guarded};
 use super::job::{Files, Flags, Setup, Study};
+use super::output;
 use super::progress::progress;
 
 const EXAMPLES: &str = "\
@@ -95,7 +96,11 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let verifying = Instant::now();
     let verdict = args.verify(&setup, &coded, &*progress)?;
     let verified = verifying.elapsed().as_secs_f64();
-    report.warnings.extend(args.target.max_loss.and_then(|bound| beyond(bound, verdict.as_ref()?.loss?)));
+    report.warnings.extend(args.target.max_loss.and_then(|bound| beyond(bound, verdict.as_ref()?.loss_worst?)));
+    if let Some(verdict) = &verdict {
+        output::warn(verdict);
+        report.warnings.extend(verdict.warnings.iter().cloned());
+    }
     let failed = verdict.as_ref().filter(|verdict| !verdict.passed);
     let error = failed.map(|verdict| Error::new(ErrorKind::Check, verdict.failures.join("; ")));
 

@@ -11,7 +11,8 @@ use dirnet::encode::{self, Request};
 use dirnet::engine::Engine;
 use dirnet::error::{Error, ErrorKind};
 use dirnet::expand;
-use dirnet::loss::{Judge, LossSpec, Reference};
+use dirnet::loss::reach::{self, Changes};
+use dirnet::loss::{Judge, LossSpec, Reference, obstacle};
 use dirnet::onnx::Model;
 use dirnet::onnx::model::side_path;
 use dirnet::pins::Pins;
@@ -244,7 +245,7 @@ impl Setup {
         if target.max_loss.is_some() {
             inputs.hold_back();
         }
-        Judge::new(&model, &loss, &inputs.holdout.carry)?;
+        judge(&model, &loss, &survey, &inputs.holdout)?;
         let mut warnings = inputs.warnings.clone();
         if report::made_by(&model).is_some() {
             warnings.push("the file was compressed before and folded back to dense: take the original".to_owned());
@@ -299,13 +300,18 @@ impl Setup {
             Job::new(&self.model, weights, calibration, flags.samples.seed, progress)
         };
         let mut warnings = self.warnings.clone();
-        let (engine, mut job) = match calibrate(self.engine.as_ref()) {
-            Ok(job) => (self.engine.as_ref(), job),
-            Err(error) if cannot_run(&error) => {
-                warnings.push(without_engine(&error));
+        let (engine, mut job) = match (calibrate(self.engine.as_ref()), &self.engine) {
+            (Ok(job), engine) => (engine.as_ref(), job),
+            (Err(error), Some(engine)) if cannot_run(&error) => {
+                // A sample that cannot be run is no reason to do without any.
+                let why = match error.kind() {
+                    ErrorKind::Engine => obstacle(&self.model, engine, &self.inputs.calibration, error)?,
+                    _ => error,
+                };
+                warnings.push(without_engine(&why));
                 (None, calibrate(None)?)
             }
-            Err(error) => return Err(error.in_file(&self.path).into()),
+            (Err(error), _) => return Err(error.in_file(&self.path).into()),
         };
         warnings.append(&mut job.warnings);
         job.writing = self.writing(flags);
@@ -342,9 +348,17 @@ impl Setup {
         self.engine = None;
     }
 
-    fn judge(&self) -> Result<Judge> {
-        Ok(Judge::new(&self.model, &self.loss, &self.inputs.calibration.carry)?)
+    /// The outputs that are judged: losses are of those that the weights reach.
+    pub fn judge(&self) -> Result<Judge> {
+        judge(&self.model, &self.loss, &self.survey, &self.inputs.calibration)
     }
+}
+
+fn judge(model: &Model, loss: &LossSpec, survey: &Survey, samples: &dirnet::samples::Samples) -> Result<Judge> {
+    let mut judge = Judge::new(model, loss, &samples.carry)?;
+    let changes = Changes::of_elements(survey.nodes.iter().map(|node| (node.scope.clone(), node.index)));
+    judge.keep_reached(&reach::outputs(model, &changes, &samples.carry)?)?;
+    Ok(judge)
 }
 
 /// A calibrated model, of which plans can be made.

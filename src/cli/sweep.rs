@@ -5,7 +5,6 @@ use std::time::Instant;
 use anyhow::Result;
 use dirnet::engine::Engine;
 use dirnet::error::{Error, ErrorKind};
-use dirnet::loss::Judge;
 use dirnet::report::{self, Point, Report, Sweep};
 
 use super::args::{Output, Target};
@@ -46,7 +45,7 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let least = args.ratios.iter().copied().fold(f64::INFINITY, f64::min);
     setup.check_target(&args.flags, &Target { ratio: Some(least), ..target })?;
     let engine = Engine::new(&setup.model).map_err(|error| error.in_file(&args.flags.model))?;
-    let judge = Judge::new(&setup.model, &setup.loss, &setup.inputs.holdout.carry)?;
+    let judge = setup.judge()?;
     let reference = judge.reference(&engine, &setup.inputs.holdout)?;
     let progress = progress(args.output.quiet);
     let mut study = setup.study(&args.flags, &*progress)?;
