@@ -14,6 +14,7 @@ use super::args::{self, Checks, Output, Target};
 use super::config::{self, Overrides};
 use super::guard::{self, Guarded};
 use super::job::{Files, Flags, Setup};
+use super::output;
 use super::progress::progress;
 
 const EXAMPLES: &str = "\
@@ -85,7 +86,11 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
         false => Some(compressor.verify(&result.model, &args.checks.checks())?),
     };
     let verified = verifying.elapsed().as_secs_f64();
-    report.warnings.extend(args.target.max_loss.and_then(|bound| beyond(bound, verdict.as_ref()?.loss?)));
+    report.warnings.extend(args.target.max_loss.and_then(|bound| beyond(bound, verdict.as_ref()?.loss_worst?)));
+    if let Some(verdict) = &verdict {
+        output::warn(verdict);
+        report.warnings.extend(verdict.warnings.iter().cloned());
+    }
     let failed = verdict.as_ref().filter(|verdict| !verdict.passed);
     let error = failed.map(|verdict| Error::new(ErrorKind::Check, verdict.failures.join("; ")));
 

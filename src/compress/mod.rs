@@ -22,10 +22,12 @@ use crate::encode::{self, Writing};
 use crate::engine::{Engine, Overrides};
 use crate::error::{Error, ErrorKind, Result};
 use crate::expand;
-use crate::loss::{Comparison, Judge, Reference};
+use crate::loss::reach::{self, Changes};
+use crate::loss::{Comparison, Judge, LossSpec, Reference, obstacle};
 use crate::onnx::Model;
 use crate::plan::{self, Choice, Curves, Pins, Plan};
 use crate::progress::{Progress, Silent};
+use crate::samples::Samples;
 use crate::sites::{PerSite, Sites, Weights};
 use crate::tune::{self, TuneReport};
 use crate::verify::{self, Check, Settings, Verdict};
@@ -155,8 +157,8 @@ impl<'a> Compressor<'a> {
             }
             None => Pins(sites.map(|_| None)),
         };
-        let judge = Judge::new(model, &options.loss, &inputs.calibration.carry)?;
-        Judge::new(model, &options.loss, &inputs.holdout.carry)?;
+        judge(model, &options.loss, &sites, &inputs.holdout)?;
+        let judge = judge(model, &options.loss, &sites, &inputs.calibration)?;
         let mut warnings = Vec::new();
         if encode::note(model).is_some() {
             warnings.push("the file was compressed before and folded back to dense: take the original".to_owned());
@@ -304,14 +306,19 @@ impl<'a> Compressor<'a> {
             let calibration = this.engine.as_ref().map(|engine| (engine, &this.inputs.calibration));
             Study::new(this.model, this.weights()?, calibration, this.options.seed, this.progress)
         };
-        let mut study = match attempt(self) {
-            Ok(study) => study,
-            Err(error) if cannot_run(&error) => {
+        let mut study = match (attempt(self), &self.engine) {
+            (Ok(study), _) => study,
+            (Err(error), Some(engine)) if cannot_run(&error) => {
+                // A sample that cannot be run is no reason to do without any.
+                let error = match error.kind() {
+                    ErrorKind::Engine => obstacle(self.model, engine, &self.inputs.calibration, error)?,
+                    _ => error,
+                };
                 self.warnings.push(without_engine(&error));
                 (self.engine, self.refused) = (None, Some(error));
                 attempt(self)?
             }
-            Err(error) => return Err(error),
+            (Err(error), _) => return Err(error),
         };
         study.writing = self.writing();
         let random = self.inputs.origin == InputOrigin::Random;
@@ -722,6 +729,14 @@ pub fn refuse_coded(model: &Model, sites: &Sites) -> Result<()> {
         return Err(Error::new(ErrorKind::NothingToDo, message));
     }
     Ok(())
+}
+
+/// The outputs that are judged: those that the sites reach.
+fn judge(model: &Model, loss: &LossSpec, sites: &Sites, samples: &Samples) -> Result<Judge> {
+    let mut judge = Judge::new(model, loss, &samples.carry)?;
+    let nodes = sites.survey.nodes.iter().map(|node| (node.scope.clone(), node.index));
+    judge.keep_reached(&reach::outputs(model, &Changes::of_elements(nodes), &samples.carry)?)?;
+    Ok(judge)
 }
 
 /// Names the model's file.

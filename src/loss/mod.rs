@@ -11,14 +11,32 @@
 //!
 //! A *row* is the classes of one decision: the last axis, or the axis of the Softmax that the output comes from.
 //! Sums are taken in double precision, in a fixed order: the figures do not depend on the number of threads.
+//!
+//! Elements that are NaN in both models, or the same infinity, show nothing: they are in no figure but are counted
+//! (`nan`, `infinite`). A row that holds NaN decides nothing and is counted too (`undecided`). An element that is not
+//! finite in one of the two only is an error of the compressed model (`non_finite`).
+//!
+//! # Loss
+//! Each output has one loss, of its [`LossKind`]. Two figures are made of the losses of all outputs that count:
+//!
+//! - the *worst*, `max_o loss_o`, is what a bound such as `--max-loss` is held against: a user who gives one wants it for
+//!   every output;
+//! - the *mean*, `sum_o loss_o / O`, is what changes to a model are compared by: it is smoother, and its derivatives by
+//!   the errors of several outputs add up.
+//!
+//! An output counts if a node that is changed [reaches](reach) it. The others are the same whatever is done to the
+//! weights: they would make the mean smaller, and a bound on all outputs easy to keep.
 
 mod classes;
 mod comparison;
+mod failure;
 mod measure;
 mod profile;
+pub mod reach;
 
 pub use classes::{Content, Rows};
 pub use comparison::{Comparison, CrossEntropy, Figures};
+pub use failure::obstacle;
 pub use measure::Reference;
 pub use profile::{BINS, Bin, Profile};
 
@@ -112,6 +130,8 @@ pub struct Judged {
     pub kl: bool,
     /// Its dimensions, as far as they are declared.
     pub dims: Vec<Dim>,
+    /// Whether it depends on what is changed, as far as is known: else it is not part of any loss.
+    pub reached: bool,
 }
 
 /// The outputs of a model that are compared, and their losses.
@@ -155,7 +175,8 @@ impl Judge {
                 None => spec.default.unwrap_or(if content.is_distribution() { LossKind::Kl } else { LossKind::Nmse }),
             };
             let kl = loss == LossKind::Kl || content.is_distribution();
-            Judged { name: port.name.clone(), content, loss, kl, dims: port.dims.clone().unwrap_or_default() }
+            let dims = port.dims.clone().unwrap_or_default();
+            Judged { name: port.name.clone(), content, loss, kl, dims, reached: true }
         });
         Ok(Judge { outputs: outputs.collect() })
     }
@@ -164,6 +185,26 @@ impl Judge {
     pub fn measure_kl(&mut self, output: Option<&str>) {
         let outputs = self.outputs.iter_mut().filter(|o| output.is_none_or(|name| o.name == name));
         outputs.for_each(|o| o.kl = true);
+    }
+
+    /// Leaves outputs that are not among `reached` (see [`reach::outputs`]) out of losses, and out of what a bound on all
+    /// outputs is held against. They are still compared.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if none is left: then nothing that is judged depends on what is changed.
+    pub fn keep_reached(&mut self, reached: &BTreeSet<String>) -> Result<()> {
+        if !self.names().any(|name| reached.contains(name)) {
+            let names = self.names().collect::<Vec<_>>().join(", ");
+            let message = format!("no output that is judged depends on the weights that are changed: {names}");
+            return Err(usage(message));
+        }
+        self.outputs.iter_mut().for_each(|output| output.reached = reached.contains(&output.name));
+        Ok(())
+    }
+
+    /// The names of the outputs that are not part of the loss.
+    pub fn unreached(&self) -> impl Iterator<Item = &str> {
+        self.outputs.iter().filter(|o| !o.reached).map(|o| o.name.as_str())
     }
 
     /// The names of the outputs.

@@ -282,7 +282,7 @@ mod tests {
 
     fn judged(dims: &[&str]) -> Judged {
         let dims = dims.iter().map(|name| Dim::Symbol((*name).to_owned())).collect();
-        Judged { name: "y".to_owned(), content: Content::Values, loss: LossKind::Nmse, kl: false, dims }
+        Judged { name: "y".to_owned(), content: Content::Values, loss: LossKind::Nmse, kl: false, dims, reached: true }
     }
 
     fn tensor(shape: &[usize], value: impl Fn(usize) -> f64) -> Tensor {

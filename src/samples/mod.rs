@@ -14,7 +14,7 @@ mod signature;
 mod tensor;
 
 pub use carry::Carry;
-pub use random::{Random, RandomOptions};
+pub use random::{Random, RandomOptions, indexed};
 pub use signature::{Dim, Port, Signature};
 pub use tensor::Tensor;
 

@@ -73,6 +73,14 @@ impl Random {
     }
 }
 
+/// How many entries the shortest axis has that the integers of an input index; `None` if they index nothing that is known.
+///
+/// # Errors
+/// Those of [`Values::new`].
+pub fn indexed(model: &Model, input: &str) -> Result<Option<i64>> {
+    Ok(Indexed { model, values: Values::new(&model.proto)? }.clues(input).indexed)
+}
+
 /// A size for every dimension of every input.
 fn shapes(signature: &Signature, given: &[(String, usize)], guesses: &mut Vec<String>) -> Result<Vec<Vec<usize>>> {
     let given: BTreeMap<&str, usize> = given.iter().map(|(name, size)| (name.as_str(), *size)).collect();
