@@ -19,6 +19,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use dirnet::coding::{WeightUnit, Weights};
 use dirnet::dictionary::BlockSpec;
-use dirnet::error::meant;
+use dirnet::error::{Cut, meant};
 use dirnet::pins::Pins;
 use dirnet::plan::{ATOMS, Choice, Sharing};
 use dirnet::recurrent::{Survey, Unit};
@@ -162,7 +163,7 @@ impl Override {
 fn listed(names: &[&str]) -> String {
     const FEW: usize = 4;
     let more = if names.len() > FEW { format!(" and {} more", names.len() - FEW) } else { String::new() };
-    let few: Vec<String> = names.iter().take(FEW).map(|name| format!("'{name}'")).collect();
+    let few: Vec<String> = names.iter().take(FEW).map(|name| format!("'{}'", Cut(name))).collect();
     format!("{}{more}", few.join(", "))
 }
 
@@ -320,7 +321,16 @@ pub fn read_text(path: &Path, most: u64) -> Result<String> {
     if found.len() > most {
         bail!("{shown}: {} bytes are too many for such a file, expected at most {most}", found.len());
     }
-    std::fs::read_to_string(path).with_context(|| format!("{shown}: cannot read"))
+    // No more than it says to have: files of the system (/proc) say 0, and some of them are waited for.
+    let mut text = String::new();
+    if found.len() > 0 {
+        let file = std::fs::File::open(path).with_context(|| format!("{shown}: cannot read"))?;
+        file.take(found.len()).read_to_string(&mut text).map_err(|error| match error.kind() {
+            std::io::ErrorKind::InvalidData => anyhow::anyhow!("{shown}: not a text in UTF-8"),
+            _ => anyhow::Error::new(error).context(format!("{shown}: cannot read")),
+        })?;
+    }
+    Ok(text)
 }
 
 /// `file:line` of a span.
