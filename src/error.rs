@@ -110,7 +110,8 @@ impl std::error::Error for Error {}
 /// The words of an error of the operating system, without its number.
 pub fn words(error: &std::io::Error) -> String {
     if error.kind() == std::io::ErrorKind::FileTooLarge {
-        return "File too large: the file system, or a limit on the size of files (ulimit -f), does not allow it".into();
+        return "File too large: the file system, or a limit on the size of files (ulimit -f), does not allow it"
+            .into();
     }
     let text = error.to_string();
     match text.rfind(" (os error ") {
@@ -126,7 +127,11 @@ pub fn meant<'n>(wrong: &str, known: impl IntoIterator<Item = &'n str>) -> Strin
     // A comparison takes time with the product of the lengths.
     let short = |name: &&str| name.len() <= 4 * LONGEST_NAME;
     let wrong = if short(&wrong) { wrong } else { return String::new() };
-    let alike = known.into_iter().filter(short).map(|name| (strsim::jaro(wrong, name), name)).filter(|(alike, _)| *alike > ALIKE);
+    let alike = known
+        .into_iter()
+        .filter(short)
+        .map(|name| (strsim::jaro(wrong, name), name))
+        .filter(|(alike, _)| *alike > ALIKE);
     let nearest = alike.max_by(|(a, _), (b, _)| a.total_cmp(b));
     nearest.map_or_else(String::new, |(_, name)| format!(" (did you mean '{}'?)", Cut(name)))
 }

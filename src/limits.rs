@@ -3,6 +3,9 @@
 /// Nesting of graphs inside graphs (If, Loop and Scan bodies). Real models stay below five; each level costs stack.
 pub const GRAPH_DEPTH: usize = 32;
 
+/// Attributes of one node. Operators have below twenty; each takes half a kilobyte in memory, and two bytes in a file.
+pub const NODE_ATTRIBUTES: usize = 256;
+
 /// Elements of one tensor whose values are read: as floats 4 GiB, the recurrent weights of an LSTM of width 16384.
 pub const TENSOR_ELEMENTS: u64 = 1 << 30;
 

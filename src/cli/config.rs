@@ -228,6 +228,12 @@ impl File {
         let mut flags: BTreeMap<Spanned<String>, Value> = toml::from_str(&text).map_err(syntax)?;
         flags.retain(|key, _| key.get_ref() != "nodes");
         let nodes: Nodes = toml::from_str(&text).map_err(syntax)?;
+        if nodes.nodes.len() > MAX_TABLES {
+            let (shown, found) = (path.display(), nodes.nodes.len());
+            bail!(
+                "{shown}: {found} tables [nodes.\"...\"], expected at most {MAX_TABLES}: one pattern can name many nodes"
+            );
+        }
         let mut overrides = Vec::with_capacity(nodes.nodes.len());
         for (pattern, node) in nodes.nodes {
             let place = place(path, &text, Some(pattern.span()));
@@ -341,6 +347,9 @@ fn place(path: &Path, text: &str, span: Option<Range<usize>>) -> String {
     }
 }
 
+/// Tables for single nodes that are read: they are written by hand, and each is held against every node and gate.
+const MAX_TABLES: usize = 1000;
+
 fn flag<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
     command.get_arguments().find(|arg| arg.get_long() == Some(long))
 }
@@ -446,6 +455,15 @@ mod tests {
             let file = File::parse(Path::new("x"), format!("[nodes.rnn]\n{wrong}\n")).expect("sound TOML");
             assert!(file.overrides[0].node.choice(&unit(Matrix::W, "f")).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn twenty_thousand_tables_are_refused_at_once() {
+        let text: String = (0..20_000).map(|i| format!("[nodes.'^n{i}$']\nskip = true\n")).collect();
+        let start = std::time::Instant::now();
+        let error = File::parse(Path::new("x.toml"), text).err().expect("too many").to_string();
+        assert!(error.starts_with("x.toml: 20000 tables [nodes.\"...\"], expected at most 1000"), "{error}");
+        assert!(start.elapsed() < std::time::Duration::from_secs(20), "{:?}", start.elapsed());
     }
 
     #[test]

@@ -385,26 +385,37 @@ fn cause(status: ExitStatus, text: &str, limits: Limits) -> String {
     if text.contains("has overflowed its stack") {
         return "it overflows the stack of the engine".to_owned();
     }
-    /// Of POSIX; the same on all systems.
-    const KILL: i32 = 9;
     match signal(status) {
-        Some(KILL) => {
+        Some(Signal::Kill) => {
             format!("the process of the engine was killed ({status}), as a system does that has no memory left")
         }
-        // The processor, or the C library, refuses to go on.
-        Some(4 | 6 | 7 | 8 | 10 | 11) => format!("the engine crashed ({status}): this is a bug in it, please report it"),
-        Some(_) => format!("the process of the engine was ended from outside ({status})"),
+        Some(Signal::Fault) => format!("the engine crashed ({status}): this is a bug in it, please report it"),
+        Some(Signal::Other) => format!("the process of the engine was ended from outside ({status})"),
         None => format!("the process of the engine ended without a result ({status})"),
     }
 }
 
+/// What a signal that ended a process says of its end.
+enum Signal {
+    /// The system may have sent it.
+    Kill,
+    /// The processor, or the C library, refused to go on.
+    Fault,
+    Other,
+}
+
 #[cfg(unix)]
-fn signal(status: ExitStatus) -> Option<i32> {
-    std::os::unix::process::ExitStatusExt::signal(&status)
+fn signal(status: ExitStatus) -> Option<Signal> {
+    use signal_hook::consts::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV};
+    std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| match signal {
+        SIGKILL => Signal::Kill,
+        SIGABRT | SIGBUS | SIGFPE | SIGILL | SIGSEGV => Signal::Fault,
+        _ => Signal::Other,
+    })
 }
 
 #[cfg(not(unix))]
-fn signal(_: ExitStatus) -> Option<i32> {
+fn signal(_: ExitStatus) -> Option<Signal> {
     None
 }
 

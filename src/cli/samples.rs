@@ -169,7 +169,11 @@ impl args::Samples {
     fn random(&self, model: &Model, carry: &[Carry], part: u64) -> Result<(Samples, Vec<String>)> {
         let count = if carry.is_empty() { RANDOM_SAMPLES } else { RANDOM_STEPS };
         let seed = self.seed.wrapping_mul(2).wrapping_add(part);
-        let random = Random::new(model, &RandomOptions { dims: &self.dim, carry, seed, count })?;
+        let random = Random::new(model, &RandomOptions { dims: &self.dim, carry, seed, count });
+        let random = random.map_err(|error| match model.path() {
+            Some(path) => error.in_file(path),
+            None => error,
+        })?;
         Ok((random.samples, random.guesses))
     }
 }

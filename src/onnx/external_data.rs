@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::proto::tensor_proto::DataLocation;
 use super::proto::{StringStringEntryProto, TensorProto};
+use super::tensor::is_external;
 use crate::error::{self, Cut, Error, ErrorKind, Result};
 
 /// Where a tensor says that its values are.
@@ -58,7 +59,11 @@ impl Place {
     /// Makes `tensor` refer to this place instead of holding values.
     pub fn write_to(&self, tensor: &mut TensorProto) {
         let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.to_owned()), value: Some(value) };
-        tensor.external_data = vec![entry("location", self.location.clone()), entry("offset", self.offset.to_string())];
+        // An offset of 0 is not said where it was not.
+        let says_offset = |tensor: &TensorProto| tensor.external_data.iter().any(|entry| entry.key() == "offset");
+        let offset = (self.offset > 0 || !is_external(tensor) || says_offset(tensor)).then(|| self.offset.to_string());
+        tensor.external_data = vec![entry("location", self.location.clone())];
+        tensor.external_data.extend(offset.map(|offset| entry("offset", offset)));
         tensor.external_data.extend(self.length.map(|n| entry("length", n.to_string())));
         tensor.data_location = Some(DataLocation::External as i32);
         tensor.raw_data = None;

@@ -50,7 +50,10 @@ const MEMBERS: [(&[u8], &str); 4] = [
         b"data.pkl",
         "a PyTorch file (.pt, .pth): export the model to ONNX with torch.onnx.export (PyTorch alone can read this one)",
     ),
-    (b"model.weights.h5", "a Keras model (.keras): export it with model.export('model.onnx', format='onnx') or tf2onnx"),
+    (
+        b"model.weights.h5",
+        "a Keras model (.keras): export it with model.export('model.onnx', format='onnx') or tf2onnx",
+    ),
     (b".onnx", "a zip archive with an ONNX model in it: unpack it first (unzip)"),
     (b".npy", "a NumPy archive (.npz), which holds samples, not a model"),
 ];

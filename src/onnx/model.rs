@@ -296,7 +296,7 @@ impl Model {
         let mut end = 0;
         graph::for_each_tensor_mut(&mut proto, &mut |tensor| {
             let place = if is_external(tensor) {
-                let Place { location, offset, .. } = Place::of(tensor)?;
+                let Place { location, offset, length: told } = Place::of(tensor)?;
                 let length = self.side_bytes(tensor)?;
                 let piece = pieces.get_mut(&relative(&location)).and_then(|pieces| {
                     let after = pieces.partition_point(|piece| piece.start <= offset);
@@ -316,7 +316,10 @@ impl Model {
                         start
                     }
                 };
-                Place { location: name.to_owned(), offset: start + (offset - piece.start), length: Some(length) }
+                // Without a length it ends where the file does: whether that stays so is known at the end.
+                let is_known = offset + length < piece.end || tensor::payload_bytes(tensor).is_err();
+                let length = told.or_else(|| is_known.then_some(length));
+                Place { location: name.to_owned(), offset: start + (offset - piece.start), length }
             } else if too_large && tensor::stored_bytes(tensor) >= MOVED_BYTES {
                 let length = tensor::payload_bytes(tensor)?;
                 let offset = side_offset(end, length);
@@ -327,6 +330,16 @@ impl Model {
                 return Ok(());
             };
             place.write_to(tensor);
+            Ok(())
+        })?;
+        graph::for_each_tensor_mut(&mut proto, &mut |tensor| {
+            if let Some(place) = is_external(tensor).then(|| Place::of(tensor)).transpose()?
+                && place.length.is_none()
+                && let Ok(length) = tensor::payload_bytes(tensor)
+                && place.offset + length < end
+            {
+                Place { length: Some(length), ..place }.write_to(tensor);
+            }
             Ok(())
         })?;
         Ok((proto, end))
@@ -386,8 +399,18 @@ impl Model {
         self.check_graphs()
     }
 
-    /// Names are unique and defined, and nothing depends on itself.
+    /// Names are unique and defined, nothing depends on itself, and no node has attributes without end.
     pub(super) fn check_graphs(&self) -> Result<()> {
+        let mut sound = Ok(());
+        graph::for_each_graph(&self.proto, |_, graph| {
+            let excessive = graph.node.iter().enumerate().find(|(_, n)| n.attribute.len() > limits::NODE_ATTRIBUTES);
+            if let Some((index, node)) = excessive {
+                let (found, most) = (node.attribute.len(), limits::NODE_ATTRIBUTES);
+                let message = format!("{found} attributes are more than any operator has, expected at most {most}");
+                sound = Err(Error::new(ErrorKind::Limit, message).at_node(graph::plain_name(node, index)));
+            }
+        });
+        sound?;
         Values::new(&self.proto)?.check_acyclic(&self.proto)
     }
 

@@ -563,7 +563,9 @@ impl Finder<'_, '_> {
             Ok(traced) => traced,
             Err(Stop::Failed(error)) => return Err(error.into()),
             Err(Stop::Quantised(by)) => {
-                return skip(format!("{matrix} is already quantised ({by}): compress the float model that it was made from"));
+                return skip(format!(
+                    "{matrix} is already quantised ({by}): compress the float model that it was made from"
+                ));
             }
             Err(Stop::NotConstant(what)) => {
                 let direct = !matches!(definition.map(|d| d.origin), Some(Origin::Node { .. }));

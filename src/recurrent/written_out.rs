@@ -48,7 +48,10 @@ fn skipped(node: &str, op: &str, reason: String) -> Skipped {
 fn is_cell(model: &Model, values: &Values<'_>, scope: &Scope, body: &GraphProto) -> bool {
     let has = |op: &str| body.node.iter().any(|node| is_standard(node.domain()) && node.op_type() == op);
     // The loops that this tool writes in other forms multiply integers.
-    has("Sigmoid") && has("Tanh") && !has("MatMulInteger") && body.node.iter().any(|node| weight(model, values, scope, node).is_some())
+    has("Sigmoid")
+        && has("Tanh")
+        && !has("MatMulInteger")
+        && body.node.iter().any(|node| weight(model, values, scope, node).is_some())
 }
 
 /// A constant that a node multiplies a vector with, by graph and name of its definition.

@@ -141,7 +141,8 @@ fn element_type(descr: &str) -> Result<(ElementType, bool)> {
         "b1" => ElementType::Bool,
         _ => {
             let shown = shortened(descr);
-            let message = format!("dtype {shown} cannot be fed to a model: {holds}, expected numbers; convert it with astype()");
+            let message =
+                format!("dtype {shown} cannot be fed to a model: {holds}, expected numbers; convert it with astype()");
             return Err(bad(message));
         }
     };

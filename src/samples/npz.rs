@@ -29,8 +29,10 @@ impl Npz {
     pub fn open(path: &Path) -> Result<Npz> {
         let (mut file, length) = open(path)?;
         let Some(entries) = entries(&mut file, length)? else {
-            let kind = foreign::recognised_file(path).filter(|kind| !kind.contains(".npz"));
-            let what = kind.map_or_else(|| "it is cut off, or something else".to_owned(), |kind| format!("it is {kind}"));
+            let kind = foreign::recognised_file(path)
+                .filter(|kind| !["zip archive", ".npz"].iter().any(|own| kind.contains(own)));
+            let what =
+                kind.map_or_else(|| "it is cut off, or something else".to_owned(), |kind| format!("it is {kind}"));
             return Err(bad(format!("not an npz file: {what}")));
         };
         let left = Rc::new(Cell::new(limits::NPZ_DIRECTORY_BYTES));
@@ -94,9 +96,9 @@ fn entries(file: &mut BufReader<File>, length: u64) -> Result<Option<Option<usiz
     file.by_ref().take(length - start).read_to_end(&mut tail).map_err(|e| system(&e))?;
     file.rewind().map_err(|e| system(&e))?;
     let number = |at: usize| u16::from_le_bytes([tail[at], tail[at + 1]]);
-    let ends = (0..(tail.len() + 1).saturating_sub(RECORD)).rev().find(|&at| {
-        tail[at..].starts_with(b"PK\x05\x06") && at + RECORD + usize::from(number(at + 20)) <= tail.len()
-    });
+    let ends = (0..(tail.len() + 1).saturating_sub(RECORD))
+        .rev()
+        .find(|&at| tail[at..].starts_with(b"PK\x05\x06") && at + RECORD + usize::from(number(at + 20)) <= tail.len());
     Ok(ends.map(|at| Some(usize::from(number(at + 10))).filter(|&count| count < usize::from(u16::MAX))))
 }
 

@@ -86,8 +86,14 @@ fn check_bytes(inputs: &[Input], options: &RandomOptions) -> Result<()> {
         return Ok(());
     }
     let largest = inputs.iter().max_by_key(|input| bytes(input)).expect("no inputs have no bytes");
-    let is_fixed = largest.port.dims.iter().flatten().all(|dim| dim.fixed().is_some());
-    let way = if is_fixed { "the model declares this shape: give samples" } else { "choose smaller sizes with --dim" };
+    // What the model declares by itself: its open dimensions are at least 1.
+    let declared: Vec<usize> = largest.port.dims.iter().flatten().map(|dim| dim.fixed().unwrap_or(1)).collect();
+    let least = super::tensor::bytes(largest.port.element, &declared);
+    let way = if least.is_none_or(|bytes| bytes > limits::SAMPLE_BYTES / options.count.max(1) as u64) {
+        "the model declares such sizes, so give samples"
+    } else {
+        "choose smaller sizes with --dim"
+    };
     let message = format!(
         "{} random inputs of shape {:?} exceed the {} GiB that samples may take; {way}",
         options.count,

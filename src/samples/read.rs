@@ -327,7 +327,8 @@ fn check_type(port: &Port, element: ElementType) -> Result<()> {
 /// A shape of the input, with or without a further axis 0 for the samples.
 fn check_stacked_shape(port: &Port, shape: &[usize]) -> Result<()> {
     // An axis of size 0 lets the others have any size at no cost in the file; what is made of it has them too.
-    let others = shape.iter().filter(|&&size| size > 0).try_fold(1u64, |product, &size| product.checked_mul(size as u64));
+    let others =
+        shape.iter().filter(|&&size| size > 0).try_fold(1u64, |product, &size| product.checked_mul(size as u64));
     if shape.contains(&0) && others.is_none_or(|others| others > limits::EMPTY_AXES) {
         return Err(bad(format!("shape {shape:?} has no elements, and axes beyond what is run")));
     }

@@ -54,7 +54,8 @@ impl Signature {
         let inputs = graph.input.iter().filter(|i| !defaults.contains(i.name())).map(Port::of);
         let inputs = inputs.collect::<Result<Vec<_>>>()?;
         // An output of another type is not judged; that is found out when the model is run.
-        let outputs: Vec<_> = graph.output.iter().map(|o| Port::of(o).unwrap_or_else(|_| Port::undeclared(o))).collect();
+        let outputs: Vec<_> =
+            graph.output.iter().map(|o| Port::of(o).unwrap_or_else(|_| Port::undeclared(o))).collect();
         let states = state::guess(model, &inputs, &outputs);
         Ok(Signature { inputs, outputs, states })
     }

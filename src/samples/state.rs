@@ -38,7 +38,8 @@ pub(super) fn guess(model: &Model, inputs: &[Port], outputs: &[Port]) -> Vec<Car
         }
         let stem_of_both = stem(&input.name);
         let alike = outputs.iter().filter(|o| !stem_of_both.is_empty() && stem(&o.name) == stem_of_both);
-        let mut alike = alike.map(|output| Carry { input: input.name.clone(), output: output.name.clone(), range: None });
+        let mut alike =
+            alike.map(|output| Carry { input: input.name.clone(), output: output.name.clone(), range: None });
         alike.find(|carry| fits(carry) && keeps_its_size(input, inputs) && graph.is_made_anew(carry, inputs))
     };
     inputs.iter().filter_map(of_input).collect()
@@ -107,9 +108,8 @@ impl Graph<'_> {
             && first % node.input.len() == 0
         {
             let size = first / node.input.len();
-            let part = |(k, name): (usize, &String)| {
-                (carry(Some(k * size..(k + 1) * size)), self.last_states(&scope, name))
-            };
+            let part =
+                |(k, name): (usize, &String)| (carry(Some(k * size..(k + 1) * size)), self.last_states(&scope, name));
             parts.extend(node.input.iter().enumerate().map(part));
         }
         parts
@@ -185,8 +185,18 @@ fn is_recurrent(node: &NodeProto) -> bool {
 fn moves_values(node: &NodeProto, input: usize) -> bool {
     let moves = matches!(
         node.op_type(),
-        "Cast" | "Identity" | "Unsqueeze" | "Squeeze" | "Reshape" | "Flatten" | "Transpose" | "Expand" | "Slice" | "Gather"
-            | "Split" | "Tile"
+        "Cast"
+            | "Identity"
+            | "Unsqueeze"
+            | "Squeeze"
+            | "Reshape"
+            | "Flatten"
+            | "Transpose"
+            | "Expand"
+            | "Slice"
+            | "Gather"
+            | "Split"
+            | "Tile"
     );
     is_standard(node.domain()) && (moves && input == 0 || node.op_type() == "Concat")
 }
