@@ -3,6 +3,9 @@
 /// Nesting of graphs inside graphs (If, Loop and Scan bodies). Real models stay below five; each level costs stack.
 pub const GRAPH_DEPTH: usize = 32;
 
+/// Attributes of one node. Operators have below twenty; each takes half a kilobyte in memory, and two bytes in a file.
+pub const NODE_ATTRIBUTES: usize = 256;
+
 /// Elements of one tensor whose values are read: as floats 4 GiB, the recurrent weights of an LSTM of width 16384.
 pub const TENSOR_ELEMENTS: u64 = 1 << 30;
 
@@ -48,6 +51,14 @@ pub const NPZ_FREE_BYTES: u64 = 128 << 20;
 
 /// See [`NPZ_FREE_BYTES`]. Deflate itself reaches 1032.
 pub const NPZ_RATIO: u64 = 100;
+
+/// Product of the other axes of an array of samples with an axis of size 0: they cost nothing in the file, but what is
+/// computed from it may have them without the empty one.
+pub const EMPTY_AXES: u64 = 1 << 20;
+
+/// Bytes that are read to open an npz file, before any array: a hundred thousand arrays have directories of less. A file
+/// without a directory would be searched to its first byte, and a sparse one can have terabytes.
+pub const NPZ_DIRECTORY_BYTES: u64 = 16 << 20;
 
 /// Header of an npy file. NumPy writes about a hundred bytes and itself refuses more than ten thousand.
 pub const NPY_HEADER_BYTES: usize = 10_000;

@@ -140,8 +140,8 @@ pub struct Run {
     /// Flags from a file; those on the command line win
     #[arg(long, value_name = "FILE.toml", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
-    /// Threads [default: one per processor]; the result does not depend on it
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    /// Threads, at most 512 [default: one per processor]; the result does not depend on it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub threads: Option<u16>,
     /// Try models whose opset or IR version is newer than this version knows
     #[arg(long)]

@@ -19,6 +19,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +27,7 @@ use anyhow::{Context, Result, bail};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use dirnet::dictionary::BlockSpec;
-use dirnet::error::meant;
+use dirnet::error::{Cut, meant};
 use dirnet::plan::{Choice, Pins, Sharing};
 use dirnet::recurrent::{GateBlock, Survey};
 use dirnet::sites::{Site, Sites};
@@ -161,7 +162,7 @@ impl Override {
 fn listed(names: &[&str]) -> String {
     const FEW: usize = 4;
     let more = if names.len() > FEW { format!(" and {} more", names.len() - FEW) } else { String::new() };
-    let few: Vec<String> = names.iter().take(FEW).map(|name| format!("'{name}'")).collect();
+    let few: Vec<String> = names.iter().take(FEW).map(|name| format!("'{}'", Cut(name))).collect();
     format!("{}{more}", few.join(", "))
 }
 
@@ -227,6 +228,12 @@ impl File {
         let mut flags: BTreeMap<Spanned<String>, Value> = toml::from_str(&text).map_err(syntax)?;
         flags.retain(|key, _| key.get_ref() != "nodes");
         let nodes: Nodes = toml::from_str(&text).map_err(syntax)?;
+        if nodes.nodes.len() > MAX_TABLES {
+            let (shown, found) = (path.display(), nodes.nodes.len());
+            bail!(
+                "{shown}: {found} tables [nodes.\"...\"], expected at most {MAX_TABLES}: one pattern can name many nodes"
+            );
+        }
         let mut overrides = Vec::with_capacity(nodes.nodes.len());
         for (pattern, node) in nodes.nodes {
             let place = place(path, &text, Some(pattern.span()));
@@ -320,7 +327,16 @@ pub fn read_text(path: &Path, most: u64) -> Result<String> {
     if found.len() > most {
         bail!("{shown}: {} bytes are too many for such a file, expected at most {most}", found.len());
     }
-    std::fs::read_to_string(path).with_context(|| format!("{shown}: cannot read"))
+    // No more than it says to have: files of the system (/proc) say 0, and some of them are waited for.
+    let mut text = String::new();
+    if found.len() > 0 {
+        let file = std::fs::File::open(path).with_context(|| format!("{shown}: cannot read"))?;
+        file.take(found.len()).read_to_string(&mut text).map_err(|error| match error.kind() {
+            std::io::ErrorKind::InvalidData => anyhow::anyhow!("{shown}: not a text in UTF-8"),
+            _ => anyhow::Error::new(error).context(format!("{shown}: cannot read")),
+        })?;
+    }
+    Ok(text)
 }
 
 /// `file:line` of a span.
@@ -330,6 +346,9 @@ fn place(path: &Path, text: &str, span: Option<Range<usize>>) -> String {
         None => path.display().to_string(),
     }
 }
+
+/// Tables for single nodes that are read: they are written by hand, and each is held against every node and gate.
+const MAX_TABLES: usize = 1000;
 
 fn flag<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
     command.get_arguments().find(|arg| arg.get_long() == Some(long))
@@ -436,6 +455,15 @@ mod tests {
             let file = File::parse(Path::new("x"), format!("[nodes.rnn]\n{wrong}\n")).expect("sound TOML");
             assert!(file.overrides[0].node.choice(&unit(Matrix::W, "f")).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn twenty_thousand_tables_are_refused_at_once() {
+        let text: String = (0..20_000).map(|i| format!("[nodes.'^n{i}$']\nskip = true\n")).collect();
+        let start = std::time::Instant::now();
+        let error = File::parse(Path::new("x.toml"), text).err().expect("too many").to_string();
+        assert!(error.starts_with("x.toml: 20000 tables [nodes.\"...\"], expected at most 1000"), "{error}");
+        assert!(start.elapsed() < std::time::Duration::from_secs(20), "{:?}", start.elapsed());
     }
 
     #[test]

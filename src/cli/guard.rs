@@ -34,7 +34,7 @@ use dirnet::report::Bytes;
 
 use super::args::Limits;
 use super::progress::display;
-use super::{BAD_INPUT, FAILED, interrupt};
+use super::{BAD_INPUT, FAILED, interrupt, say};
 use crate::ALLOCATOR;
 
 /// The first argument of a worker; the next two are its [`Role`], and whether its progress is shown.
@@ -161,6 +161,8 @@ pub enum Message {
     Advance(u64),
     /// [`Progress::done`].
     Done,
+    /// It reads samples, or makes them up, of which the job needs memory; or it is through with that.
+    Samples(bool),
     /// It stopped itself, and why.
     Stopped(String),
     /// What it was asked for, on one line.
@@ -173,6 +175,7 @@ impl Message {
             Message::Phase(name, total) => format!("{MARK}phase {total} {name}\n"),
             Message::Advance(n) => format!("{MARK}advance {n}\n"),
             Message::Done => format!("{MARK}done\n"),
+            Message::Samples(begun) => format!("{MARK}samples {}\n", if *begun { "begun" } else { "read" }),
             Message::Stopped(why) => format!("{MARK}stopped {why}\n"),
             Message::Figures(text) => format!("{MARK}figures {text}\n"),
         }
@@ -186,6 +189,7 @@ impl Message {
             }
             "advance" => rest.parse().ok().map(Message::Advance),
             "done" => Some(Message::Done),
+            "samples" => Some(Message::Samples(rest == "begun")),
             "stopped" => Some(Message::Stopped(rest.to_owned())),
             "figures" => Some(Message::Figures(rest.to_owned())),
             _ => None,
@@ -236,7 +240,7 @@ pub fn supervise(job: &Guarded<'_>, arguments: &[OsString]) -> ExitCode {
     match attempts(job, arguments) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: cannot start a process for the engine: {}", words(&error));
+            say(&format!("error: cannot start a process for the engine: {}\n", words(&error)));
             ExitCode::from(BAD_INPUT)
         }
     }
@@ -253,6 +257,10 @@ fn attempts(job: &Guarded<'_>, arguments: &[OsString]) -> io::Result<ExitCode> {
     };
     let reason = match run(Role::Job)? {
         End::Exit(code, said) => return Ok(shown(code, &said.text)),
+        End::Samples(reason) => {
+            say(&format!("error: {reason}\n"));
+            return Ok(ExitCode::from(BAD_INPUT));
+        }
         End::Died(reason) => reason,
     };
     if let End::Exit(0, _) = run(Role::Probe)? {
@@ -266,7 +274,7 @@ fn attempts(job: &Guarded<'_>, arguments: &[OsString]) -> io::Result<ExitCode> {
     }
     Ok(match run(Role::Layers(reason))? {
         End::Exit(code, said) => shown(code, &said.text),
-        End::Died(reason) => failed(job.original, &reason),
+        End::Died(reason) | End::Samples(reason) => failed(job.original, &reason),
     })
 }
 
@@ -281,17 +289,18 @@ pub fn measure(index: usize, model: &Path, limits: Limits, arguments: &[OsString
             let kind = if code == BAD_INPUT { ErrorKind::Usage } else { ErrorKind::Engine };
             Err(Error::new(kind, message).into())
         }
+        End::Samples(reason) => Err(Error::new(ErrorKind::Samples, reason).into()),
         End::Died(reason) => failed(ErrorKind::Engine, &format!("could not be measured: {reason}")),
     }
 }
 
 fn shown(code: u8, text: &str) -> ExitCode {
-    eprint!("{text}");
+    say(text);
     ExitCode::from(code)
 }
 
 fn failed(file: &Path, message: &str) -> ExitCode {
-    eprintln!("error: {}", Error::new(ErrorKind::Engine, message).in_file(file));
+    say(&format!("error: {}\n", Error::new(ErrorKind::Engine, message).in_file(file)));
     ExitCode::from(FAILED)
 }
 
@@ -301,6 +310,8 @@ enum End {
     Exit(u8, Said),
     /// Because it was stopped, and why.
     Died(String),
+    /// Because samples need more memory than it may take, in words: no model is to blame.
+    Samples(String),
 }
 
 /// What a worker said.
@@ -308,6 +319,8 @@ enum End {
 struct Said {
     /// Lines for the user.
     text: String,
+    /// Whether it was at reading samples.
+    at_samples: bool,
     /// Why it stopped itself.
     stopped: Option<String>,
     /// What it was asked for.
@@ -344,6 +357,13 @@ impl Worker {
             (Some(code @ (0 | FAILED | BAD_INPUT)), said) => End::Exit(code, said),
             // It was asked to end, by a signal that it heard.
             (Some(code @ 129..), said) => End::Exit(code, said),
+            (_, said) if said.at_samples && is_out_of_memory(&said.text) => {
+                let most = Bytes(limits.verify_memory);
+                End::Samples(format!(
+                    "the samples take more than {most} of memory; use fewer or smaller ones (--dim, where there are none), or \
+                     raise --verify-memory"
+                ))
+            }
             (_, said) => End::Died(cause(status, &said.text, limits)),
         })
     }
@@ -357,6 +377,7 @@ impl Worker {
             let read = String::from_utf8_lossy(&line);
             match (Message::parse(read.trim_end_matches('\n')), progress) {
                 (None, _) => said.text.push_str(&read),
+                (Some(Message::Samples(begun)), _) => said.at_samples = begun,
                 (Some(Message::Stopped(why)), _) => said.stopped = Some(why),
                 (Some(Message::Figures(text)), _) => said.figures = Some(text),
                 (Some(_), None) => {}
@@ -377,21 +398,68 @@ impl Drop for Worker {
     }
 }
 
+/// Whether the allocator refused: the words of Rust's runtime before it aborts.
+fn is_out_of_memory(text: &str) -> bool {
+    text.contains("memory allocation of ")
+}
+
 /// What a worker died of that could not say so itself.
 fn cause(status: ExitStatus, text: &str, limits: Limits) -> String {
-    // The words of Rust's runtime before it aborts.
-    if text.contains("memory allocation of ") {
-        memory(limits)
-    } else if text.contains("has overflowed its stack") {
-        "it overflows the stack of the engine".to_owned()
-    } else {
-        format!("the process of the engine was killed ({status}), as a system does that has no memory left")
+    if is_out_of_memory(text) {
+        return memory(limits);
     }
+    if text.contains("has overflowed its stack") {
+        return "it overflows the stack of the engine".to_owned();
+    }
+    match signal(status) {
+        Some(Signal::Kill) => {
+            format!("the process of the engine was killed ({status}), as a system does that has no memory left")
+        }
+        Some(Signal::Fault) => format!("the engine crashed ({status}): this is a bug in it, please report it"),
+        Some(Signal::Other) => format!("the process of the engine was ended from outside ({status})"),
+        None => format!("the process of the engine ended without a result ({status})"),
+    }
+}
+
+/// What a signal that ended a process says of its end.
+enum Signal {
+    /// The system may have sent it.
+    Kill,
+    /// The processor, or the C library, refused to go on.
+    Fault,
+    Other,
+}
+
+#[cfg(unix)]
+fn signal(status: ExitStatus) -> Option<Signal> {
+    use signal_hook::consts::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV};
+    std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| match signal {
+        SIGKILL => Signal::Kill,
+        SIGABRT | SIGBUS | SIGFPE | SIGILL | SIGSEGV => Signal::Fault,
+        _ => Signal::Other,
+    })
+}
+
+#[cfg(not(unix))]
+fn signal(_: ExitStatus) -> Option<Signal> {
+    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn only_kill_is_taken_for_a_lack_of_memory() {
+        let limits = Limits { verify_timeout: 1, verify_memory: 1 };
+        let of = |signal: i32| cause(std::os::unix::process::ExitStatusExt::from_raw(signal), "", limits);
+        assert!(of(9).contains("no memory left"), "{}", of(9));
+        for (signal, words) in [(11, "the engine crashed"), (6, "the engine crashed"), (25, "from outside")] {
+            let line = of(signal);
+            assert!(line.contains(words) && !line.contains("memory"), "{line}");
+        }
+    }
 
     #[test]
     fn messages_come_through_and_other_lines_are_none() {
@@ -399,6 +467,8 @@ mod tests {
             Message::Phase("compare plans".to_owned(), 7),
             Message::Advance(3),
             Message::Done,
+            Message::Samples(true),
+            Message::Samples(false),
             Message::Stopped("no more".to_owned()),
             Message::Figures("{}".to_owned()),
         ] {

@@ -1,12 +1,19 @@
-//! What happens when somebody asks the process to end: SIGINT (Ctrl-C), SIGTERM, SIGHUP.
+//! What happens when somebody asks the process to end: SIGINT (Ctrl-C), SIGTERM, SIGHUP, SIGQUIT, and the signals that
+//! batch systems send before they kill (SIGXCPU, SIGUSR1, SIGUSR2, SIGALRM).
 //!
 //! What has been begun to be written is removed, and the process leaves with 128 and the number of the signal, as shells
 //! say it. A process that waits for a worker lets it end first, and the worker removes what is its own. A second signal
 //! does not wait.
+//!
+//! SIGXFSZ (a limit on the size of files, `ulimit -f`) does not end the process: the write fails, and is an error like any
+//! other.
 
 use std::process::{self, ChildStdin};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+#[cfg(unix)]
+use std::sync::{Arc, atomic::AtomicBool};
 
 use dirnet::onnx::atomic;
 
@@ -50,13 +57,16 @@ pub fn leave(code: u8) -> ! {
 /// the same output removes what stayed behind.
 #[cfg(unix)]
 pub fn watch() {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
+    // A handler that does nothing of importance: with any, the write that is too long returns an error.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
     let ignored = ignored();
-    let wanted = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
+    let ends = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGXCPU, SIGUSR1, SIGUSR2, SIGALRM];
+    let wanted = ends.into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
     let Ok(mut signals) = signal_hook::iterator::Signals::new(wanted) else { return };
     std::thread::spawn(move || {
         for signal in signals.forever() {
-            let signal = u8::try_from(signal).expect("those three are small");
+            let signal = u8::try_from(signal).expect("those are small");
             CAUGHT.store(signal, Ordering::SeqCst);
             if take().is_none() {
                 leave(128 + signal);

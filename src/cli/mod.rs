@@ -25,13 +25,14 @@ mod value;
 mod verify;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::panic;
 use std::process::ExitCode;
 
 use anyhow::Error;
 use clap::error::ErrorKind as ClapErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
-use dirnet::error::{ErrorKind, Escaped};
+use dirnet::error::{ErrorKind, Escaped, shortened};
 
 /// What the whole process ends with.
 const FAILED: u8 = 1;
@@ -92,7 +93,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(_) => {
             let place = location.lock().ok().and_then(|mut place| place.take()).unwrap_or_default();
-            eprintln!("error: internal error{place}: this is a bug in dirnet, please report it");
+            say(&format!("error: internal error{place}: this is a bug in dirnet, please report it\n"));
             ExitCode::from(BAD_INPUT)
         }
     }
@@ -182,7 +183,7 @@ fn usage(error: &clap::Error, place: &str, command: &str) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    eprintln!("error: {place}{}", one_line(error, command));
+    say(&format!("error: {place}{}\n", one_line(error, command)));
     ExitCode::from(BAD_INPUT)
 }
 
@@ -201,7 +202,12 @@ fn one_line(error: &clap::Error, command: &str) -> String {
     let message = message.join(" ");
     let message = message.strip_prefix("error: ").unwrap_or(&message).trim_end_matches('.');
     let space = if command.is_empty() { "" } else { " " };
-    format!("{}; see 'dirnet {command}{space}--help'", Escaped(message))
+    format!("{}; see 'dirnet {command}{space}--help'", Escaped(&shortened(message)))
+}
+
+/// Writes to stderr, at once. Where that cannot be written (a full disk, a reader that is gone) the exit code has to do.
+fn say(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// Shows what went wrong on one line and says with which code to leave.
@@ -211,7 +217,8 @@ fn failure(error: &Error) -> ExitCode {
         Some(system) => dirnet::error::words(system),
         None => cause.to_string(),
     };
-    eprintln!("error: {}", Escaped(&error.chain().map(words).collect::<Vec<_>>().join(": ")));
+    let causes: Vec<String> = error.chain().map(|cause| shortened(&words(cause)).into_owned()).collect();
+    say(&format!("error: {}\n", Escaped(&causes.join(": "))));
     ExitCode::from(match error.downcast_ref::<dirnet::error::Error>().map(dirnet::error::Error::kind) {
         Some(ErrorKind::Target | ErrorKind::Check | ErrorKind::NothingToDo | ErrorKind::Engine) => FAILED,
         _ => BAD_INPUT,

@@ -12,6 +12,19 @@ use dirnet::onnx::Model;
 use dirnet::samples::{Carry, Samples, Signature};
 
 use super::args;
+use super::guard::{self, Message};
+
+/// Tells the supervisor that the memory which is taken now is that of samples.
+fn told<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    if guard::is_worker() {
+        guard::tell(&Message::Samples(true));
+    }
+    let done = work();
+    if guard::is_worker() {
+        guard::tell(&Message::Samples(false));
+    }
+    done
+}
 
 impl args::Samples {
     /// What counts as the loss of each output.
@@ -21,6 +34,15 @@ impl args::Samples {
 
     /// Reads or makes up what a model is calibrated with and judged on.
     pub fn inputs(&self, model: &Model) -> Result<Inputs> {
+        told(|| self.calibrating_and_judging(model))
+    }
+
+    /// Reads or makes up what two models are compared on, and nothing else.
+    pub fn judged(&self, model: &Model) -> Result<(Samples, Vec<String>)> {
+        told(|| self.judging(model))
+    }
+
+    fn calibrating_and_judging(&self, model: &Model) -> Result<Inputs> {
         let signature = Signature::of(model)?;
         let carry = self.carry(&signature)?;
         let holdout = self.read(&self.holdout, &self.holdout_labels, &signature, &carry, "--holdout")?;
@@ -30,8 +52,7 @@ impl args::Samples {
         })
     }
 
-    /// Reads or makes up what two models are compared on, and nothing else.
-    pub fn judged(&self, model: &Model) -> Result<(Samples, Vec<String>)> {
+    fn judging(&self, model: &Model) -> Result<(Samples, Vec<String>)> {
         let signature = Signature::of(model)?;
         let carry = self.carry(&signature)?;
         if let Some(holdout) = self.read(&self.holdout, &self.holdout_labels, &signature, &carry, "--holdout")? {

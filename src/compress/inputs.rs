@@ -119,5 +119,9 @@ impl Inputs {
 /// As [`Random::new`].
 pub fn random(model: &Model, dims: &[(String, usize)], carry: &[Carry], seed: u64, part: u64) -> Result<Random> {
     let count = if carry.is_empty() { RANDOM_SAMPLES } else { RANDOM_STEPS };
-    Random::new(model, &RandomOptions { dims, carry, seed: seed.wrapping_mul(2).wrapping_add(part), count })
+    let options = RandomOptions { dims, carry, seed: seed.wrapping_mul(2).wrapping_add(part), count };
+    Random::new(model, &options).map_err(|error| match model.path() {
+        Some(path) => error.in_file(path),
+        None => error,
+    })
 }

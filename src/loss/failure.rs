@@ -47,7 +47,7 @@ fn out_of_range(model: &Model, feed: &Feed) -> Option<String> {
         let integers = tensor.to_i64()?;
         let size = indexed(model, input).ok()??;
         let (place, value) = integers.indexed_iter().find(|(_, value)| !(-size..size).contains(value))?;
-        let place = place.slice();
+        let place = ndarray::Dimension::slice(&place);
         Some(format!("input '{input}' holds {value} at {place:?}, but what it indexes has {size} entries"))
     };
     feed.iter().find_map(of_input)

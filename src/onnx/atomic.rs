@@ -34,11 +34,19 @@ pub fn append_sparse(out: &mut Output<'_>, bytes: &[u8]) -> Result<()> {
     done.map_err(|e| Error::new(ErrorKind::Io, error::words(&e)))
 }
 
-/// Fails if `path` is nothing that may be replaced: a directory, a link, a device, or in a directory that is not there.
+/// Fails if [`write()`] would be refused at `path`: it is a directory, a link or a device, its directory is not there or may
+/// not be written to, or the name is too long. To be asked before long work.
 ///
 /// # Errors
-/// [`Usage`](ErrorKind::Usage), saying what stands in the way.
+/// [`Usage`](ErrorKind::Usage), saying what stands in the way; [`Io`](ErrorKind::Io) where the system refuses.
 pub fn check_target(path: &Path) -> Result<()> {
+    check_place(path)?;
+    // Whatever the system may have against it, it has against the temporary sibling too.
+    Sibling::create(path).map(drop).map_err(|e| io(&e, path))
+}
+
+/// Fails if `path` is nothing that may be replaced.
+fn check_place(path: &Path) -> Result<()> {
     let refused = |why: &str| Err(Error::new(ErrorKind::Usage, format!("cannot write there: {why}")).in_file(path));
     if path.file_name().is_none() {
         return refused("it is not the name of a file");
@@ -100,7 +108,7 @@ pub struct Pending {
 /// # Errors
 /// Those of [`check_target`] and `fill`, and [`Io`](ErrorKind::Io); no partial file stays.
 pub fn prepare(path: &Path, fill: impl FnOnce(&mut Output<'_>) -> Result<()>) -> Result<Pending> {
-    check_target(path)?;
+    check_place(path)?;
     let failed = |e: std::io::Error| io(&e, path);
     remove_stale(path);
     let mut sibling = Sibling::create(path).map_err(failed)?;
@@ -183,9 +191,15 @@ fn under_way() -> MutexGuard<'static, BTreeSet<PathBuf>> {
 const SUFFIX: &str = ".tmp";
 /// Random characters of a sibling's name.
 const RANDOM: usize = 6;
+/// Bytes of a file's name on the usual file systems.
+const LONGEST_NAME: usize = 255;
 
+/// What the names of the siblings of `path` begin with: its own name, without the end of one so long that the sibling's would
+/// not be allowed.
 fn prefix(path: &Path) -> String {
-    format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy())
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let kept = name.floor_char_boundary(LONGEST_NAME - RANDOM - SUFFIX.len() - 2);
+    format!(".{}.", &name[..kept])
 }
 
 /// A temporary file beside its target, locked and listed in [`UNDER_WAY`].
@@ -259,6 +273,22 @@ mod tests {
             assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         }
         assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn every_legal_name_can_be_written_and_others_are_refused_before() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["n".repeat(255), format!("{}x", "é".repeat(127))] {
+            let path = directory.path().join(&name);
+            check_target(&path).unwrap();
+            write_text(&path, "whole").unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "whole");
+            fs::remove_file(&path).unwrap();
+        }
+        let error = check_target(&directory.path().join("n".repeat(256))).unwrap_err();
+        assert!(error.message().contains("name too long"), "{error}");
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0, "to ask leaves nothing behind");
     }
 
     #[test]

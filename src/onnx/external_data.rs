@@ -12,7 +12,8 @@ use bytes::Bytes;
 
 use super::proto::tensor_proto::DataLocation;
 use super::proto::{StringStringEntryProto, TensorProto};
-use crate::error::{self, Error, ErrorKind, Result};
+use super::tensor::is_external;
+use crate::error::{self, Cut, Error, ErrorKind, Result};
 
 /// Where a tensor says that its values are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +38,7 @@ impl Place {
                 entry.value().parse::<u64>().map_err(|_| {
                     Error::new(
                         ErrorKind::Malformed,
-                        format!("external data: {} '{}' is not a byte count", entry.key(), entry.value()),
+                        format!("external data: {} '{}' is not a byte count", entry.key(), Cut(entry.value())),
                     )
                     .at_tensor(tensor.name())
                 })
@@ -58,7 +59,11 @@ impl Place {
     /// Makes `tensor` refer to this place instead of holding values.
     pub fn write_to(&self, tensor: &mut TensorProto) {
         let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.to_owned()), value: Some(value) };
-        tensor.external_data = vec![entry("location", self.location.clone()), entry("offset", self.offset.to_string())];
+        // An offset of 0 is not said where it was not.
+        let says_offset = |tensor: &TensorProto| tensor.external_data.iter().any(|entry| entry.key() == "offset");
+        let offset = (self.offset > 0 || !is_external(tensor) || says_offset(tensor)).then(|| self.offset.to_string());
+        tensor.external_data = vec![entry("location", self.location.clone())];
+        tensor.external_data.extend(offset.map(|offset| entry("offset", offset)));
         tensor.external_data.extend(self.length.map(|n| entry("length", n.to_string())));
         tensor.data_location = Some(DataLocation::External as i32);
         tensor.raw_data = None;
@@ -131,11 +136,15 @@ pub fn open(directory: Option<&Path>, tensor: &TensorProto, need: Option<u64>) -
     open_place(directory, &place, need).map_err(|e| e.at_tensor(tensor.name()))
 }
 
-fn open_place(directory: Option<&Path>, place: &Place, need: Option<u64>) -> Result<Range> {
+/// As [`open`], of a place that need not be that of one tensor.
+pub(super) fn open_place(directory: Option<&Path>, place: &Place, need: Option<u64>) -> Result<Range> {
     let Some(directory) = directory else {
         return Err(Error::new(
             ErrorKind::Unsupported,
-            format!("its values are in a side file '{}', but the model was not loaded from a file", place.location),
+            format!(
+                "its values are in a side file '{}', but the model was not loaded from a file",
+                Cut(&place.location)
+            ),
         ));
     };
     let (path, found) = confined(directory, &place.location)?;
@@ -162,6 +171,9 @@ fn open_place(directory: Option<&Path>, place: &Place, need: Option<u64>) -> Res
     Ok(Range { file, path, offset: place.offset, length })
 }
 
+/// Bytes of a path: what systems allow.
+const LONGEST_LOCATION: usize = 4096;
+
 /// Path and metadata of a side file that may be read.
 ///
 /// # Errors
@@ -170,9 +182,12 @@ pub fn confined(directory: &Path, location: &str) -> Result<(PathBuf, Metadata)>
     let refused = |why: &str| {
         Error::new(
             ErrorKind::Malformed,
-            format!("external data location '{location}' {why}: only plain files beside the model are read"),
+            format!("external data location '{}' {why}: only plain files beside the model are read", Cut(location)),
         )
     };
+    if location.len() > LONGEST_LOCATION {
+        return Err(refused("is longer than any path"));
+    }
     let relative = Path::new(location);
     let mut path = if directory.as_os_str().is_empty() { PathBuf::from(".") } else { directory.to_owned() };
     let mut found = None;

@@ -7,6 +7,7 @@
 
 pub mod atomic;
 pub mod external_data;
+pub mod foreign;
 pub mod graph;
 pub mod model;
 #[rustfmt::skip] // checked in as it was generated

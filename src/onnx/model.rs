@@ -16,7 +16,7 @@ use super::external_data::{self, Place, io};
 use super::graph::{self, Definition, Origin, Values, is_standard};
 use super::proto::{ModelProto, TensorProto};
 use super::tensor::{self, ElementType, is_external};
-use super::{atomic, serialize, wire};
+use super::{atomic, foreign, serialize, wire};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 
@@ -45,9 +45,11 @@ impl Model {
     /// [`Io`](ErrorKind::Io), [`Malformed`](ErrorKind::Malformed) for a file that is no sound ONNX model,
     /// [`Limit`](ErrorKind::Limit), or [`Unsupported`](ErrorKind::Unsupported) for a newer version; all name the file.
     pub fn load(path: &Path, options: &LoadOptions) -> Result<Self> {
-        read_whole(path)
-            .and_then(|bytes| Self::decode(bytes, Some(path.to_owned()), options))
-            .map_err(|e| e.in_file(path))
+        let loaded = read_whole(path).and_then(|bytes| Self::decode(bytes, Some(path.to_owned()), options));
+        loaded.map_err(|error| match foreign::recognised_file(path) {
+            Some(kind) => Error::new(ErrorKind::Malformed, format!("not an ONNX model: it is {kind}")).in_file(path),
+            None => error.in_file(path),
+        })
     }
 
     /// Decodes a model from memory and checks it. Values in side files cannot be read.
@@ -206,7 +208,8 @@ impl Model {
     ///
     /// # Errors
     /// [`Usage`](ErrorKind::Usage) if the target is this model's own file or side file, a directory, a link, a device,
-    /// or in no directory.
+    /// or in no directory; [`Io`](ErrorKind::Io) where the system would refuse, for a name that is too long for instance.
+    /// A side file that this model would need is looked at as well.
     pub fn check_target(&self, path: &Path) -> Result<()> {
         atomic::check_target(path)?;
         for target in [path.to_owned(), side_path(path)] {
@@ -215,6 +218,9 @@ impl Model {
                     Error::new(ErrorKind::Usage, "this is the input; choose another output file").in_file(target)
                 );
             }
+        }
+        if self.needs_side_file(limits::PROTOBUF_BYTES) {
+            atomic::check_target(&side_path(path))?;
         }
         Ok(())
     }
@@ -233,43 +239,29 @@ impl Model {
     /// # Errors
     /// `Malformed` for a tensor in a side file whose size is not known.
     pub fn saved_bytes(&self) -> Result<u64> {
-        let mut proto = self.proto.clone();
-        let too_large = proto.encoded_len() as u64 > limits::PROTOBUF_BYTES;
-        let mut end = 0;
-        graph::for_each_tensor_mut(&mut proto, &mut |tensor| {
-            if is_external(tensor) || too_large && tensor::stored_bytes(tensor) >= MOVED_BYTES {
-                let length = tensor::payload_bytes(tensor)?;
-                let offset = side_offset(end, length);
-                // The name of the side file is not known yet; its length hardly matters.
-                Place { location: String::from("model.onnx.data"), offset, length: Some(length) }.write_to(tensor);
-                end = offset + length;
-            }
-            Ok(())
-        })?;
+        // The name of the side file is not known yet; its length hardly matters.
+        let (proto, end) = self.moved_out("model.onnx.data", limits::PROTOBUF_BYTES, &mut |_, _| Ok(()))?;
         Ok(proto.encoded_len() as u64 + end)
     }
 
     fn save_within(&self, path: &Path, limit: u64) -> Result<u64> {
         self.check_target(path)?;
-        let too_large = self.proto.encoded_len() as u64 > limit;
-        let mut needs_side_file = too_large;
-        graph::for_each_tensor(&self.proto, |t| needs_side_file |= is_external(t));
-        if !needs_side_file {
+        if !self.needs_side_file(limit) {
             return atomic::write(path, |out| serialize::model(&self.proto, out));
         }
         let side = side_path(path);
         let name = side.file_name().and_then(|n| n.to_str()).map(str::to_owned).ok_or_else(|| {
             Error::new(ErrorKind::Usage, "the name must be UTF-8, for the model to name its side file").in_file(path)
         })?;
-        let mut proto = self.proto.clone();
+        let mut proto = ModelProto::default();
         let side = atomic::prepare(&side, |out| {
             let mut end = 0;
-            graph::for_each_tensor_mut(&mut proto, &mut |tensor| {
-                if is_external(tensor) || too_large && tensor::stored_bytes(tensor) >= MOVED_BYTES {
-                    end = self.move_out(tensor, &name, end, out)?;
-                }
+            (proto, _) = self.moved_out(&name, limit, &mut |values, offset| {
+                atomic::append_sparse(out, &vec![0; (offset - end) as usize])?;
+                end = offset + values.write(out)?;
                 Ok(())
-            })
+            })?;
+            Ok(())
         })?;
         if proto.encoded_len() as u64 > limit {
             return Err(
@@ -281,25 +273,115 @@ impl Model {
         atomic::commit([side, main])
     }
 
-    /// Appends a tensor's values to the side file, of which `end` bytes are written, and returns its new end.
-    fn move_out(&self, tensor: &mut TensorProto, name: &str, end: u64, out: &mut atomic::Output<'_>) -> Result<u64> {
-        let source = if is_external(tensor) {
-            Source::SideFile(external_data::open(self.directory(), tensor, tensor::payload_bytes(tensor).ok())?)
-        } else {
-            Source::Message(tensor::inline_payload(tensor)?)
+    fn needs_side_file(&self, limit: u64) -> bool {
+        let mut needed = self.proto.encoded_len() as u64 > limit;
+        graph::for_each_tensor(&self.proto, |t| needed |= is_external(t));
+        needed
+    }
+
+    /// The messages with the values that do not fit them in a side file called `name`, and the size of that file. `write` is
+    /// called with what stands in it, and where, in the order of the file.
+    ///
+    /// Ranges of the model's side files that overlap are kept together, and stored once: tensors that share bytes (tied
+    /// weights) share them again.
+    fn moved_out(
+        &self,
+        name: &str,
+        limit: u64,
+        write: &mut dyn FnMut(SideValues, u64) -> Result<()>,
+    ) -> Result<(ModelProto, u64)> {
+        let mut proto = self.proto.clone();
+        let too_large = proto.encoded_len() as u64 > limit;
+        let mut pieces = self.pieces()?;
+        let mut end = 0;
+        graph::for_each_tensor_mut(&mut proto, &mut |tensor| {
+            let place = if is_external(tensor) {
+                let Place { location, offset, length: told } = Place::of(tensor)?;
+                let length = self.side_bytes(tensor)?;
+                let piece = pieces.get_mut(&relative(&location)).and_then(|pieces| {
+                    let after = pieces.partition_point(|piece| piece.start <= offset);
+                    pieces.get_mut(after.checked_sub(1)?)
+                });
+                let piece = piece.expect("every range in a side file is in a piece of it");
+                let start = match piece.moved_to {
+                    Some(start) => start,
+                    None => {
+                        let length = piece.end - piece.start;
+                        let start = side_offset(end, length);
+                        let source = Place { location, offset: piece.start, length: Some(length) };
+                        let values = SideValues::Moved(self.directory().map(Path::to_owned), source);
+                        write(values, start).map_err(|e| e.at_tensor(tensor.name()))?;
+                        end = start + length;
+                        piece.moved_to = Some(start);
+                        start
+                    }
+                };
+                // Without a length it ends where the file does: whether that stays so is known at the end.
+                let is_known = offset + length < piece.end || tensor::payload_bytes(tensor).is_err();
+                let length = told.or_else(|| is_known.then_some(length));
+                Place { location: name.to_owned(), offset: start + (offset - piece.start), length }
+            } else if too_large && tensor::stored_bytes(tensor) >= MOVED_BYTES {
+                let length = tensor::payload_bytes(tensor)?;
+                let offset = side_offset(end, length);
+                write(SideValues::Inline(tensor.clone()), offset)?;
+                end = offset + length;
+                Place { location: name.to_owned(), offset, length: Some(length) }
+            } else {
+                return Ok(());
+            };
+            place.write_to(tensor);
+            Ok(())
+        })?;
+        graph::for_each_tensor_mut(&mut proto, &mut |tensor| {
+            if let Some(place) = is_external(tensor).then(|| Place::of(tensor)).transpose()?
+                && place.length.is_none()
+                && let Ok(length) = tensor::payload_bytes(tensor)
+                && place.offset + length < end
+            {
+                Place { length: Some(length), ..place }.write_to(tensor);
+            }
+            Ok(())
+        })?;
+        Ok((proto, end))
+    }
+
+    /// The parts of each side file that tensors read: ranges that do not overlap, in order.
+    fn pieces(&self) -> Result<BTreeMap<PathBuf, Vec<Piece>>> {
+        let mut ranges: BTreeMap<PathBuf, Vec<(u64, u64)>> = BTreeMap::new();
+        let mut sound = Ok(());
+        graph::for_each_tensor(&self.proto, |tensor| {
+            if sound.is_ok() && is_external(tensor) {
+                sound = Place::of(tensor).and_then(|place| {
+                    let end = place.offset.checked_add(self.side_bytes(tensor)?).ok_or_else(|| {
+                        Error::new(ErrorKind::Malformed, "external data: offset and length overflow")
+                            .at_tensor(tensor.name())
+                    })?;
+                    ranges.entry(relative(&place.location)).or_default().push((place.offset, end));
+                    Ok(())
+                });
+            }
+        });
+        sound?;
+        let merged = |(path, mut ranges): (PathBuf, Vec<(u64, u64)>)| {
+            ranges.sort_unstable();
+            let mut pieces: Vec<Piece> = Vec::new();
+            for (start, end) in ranges {
+                match pieces.last_mut() {
+                    Some(last) if start < last.end || start == last.start => last.end = last.end.max(end),
+                    _ => pieces.push(Piece { start, end, moved_to: None }),
+                }
+            }
+            (path, pieces)
         };
-        let length = match &source {
-            Source::SideFile(range) => range.length(),
-            Source::Message(bytes) => bytes.len() as u64,
-        };
-        let offset = side_offset(end, length);
-        atomic::append_sparse(out, &vec![0; (offset - end) as usize])?;
-        match source {
-            Source::SideFile(range) => range.for_each_chunk(|chunk| atomic::append_sparse(out, chunk))?,
-            Source::Message(bytes) => atomic::append_sparse(out, &bytes)?,
+        Ok(ranges.into_iter().map(merged).collect())
+    }
+
+    /// Bytes of a tensor that is in a side file: what its dimensions call for, else what the file holds.
+    fn side_bytes(&self, tensor: &TensorProto) -> Result<u64> {
+        match tensor::payload_bytes(tensor) {
+            Ok(bytes) => Ok(bytes),
+            Err(_) => Ok(external_data::open(self.directory(), tensor, None)?.length()),
         }
-        Place { location: name.to_owned(), offset, length: Some(length) }.write_to(tensor);
-        Ok(offset + length)
     }
 
     fn directory(&self) -> Option<&Path> {
@@ -317,8 +399,18 @@ impl Model {
         self.check_graphs()
     }
 
-    /// Names are unique and defined, and nothing depends on itself.
+    /// Names are unique and defined, nothing depends on itself, and no node has attributes without end.
     pub(super) fn check_graphs(&self) -> Result<()> {
+        let mut sound = Ok(());
+        graph::for_each_graph(&self.proto, |_, graph| {
+            let excessive = graph.node.iter().enumerate().find(|(_, n)| n.attribute.len() > limits::NODE_ATTRIBUTES);
+            if let Some((index, node)) = excessive {
+                let (found, most) = (node.attribute.len(), limits::NODE_ATTRIBUTES);
+                let message = format!("{found} attributes are more than any operator has, expected at most {most}");
+                sound = Err(Error::new(ErrorKind::Limit, message).at_node(graph::plain_name(node, index)));
+            }
+        });
+        sound?;
         Values::new(&self.proto)?.check_acyclic(&self.proto)
     }
 
@@ -342,10 +434,43 @@ impl Model {
     }
 }
 
-/// Where values that are written to a side file come from.
-enum Source {
-    SideFile(external_data::Range),
-    Message(Bytes),
+/// What stands in a side file that is written.
+enum SideValues {
+    /// A range of a side file of the model, which is in this directory.
+    Moved(Option<PathBuf>, Place),
+    /// The values of a tensor that has them in the message.
+    Inline(TensorProto),
+}
+
+impl SideValues {
+    /// Writes them, and returns how many bytes they are.
+    fn write(&self, out: &mut atomic::Output<'_>) -> Result<u64> {
+        match self {
+            SideValues::Moved(directory, place) => {
+                let range = external_data::open_place(directory.as_deref(), place, place.length)?;
+                range.for_each_chunk(|chunk| atomic::append_sparse(out, chunk))?;
+                Ok(range.length())
+            }
+            SideValues::Inline(tensor) => {
+                let bytes = tensor::inline_payload(tensor)?;
+                atomic::append_sparse(out, &bytes)?;
+                Ok(bytes.len() as u64)
+            }
+        }
+    }
+}
+
+/// A range of a side file of the model, and where it begins in the side file that is written.
+#[derive(Debug)]
+struct Piece {
+    start: u64,
+    end: u64,
+    moved_to: Option<u64>,
+}
+
+/// A location in its only form: `./a//b` is `a/b`.
+fn relative(location: &str) -> PathBuf {
+    Path::new(location).components().filter(|part| !matches!(part, std::path::Component::CurDir)).collect()
 }
 
 /// Smallest tensor that leaves a message which is too large.
@@ -380,20 +505,23 @@ pub fn side_path(path: &Path) -> PathBuf {
 fn read_whole(path: &Path) -> Result<Bytes> {
     // Looked at before it is opened: opening a pipe would wait for a writer.
     let metadata = path.metadata().map_err(|e| io(&e, path))?;
+    if metadata.is_dir() {
+        return Err(Error::new(ErrorKind::Malformed, "not a regular file but a directory: name the .onnx file in it"));
+    }
     if !metadata.is_file() {
         return Err(Error::new(ErrorKind::Malformed, "not a regular file"));
     }
-    let too_large =
-        || Error::new(ErrorKind::Limit, "larger than 2 GiB, which a model file without side files cannot be");
+    // What says to be empty is not read: files of the system (/proc) do, and some of them are waited for.
+    if metadata.len() == 0 {
+        return Err(Error::new(ErrorKind::Malformed, "the file is empty, not an ONNX model"));
+    }
     if metadata.len() > limits::PROTOBUF_BYTES {
-        return Err(too_large());
+        let message = "larger than 2 GiB, which a model file without side files cannot be";
+        return Err(Error::new(ErrorKind::Limit, message));
     }
-    let mut buffer = Vec::with_capacity(metadata.len() as usize + 1);
+    let mut buffer = Vec::with_capacity(metadata.len() as usize);
     let file = File::open(path).map_err(|e| io(&e, path))?;
-    file.take(limits::PROTOBUF_BYTES + 1).read_to_end(&mut buffer).map_err(|e| io(&e, path))?;
-    if buffer.len() as u64 > limits::PROTOBUF_BYTES {
-        return Err(too_large());
-    }
+    file.take(metadata.len()).read_to_end(&mut buffer).map_err(|e| io(&e, path))?;
     Ok(buffer.into())
 }
 

@@ -50,6 +50,14 @@ impl Constant {
         }
     }
 
+    /// Whether no element is NaN or infinite.
+    pub fn is_finite(&self) -> bool {
+        match &self.data {
+            Data::Float(a) => a.iter().all(|v| v.is_finite()),
+            Data::Integer(_) => true,
+        }
+    }
+
     fn rank(&self) -> usize {
         self.shape().len()
     }

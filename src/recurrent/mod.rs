@@ -11,6 +11,7 @@ mod fold;
 mod stack;
 mod vector;
 mod weights;
+mod written_out;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -350,6 +351,7 @@ pub fn find(model: &Model, options: &FindOptions) -> Result<Survey> {
         options,
         values: Values::new(&model.proto)?,
         budget: Budget::for_model(model),
+        vectors: Budget::for_model(model),
         survey: Survey::default(),
         sources: HashMap::new(),
         known: HashMap::new(),
@@ -361,6 +363,9 @@ pub fn find(model: &Model, options: &FindOptions) -> Result<Survey> {
         }
     }
     finder.visit_functions();
+    if finder.survey.nodes.is_empty() {
+        finder.survey.skipped.extend(written_out::find(model, &finder.values, &names));
+    }
     finder.survey.feeders = stack::feeders(model, &finder.values, &finder.survey.nodes);
     Ok(finder.survey)
 }
@@ -389,6 +394,8 @@ struct Finder<'m, 'o> {
     options: &'o FindOptions,
     values: Values<'m>,
     budget: Budget,
+    /// As `budget`, for what is only looked at.
+    vectors: Budget,
     survey: Survey,
     /// What was followed already, by graph and name: an unrolled model reads one weight a thousand times.
     sources: HashMap<(Scope, String), Source>,
@@ -428,22 +435,46 @@ impl Finder<'_, '_> {
         let attributes = Attributes::read(node, cell, self.model.opset())?;
         let reads = Reads::of(node, cell)?;
         self.check_vectors(scope, node, cell, &attributes)?;
-        let w = self.source(scope, node, Matrix::W, cell, &attributes)?;
-        let r = self.source(scope, node, Matrix::R, cell, &attributes)?;
-        if w.element != r.element {
-            let (w, r) = (w.element.as_str_name(), r.element.as_str_name());
-            return Err(Error::new(ErrorKind::Malformed, format!("W is {w} but R is {r}")).into());
+        // All that stands in the way is told at once: who clears one obstacle should not meet the next.
+        let mut obstacles = Vec::new();
+        let mut warning = false;
+        let mut seen = |obstacle: Refusal| match obstacle {
+            Refusal::Skip { reason, warning: faulty } => {
+                warning |= faulty;
+                obstacles.push(reason);
+                Ok(None)
+            }
+            failed => Err(failed),
+        };
+        let w = self.source(scope, node, Matrix::W, cell, &attributes).map(Some).or_else(&mut seen)?;
+        let r = self.source(scope, node, Matrix::R, cell, &attributes).map(Some).or_else(&mut seen)?;
+        if let Some(obstacle) = self.unfit_vectors(scope, node) {
+            seen(obstacle)?;
         }
-        self.check_input(scope, node, w.shape[2])?;
-        if !matches!(w.element, ElementType::Float | ElementType::Float16) {
-            return skip(format!("weights of type {} are not supported", w.element.as_str_name()));
+        if let (Some(w), Some(r)) = (&w, &r) {
+            if w.element != r.element {
+                let (w, r) = (w.element.as_str_name(), r.element.as_str_name());
+                return Err(Error::new(ErrorKind::Malformed, format!("W is {w} but R is {r}")).into());
+            }
+            self.check_input(scope, node, w.shape[2])?;
+            if !matches!(w.element, ElementType::Float | ElementType::Float16) {
+                let found = w.element.as_str_name();
+                obstacles.push(format!(
+                    "weights of type {found} are not supported: convert the model to FLOAT or FLOAT16 and export it again"
+                ));
+            }
         }
         if self.model.opset() < limits::FIRST_OPSET {
             let (opset, first) = (self.model.opset(), limits::FIRST_OPSET);
-            return skip(format!(
-                "opset {opset} has not the operators to rebuild weights: convert the model to {first}"
+            obstacles.push(format!(
+                "opset {opset} has not the operators to rebuild weights: convert the model to {first}, with \
+                 onnx.version_converter or a new export"
             ));
         }
+        obstacles.dedup();
+        let (Some(w), Some(r), true) = (w, r, obstacles.is_empty()) else {
+            return Err(Refusal::Skip { reason: obstacles.join("; and "), warning });
+        };
         Ok(RecurrentNode {
             scope: scope.clone(),
             index,
@@ -473,6 +504,19 @@ impl Finder<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// Why values of B, P or the initial states leave the node alone, where they are constants. They have a budget of their own:
+    /// those that are too large to be looked at are left to the runtime.
+    fn unfit_vectors(&mut self, scope: &Scope, node: &NodeProto) -> Option<Refusal> {
+        for (index, name) in [(BIAS, "B"), (5, "initial_h"), (6, "initial_c"), (7, "P")] {
+            let Some(value) = node.input.get(index).filter(|v| !v.is_empty()) else { continue };
+            let traced = trace(self.model, &self.values, scope, value, true, &mut self.vectors);
+            if traced.is_ok_and(|traced| !traced.constant.is_finite()) {
+                return Some(Refusal::Skip { reason: format!("{name} holds NaN or infinite values"), warning: true });
+            }
+        }
+        None
     }
 
     /// The size of X, where it is an input of the model that tells it: engines do not all look.
@@ -520,7 +564,11 @@ impl Finder<'_, '_> {
         let traced = match trace(self.model, &self.values, scope, value, freeze_inputs, &mut self.budget) {
             Ok(traced) => traced,
             Err(Stop::Failed(error)) => return Err(error.into()),
-            Err(Stop::Quantised(by)) => return skip(format!("{matrix} is already quantised ({by})")),
+            Err(Stop::Quantised(by)) => {
+                return skip(format!(
+                    "{matrix} is already quantised ({by}): compress the float model that it was made from"
+                ));
+            }
             Err(Stop::NotConstant(what)) => {
                 let direct = !matches!(definition.map(|d| d.origin), Some(Origin::Node { .. }));
                 return skip(format!("{matrix} is {}{what}", if direct { "" } else { "computed from " }));
@@ -653,7 +701,9 @@ fn supported_cell(node: &NodeProto) -> std::result::Result<Cell, Refusal> {
     let op = node.op_type();
     match Cell::of_operator(op) {
         Some(cell) if is_standard(node.domain()) => Ok(cell),
-        _ if op.contains("Quantize") => skip(format!("already quantised ({})", operator(node))),
+        _ if op.contains("Quantize") => {
+            skip(format!("already quantised ({}): compress the float model that it was made from", operator(node)))
+        }
         _ => skip(format!("{} is not supported; LSTM, GRU and RNN of ONNX are", operator(node))),
     }
 }
@@ -676,6 +726,11 @@ impl Reads {
         let most = cell.inputs();
         if node.input.len() > most {
             let message = format!("{} inputs, but {} has at most {most}", node.input.len(), cell.operator());
+            return Err(Error::new(ErrorKind::Malformed, message));
+        }
+        let outputs = if cell == Cell::Lstm { 3 } else { 2 };
+        if node.output.len() > outputs {
+            let message = format!("{} outputs, but {} has at most {outputs}", node.output.len(), cell.operator());
             return Err(Error::new(ErrorKind::Malformed, message));
         }
         if !present(0) {

@@ -211,7 +211,10 @@ impl Tracer<'_, '_> {
         }
         let traced = match definition.origin {
             Origin::Initializer(index) => self.initializer(&definition, index, name),
-            Origin::SparseInitializer(_) => Err(Stop::NotConstant(format!("sparse initializer '{name}'"))),
+            Origin::SparseInitializer(_) => {
+                let way = "which is not read: store it dense (a plain initializer) and export again";
+                Err(Stop::NotConstant(format!("sparse initializer '{name}', {way}")))
+            }
             Origin::Input(_) => Err(Stop::NotConstant(self.input(&definition.scope, name))),
             Origin::Node { node, output } => self.node(&definition.scope, node, output, name, depth),
         }?;

@@ -152,7 +152,7 @@ impl Inspection {
         Inspection {
             inputs: signature.inputs.iter().map(Value::from).collect(),
             outputs: signature.outputs.iter().map(Value::from).collect(),
-            states: Carry::guess(&signature).iter().map(Carry::to_string).collect(),
+            states: signature.states.iter().map(Carry::to_string).collect(),
             schema: SCHEMA,
             tool: Tool::default(),
             model: InspectedModel {

@@ -1,7 +1,7 @@
 //! A state outside the model: an output of one step is an input of the next.
 
 use super::{Dim, Port, Signature};
-use crate::error::{self, Error, ErrorKind, Result};
+use crate::error::{self, Cut, Error, ErrorKind, Result};
 use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
@@ -43,25 +43,7 @@ impl Carry {
         Ok(Carry { input: input.to_owned(), output: output.to_owned(), range })
     }
 
-    /// What looks like a state that the caller keeps: an input whose shape is an output's, and whose name differs from it
-    /// by no more than `state` does from `stateN`, `hin` from `hout`, or `cache` from `new_cache`.
-    pub fn guess(signature: &Signature) -> Vec<Carry> {
-        let carry =
-            |input: &Port, output: &Port| Carry { input: input.name.clone(), output: output.name.clone(), range: None };
-        let of_input = |input: &Port| {
-            let of_both = stem(&input.name);
-            let alike = signature.outputs.iter().filter(|o| !of_both.is_empty() && stem(&o.name) == of_both);
-            let mut fitting = alike.map(|output| carry(input, output)).filter(|it| it.check_one(signature).is_ok());
-            input.dims.as_ref().and(fitting.next())
-        };
-        // A state comes beside what is new at every step.
-        if signature.inputs.len() < 2 {
-            return Vec::new();
-        }
-        signature.inputs.iter().filter_map(of_input).collect()
-    }
-
-    /// Checks carries against the model: names, element types, and shapes as far as they are declared.
+    /// Holds carries against the model: names, element types, and shapes as far as they are declared.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for the first that does not fit.
@@ -80,7 +62,8 @@ impl Carry {
             let meant = error::meant(name, known.iter().map(|port| port.name.as_str()));
             let [inputs, outputs] = [&signature.inputs, &signature.outputs].map(|ports| names(ports));
             self.unfit(format!(
-                "the model has no {what} '{name}'{meant}; its inputs are {inputs}, its outputs {outputs}"
+                "the model has no {what} '{}'{meant}; its inputs are {inputs}, its outputs {outputs}",
+                Cut(name)
             ))
         };
         let Some(input) = signature.input(&self.input) else {
@@ -93,12 +76,17 @@ impl Carry {
             let (takes, gives) = (input.element.as_str_name(), output.element.as_str_name());
             return Err(self.unfit(format!("the input takes {takes}, the output gives {gives}")));
         }
-        let (Some(takes), Some(gives)) = (&input.dims, &output.dims) else { return Ok(()) };
-        if !self.dims_fit(takes, gives) {
+        if !self.fits(input, output) {
             let (takes, gives) = (input.shape_text(), output.shape_text());
             return Err(self.unfit(format!("the input takes {takes}, which is not that part of the output {gives}")));
         }
         Ok(())
+    }
+
+    /// Whether element types and shapes, as far as they are declared, let this part of `output` be `input`.
+    pub(super) fn fits(&self, input: &Port, output: &Port) -> bool {
+        let (Some(takes), Some(gives)) = (&input.dims, &output.dims) else { return input.element == output.element };
+        input.element == output.element && self.dims_fit(takes, gives)
     }
 
     /// Whether the carried part of an output of shape `gives` can be an input of shape `takes`.
@@ -124,18 +112,8 @@ impl Carry {
     }
 }
 
-/// A name without what tells the state that goes in from the one that comes out.
-fn stem(name: &str) -> String {
-    const BEFORE: [&str; 6] = ["in_", "out_", "new_", "next_", "prev_", "old_"];
-    const AFTER: [&str; 10] = ["_in", "_out", "_new", "_next", "_prev", "_n", "out", "in", "n", "0"];
-    let name = name.to_ascii_lowercase();
-    let bare = BEFORE.iter().find_map(|word| name.strip_prefix(word)).unwrap_or(&name);
-    let bare = AFTER.iter().find_map(|word| bare.strip_suffix(word)).unwrap_or(bare);
-    bare.trim_matches('_').to_owned()
-}
-
 fn names(ports: &[Port]) -> String {
-    ports.iter().map(|port| port.name.as_str()).collect::<Vec<_>>().join(", ")
+    error::listed(ports.iter().map(|port| port.name.as_str()))
 }
 
 fn parse_range(slice: &str) -> Option<Range<usize>> {
@@ -177,6 +155,7 @@ mod tests {
         Signature {
             inputs: vec![port("h", vec![one.clone(), batch.clone(), Dim::Size(8)]), port("x", vec![batch.clone()])],
             outputs: vec![port("states", vec![Dim::Size(4), one, Dim::Size(8)]), port("y", vec![batch])],
+            states: Vec::new(),
         }
     }
 
@@ -198,28 +177,6 @@ mod tests {
         ] {
             assert!(check(&texts).unwrap_err().contains(want), "{texts:?}");
         }
-    }
-
-    #[test]
-    fn states_are_guessed_by_name_and_shape() {
-        let port = |name: &str, sizes: &[usize]| Port {
-            name: name.to_owned(),
-            element: crate::onnx::ElementType::Float,
-            dims: Some(sizes.iter().map(|&size| Dim::Size(size)).collect()),
-        };
-        let guess = |inputs: &[&str], outputs: &[&str]| {
-            let ports = |names: &[&str]| names.iter().map(|name| port(name, &[1, 4])).collect();
-            let carries = Carry::guess(&Signature { inputs: ports(inputs), outputs: ports(outputs) });
-            carries.iter().map(Carry::to_string).collect::<Vec<_>>().join(" ")
-        };
-        assert_eq!(guess(&["input", "state"], &["output", "stateN"]), "state=stateN");
-        assert_eq!(guess(&["x", "h", "c"], &["prob", "hn", "cn"]), "h=hn c=cn");
-        assert_eq!(guess(&["x", "hin"], &["y", "hout"]), "hin=hout");
-        assert_eq!(guess(&["mix", "conv_cache"], &["enh", "conv_cache_out"]), "conv_cache=conv_cache_out");
-        assert_eq!(guess(&["cached_key_0", "cached_key_1"], &["new_cached_key_0"]), "cached_key_0=new_cached_key_0");
-        assert_eq!(guess(&["features"], &["logits"]), "");
-        let other_shape = Signature { inputs: vec![port("h", &[1, 4])], outputs: vec![port("hn", &[4])] };
-        assert_eq!(Carry::guess(&other_shape), []);
     }
 
     #[test]

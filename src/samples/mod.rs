@@ -8,9 +8,11 @@
 
 mod carry;
 mod npy;
+mod npz;
 mod random;
 mod read;
 mod signature;
+mod state;
 mod tensor;
 
 pub use carry::Carry;

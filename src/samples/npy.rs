@@ -26,7 +26,11 @@ fn bad(message: impl Into<String>) -> Error {
 }
 
 fn unreadable(e: &std::io::Error) -> Error {
-    bad(format!("cannot be read: {}", error::words(e)))
+    match e.raw_os_error() {
+        Some(_) => bad(format!("cannot be read: {}", error::words(e))),
+        // Of what unpacks a compressed archive.
+        None => bad("is damaged: its compressed bytes or their checksum are wrong"),
+    }
 }
 
 impl Header {
@@ -34,7 +38,7 @@ impl Header {
     pub fn read(reader: &mut impl Read, length: u64) -> Result<Header> {
         let (text, header_length) = header_bytes(reader)?;
         let parsed = header::Header::from_reader(&mut text.as_slice())
-            .map_err(|e| bad(format!("not a NumPy array: {}", shortened(&e.to_string()))))?;
+            .map_err(|_| bad("not a NumPy array: its header is not one that numpy.save writes, save it again"))?;
         let descr = parsed.type_descriptor.as_string().map_or("a structure", String::as_str);
         let (element, big_endian) = element_type(descr)?;
         let dims: Vec<i64> = parsed.shape.iter().map(|&d| i64::try_from(d).unwrap_or(-1)).collect();
@@ -115,6 +119,13 @@ fn element_type(descr: &str) -> Result<(ElementType, bool)> {
     if order == "|" && code.starts_with('O') {
         return Err(bad("holds Python objects (a pickle), which are never loaded: save it with a numeric dtype"));
     }
+    let holds = match code.as_bytes().first() {
+        Some(b'U' | b'S') => "texts",
+        Some(b'c') => "complex numbers",
+        Some(b'M' | b'm') => "dates or times",
+        Some(b'V') => "raw bytes",
+        _ => "elements of another kind",
+    };
     let element = match code {
         "f2" => ElementType::Float16,
         "f4" => ElementType::Float,
@@ -128,7 +139,12 @@ fn element_type(descr: &str) -> Result<(ElementType, bool)> {
         "u4" => ElementType::Uint32,
         "u8" => ElementType::Uint64,
         "b1" => ElementType::Bool,
-        _ => return Err(bad(format!("dtype {} cannot be fed to a model", shortened(descr)))),
+        _ => {
+            let shown = shortened(descr);
+            let message =
+                format!("dtype {shown} cannot be fed to a model: {holds}, expected numbers; convert it with astype()");
+            return Err(bad(message));
+        }
     };
     if !matches!(order, "<" | ">" | "|") {
         return Err(bad(format!("dtype {} has no byte order", shortened(descr))));

@@ -5,7 +5,8 @@
 //! is the full length. Each guess is reported.
 
 use super::{Carry, Dim, Feed, Port, Samples, Signature, Stream, Tensor};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Cut, Error, ErrorKind, Result};
+use crate::limits;
 use crate::onnx::graph::is_standard;
 use crate::onnx::{ElementType, Model, NodeProto, Origin, Scope, TensorProto, Use, Values};
 use half::f16;
@@ -43,8 +44,8 @@ impl Random {
     /// Generates samples for a model.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for a dimension or a carry that the model does not have, and for an input of unknown rank;
-    /// [`ErrorKind::Unsupported`] for an input of an element type that cannot be drawn.
+    /// [`ErrorKind::Usage`] for a dimension or a carry that the model does not have, for an input of unknown rank, and for sizes
+    /// beyond [`limits::SAMPLE_BYTES`]; [`ErrorKind::Unsupported`] for an input of an element type that cannot be drawn.
     pub fn new(model: &Model, options: &RandomOptions) -> Result<Random> {
         let signature = Signature::of(model)?;
         Carry::check(options.carry, &signature)?;
@@ -63,6 +64,7 @@ impl Random {
             };
             inputs.push(Input { port, shape, content });
         }
+        check_bytes(&inputs, options)?;
         let feeds: Vec<Feed> = (0..options.count).map(|i| feed(&inputs, options.seed, i)).collect();
         let stream = |i: usize, feeds| Stream { origin: format!("random[{i}]"), feeds, labels: Vec::new() };
         let streams = match options.carry {
@@ -79,6 +81,34 @@ impl Random {
 /// Those of [`Values::new`].
 pub fn indexed(model: &Model, input: &str) -> Result<Option<i64>> {
     Ok(Indexed { model, values: Values::new(&model.proto)? }.clues(input).indexed)
+}
+
+/// Refuses inputs that are too large together, naming the largest and whoever chose its size.
+fn check_bytes(inputs: &[Input], options: &RandomOptions) -> Result<()> {
+    let bytes = |input: &Input| -> u64 {
+        let count = if input.content == Content::Zeros { 1 } else { options.count as u64 };
+        let one = super::tensor::bytes(input.port.element, input.shape);
+        one.and_then(|bytes| bytes.checked_mul(count)).unwrap_or(u64::MAX)
+    };
+    if inputs.iter().fold(0u64, |sum, input| sum.saturating_add(bytes(input))) <= limits::SAMPLE_BYTES {
+        return Ok(());
+    }
+    let largest = inputs.iter().max_by_key(|input| bytes(input)).expect("no inputs have no bytes");
+    // What the model declares by itself: its open dimensions are at least 1.
+    let declared: Vec<usize> = largest.port.dims.iter().flatten().map(|dim| dim.fixed().unwrap_or(1)).collect();
+    let least = super::tensor::bytes(largest.port.element, &declared);
+    let way = if least.is_none_or(|bytes| bytes > limits::SAMPLE_BYTES / options.count.max(1) as u64) {
+        "the model declares such sizes, so give samples"
+    } else {
+        "choose smaller sizes with --dim"
+    };
+    let message = format!(
+        "{} random inputs of shape {:?} exceed the {} GiB that samples may take; {way}",
+        options.count,
+        largest.shape,
+        limits::SAMPLE_BYTES >> 30
+    );
+    Err(Error::new(ErrorKind::Usage, message).at_tensor(&largest.port.name))
 }
 
 /// A size for every dimension of every input.
@@ -110,11 +140,11 @@ fn shapes(signature: &Signature, given: &[(String, usize)], guesses: &mut Vec<St
     if let Some(name) = unused.first() {
         return Err(Error::new(
             ErrorKind::Usage,
-            format!("no input of the model has a dimension '{name}' to be sized"),
+            format!("no input of the model has a dimension '{}' to be sized: --dim", Cut(name)),
         ));
     }
     if !guessed.is_empty() {
-        let list = guessed.into_iter().collect::<Vec<_>>().join(" ");
+        let list = guessed.iter().map(|guess| Cut(guess).to_string()).collect::<Vec<_>>().join(" ");
         guesses.push(format!("sizes of symbolic dimensions were guessed (--dim sets them): {list}"));
     }
     Ok(shapes)
@@ -237,7 +267,8 @@ impl Indexed<'_> {
         if let Some(value) = clues.compared.filter(|v| (0..=largest).contains(v)) {
             return Content::Always(value);
         }
-        guesses.push(format!("integers of input '{}' index nothing that is known: 0 and 1 were drawn", port.name));
+        let name = Cut(&port.name);
+        guesses.push(format!("integers of input '{name}' index nothing that is known: 0 and 1 were drawn"));
         Content::Below(2)
     }
 

@@ -4,24 +4,24 @@
 //! is refused at the cost of its headers.
 
 use super::npy::Header;
+use super::npz::Npz;
 use super::{Carry, Dim, Feed, Port, Samples, Signature, Stream, Tensor};
 use crate::error::{self, Error, ErrorKind, Result};
 use crate::limits;
-use crate::onnx::{ElementType, model::decode_tensor, tensor};
+use crate::onnx::{ElementType, foreign, model::decode_tensor, tensor};
 use ndarray::IxDyn;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
-use zip::ZipArchive;
 
 /// Reads files and directories in the order given; those of a directory in name order.
 pub(super) fn read(paths: &[PathBuf], signature: &Signature, carry: &[Carry]) -> Result<Samples> {
     Carry::check(carry, signature)?;
     let mut reader = Reader { signature, carry, left: limits::SAMPLE_BYTES, streams: Vec::new() };
     for path in paths {
-        reader.read_path(path).map_err(|e| e.in_file(path))?;
+        reader.read_path(path, 0).map_err(|e| e.in_file(path))?;
     }
     Ok(Samples { streams: reader.streams, carry: carry.to_vec() })
 }
@@ -33,23 +33,26 @@ pub(super) fn read_array(path: &Path, name: &str) -> Result<Tensor> {
         if has_extension(path, "npy") {
             return read_npy(path, &mut left, |_| Ok(()));
         }
-        let mut archive = open_npz(path)?;
-        let names = array_names(&archive);
+        let mut archive = Npz::open(path)?;
+        let names = archive.names()?;
         let entry = match names.iter().position(|n| n == name) {
             Some(entry) => entry,
             None if names.len() == 1 => 0,
-            None => return Err(bad(format!("has no array '{name}', only {}", names.join(", ")))),
+            None => {
+                let known = error::listed(names.iter().map(String::as_str));
+                return Err(bad(format!("has no array '{}', only {known}", error::Cut(name))));
+            }
         };
-        read_entry(&mut archive, entry, &mut left, |_| Ok(())).map_err(|e| e.at_tensor(&names[entry]))
+        archive.read(entry, &mut left, |_| Ok(())).map_err(|e| e.at_tensor(&names[entry]))
     };
     read().map_err(|e| e.in_file(path))
 }
 
-fn bad(message: impl Into<String>) -> Error {
+pub(super) fn bad(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Samples, message)
 }
 
-fn io(e: &std::io::Error) -> Error {
+pub(super) fn io(e: &std::io::Error) -> Error {
     Error::new(ErrorKind::Io, error::words(e))
 }
 
@@ -66,16 +69,22 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn read_path(&mut self, path: &Path) -> Result<()> {
+    /// Reads a file, or a directory that is `depth` levels below the one that was given.
+    fn read_path(&mut self, path: &Path, depth: usize) -> Result<()> {
         match fs::metadata(path).map_err(|e| io(&e))? {
-            meta if meta.is_dir() => self.read_directory(path),
+            // Directories that link to themselves would be read without end.
+            meta if meta.is_dir() && depth > DIRECTORY_DEPTH => Err(bad("is a directory too deep to hold samples")),
+            meta if meta.is_dir() => self.read_directory(path, depth),
             _ if has_extension(path, "npz") => self.read_npz(path),
             _ if has_extension(path, "npy") => self.read_npy(path),
-            _ => Err(bad("is neither .npz nor .npy nor a directory")),
+            _ => {
+                let kind = foreign::recognised_file(path).map_or_else(String::new, |kind| format!(": it is {kind}"));
+                Err(bad(format!("is neither .npz nor .npy nor a directory{kind}; save samples with numpy.savez")))
+            }
         }
     }
 
-    fn read_directory(&mut self, directory: &Path) -> Result<()> {
+    fn read_directory(&mut self, directory: &Path, depth: usize) -> Result<()> {
         let entries = fs::read_dir(directory).map_err(|e| io(&e))?;
         let paths: Vec<PathBuf> =
             entries.map(|e| e.map(|e| e.path())).collect::<std::io::Result<_>>().map_err(|e| io(&e))?;
@@ -92,19 +101,19 @@ impl<'a> Reader<'a> {
             return Err(bad("holds no .npz or .npy files, no test_data_set_N directories, no input_0.pb"));
         }
         for path in arrays.into_iter().chain(sets.into_iter().map(|(_, path)| path)) {
-            self.read_path(path).map_err(|e| e.in_file(path))?;
+            self.read_path(path, depth + 1).map_err(|e| e.in_file(path))?;
         }
         Ok(())
     }
 
     fn read_npz(&mut self, path: &Path) -> Result<()> {
-        let mut archive = open_npz(path)?;
-        let names = array_names(&archive);
+        let mut archive = Npz::open(path)?;
+        let names = archive.names()?;
         self.check_names(&names)?;
         let mut arrays = Feed::new();
         for (entry, name) in names.into_iter().enumerate() {
             let port = self.signature.input(&name).expect("its name was checked");
-            let tensor = read_entry(&mut archive, entry, &mut self.left, |header| {
+            let tensor = archive.read(entry, &mut self.left, |header| {
                 check_type(port, header.element)?;
                 check_stacked_shape(port, &header.shape)
             });
@@ -182,7 +191,7 @@ impl<'a> Reader<'a> {
             return Err(bad(format!("the model has no input of this name, only {known}")).at_tensor(name));
         }
         if let Some(port) = self.required().find(|p| !names.contains(&p.name)) {
-            let state = Carry::guess(self.signature).into_iter().find(|carry| carry.input == port.name);
+            let state = self.signature.states.iter().find(|carry| carry.input == port.name);
             let way = state.map_or_else(String::new, |state| format!("; if it is a state, name it: --stream {state}"));
             return Err(bad(format!("there is no array for this input of the model{way}")).at_tensor(&port.name));
         }
@@ -196,13 +205,21 @@ impl<'a> Reader<'a> {
         let Some((lead, count)) = self.stack_height(&arrays) else {
             return self.add_stream(origin, vec![arrays]);
         };
+        if count == 0 {
+            return Err(bad("holds no samples: its axis 0 is empty").at_tensor(lead));
+        }
+        let is_stacked = |name: &String, tensor: &Tensor| match self.signature.input(name).and_then(Port::rank) {
+            Some(rank) => tensor.shape().len() > rank,
+            None => tensor.shape().first() == Some(&count),
+        };
+        // A header alone can claim any number of samples that have no elements.
+        if arrays.iter().all(|(name, tensor)| !is_stacked(name, tensor) || tensor.is_empty()) {
+            let message = format!("{count} samples without elements: an axis of size 0 leaves nothing to run");
+            return Err(bad(message).at_tensor(lead));
+        }
         let mut feeds = vec![Feed::new(); count];
         for (name, tensor) in &arrays {
-            let rank = self.signature.input(name).and_then(Port::rank);
-            let stacked = match rank {
-                Some(rank) => tensor.shape().len() > rank,
-                None => tensor.shape().first() == Some(&count),
-            };
+            let stacked = is_stacked(name, tensor);
             if stacked && tensor.shape()[0] != count {
                 let found = tensor.shape()[0];
                 return Err(bad(format!("holds {found} samples, but '{lead}' holds {count}")).at_tensor(name));
@@ -210,9 +227,6 @@ impl<'a> Reader<'a> {
             for (i, feed) in feeds.iter_mut().enumerate() {
                 feed.insert(name.clone(), if stacked { tensor.row(i) } else { tensor.clone() });
             }
-        }
-        if feeds.is_empty() {
-            return Err(bad("holds no samples: its axis 0 is empty").at_tensor(lead));
         }
         if !self.carry.is_empty() {
             return self.add_stream(origin, feeds);
@@ -230,11 +244,17 @@ impl<'a> Reader<'a> {
 
     /// Adds a stream, its first feed with the states at the start: those of the file, else zeros.
     fn add_stream(&mut self, origin: String, mut feeds: Vec<Feed>) -> Result<()> {
+        let without = feeds.iter().find(|feed| !feed.is_empty() && feed.values().all(Tensor::is_empty));
+        if let Some((name, tensor)) = without.and_then(|feed| feed.first_key_value()) {
+            let message = format!("shape {:?} has no elements, which leaves nothing to run", tensor.shape());
+            return Err(bad(message).at_tensor(name));
+        }
         for carry in self.carry {
             let port = self.signature.input(&carry.input).expect("the carries were checked");
             feeds.iter_mut().skip(1).for_each(|feed| drop(feed.remove(&carry.input)));
             if !feeds[0].contains_key(&carry.input) {
                 let state = self.zero_state(port, &feeds[0]).map_err(|e| e.at_tensor(&port.name))?;
+                spend(&mut self.left, state.bytes()).map_err(|e| e.at_tensor(&port.name))?;
                 feeds[0].insert(carry.input.clone(), state);
             }
         }
@@ -257,6 +277,10 @@ impl<'a> Reader<'a> {
                 Dim::Unknown => 1,
             })
             .collect();
+        if super::tensor::bytes(port.element, &shape).is_none_or(|bytes| bytes > limits::SAMPLE_BYTES) {
+            let (gib, declared) = (limits::SAMPLE_BYTES >> 30, port.shape_text());
+            return Err(bad(format!("a state of shape {shape:?} exceeds {gib} GiB: the model declares {declared}")));
+        }
         Tensor::zeros(port.element, &shape)
             .ok_or_else(|| bad(format!("element type {} cannot be fed", port.element.as_str_name())))
     }
@@ -277,8 +301,11 @@ fn symbol_sizes<'a>(signature: &'a Signature, feed: &Feed) -> BTreeMap<&'a str, 
 }
 
 fn names_of(ports: &[Port]) -> String {
-    ports.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ")
+    error::listed(ports.iter().map(|p| p.name.as_str()))
 }
+
+/// Levels of directories that are read: one with `test_data_set_N`, and those.
+const DIRECTORY_DEPTH: usize = 1;
 
 /// The number in `prefix7suffix`.
 fn number(path: &Path, prefix: &str, suffix: &str) -> Option<u64> {
@@ -299,6 +326,12 @@ fn check_type(port: &Port, element: ElementType) -> Result<()> {
 
 /// A shape of the input, with or without a further axis 0 for the samples.
 fn check_stacked_shape(port: &Port, shape: &[usize]) -> Result<()> {
+    // An axis of size 0 lets the others have any size at no cost in the file; what is made of it has them too.
+    let others =
+        shape.iter().filter(|&&size| size > 0).try_fold(1u64, |product, &size| product.checked_mul(size as u64));
+    if shape.contains(&0) && others.is_none_or(|others| others > limits::EMPTY_AXES) {
+        return Err(bad(format!("shape {shape:?} has no elements, and axes beyond what is run")));
+    }
     if port.accepts(shape) || shape.split_first().is_some_and(|(_, shape)| port.accepts(shape)) {
         return Ok(());
     }
@@ -317,68 +350,40 @@ fn check_finite(tensor: Tensor) -> Result<Tensor> {
 }
 
 /// Takes the bytes of an array from what may still be read.
-fn spend(left: &mut u64, bytes: u64) -> Result<()> {
+pub(super) fn spend(left: &mut u64, bytes: u64) -> Result<()> {
     *left = left
         .checked_sub(bytes)
         .ok_or_else(|| bad(format!("with it the samples exceed {} GiB: use fewer", limits::SAMPLE_BYTES >> 30)))?;
     Ok(())
 }
 
-/// A regular file and its length. Anything else could block or never end.
-fn open(path: &Path) -> Result<(BufReader<File>, u64)> {
-    if !fs::metadata(path).map_err(|e| io(&e))?.is_file() {
+/// A regular file and its length. Anything else could block or never end, as could what says to be empty: files of the system
+/// (`/proc`) do.
+pub(super) fn open(path: &Path) -> Result<(BufReader<File>, u64)> {
+    let found = fs::metadata(path).map_err(|e| io(&e))?;
+    if !found.is_file() {
         return Err(bad("is not a regular file"));
+    }
+    if found.len() == 0 {
+        return Err(bad("is an empty file"));
     }
     let file = File::open(path).map_err(|e| io(&e))?;
     let length = file.metadata().map_err(|e| io(&e))?.len();
+    if length > limits::SAMPLE_BYTES {
+        let (found, most) = (length >> 30, limits::SAMPLE_BYTES >> 30);
+        return Err(bad(format!("{found} GiB, but samples may have {most} GiB in all: use fewer")));
+    }
     Ok((BufReader::with_capacity(1 << 16, file), length))
 }
 
 fn read_npy(path: &Path, left: &mut u64, check: impl Fn(&Header) -> Result<()>) -> Result<Tensor> {
     let (mut file, length) = open(path)?;
-    let header = Header::read(&mut file, length)?;
-    check(&header)?;
-    spend(left, length)?;
-    header.read_elements(&mut file)
-}
-
-type Npz = ZipArchive<BufReader<File>>;
-
-fn open_npz(path: &Path) -> Result<Npz> {
-    let (file, length) = open(path)?;
-    let mut archive = ZipArchive::new(file).map_err(|e| bad(format!("not an npz file: {e}")))?;
-    if archive.is_empty() {
-        return Err(bad("holds no arrays"));
-    }
-    let allowed = length.saturating_mul(limits::NPZ_RATIO).max(limits::NPZ_FREE_BYTES);
-    let mut claimed = 0u64;
-    for entry in 0..archive.len() {
-        let file = archive.by_index_raw(entry).map_err(|e| bad(format!("not an npz file: {e}")))?;
-        claimed = claimed.saturating_add(file.size());
-    }
-    if claimed > allowed {
-        return Err(bad(format!(
-            "{length} bytes that claim to hold {claimed}, as a zip bomb does; if it is sound, save it uncompressed (np.savez)"
-        )));
-    }
-    Ok(archive)
-}
-
-/// Names of the arrays, in the order of the archive's entries.
-fn array_names(archive: &Npz) -> Vec<String> {
-    let name = |i| archive.name_for_index(i).unwrap_or_default();
-    (0..archive.len()).map(name).map(|n| n.strip_suffix(".npy").unwrap_or(n).to_owned()).collect()
-}
-
-fn read_entry(
-    archive: &mut Npz,
-    entry: usize,
-    left: &mut u64,
-    check: impl Fn(&Header) -> Result<()>,
-) -> Result<Tensor> {
-    let mut file = archive.by_index(entry).map_err(|e| bad(format!("cannot be unpacked: {e}")))?;
-    let length = file.size();
-    let header = Header::read(&mut file, length)?;
+    let read = Header::read(&mut file, length);
+    let header = read.map_err(|error| match foreign::recognised_file(path) {
+        // Where it is what it is called, the header says best what is wrong.
+        Some(kind) if !kind.contains(".npy") => bad(format!("not a NumPy array: it is {kind}")),
+        _ => error,
+    })?;
     check(&header)?;
     spend(left, length)?;
     header.read_elements(&mut file)

@@ -3,6 +3,7 @@
 //! Declared dimensions in a model file can be wrong. Numeric dimensions of inputs are checked against the samples; symbolic
 //! ones accept any size.
 
+use super::{Carry, state};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::{tensor_shape_proto, type_proto};
 use crate::onnx::{ElementType, Model, proto::ValueInfoProto};
@@ -38,6 +39,8 @@ pub struct Signature {
     pub inputs: Vec<Port>,
     /// Graph outputs.
     pub outputs: Vec<Port>,
+    /// What looks like states that the caller hands on from one call to the next.
+    pub states: Vec<Carry>,
 }
 
 impl Signature {
@@ -49,10 +52,12 @@ impl Signature {
         let Some(graph) = &model.proto.graph else { return Ok(Signature::default()) };
         let defaults: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
         let inputs = graph.input.iter().filter(|i| !defaults.contains(i.name())).map(Port::of);
-        let inputs = inputs.collect::<Result<_>>()?;
+        let inputs = inputs.collect::<Result<Vec<_>>>()?;
         // An output of another type is not judged; that is found out when the model is run.
-        let outputs = graph.output.iter().map(|o| Port::of(o).unwrap_or_else(|_| Port::undeclared(o))).collect();
-        Ok(Signature { inputs, outputs })
+        let outputs: Vec<_> =
+            graph.output.iter().map(|o| Port::of(o).unwrap_or_else(|_| Port::undeclared(o))).collect();
+        let states = state::guess(model, &inputs, &outputs);
+        Ok(Signature { inputs, outputs, states })
     }
 
     /// Reads it from a model, to be shown: an input that is not a tensor is one of undefined type.
@@ -60,8 +65,10 @@ impl Signature {
         let Some(graph) = &model.proto.graph else { return Signature::default() };
         let defaults: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
         let port = |info: &ValueInfoProto| Port::of(info).unwrap_or_else(|_| Port::undeclared(info));
-        let inputs = graph.input.iter().filter(|i| !defaults.contains(i.name())).map(port).collect();
-        Signature { inputs, outputs: graph.output.iter().map(port).collect() }
+        let inputs: Vec<_> = graph.input.iter().filter(|i| !defaults.contains(i.name())).map(port).collect();
+        let outputs: Vec<_> = graph.output.iter().map(port).collect();
+        let states = state::guess(model, &inputs, &outputs);
+        Signature { inputs, outputs, states }
     }
 
     /// The input of that name.

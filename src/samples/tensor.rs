@@ -62,7 +62,19 @@ macro_rules! from_array {
 from_array!(f32 => Float, f16 => Float16, f64 => Double, i8 => Int8, i16 => Int16, i32 => Int32, i64 => Int64,
             u8 => Uint8, u16 => Uint16, u32 => Uint32, u64 => Uint64, bool => Bool);
 
+/// Bytes of an array of this shape, with empty axes counted as of size 1; `None` where no machine holds so many, or for
+/// strings.
+pub(super) fn bytes(element: ElementType, shape: &[usize]) -> Option<u64> {
+    let elements = shape.iter().try_fold(1u64, |product, &size| product.checked_mul((size as u64).max(1)))?;
+    element.payload_bytes(elements).filter(|&bytes| bytes <= isize::MAX as u64)
+}
+
 impl Tensor {
+    /// Bytes of the elements.
+    pub(super) fn bytes(&self) -> u64 {
+        self.element().payload_bytes(self.len() as u64).unwrap_or(u64::MAX)
+    }
+
     /// Sizes of the axes; empty for a scalar.
     pub fn shape(&self) -> &[usize] {
         each!(self, a => a.shape())
@@ -96,8 +108,9 @@ impl Tensor {
         }
     }
 
-    /// Zeros, or false; `None` for an element type that no tensor here has.
+    /// Zeros, or false; `None` for an element type that no tensor here has, and for a shape that no machine can hold.
     pub fn zeros(element: ElementType, shape: &[usize]) -> Option<Tensor> {
+        bytes(element, shape)?;
         let shape = IxDyn(shape);
         Some(match element {
             ElementType::Float => Tensor::Float(Shared::zeros(shape)),
