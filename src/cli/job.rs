@@ -219,6 +219,8 @@ pub struct Setup {
     pub pins: Pins,
     /// None if the engine cannot run the model; then each layer is calibrated by itself.
     engine: Option<Engine>,
+    /// Why there is no engine.
+    reason: Option<Error>,
 }
 
 impl Setup {
@@ -251,16 +253,13 @@ impl Setup {
         }
         let faulty = survey.skipped.iter().filter(|skipped| skipped.warning);
         warnings.extend(faulty.map(|skipped| format!("node '{}' is left alone: {}", skipped.node, skipped.reason)));
-        let engine = match guard::refused().map_or_else(|| Engine::new(&model), Err) {
-            Ok(engine) => Some(engine),
-            Err(error) if cannot_run(&error) => {
-                warnings.push(without_engine(&error));
-                None
-            }
+        let (engine, reason) = match guard::refused().map_or_else(|| Engine::new(&model), Err) {
+            Ok(engine) => (Some(engine), None),
+            Err(error) if cannot_run(&error) => (None, Some(error)),
             Err(error) => return Err(error.in_file(path).into()),
         };
         let seconds = start.elapsed().as_secs_f64();
-        Ok(Setup { model, inputs, loss, warnings, seconds, path, survey, pins, engine })
+        Ok(Setup { model, inputs, loss, warnings, seconds, path, survey, pins, engine, reason })
     }
 
     /// Runs the original on all samples, and nothing else: whether that can be done is all that is asked.
@@ -299,13 +298,13 @@ impl Setup {
             Job::new(&self.model, weights, calibration, flags.samples.seed, progress)
         };
         let mut warnings = self.warnings.clone();
-        let (engine, mut job) = match calibrate(self.engine.as_ref()) {
-            Ok(job) => (self.engine.as_ref(), job),
-            Err(error) if cannot_run(&error) => {
-                warnings.push(without_engine(&error));
-                (None, calibrate(None)?)
-            }
-            Err(error) => return Err(error.in_file(&self.path).into()),
+        let whole = self.engine.as_ref().ok_or(self.reason.as_ref());
+        let (engine, mut job) = match whole.map(|engine| (engine, calibrate(Some(engine)))) {
+            Ok((engine, Ok(job))) => (Some(engine), job),
+            Ok((_, Err(error))) if !cannot_run(&error) => return Err(error.in_file(&self.path).into()),
+            Ok((_, Err(error))) => (None, self.without_outputs(&error, calibrate, &mut warnings)?),
+            Err(Some(error)) => (None, self.without_outputs(error, calibrate, &mut warnings)?),
+            Err(None) => (None, calibrate(None)?),
         };
         warnings.append(&mut job.warnings);
         job.writing = self.writing(flags);
@@ -335,6 +334,26 @@ impl Setup {
             tuned: None,
             looks: Vec::new(),
         })
+    }
+
+    /// Calibrates a model of which not all can be run: on what of it runs, else on noise.
+    fn without_outputs<'a>(
+        &'a self,
+        reason: &Error,
+        calibrate: impl Fn(Option<&Engine>) -> dirnet::error::Result<Job<'a>>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Job<'a>> {
+        // What ran into a limit must not be tried again.
+        let part = match reason.kind() {
+            ErrorKind::Engine => Engine::partial(&self.model, &self.inputs.calibration),
+            _ => None,
+        };
+        if let Some(Ok(job)) = part.as_ref().map(|engine| calibrate(Some(engine))) {
+            warnings.push(without_all(reason));
+            return Ok(job);
+        }
+        warnings.push(without_engine(reason));
+        Ok(calibrate(None)?)
     }
 
     /// Frees what runs the original.
@@ -667,6 +686,13 @@ fn note(flags: &Flags, setup: &Setup) -> String {
 
 fn cannot_run(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Engine | ErrorKind::Limit)
+}
+
+fn without_all(error: &Error) -> String {
+    format!(
+        "the model cannot be run to its outputs: it is calibrated on the samples as far as it runs, with one rate for all, \
+         and not tuned ({error})"
+    )
 }
 
 fn without_engine(error: &Error) -> String {

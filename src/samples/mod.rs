@@ -9,7 +9,7 @@ mod carry;
 mod npy;
 mod random;
 mod read;
-mod signature;
+pub(crate) mod signature;
 mod tensor;
 
 pub use carry::Carry;
