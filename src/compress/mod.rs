@@ -51,6 +51,8 @@ pub struct Compressor<'a> {
     engine: Option<Engine>,
     /// Why it cannot.
     refused: Option<Error>,
+    /// Whether the model was calibrated on the part of it that runs.
+    in_part: bool,
     /// What the user should know so far.
     warnings: Vec<String>,
     progress: &'a dyn Progress,
@@ -167,10 +169,7 @@ impl<'a> Compressor<'a> {
         warnings.extend(faulty.map(|skipped| format!("node '{}' is left alone: {}", skipped.node, skipped.reason)));
         let (engine, refused) = match refused.map_or_else(|| Engine::new(model), Err) {
             Ok(engine) => (Some(engine), None),
-            Err(error) if cannot_run(&error) => {
-                warnings.push(without_engine(&error));
-                (None, Some(error))
-            }
+            Err(error) if cannot_run(&error) => (None, Some(error)),
             Err(error) => return Err(located(error)),
         };
         Ok(Compressor {
@@ -182,6 +181,7 @@ impl<'a> Compressor<'a> {
             pins,
             engine,
             refused,
+            in_part: false,
             warnings,
             progress: &Silent,
             study: None,
@@ -274,7 +274,7 @@ impl<'a> Compressor<'a> {
         if !matches!(target, Target::Ratio(_) | Target::MaxSize(_)) || self.options.codec != Codec::Block {
             return Ok(());
         }
-        let weights = self.weights()?;
+        let weights = self.weights(self.engine.as_ref())?;
         let one_rate = self.engine.is_none() || self.options.allocation == Allocation::Uniform;
         sized(self.model, &weights, &self.writing(), |sizing| {
             let bytes = match *target {
@@ -287,13 +287,6 @@ impl<'a> Compressor<'a> {
         .map_err(|error| located(self.model, error))
     }
 
-    fn weights(&self) -> Result<Weights> {
-        let engine = self.engine.as_ref();
-        Weights::read(self.model, self.sites.clone(), |node, matrix| {
-            engine.and_then(|engine| engine.weights(engine.number(&node.scope, node.index)?, matrix)).cloned()
-        })
-    }
-
     /// Calibrates, unless that was done before.
     ///
     /// # Errors
@@ -302,23 +295,29 @@ impl<'a> Compressor<'a> {
         if self.study.is_some() {
             return Ok(());
         }
-        let attempt = |this: &Self| {
-            let calibration = this.engine.as_ref().map(|engine| (engine, &this.inputs.calibration));
-            Study::new(this.model, this.weights()?, calibration, this.options.seed, this.progress)
-        };
-        let mut study = match (attempt(self), &self.engine) {
-            (Ok(study), _) => study,
-            (Err(error), Some(engine)) if cannot_run(&error) => {
+        let mut study = match &self.engine {
+            None => None,
+            Some(engine) => match self.study_with(Some(engine)) {
+                Ok(study) => Some(study),
                 // A sample that cannot be run is no reason to do without any.
-                let error = match error.kind() {
-                    ErrorKind::Engine => obstacle(self.model, engine, &self.inputs.calibration, error)?,
-                    _ => error,
-                };
-                self.warnings.push(without_engine(&error));
-                (self.engine, self.refused) = (None, Some(error));
-                attempt(self)?
-            }
-            (Err(error), _) => return Err(error),
+                Err(error) if error.kind() == ErrorKind::Engine => {
+                    self.refused = Some(obstacle(self.model, engine, &self.inputs.calibration, error)?);
+                    None
+                }
+                Err(error) if error.kind() == ErrorKind::Limit => {
+                    self.refused = Some(error);
+                    None
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        if study.is_none() {
+            self.engine = None;
+            study = self.study_of_part()?;
+        }
+        let mut study = match study {
+            Some(study) => study,
+            None => self.study_with(None)?,
         };
         study.writing = self.writing();
         let random = self.inputs.origin == InputOrigin::Random;
@@ -328,6 +327,33 @@ impl<'a> Compressor<'a> {
         }
         self.study = Some(study);
         Ok(())
+    }
+
+    /// The weights; those that the engine holds are shared with it.
+    fn weights(&self, engine: Option<&Engine>) -> Result<Weights> {
+        Weights::read(self.model, self.sites.clone(), |node, matrix| {
+            engine.and_then(|engine| engine.weights(engine.number(&node.scope, node.index)?, matrix)).cloned()
+        })
+    }
+
+    fn study_with(&self, engine: Option<&Engine>) -> Result<Study<'a>> {
+        let weights = self.weights(engine)?;
+        let calibration = engine.map(|engine| (engine, &self.inputs.calibration));
+        Study::new(self.model, weights, calibration, self.options.seed, self.progress)
+    }
+
+    /// Calibrates a model that cannot be run to its outputs on the part of it that can; `None` if there is none.
+    fn study_of_part(&mut self) -> Result<Option<Study<'a>>> {
+        let Some(reason) = self.refused.clone() else { return Ok(None) };
+        // What ran into a limit must not be tried again.
+        let part = match reason.kind() {
+            ErrorKind::Engine => Engine::partial(self.model, &self.inputs.calibration),
+            _ => None,
+        };
+        let study = part.and_then(|engine| self.study_with(Some(&engine)).ok());
+        self.in_part = study.is_some();
+        self.warnings.push(if self.in_part { without_outputs(&reason) } else { without_engine(&reason) });
+        Ok(study)
     }
 
     /// How the model is fine-tuned, if it is: what is tuned on noise fits nothing else.
@@ -454,7 +480,7 @@ impl<'a> Compressor<'a> {
 
     /// The curves and sensitivities of the last plan that was made of measured ones.
     fn measured(&self) -> Option<(Arc<Curves>, Arc<PerSite<f64>>)> {
-        if self.options.allocation != Allocation::Measured {
+        if self.allocation() != Allocation::Measured {
             return None;
         }
         let (_, curves) = self.budgets.curves.as_ref()?;
@@ -463,7 +489,7 @@ impl<'a> Compressor<'a> {
 
     fn planned(&self, plan: Plan, bytes: u64, distortion: Option<PerSite<f64>>) -> Result<Planned> {
         let sensitivity = self.budgets.sensitivity.clone();
-        let measured = sensitivity.as_ref().filter(|_| self.options.allocation == Allocation::Measured);
+        let measured = sensitivity.as_ref().filter(|_| self.allocation() == Allocation::Measured);
         let predicted_loss = measured.zip(distortion.as_ref()).map(|(s, d)| Plan::predicted_loss(s, d));
         Ok(Planned { plan, bytes, sensitivity, distortion, predicted_loss })
     }
@@ -536,10 +562,19 @@ impl<'a> Compressor<'a> {
         study.tuned_plan(best, &curves, judged, allocate, self.progress)
     }
 
+    /// How bits are divided: as asked for, as far as the model can be run.
+    fn allocation(&self) -> Allocation {
+        match (self.options.allocation, &self.engine) {
+            (Allocation::Measured, None) if self.in_part => Allocation::Local,
+            (_, None) if !self.in_part => Allocation::Uniform,
+            (allocation, _) => allocation,
+        }
+    }
+
     /// The best plan before tuning.
     fn untuned(&mut self, target: u64) -> Result<Plan> {
         self.calibrate()?;
-        if self.engine.is_none() || self.options.allocation == Allocation::Uniform {
+        if self.allocation() == Allocation::Uniform {
             self.progress.phase("allocate", 0);
             let plan = self.blind(target);
             self.progress.done();
@@ -565,11 +600,11 @@ impl<'a> Compressor<'a> {
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
-        let uniform = self.blind(target).ok().filter(|_| self.options.allocation == Allocation::Measured);
+        let uniform = self.blind(target).ok().filter(|_| self.allocation() == Allocation::Measured);
         self.progress.done();
         let mut plans = plans.into_iter();
         let Some(mut best) = plans.next() else { return Err(failure.expect("no plan without an error")) };
-        let engine = self.engine.as_ref().expect("there is one, as was seen above");
+        let Some(engine) = &self.engine else { return Ok(best) };
         let study = self.study.as_mut().expect("calibrated above");
         let rivals = plans.map(|plan| (plan, wins as fn(Tried, Tried) -> bool));
         for rival in rivals.chain(uniform.map(|plan| (plan, wins_by_far as fn(Tried, Tried) -> bool))) {
@@ -580,6 +615,7 @@ impl<'a> Compressor<'a> {
 
     /// Curves, and sensitivities for a target: measured with codes of about its rate.
     fn measure(&mut self, target: u64) -> Result<(Arc<Curves>, Arc<PerSite<f64>>)> {
+        let allocation = self.allocation();
         let study = self.study.as_mut().expect("whoever measures has calibrated");
         let bits = study.sized(|sizing| {
             let weights = sizing.sites.parameters().max(1);
@@ -592,7 +628,7 @@ impl<'a> Compressor<'a> {
             None => Arc::new(study.curves(rates, bits, self.progress)?),
         };
         self.budgets.curves = Some((rates, curves.clone()));
-        let (local, key) = match self.options.allocation {
+        let (local, key) = match allocation {
             Allocation::Local => (true, Vec::new()),
             _ => (false, widths),
         };
@@ -769,6 +805,13 @@ fn worst_loss(coded: &Coded, held: &Reference<'_>) -> Result<f64> {
 
 fn cannot_run(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Engine | ErrorKind::Limit)
+}
+
+fn without_outputs(error: &Error) -> String {
+    format!(
+        "the model cannot be run to its outputs: it is calibrated on the samples as far as it runs, bits are divided by the \
+         derivatives of the gates, and it is not tuned ({error})"
+    )
 }
 
 fn without_engine(error: &Error) -> String {

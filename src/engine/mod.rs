@@ -13,13 +13,24 @@
 //! Run untrusted models in a separate process, as the command line does, and end it when [`longest_call`] exceeds a limit.
 
 mod branch;
+mod cut;
+mod dimension;
+mod domain;
+mod draw;
+mod exact;
 mod fold;
 mod guard;
+mod inline;
+mod kernel;
+mod lost;
 mod lower;
 mod operator;
+mod partial;
 mod plan;
 mod recorder;
 mod repeat;
+mod sequence;
+mod standard;
 mod stream;
 mod value;
 mod weights;
@@ -33,7 +44,7 @@ use crate::onnx::{Model, NodeProto, Scope};
 use crate::recurrent::{Cell, Matrix};
 use crate::samples::{Feed, Signature, Tensor};
 use ndarray::Array3;
-use plan::Plans;
+use plan::{Plan, Plans};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -57,7 +68,7 @@ impl Engine {
     pub fn new(model: &Model) -> Result<Engine> {
         let numbers = numbers(model);
         let (lean, weights) = weights::take(model, &numbers)?;
-        Ok(Engine { plans: Plans::new(&lean)?, numbers, weights, signature: Signature::of(model)? })
+        Ok(Engine { plans: Plans::new(&lean, None)?, numbers, weights, signature: Signature::of(model)? })
     }
 
     /// W or R `[dirs, G*H, n]` of a recurrent node by its number; `None` if it is computed in the graph or used elsewhere
@@ -86,8 +97,17 @@ impl Engine {
     /// # Errors
     /// As [`run`](Self::run); [`ErrorKind::Engine`] too for weights or biases of another shape than the node's.
     pub fn run_with(&self, feed: &Feed, overrides: &Overrides, tap: Option<&dyn Tap>) -> Result<Outputs> {
-        let plan = self.plans.for_feed(feed)?;
-        let (outputs, visits) = recorder::during(tap.is_some(), [overrides, &self.weights], || plan.run(feed))?;
+        let salt = if self.plans.draws { draw::salt(feed, 0) } else { 0 };
+        self.run_salted(feed, overrides, tap, salt)
+    }
+
+    /// [`run_with`](Self::run_with), with the draws of random operators that follow from `salt`.
+    fn run_salted(&self, feed: &Feed, overrides: &Overrides, tap: Option<&dyn Tap>, salt: u64) -> Result<Outputs> {
+        let run = |plan: &Plan| {
+            let work = || draw::during(salt, || plan.run(feed));
+            recorder::during(tap.is_some(), [overrides, &self.weights], work)
+        };
+        let (outputs, visits) = self.plans.with(feed, run)?;
         if let Some(tap) = tap {
             visits.iter().for_each(|visit| tap.visit(visit));
         }

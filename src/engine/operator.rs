@@ -64,10 +64,8 @@ impl Recurrent {
     fn read(context: &ParsingContext, node: &pb::NodeProto, cell: Cell) -> TractResult<Recurrent> {
         let mut own = NodeProto::decode(&*node.encode_to_vec())?;
         let marker = own.attribute.iter().position(|a| a.name() == NUMBER);
-        let Some(marker) = marker.map(|i| own.attribute.remove(i)) else {
-            bail!("{} of the domain '{}' is not the standard operator", cell.operator(), own.domain());
-        };
-        let number = Some(usize::try_from(marker.i())?);
+        // A node that came out of a function has none.
+        let number = marker.map(|i| usize::try_from(own.attribute.remove(i).i())).transpose()?;
         Recurrent::of(context, node, &own, cell, number)
     }
 

@@ -11,7 +11,7 @@ mod npy;
 mod npz;
 mod random;
 mod read;
-mod signature;
+pub(crate) mod signature;
 mod state;
 mod tensor;
 

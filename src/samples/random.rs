@@ -41,22 +41,25 @@ pub struct RandomOptions<'a> {
 }
 
 impl Random {
-    /// Generates samples for a model.
+    /// Generates samples for a model. Inputs that cannot be given, or whose element type cannot be drawn, are left out.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a dimension or a carry that the model does not have, for an input of unknown rank, and for sizes
-    /// beyond [`limits::SAMPLE_BYTES`]; [`ErrorKind::Unsupported`] for an input of an element type that cannot be drawn.
+    /// beyond [`limits::SAMPLE_BYTES`].
     pub fn new(model: &Model, options: &RandomOptions) -> Result<Random> {
         let signature = Signature::of(model)?;
         Carry::check(options.carry, &signature)?;
-        let mut guesses = Vec::new();
+        let mut guesses: Vec<String> = Vec::new();
+        let closed = signature.closed.iter();
+        guesses.extend(closed.map(|c| format!("nothing can be drawn for input '{}': it is {}", c.name, c.what)));
         let shapes = shapes(&signature, options.dims, &mut guesses)?;
         let graph = Indexed { model, values: Values::new(&model.proto)? };
         let mut inputs = Vec::new();
         for (port, shape) in signature.inputs.iter().zip(&shapes) {
             if Tensor::zeros(port.element, &[]).is_none() {
-                let message = format!("element type {} cannot be drawn: give samples", port.element.as_str_name());
-                return Err(Error::new(ErrorKind::Unsupported, message).at_tensor(&port.name));
+                let element = port.element.as_str_name();
+                guesses.push(format!("nothing can be drawn for input '{}' of element type {element}", port.name));
+                continue;
             }
             let content = match options.carry.iter().any(|c| c.input == port.name) {
                 true => Content::Zeros,

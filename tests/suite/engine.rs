@@ -1,6 +1,7 @@
 //! The engine against references: onnxruntime's for each recurrent attribute and for real models, ONNX's own for its
 //! operator tests; and what callers rely on: taps, overrides, errors instead of panics.
 
+mod operators;
 mod references;
 
 use crate::broken;
