@@ -30,7 +30,7 @@ use crate::engine::{Engine, Overrides};
 use crate::error::{ErrorKind, Result};
 use crate::loss::{Comparison, Judge, Reference};
 use crate::onnx::Model;
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::recurrent::{self, Matrix, OwnBias};
 use crate::samples::Samples;
 use crate::sites::{TensorId, Weights};
@@ -508,7 +508,7 @@ impl Tuner<'_> {
                 if descent > 0 {
                     break;
                 }
-                self.progress.advance((self.steps() * descents) as u64);
+                progress::advance(self.progress, (self.steps() * descents) as u64)?;
                 return Ok(Tuned { nodes, target, outcome: Outcome::Skipped(reason) });
             }
             // Only where it gets the original's own inputs is it known what the original does on others.
@@ -527,7 +527,7 @@ impl Tuner<'_> {
             let output = stack.output_loss(&left_out);
             let first = self.left_out.map_or(output, |[first, _]| first);
             self.left_out = Some([first, output]);
-            self.descend(&mut stack, variants.as_ref(), &mut parameters, &windows.tuned_on, descent);
+            self.descend(&mut stack, variants.as_ref(), &mut parameters, &windows.tuned_on, descent)?;
             let after = stack.loss(&left_out);
             if after < before {
                 self.left_out = Some([first, stack.output_loss(&left_out)]);
@@ -544,12 +544,12 @@ impl Tuner<'_> {
                 }
                 losses = Some((first, after));
             } else if losses.is_none() {
-                self.progress.advance((self.steps() * (descents - 1)) as u64);
+                progress::advance(self.progress, (self.steps() * (descents - 1)) as u64)?;
                 return Ok(Tuned { nodes, target, outcome: Outcome::Dropped { before, after, steps, outputs: None } });
             }
             idle = if after <= before * (1.0 - PAYS) { 0 } else { idle + 1 };
             if after.is_nan() || idle == PATIENCE {
-                self.progress.advance((self.steps() * (descents - 1 - descent)) as u64);
+                progress::advance(self.progress, (self.steps() * (descents - 1 - descent)) as u64)?;
                 break;
             }
         }
@@ -577,7 +577,7 @@ impl Tuner<'_> {
         parameters: &mut Parameters,
         windows: &[Window],
         descent: usize,
-    ) {
+    ) -> Result<()> {
         let seed = self.options.seed ^ (descent as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let all: Vec<&Window> = windows.iter().collect();
@@ -601,8 +601,9 @@ impl Tuner<'_> {
             };
             parameters.advance(&gradients, share);
             parameters.write(stack);
-            self.progress.advance(1);
+            progress::advance(self.progress, 1)?;
         }
+        Ok(())
     }
 
     /// The loss of the whole model as it is coded now, as [`loss_of`] has it; `None` without a reference.
@@ -709,7 +710,14 @@ mod tests {
     #[test]
     fn only_a_loss_without_meaning_lifts_the_guard_of_the_outputs() {
         let loss = |kind: LossKind, own: &[f32]| {
-            let judged = Judged { name: "y".into(), content: Content::Values, loss: kind, kl: false, dims: Vec::new() };
+            let judged = Judged {
+                name: "y".into(),
+                content: Content::Values,
+                loss: kind,
+                kl: false,
+                dims: Vec::new(),
+                reached: true,
+            };
             let tensor = |values: &[f32]| -> Vec<(String, Tensor)> {
                 vec![("y".into(), ArrayD::from_shape_vec(vec![values.len()], values.to_vec()).unwrap().into())]
             };

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use dirnet::coding::Weights;
-use dirnet::compress::Job;
+use dirnet::code;
+use dirnet::compress::Rates;
+use dirnet::compress::Study;
 use dirnet::engine::Engine;
 use dirnet::error::{Error, ErrorKind};
 use dirnet::expand;
@@ -13,11 +14,10 @@ use dirnet::onnx::proto::{
     OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
 use dirnet::onnx::{AttributeProto, GraphProto, LoadOptions, Model, ModelProto, NodeProto, tensor};
-use dirnet::planner::Rates;
 use dirnet::progress::Silent;
 use dirnet::recurrent::FindOptions;
 use dirnet::samples::{Feed, Samples, Stream, Tensor};
-use dirnet::sensitivity;
+use dirnet::sites::Weights;
 use dirnet::verify::{Settings, verify};
 use ndarray::{Array2, ArrayD, Axis, IxDyn, concatenate};
 
@@ -78,19 +78,19 @@ fn samples(count: usize, steps: usize, value: impl Fn(usize, usize) -> f32) -> S
 /// The whole job at about a third of the size. Sensitivities are measured.
 fn compress(model: &Model, samples: &Samples) -> Result<(), Error> {
     let engine = Engine::new(model)?;
-    let weights = Weights::read(model, &FindOptions::default())?;
-    let mut job = Job::new(model, weights, Some((&engine, samples)), 0, &Silent)?;
+    let weights = Weights::find(model, &FindOptions::default())?;
+    let mut job = Study::new(model, weights, Some((&engine, samples)), 0, &Silent)?;
     let judge = Judge::new(model, &LossSpec::default(), &[])?;
     let curves = job.curves(3.0, Rates::All, &Silent)?;
-    let sensitivity = job.sensitivity(&curves, &engine, samples, &judge, &Silent)?;
-    assert!(sensitivity.iter().all(|s| s.is_finite() && *s >= 0.0), "{sensitivity:?}");
-    let plan = curves.allocate(&job.sizing(), &sensitivity, job.sizing().target(2.2))?;
+    let sensitivity = job.sensitivity(&job.coarse_widths(3.0), &engine, samples, &judge, &Silent)?;
+    assert!(sensitivity.values().all(|s| s.is_finite() && *s >= 0.0), "{sensitivity:?}");
+    let plan = job.sized(|sizing| curves.allocate(sizing, &sensitivity, sizing.target(2.2)))?;
     let coded = job.code(plan, &Silent)?;
-    assert!(coded.distortion.iter().all(|d| d.is_finite()), "{:?}", coded.distortion);
-    for unit in coded.units.iter().flatten() {
+    assert!(coded.distortion.values().all(|d| d.is_finite()), "{:?}", coded.distortion);
+    for (_, unit) in code::stored(&coded.sites) {
         assert!(unit.decode().iter().all(|v| v.is_finite()), "a weight that is no number");
     }
-    if coded.units.iter().any(Option::is_some) {
+    if code::stored(&coded.sites).next().is_some() {
         expand::expand(&coded.model).expect("what was coded can be found again, whatever the numbers");
     }
     let loss = LossSpec::default();
@@ -105,19 +105,18 @@ fn the_sensitivity_of_a_small_model_is_the_geometric_mean_over_several_coarse_ve
     let model = model("LSTM", HIDDEN, &noise(4 * HIDDEN, INPUTS + HIDDEN));
     let samples = samples(6, 8, |t, i| ((t * 31 + i * 17 + 1) as f32 * 0.7).sin());
     let engine = Engine::new(&model).unwrap();
-    let weights = Weights::read(&model, &FindOptions::default()).unwrap();
-    let mut job = Job::new(&model, weights, Some((&engine, &samples)), 0, &Silent).unwrap();
-    let curves = job.curves(2.0, Rates::Coarse, &Silent).unwrap();
-    assert_eq!(curves.coarse.len(), 5);
+    let weights = Weights::find(&model, &FindOptions::default()).unwrap();
+    let mut job = Study::new(&model, weights, Some((&engine, &samples)), 0, &Silent).unwrap();
+    let widths = job.coarse_widths(2.0);
+    assert_eq!(widths.len(), 5);
     let judge = Judge::new(&model, &LossSpec::default(), &[]).unwrap();
-    let reference = judge.reference(&engine, &samples).unwrap();
-    let measure = |coarse| sensitivity::measure(&engine, &job.weights, coarse, &reference, &Silent).unwrap();
-    let all = measure(&curves.coarse);
-    let each: Vec<_> = curves.coarse.iter().map(|version| measure(std::slice::from_ref(version))).collect();
-    for unit in 0..all.len() {
-        let versions: Vec<f64> = each.iter().map(|version| version[unit].unwrap()).collect();
+    let mut measure = |widths: &[usize]| job.sensitivity(widths, &engine, &samples, &judge, &Silent).unwrap();
+    let all = measure(&widths);
+    let each: Vec<_> = widths.iter().map(|&width| measure(&[width])).collect();
+    for (id, sensitivity) in all.iter() {
+        let versions: Vec<f64> = each.iter().map(|version| version[id]).collect();
         let mean = versions.iter().product::<f64>().powf(0.2);
-        assert!((all[unit].unwrap() / mean - 1.0).abs() < 1e-12, "unit {unit}: {all:?}, {versions:?}");
+        assert!((sensitivity / mean - 1.0).abs() < 1e-12, "{id:?}: {all:?}, {versions:?}");
         assert!(versions.iter().any(|s| (s / mean - 1.0).abs() > 0.01), "versions that do not differ: {versions:?}");
     }
 }
