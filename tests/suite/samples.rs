@@ -27,11 +27,12 @@ fn signature() -> Signature {
             port("y", ElementType::Float, &[batch.clone(), Dim::Size(4)]),
             port("next", ElementType::Float, &[Dim::Size(2), batch]),
         ],
+        closed: Vec::new(),
     }
 }
 
 fn one_input() -> Signature {
-    Signature { inputs: vec![signature().inputs.remove(0)], outputs: Vec::new() }
+    Signature { inputs: vec![signature().inputs.remove(0)], ..Signature::default() }
 }
 
 fn carry() -> Vec<Carry> {
