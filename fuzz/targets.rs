@@ -228,7 +228,7 @@ fn usual(weights: &Weights) -> Vec<f64> {
 
 fn code(model: &Model, weights: Weights) -> Result<(), Error> {
     let mut job = Job::new(model, weights, None, 0, &Silent)?;
-    let spec = BlockSpec::new(2, 256)?;
+    let spec = BlockSpec::new(2)?;
     let choices = vec![Choice::Block { spec, sharing: Sharing::Matrix }; job.weights.units.len()];
     let plan = Plan { choices, sensitivity: usual(&job.weights) };
     let promised = job.sizing().bytes(&plan)?;
@@ -367,7 +367,7 @@ fn configurations() -> Vec<Vec<u8>> {
 
 fn plans() -> Vec<Vec<u8>> {
     let weights = Weights::read(&tiny(), &FindOptions::default()).expect("there are weights");
-    let spec = BlockSpec::new(2, 256).expect("a sound shape");
+    let spec = BlockSpec::new(2).expect("a sound shape");
     let mut choices = vec![Choice::Block { spec, sharing: Sharing::Node }; weights.units.len()];
     choices[0] = Choice::Dense;
     vec![

@@ -1,4 +1,4 @@
-//! How long a model takes: the same samples again and again, after some runs that do not count.
+//! Latency of a model: repeated runs of the same samples, after warm-up runs that are not measured.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::progress::Progress;
 use crate::samples::Samples;
 
-/// How often the samples are run.
+/// Number of passes over the samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Runs {
     /// Passes over all samples before anything is measured: plans are made, caches filled.
@@ -21,9 +21,9 @@ pub struct Runs {
 /// Milliseconds for one sample (a step, in a stream), over the measured passes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
-    /// The middle one.
+    /// The median.
     pub median: f64,
-    /// The fastest pass: what the machine can do when nothing else asks for it.
+    /// The fastest pass: the least disturbed by other processes.
     pub min: f64,
     /// A tenth of the passes are faster.
     pub p10: f64,

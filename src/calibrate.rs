@@ -16,23 +16,12 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
 
-use crate::cell::{self, Kind, Spec};
+use crate::cell::{self, Spec};
 use crate::engine::{Engine, Overrides, Pass, Tap, Visit};
 use crate::error::Result;
 use crate::progress::Progress;
-use crate::recurrent::{Cell, Direction, RecurrentNode};
+use crate::recurrent::{Direction, RecurrentNode, Vector};
 use crate::samples::Samples;
-
-/// The vectors that some rows of a node's weights multiply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Vector {
-    /// X, for W.
-    Input,
-    /// The state before each step in a direction (0 or 1), for R.
-    State(usize),
-    /// The state times the reset gate, for R of the h gate of a GRU without `linear_before_reset`.
-    ResetState(usize),
-}
 
 /// Sums of `x x^T` over two halves of the vectors: how far they differ tells how much the samples know.
 #[derive(Clone, Debug)]
@@ -179,11 +168,11 @@ pub fn measure(
 
 /// Bytes of one lane's sums.
 fn sum_bytes(nodes: &[RecurrentNode]) -> usize {
-    let squares = nodes.iter().map(|node| {
-        let directions = node.attributes.direction.each().len();
-        let resets = if node.cell == Cell::Gru && !node.attributes.linear_before_reset { 2 } else { 1 };
-        node.input_size.pow(2) + directions * resets * node.attributes.hidden.pow(2)
-    });
+    let size = |node: &RecurrentNode, vector| match vector {
+        Vector::Input => node.input_size,
+        Vector::State(_) | Vector::ResetState(_) => node.attributes.hidden,
+    };
+    let squares = nodes.iter().flat_map(|node| node.vectors().into_iter().map(move |v| size(node, v).pow(2)));
     squares.sum::<usize>() * 2 * size_of::<f64>()
 }
 
@@ -202,10 +191,10 @@ pub fn seeded(node: &RecurrentNode, number: usize, w: &Array3<f32>, r: &Array3<f
         let input = cell::Input { x: &x, steps: STEPS, batch: BATCH, h: None, c: None, lengths: None, reverse };
         let (output, trace) = cell::forward_traced(&spec, &weights, &input);
         let zeros = vec![0.0; BATCH * spec.hidden];
-        let initial_c = if matches!(spec.kind, Kind::Lstm { .. }) { zeros.clone() } else { Vec::new() };
+        let initial_c = if spec.kind.has_cell_state() { zeros.clone() } else { Vec::new() };
         let cell::Trace { gates, inner } = trace;
         let (w, r) = (w.into(), r.into());
-        Pass { reverse, w, r, b: None, p: None, initial_h: zeros, initial_c, y: output.y, inner, gates }
+        Pass { spec, reverse, w, r, b: None, p: None, initial_h: zeros, initial_c, y: output.y, inner, gates }
     });
     let passes: Vec<Pass> = passes.collect();
     let kind = Spec::of(node.cell, &node.attributes, 0, node.input_size).kind;
@@ -284,57 +273,32 @@ impl Tap for Sums {
     }
 }
 
-/// The slopes of one pass, with the derivatives of the usual activations in terms of their values: `y (1 - y)` of the
-/// sigmoid, `1 - y^2` of the tangent.
+/// The slopes of one pass.
 fn slopes_of(visit: &Visit, pass: &Pass) -> Slopes {
     let (hidden, gates) = (visit.hidden, visit.kind.gates());
     let mut slopes = Slopes { gates: vec![0.0; gates], ..Slopes::default() };
-    let sigmoid = |y: f32| y * (1.0 - y);
-    let tanh = |y: f32| 1.0 - y * y;
-    // GRU without linear_before_reset: how much of a change of r arrives at h~ through R of its gate.
-    let through = pass.r[(gates - 1) * hidden * hidden..].iter().map(|r| r * r).sum::<f32>() / hidden as f32;
+    let weights = cell::Weights { w: &pass.w, r: &pass.r, b: None, p: pass.p.as_deref() };
+    let mut effects = cell::Effects::new(&pass.spec, &weights);
     for (t, b) in (0..visit.steps).flat_map(|t| (0..visit.batch).map(move |b| (t, b))) {
         if !visit.is_valid(t, b) {
             continue;
         }
-        let before = if pass.reverse {
-            Some(t + 1).filter(|&t| t < visit.steps && visit.is_valid(t, b))
-        } else {
-            t.checked_sub(1)
+        let row = |values, width| part(values, t * visit.batch + b, width);
+        let step = cell::SequenceStep {
+            gates: row(&pass.gates, gates * hidden),
+            inner: row(&pass.inner, hidden),
+            h: visit.state_before(pass, t, b),
+            c: visit.cell_before(pass, t, b),
         };
-        let at = |values: &[f32], initial: &[f32], h: usize| match before {
-            Some(t) => values[(t * visit.batch + b) * hidden + h],
-            None => initial[b * hidden + h],
-        };
-        let row = t * visit.batch + b;
-        for h in 0..hidden {
-            let gate = |g: usize| pass.gates[(row * gates + g) * hidden + h];
-            let derivatives = match visit.kind {
-                Kind::Lstm { .. } => {
-                    let (i, o, f, c) = (gate(0), gate(1), gate(2), gate(3));
-                    let squashed = pass.inner[row * hidden + h].tanh();
-                    let to_cell = o * tanh(squashed);
-                    let cell = at(&pass.inner, &pass.initial_c, h);
-                    [
-                        to_cell * c * sigmoid(i),
-                        squashed * sigmoid(o),
-                        to_cell * cell * sigmoid(f),
-                        to_cell * i * tanh(c),
-                    ]
-                }
-                Kind::Gru { linear_before_reset } => {
-                    let (z, r, n) = (gate(0), gate(1), gate(2));
-                    let state = at(&pass.y, &pass.initial_h, h);
-                    let new = (1.0 - z) * tanh(n);
-                    let reset = if linear_before_reset { pass.inner[row * hidden + h] } else { state * through.sqrt() };
-                    [(state - n) * sigmoid(z), new * reset * sigmoid(r), new, 0.0]
-                }
-            };
-            slopes.gates.iter_mut().zip(derivatives).for_each(|(sum, d)| *sum += f64::from(d * d));
-            slopes.energy += f64::from(pass.y[row * hidden + h]).powi(2);
-        }
+        effects.add_squares(&mut slopes.gates, &step);
+        slopes.energy += row(&pass.y, hidden).iter().map(|y| f64::from(*y).powi(2)).sum::<f64>();
     }
     slopes
+}
+
+/// One row; of no rows an empty one.
+fn part(values: &[f32], row: usize, width: usize) -> &[f32] {
+    if values.is_empty() { values } else { &values[row * width..][..width] }
 }
 
 impl Sum {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// The library's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What sort of failure it is; the command line derives its exit code from it.
+/// The kind of failure; the command line derives its exit code from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -26,15 +26,15 @@ pub enum ErrorKind {
     Limit,
     /// Samples that do not fit the model.
     Samples,
-    /// Arguments or settings that contradict each other or the model.
+    /// Arguments or settings that contradict one another or the model.
     Usage,
     /// The model holds nothing that can be compressed.
     NothingToDo,
     /// The engine could not run the model.
     Engine,
-    /// No result within the target that was asked for.
+    /// No result reaches the target.
     Target,
-    /// The result was judged and failed a check.
+    /// Verification failed a check.
     Check,
 }
 

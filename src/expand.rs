@@ -1,19 +1,18 @@
-//! The inverse of [`coding`](crate::coding): dense weights again, for tools that want them.
+//! The inverse of [`encode::apply`]: dense weights again, for tools that want them.
 //!
-//! The values are those that the graph rebuilds, whatever codec made it: the decoding nodes are evaluated as the
-//! constants that they are. All that is known of a codec is how to tell that one was at work ([`is_coded`]). Where another form took
-//! the place of a node, the node comes back with what it computes in float.
+//! The decoding nodes are evaluated by constant folding, so the values are those that a runtime decodes, for any codec.
+//! Only the test for coded weights ([`is_coded`]) depends on the codecs. A node that was replaced by another form is
+//! restored with float weights.
 
 use half::f16;
 use ndarray::Array3;
 
-use crate::coding::{NOTE, common};
-use crate::encode::{self, Found};
+use crate::encode::{self, Found, NOTE, common};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{ElementType, Model, Rewriter, TensorProto, Values, tensor};
 use crate::recurrent::{self, FindOptions, Source};
 
-/// The model with every coded W and R as one dense constant.
+/// The model with each coded W and R decoded to one dense constant.
 ///
 /// # Errors
 /// `NothingToDo` if no weight is coded; as [`recurrent::find`].
@@ -45,7 +44,7 @@ pub fn expand(model: &Model) -> Result<Model> {
     Ok(result)
 }
 
-/// Puts a dense node where another form took its place.
+/// Replaces another form by the dense recurrent node.
 fn restore(rewriter: &mut Rewriter<'_>, found: Found) {
     let Found { scope, nodes, before, mut node, w, r, bias } = found;
     let mut add = |input: &str, shape: &[usize], values: Vec<f32>| {
@@ -64,12 +63,12 @@ fn restore(rewriter: &mut Rewriter<'_>, found: Found) {
     nodes.into_iter().for_each(|index| rewriter.remove_node(&scope, index));
 }
 
-/// Whether a weight is rebuilt from a dictionary.
+/// Whether a weight is decoded from a dictionary.
 pub fn is_coded(model: &Model, source: &Source) -> bool {
     codec(model, source).is_some()
 }
 
-/// What a weight is rebuilt from: `block` or `projection`; `None` if it is not.
+/// The codec of a weight: `block` or `projection`; `None` for a dense weight.
 pub fn codec(model: &Model, source: &Source) -> Option<&'static str> {
     // Only a codebook is stored as int8: the graph need not be searched for other weights.
     source.constants.iter().any(|c| c.element == ElementType::Int8).then_some(())?;

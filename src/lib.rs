@@ -1,8 +1,8 @@
 //! dirnet makes ONNX models with LSTM and GRU layers 8 to 16 times smaller without retraining.
 //!
-//! The weights W and R of the recurrent nodes are replaced by codes, codebooks and standard operators that rebuild them when
-//! a runtime loads the model; everything else in the file stays as it is. The crate is the library behind the command line
-//! tool of the same name.
+//! The weights W and R of the recurrent nodes are replaced by codes, codebooks and standard operators that decode them when
+//! a runtime loads the model; everything else in the file stays the same. The crate is the library behind the command line
+//! tool of the same name. `docs/how-it-works.md` explains the method, `docs/glossary.md` the terms.
 //!
 //! # Usage
 //! Load, plan, code, verify:
@@ -24,10 +24,10 @@
 //! let all = Samples::read(&["fixtures/charlm/calibration.npz".into()], &Signature::of(&model)?, &[])?;
 //! let (calibration, holdout) = all.hold_out(5).expect("there are several samples");
 //!
-//! // What the layers see decides which errors count.
+//! // The second moments of the layers' inputs on calibration samples weight the errors of their weights.
 //! let engine = Engine::new(&model)?;
 //! let mut job = Job::new(&model, weights, Some((&engine, &calibration)), 0, &Silent)?;
-//! // One rate for all gates; `Job::curves` and `Job::sensitivity` find out what each deserves.
+//! // The same number of bits for all gates; `Job::curves` and `Job::sensitivity` measure how to allocate them.
 //! let plan = planner::uniform(&job.sizing(), &job.equal(), job.sizing().target(8.0))?;
 //! let coded = job.code(plan, &Silent)?;
 //!
@@ -42,19 +42,18 @@
 //! `coded.model.save(path)` writes the file: to a temporary sibling first, which is then renamed.
 //!
 //! # Design
-//! Modules import one another one way only, from bytes to reports: [`onnx`] is the only one that knows protobuf, [`engine`] the
-//! only one that knows the runtime, [`dictionary`] is numerics and knows no model. The library never prints and never
-//! exits; long work tells a [`progress::Progress`] how far it is. Errors name file, node and tensor ([`error::Error`]).
+//! Modules import one another in one direction only, from bytes to reports: only [`onnx`] uses protobuf, only [`engine`]
+//! uses the inference runtime, and [`dictionary`] is numerics on plain matrices. The library never prints and never
+//! exits; long work reports to a [`progress::Progress`]. Errors name file, node and tensor ([`error::Error`]).
 //! The same input, settings and version give the same bytes for any number of threads.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::exit))]
 
 pub mod bench;
-pub mod budget;
 pub mod calibrate;
 pub mod cell;
-pub mod coding;
+pub mod code;
 pub mod compress;
 pub mod dictionary;
 pub mod encode;
@@ -64,15 +63,11 @@ pub mod expand;
 pub mod limits;
 pub mod loss;
 pub mod onnx;
-pub mod pins;
 pub mod plan;
-pub mod plan_file;
-pub mod planner;
 pub mod progress;
 pub mod recurrent;
 pub mod report;
 pub mod samples;
-pub mod search;
-pub mod sensitivity;
+pub mod sites;
 pub mod tune;
 pub mod verify;

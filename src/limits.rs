@@ -63,5 +63,15 @@ pub const NPZ_DIRECTORY_BYTES: u64 = 16 << 20;
 /// Header of an npy file. NumPy writes about a hundred bytes and itself refuses more than ten thousand.
 pub const NPY_HEADER_BYTES: usize = 10_000;
 
+/// Strings in one array of samples: in memory each takes far more than its characters.
+pub const SAMPLE_STRINGS: u64 = 1 << 24;
+
 /// Elements of one tensor while a model is run: 2 GiB of floats, far beyond what a recurrent model makes at a time.
 pub const RUN_ELEMENTS: u64 = 1 << 29;
+
+/// Nodes that calls of functions may make when a model is run, and their bytes: functions that call functions could make
+/// any number from a small file.
+pub const INLINED_NODES: usize = 1 << 18;
+
+/// See [`INLINED_NODES`].
+pub const INLINED_BYTES: usize = 512 << 20;

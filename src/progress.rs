@@ -1,8 +1,7 @@
-//! How long-running work tells the outside how far it is, without printing.
+//! Progress of long-running work, without printing.
 //!
-//! The library never prints. It names the *phase* it is in ("calibrate", "learn", ...) and counts steps of it; what
-//! becomes of that (a bar, a log line, nothing) is the caller's affair. Phases do not nest: a new phase ends the one
-//! before it.
+//! The library never prints. It reports the current *phase* ("calibrate", "learn", ...) and counts its steps; the caller
+//! shows them as a bar, as log lines, or not at all. Phases do not nest: a new phase ends the one before it.
 
 /// Receives the progress of one piece of work. Called from several threads at once.
 pub trait Progress: Sync {
@@ -14,7 +13,7 @@ pub trait Progress: Sync {
     fn done(&self);
 }
 
-/// Hears everything and says nothing.
+/// Ignores all reports.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 

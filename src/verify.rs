@@ -1,33 +1,32 @@
-//! Judges a compressed model against its original: runs both on the same inputs, measures, holds checks against it.
+//! Verification of a compressed model: runs it and its original on the same inputs, measures the differences of their
+//! outputs, and compares these with checks (thresholds).
 //!
-//! Where the engine cannot run the original, each rewritten recurrent layer is run alone instead, on seeded inputs
-//! ([`Scope::Layers`]). That shows that the layers still do what they did, not that the model does, and is said in the
-//! verdict. A compressed model that cannot be run although its original can is an error, and so is an original that asks
-//! for more than the engine's [limits](crate::limits): it might be made to be judged on its layers only.
+//! Where the engine cannot run the original at all, each rewritten recurrent layer is run alone instead, on seeded inputs
+//! ([`Scope::Layers`]), and everything else of the two models must be the same ([`difference`]). That shows that the
+//! layers still do what they did, not that the model does, and is said in the verdict. A sample that cannot be run is an
+//! error, and never a reason to judge layers only ([`obstacle`]). So is a compressed model that cannot be run although
+//! its original can, and an original that asks for more than the engine's [limits](crate::limits): it might be made to
+//! be judged on its layers only.
+//!
+//! Invariant: a verdict is `passed` only by what was run. Outputs that are the same whatever differs between the models
+//! satisfy no check that is not theirs by name; an output of which no element could be compared fails.
+
+mod difference;
+mod layers;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use ndarray::Array3;
 use serde::Serialize;
 
-use crate::engine::{Engine, Overrides};
+use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::loss::{Content, Figures, Judge, Judged, LossKind, LossSpec};
-use crate::onnx::proto::{GraphProto, ModelProto, TensorShapeProto, TypeProto, ValueInfoProto};
-use crate::onnx::proto::{tensor_shape_proto, type_proto};
-use crate::onnx::{ElementType, LoadOptions, Model, Origin, TensorProto, Values, tensor};
+use crate::loss::{Figures, Judge, LossSpec, obstacle, reach};
+use crate::onnx::{ElementType, Model};
 use crate::progress::Progress;
-use crate::recurrent::{self, BIAS, FindOptions, Matrix, RecurrentNode};
-use crate::samples::{Random, RandomOptions, Samples};
+use crate::samples::{Samples, Signature};
 
 /// What runs the models.
 pub const ENGINE: &str = "tract";
-
-/// Steps, sequences and samples that a layer is run on where only layers can be run.
-const LAYER_STEPS: usize = 32;
-const LAYER_BATCH: usize = 4;
-const LAYER_SAMPLES: usize = 4;
 
 /// A figure that can be bounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,15 +59,16 @@ impl CheckKind {
         }
     }
 
-    /// What is bounded; infinite where an exact match or a vanished signal make it so, `None` where it has no meaning.
+    /// The figure that is bounded; infinite for an exact match or a zero signal, `None` where it is undefined.
     fn value(self, figures: &Figures) -> Option<f64> {
         // Integers have no mean error, and with it neither a normalised one nor a noise.
         let noise = figures.rmse;
+        // The mean error of the smallest numbers rounds to zero: only the largest one shows an exact match.
+        let without_noise = if figures.max_abs == Some(0.0) { f64::INFINITY } else { f64::NEG_INFINITY };
         match self {
             CheckKind::MaxAbs => figures.max_abs,
             CheckKind::MaxNmse => noise.map(|_| figures.nmse.unwrap_or(f64::INFINITY)),
-            CheckKind::MinSnr => noise
-                .map(|noise| figures.snr_db.unwrap_or(if noise == 0.0 { f64::INFINITY } else { f64::NEG_INFINITY })),
+            CheckKind::MinSnr => noise.map(|_| figures.snr_db.unwrap_or(without_noise)),
             CheckKind::MinAgreement => figures.agreement,
             CheckKind::MaxKl => figures.kl,
         }
@@ -90,7 +90,7 @@ pub struct Check {
     pub limit: f64,
 }
 
-/// What was run.
+/// What was run for verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
@@ -111,22 +111,44 @@ pub struct Verdict {
     pub reason: Option<String>,
     /// Runs that were compared.
     pub samples: usize,
-    /// What calibration saw, in the caller's words.
+    /// The calibration samples, as described by the caller.
     pub calibrated_on: Option<String>,
-    /// The figures of every judged output, or layer.
+    /// The figures of each compared output, or layer.
     pub outputs: Vec<Figures>,
-    /// The mean loss of the outputs, each of its kind; `None` for layers, and where a loss has no meaning.
+    /// The mean loss of the outputs: `loss_mean` under its first name.
     pub loss: Option<f64>,
+    /// The largest [loss](crate::loss#loss) of an output that depends on what differs between the models, each of its
+    /// kind; `None` for layers, and where a loss has no meaning.
+    pub loss_worst: Option<f64>,
+    /// The mean loss of these outputs.
+    pub loss_mean: Option<f64>,
     /// Every check as it was held against an output.
     #[serde(rename = "gates")]
     pub checks: Vec<Checked>,
+    /// Checks of all outputs, and the outputs that they say nothing of.
+    pub unbound: Vec<Unbound>,
     /// Whether all checks hold and all numbers are finite that were.
     pub passed: bool,
-    /// One line for each reason not to pass.
+    /// One line for each reason of a failure.
     pub failures: Vec<String>,
+    /// What the user should know: for the warnings of a report.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
 }
 
-/// A check held against an output.
+/// An output that a check of all outputs is not held against.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Unbound {
+    /// The output.
+    pub output: String,
+    /// [`CheckKind::name`].
+    #[serde(rename = "gate")]
+    pub check: &'static str,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// A check with the measured value of one output.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Checked {
     /// The output.
@@ -136,44 +158,50 @@ pub struct Checked {
     pub check: &'static str,
     /// The bound.
     pub limit: f64,
-    /// The figure; `None` where it has no meaning or is infinite.
+    /// The measured value; `None` where it is undefined or infinite.
     pub value: Option<f64>,
-    /// Whether it holds.
+    /// Whether the check passed.
     pub passed: bool,
 }
 
-/// What to verify with.
+/// Inputs and checks of a verification.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings<'a> {
     /// The inputs.
     pub samples: &'a Samples,
-    /// What calibration saw: `calibration`, `same` or `random`; `None` if that is not known.
+    /// Kind of the calibration samples: `calibration`, `same` or `random`; `None` if unknown.
     pub calibrated_on: Option<&'a str>,
-    /// Outputs whose divergence is measured though they are no probabilities are named here.
+    /// The loss of each output; an output named here with `kl` is compared by its divergence even if it is no distribution.
     pub loss: &'a LossSpec,
     /// The bounds.
     pub checks: &'a [Check],
-    /// For the inputs of layers that are run alone.
+    /// Seed of the inputs of layers that are run by themselves.
     pub seed: u64,
 }
 
-/// Runs both models and judges. Advances `progress` by a step for each feed.
+/// Runs both models and compares them. Advances `progress` by a step for each feed.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] for a check or loss of an output that is not judged, and for models of different outputs;
-/// [`ErrorKind::Samples`]; [`ErrorKind::Engine`] or [`ErrorKind::Limit`] where the compressed model cannot be run, or
-/// where the original cannot and it has no rewritten layers either or is beyond a limit.
+/// [`ErrorKind::Usage`] for a check or loss of an output that is not judged, and for models of different inputs or
+/// outputs; [`ErrorKind::Samples`] for a sample that cannot be run, and where there is none; [`ErrorKind::Engine`] or
+/// [`ErrorKind::Limit`] where the compressed model cannot be run, or where the original cannot and it has no rewritten
+/// layers either or is beyond a limit.
 pub fn verify(
     original: &Model,
     compressed: &Model,
     settings: &Settings<'_>,
     progress: &dyn Progress,
 ) -> Result<Verdict> {
+    if settings.samples.is_empty() {
+        return Err(Error::new(ErrorKind::Samples, "there are no samples to run the models on: give one at least"));
+    }
+    check_signatures(original, compressed, settings.samples)?;
     let mut judge = Judge::new(original, settings.loss, &settings.samples.carry)?;
     check_names(settings.checks, &judge)?;
     for check in settings.checks.iter().filter(|g| g.kind == CheckKind::MaxKl) {
         judge.measure_kl(check.output.as_deref());
     }
+    let warnings = leave_out_the_same(original, compressed, settings.samples, &mut judge)?;
     // Planning unfolds the coded weights: that is done before the original's take memory too.
     let compressed_engine = Engine::new(compressed).and_then(|engine| {
         let first = settings.samples.streams.first();
@@ -191,17 +219,85 @@ pub fn verify(
     progress.done();
     match compared {
         Ok(comparison) => {
-            let loss = comparison.mean_loss().ok();
-            Ok(Verdict { loss, ..verdict(Scope::Model, None, settings, comparison.figures()) })
+            let (worst, mean) = (comparison.worst_loss().ok(), comparison.mean_loss().ok());
+            let mut verdict = verdict(Scope::Model, None, settings, comparison.figures());
+            verdict.warnings.splice(0..0, warnings);
+            Ok(Verdict { loss: mean, loss_worst: worst, loss_mean: mean, ..verdict })
         }
         // Whose fault it is shows when the original is run alone.
         Err(e) if cannot_run(&e) => match judge.reference(&engine, settings.samples) {
+            Err(e) if e.kind() == ErrorKind::Engine => {
+                let why = obstacle(original, &engine, settings.samples, e)?;
+                without_runs(original, compressed, settings, &why)
+            }
             Err(e) if cannot_run(&e) => without_runs(original, compressed, settings, &e),
             Err(e) => Err(e),
             Ok(_) => Err(in_compressed(&e)),
         },
         Err(e) => Err(e),
     }
+}
+
+/// Leaves outputs that do not depend on what differs between the models out of the judgement.
+fn leave_out_the_same(
+    original: &Model,
+    compressed: &Model,
+    samples: &Samples,
+    judge: &mut Judge,
+) -> Result<Vec<String>> {
+    let differences = difference::between(original, compressed, &|_, _, _| false)?;
+    if differences.is_empty() {
+        return Ok(vec!["the models do not differ in anything that computes".to_owned()]);
+    }
+    if !differences.whole.is_empty() {
+        return Ok(Vec::new());
+    }
+    let reached = reach::outputs(original, &differences.changes, &samples.carry)?;
+    if judge.keep_reached(&reached).is_ok() {
+        return Ok(Vec::new());
+    }
+    judge.outputs.iter_mut().for_each(|output| output.reached = false);
+    Ok(vec!["no output that is judged depends on what differs between the models".to_owned()])
+}
+
+/// Refuses models that a caller could not run on the same inputs, or that declare other outputs.
+fn check_signatures(original: &Model, compressed: &Model, samples: &Samples) -> Result<()> {
+    let (ours, theirs) = (Signature::of(original)?, Signature::of(compressed)?);
+    let fail = |name: &str, message: String| Err(Error::new(ErrorKind::Usage, message).at_tensor(name));
+    let named = |model: &Model, name: &str| {
+        model.proto.graph.as_ref().is_some_and(|graph| graph.input.iter().any(|input| input.name() == name))
+    };
+    for input in &theirs.inputs {
+        let Some(own) = ours.input(&input.name) else {
+            return fail(&input.name, "the compressed model needs this input, the original does not".to_owned());
+        };
+        if own.element != input.element {
+            let (own, other) = (own.element.as_str_name(), input.element.as_str_name());
+            return fail(&input.name, format!("the original takes {own}, the compressed model takes {other}"));
+        }
+        for stream in &samples.streams {
+            let shapes = stream.feeds.iter().filter_map(|feed| feed.get(&input.name)).map(|tensor| tensor.shape());
+            if let Some(shape) = shapes.into_iter().find(|shape| own.accepts(shape) && !input.accepts(shape)) {
+                let takes = input.shape_text();
+                return fail(&input.name, format!("the compressed model takes {takes}, but the sample is {shape:?}"))
+                    .map_err(|error| error.in_file(&stream.origin));
+            }
+        }
+    }
+    if let Some(input) = ours.inputs.iter().find(|input| !named(compressed, &input.name)) {
+        return fail(&input.name, "the compressed model has no such input, the original has".to_owned());
+    }
+    for output in &ours.outputs {
+        let Some(other) = theirs.output(&output.name) else {
+            return fail(&output.name, "the compressed model does not give this output".to_owned());
+        };
+        let (own, other) = (output.element, other.element);
+        if own != other && own != ElementType::Undefined && other != ElementType::Undefined {
+            let (own, other) = (own.as_str_name(), other.as_str_name());
+            return fail(&output.name, format!("the original gives {own}, the compressed model gives {other}"));
+        }
+    }
+    Ok(())
 }
 
 /// Whether it is the engine that fails, not the samples or the models.
@@ -226,13 +322,13 @@ fn check_names(checks: &[Check], judge: &Judge) -> Result<()> {
 }
 
 fn verdict(scope: Scope, reason: Option<String>, settings: &Settings<'_>, outputs: Vec<Figures>) -> Verdict {
-    let (checks, mut failures) = hold(settings.checks, &outputs);
-    for figures in outputs.iter().filter(|f| f.non_finite > 0) {
-        failures.push(format!(
-            "output '{}': {} elements are NaN or infinite in one of the models only",
-            figures.name, figures.non_finite
-        ));
+    let Held { checked, unbound, mut failures } = hold(settings.checks, &outputs);
+    failures.extend(outputs.iter().filter_map(not_comparable));
+    if !outputs.is_empty() && outputs.iter().all(|f| f.elements + f.nan + f.infinite + f.non_finite == 0) {
+        failures.push("every output is empty in every sample: nothing was compared".to_owned());
     }
+    let mut warnings: Vec<String> = settings.checks.iter().filter_map(|check| not_bound(check, &unbound)).collect();
+    warnings.extend(outputs.iter().filter_map(uncounted));
     Verdict {
         engine: ENGINE,
         scope,
@@ -241,29 +337,92 @@ fn verdict(scope: Scope, reason: Option<String>, settings: &Settings<'_>, output
         calibrated_on: settings.calibrated_on.map(str::to_owned),
         outputs,
         loss: None,
-        checks,
+        loss_worst: None,
+        loss_mean: None,
+        checks: checked,
+        unbound,
         passed: failures.is_empty(),
         failures,
+        warnings,
     }
 }
 
+/// Whether an output counts where nobody names it: it depends on what differs, or differs itself.
+fn counts(figures: &Figures) -> bool {
+    let differs = figures.max_abs.is_some_and(|d| d > 0.0) || figures.agreement.is_some_and(|a| a < 1.0);
+    figures.reached || differs || figures.non_finite > 0
+}
+
+/// Why an output fails whatever the checks are.
+fn not_comparable(figures: &Figures) -> Option<String> {
+    let Figures { name, non_finite, nan, infinite, elements, .. } = figures;
+    if *non_finite > 0 {
+        return Some(format!("output '{name}': {non_finite} elements are NaN or infinite in one of the models only"));
+    }
+    let all = nan + infinite;
+    (counts(figures) && *elements == 0 && all > 0).then(|| {
+        format!("output '{name}': all {all} elements are NaN or infinite in both models: nothing was compared")
+    })
+}
+
+/// What the figures of an output leave out.
+fn uncounted(figures: &Figures) -> Option<String> {
+    let Figures { name, nan, undecided, elements, .. } = figures;
+    (*nan > 0).then(|| {
+        let all = elements + nan + figures.infinite + figures.non_finite;
+        let rows = if *undecided > 0 { format!("; {undecided} rows with NaN decide nothing") } else { String::new() };
+        format!("output '{name}': {nan} of {all} elements are NaN in both models, and are in no figure{rows}")
+    })
+}
+
+/// The outputs that a check of all does not bind.
+fn not_bound(check: &Check, unbound: &[Unbound]) -> Option<String> {
+    let of = unbound.iter().filter(|u| check.output.is_none() && u.check == check.kind.name());
+    let names: Vec<String> = of.map(|u| format!("'{}' ({})", u.output, u.reason)).collect();
+    let (kind, limit) = (check.kind.name(), short(check.limit));
+    (!names.is_empty()).then(|| format!("--{kind} {limit} does not bind {}", names.join(", ")))
+}
+
+/// Why a check says nothing of an output.
+fn unbound_reason(kind: CheckKind, figures: &Figures) -> &'static str {
+    match kind {
+        _ if !counts(figures) => "nothing that differs between the models reaches it",
+        _ if figures.elements == 0 => "no element of it could be compared",
+        CheckKind::MaxNmse | CheckKind::MinSnr => "it is of integers, which --min-agreement binds",
+        CheckKind::MinAgreement => "it has no two classes",
+        CheckKind::MaxAbs | CheckKind::MaxKl => "it has no such figure",
+    }
+}
+
+/// What checks come to.
+struct Held {
+    checked: Vec<Checked>,
+    unbound: Vec<Unbound>,
+    failures: Vec<String>,
+}
+
 /// Holds every check against the outputs that it is for; a check that cannot be held against any fails.
-fn hold(checks: &[Check], outputs: &[Figures]) -> (Vec<Checked>, Vec<String>) {
-    let (mut all, mut failures) = (Vec::new(), Vec::new());
+fn hold(checks: &[Check], outputs: &[Figures]) -> Held {
+    let mut held = Held { checked: Vec::new(), unbound: Vec::new(), failures: Vec::new() };
     for check in checks {
         let own: BTreeSet<&str> =
             checks.iter().filter(|g| g.kind == check.kind).filter_map(|g| g.output.as_deref()).collect();
         let is_for =
             |f: &&Figures| check.output.as_ref().map_or(!own.contains(f.name.as_str()), |name| *name == f.name);
-        let mut held = false;
+        let mut bound = false;
         for figures in outputs.iter().filter(is_for) {
-            let Some(value) = check.kind.value(figures) else { continue };
+            let value = check.kind.value(figures).filter(|_| check.output.is_some() || counts(figures));
+            let Some(value) = value else {
+                let reason = unbound_reason(check.kind, figures);
+                held.unbound.push(Unbound { output: figures.name.clone(), check: check.kind.name(), reason });
+                continue;
+            };
             let passed = if check.kind.is_minimum() { value >= check.limit } else { value <= check.limit };
-            held = true;
+            bound = true;
             if !passed {
-                failures.push(failure(check, figures, value));
+                held.failures.push(failure(check, figures, value));
             }
-            all.push(Checked {
+            held.checked.push(Checked {
                 output: figures.name.clone(),
                 check: check.kind.name(),
                 limit: check.limit,
@@ -271,14 +430,15 @@ fn hold(checks: &[Check], outputs: &[Figures]) -> (Vec<Checked>, Vec<String>) {
                 passed,
             });
         }
-        let spoken_for =
-            check.output.is_none() && !outputs.is_empty() && outputs.iter().all(|f| own.contains(&*f.name));
-        if !held && !spoken_for {
+        let mut counted = outputs.iter().filter(|f| counts(f)).peekable();
+        let spoken_for = check.output.is_none() && counted.peek().is_some() && counted.all(|f| own.contains(&*f.name));
+        if !bound && !spoken_for {
             let of = check.output.as_ref().map_or_else(|| "any output".to_owned(), |name| format!("output '{name}'"));
-            failures.push(format!("--{} has no meaning for {of} that was run", check.kind.name()));
+            let which = if outputs.iter().any(counts) { "" } else { " and depends on what differs between the models" };
+            held.failures.push(format!("--{} has no meaning for {of} that was run{which}", check.kind.name()));
         }
     }
-    (all, failures)
+    held
 }
 
 /// `output 'y': --max-nmse 0.01 is exceeded by 0.003: 0.013`
@@ -302,139 +462,12 @@ fn short(value: f64) -> String {
     }
 }
 
-/// What can be said of models that cannot be run, because of `why`.
+/// The verdict of models that cannot be run as a whole, because of `why`.
 fn without_runs(original: &Model, compressed: &Model, settings: &Settings<'_>, why: &Error) -> Result<Verdict> {
     match why.kind() {
         ErrorKind::Limit => Err(Error::new(ErrorKind::Engine, format!("could not be verified: {why}"))),
-        _ => verify_layers(original, compressed, settings, why),
+        _ => layers::verify(original, compressed, settings, why),
     }
-}
-
-/// Runs every recurrent node whose weights were rewritten alone, with the original's weights and biases and with those that
-/// the compressed model's graph makes, on seeded inputs from N(0, 1) and states of zeros.
-///
-/// # Errors
-/// `why`, if there is no such node; [`ErrorKind::Engine`] for a node of the original that the compressed model lacks.
-fn verify_layers(original: &Model, compressed: &Model, settings: &Settings<'_>, why: &Error) -> Result<Verdict> {
-    let find = |model| recurrent::find(model, &FindOptions { freeze_inputs: true, ..FindOptions::default() });
-    let (before, after) = (find(original)?, find(compressed)?);
-    let mut outputs = Vec::new();
-    for node in &before.nodes {
-        let Some(twin) = after.nodes.iter().find(|n| n.name == node.name) else {
-            let message = "is no recurrent node of constant weights in the compressed model";
-            return Err(Error::new(ErrorKind::Engine, message).at_node(&node.name));
-        };
-        let dense = [node.w.values(original)?, node.r.values(original)?];
-        let decoded = [twin.w.values(compressed)?, twin.r.values(compressed)?];
-        let bias = stored_bias(compressed, twin)?;
-        if dense != decoded || bias != stored_bias(original, node)? {
-            outputs.push(run_layer(original, node, &dense, (decoded, bias), settings.seed)?);
-        }
-    }
-    if outputs.is_empty() {
-        return Err(why.clone());
-    }
-    let mut verdict = verdict(Scope::Layers, Some(why.to_string()), settings, outputs);
-    verdict.samples = LAYER_SAMPLES;
-    Ok(verdict)
-}
-
-fn run_layer(
-    original: &Model,
-    node: &RecurrentNode,
-    dense: &[Array3<f32>; 2],
-    (decoded, bias): ([Array3<f32>; 2], Option<Vec<f32>>),
-    seed: u64,
-) -> Result<Figures> {
-    let model = layer(original, node, dense)?;
-    let random = RandomOptions { dims: &[], carry: &[], seed, count: LAYER_SAMPLES };
-    let samples = Random::new(&model, &random)?.samples;
-    let engine = Engine::new(&model).map_err(|e| e.at_node(&node.name))?;
-    let output =
-        Judged { name: "Y".to_owned(), content: Content::Values, loss: LossKind::Nmse, kl: false, dims: Vec::new() };
-    let judge = Judge { outputs: vec![output] };
-    let weights = Matrix::BOTH.iter().zip(decoded).map(|(&m, w)| ((0, m), Arc::new(w))).collect();
-    let biases = bias.into_iter().map(|bias| (0, Arc::new(bias))).collect();
-    let overrides = Overrides { weights, biases };
-    let reference = judge.reference(&engine, &samples).map_err(|e| e.at_node(&node.name))?;
-    let comparison = reference.compare(&engine, &overrides).map_err(|e| e.at_node(&node.name))?;
-    let figures = comparison.figures().remove(0);
-    // The largest hidden unit is no decision.
-    Ok(Figures { name: node.name.clone(), agreement: None, ..figures })
-}
-
-/// B of a node as far as it is a stored constant.
-fn stored_bias(model: &Model, node: &RecurrentNode) -> Result<Option<Vec<f32>>> {
-    let values = Values::new(&model.proto)?;
-    let name = model.node(&node.scope, node.index).input.get(BIAS);
-    let stored = name.and_then(|name| stored(model, &values, node, name));
-    stored.map(|tensor| Ok(model.floats(tensor)?.iter().copied().collect())).transpose()
-}
-
-/// A model of one node: its input X, its weights, its biases and peepholes where they are stored constants.
-fn layer(original: &Model, node: &RecurrentNode, weights: &[Array3<f32>; 2]) -> Result<Model> {
-    let proto = original.node(&node.scope, node.index);
-    let mut alone = proto.clone();
-    alone.output = vec!["Y".to_owned()];
-    alone.input = vec!["X".to_owned(), "W".to_owned(), "R".to_owned()];
-    let mut constants: Vec<TensorProto> = Vec::new();
-    for (name, array) in ["W", "R"].into_iter().zip(weights) {
-        let values: Vec<f32> = array.iter().copied().collect();
-        constants.push(tensor::float(name, array.shape(), &values));
-    }
-    let values = Values::new(&original.proto)?;
-    for (input, name) in [(BIAS, "B"), (7, "P")] {
-        let Some(stored) = proto.input.get(input).and_then(|value| stored(original, &values, node, value)) else {
-            continue;
-        };
-        let floats = original.floats(stored)?;
-        let flat: Vec<f32> = floats.iter().copied().collect();
-        constants.push(tensor::float(name, floats.shape(), &flat));
-        alone.input.resize(input + 1, String::new());
-        alone.input[input] = name.to_owned();
-    }
-    let shape = match node.attributes.layout {
-        0 => [LAYER_STEPS, LAYER_BATCH, node.input_size],
-        _ => [LAYER_BATCH, LAYER_STEPS, node.input_size],
-    };
-    let graph = GraphProto {
-        name: Some("layer".to_owned()),
-        node: vec![alone],
-        initializer: constants,
-        input: vec![float_info("X", Some(&shape))],
-        output: vec![float_info("Y", None)],
-        ..Default::default()
-    };
-    let proto = ModelProto {
-        // Before version 4 every initializer had to be an input as well.
-        ir_version: Some(original.ir_version().max(4)),
-        opset_import: original.proto.opset_import.clone(),
-        graph: Some(graph),
-        ..Default::default()
-    };
-    Model::from_proto(proto, &LoadOptions { allow_newer: true })
-}
-
-/// The initializer behind an input of a node, or the tensor of a Constant node.
-fn stored<'m>(model: &'m Model, values: &Values<'_>, node: &RecurrentNode, value: &str) -> Option<&'m TensorProto> {
-    let definition = values.resolve(&node.scope, value)?;
-    match definition.origin {
-        Origin::Node { node, .. } => {
-            let constant = model.node(&definition.scope, node);
-            let value = constant.attribute.iter().find(|a| constant.op_type() == "Constant" && a.name() == "value")?;
-            value.t.as_ref()
-        }
-        _ => model.initializer(definition),
-    }
-}
-
-fn float_info(name: &str, shape: Option<&[usize]>) -> ValueInfoProto {
-    use tensor_shape_proto::{Dimension, dimension::Value};
-    let dim = |&size: &usize| Dimension { value: Some(Value::DimValue(size as i64)), ..Default::default() };
-    let shape = shape.map(|shape| TensorShapeProto { dim: shape.iter().map(dim).collect() });
-    let tensor = type_proto::Tensor { elem_type: Some(ElementType::Float as i32), shape };
-    let kind = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() };
-    ValueInfoProto { name: Some(name.to_owned()), r#type: Some(kind), ..Default::default() }
 }
 
 /// Says that it is the compressed model that cannot be run.
@@ -454,6 +487,8 @@ mod tests {
             nmse: Some(0.013),
             snr_db: Some(18.9),
             agreement: Some(0.97),
+            elements: 100,
+            reached: true,
             ..Figures::default()
         }
     }
@@ -464,7 +499,7 @@ mod tests {
 
     #[test]
     fn a_failure_says_which_output_failed_what_by_how_much() {
-        let failures = |g| hold(&[g], &[figures("y")]).1;
+        let failures = |g| hold(&[g], &[figures("y")]).failures;
         assert_eq!(
             failures(check(CheckKind::MaxNmse, None, 0.01)),
             ["output 'y': --max-nmse 0.01 is exceeded by 0.003: 0.013"]
@@ -479,27 +514,81 @@ mod tests {
     #[test]
     fn a_check_of_its_own_replaces_that_of_all() {
         let checks = [check(CheckKind::MaxAbs, None, 0.1), check(CheckKind::MaxAbs, Some("y"), 1.0)];
-        let (checked, failures) = hold(&checks, &[figures("y"), figures("z")]);
+        let Held { checked, failures, .. } = hold(&checks, &[figures("y"), figures("z")]);
         assert_eq!(failures, ["output 'z': --max-abs 0.1 is exceeded by 0.4: 0.5"]);
         assert_eq!(checked.len(), 2);
-        assert!(hold(&checks, &[figures("y")]).1.is_empty());
+        assert!(hold(&checks, &[figures("y")]).failures.is_empty());
     }
 
     #[test]
     fn a_check_without_meaning_fails() {
-        let kl = |output| hold(&[check(CheckKind::MaxKl, output, 1.0)], &[figures("y")]).1;
+        let kl = |output| hold(&[check(CheckKind::MaxKl, output, 1.0)], &[figures("y")]).failures;
         assert_eq!(kl(None), ["--max-kl has no meaning for any output that was run"]);
         assert_eq!(kl(Some("z")), ["--max-kl has no meaning for output 'z' that was run"]);
     }
 
     #[test]
     fn an_exact_match_passes_and_a_changed_constant_does_not() {
-        let exact = Figures { rmse: Some(0.0), nmse: Some(0.0), snr_db: None, ..figures("y") };
+        let exact = Figures { max_abs: Some(0.0), rmse: Some(0.0), nmse: Some(0.0), snr_db: None, ..figures("y") };
         let constant = Figures { nmse: None, snr_db: None, ..figures("y") };
         let checks = [check(CheckKind::MinSnr, None, 90.0), check(CheckKind::MaxNmse, None, 0.1)];
-        let (checked, failures) = hold(&checks, &[exact]);
+        let Held { checked, failures, .. } = hold(&checks, &[exact]);
         assert!(failures.is_empty() && checked[0].value.is_none());
-        assert_eq!(hold(&checks, &[constant]).1.len(), 2);
+        assert_eq!(hold(&checks, &[constant]).failures.len(), 2);
+    }
+
+    #[test]
+    fn a_check_of_all_is_not_met_by_an_output_that_stays_the_same() {
+        let constant = Figures {
+            max_abs: Some(0.0),
+            rmse: Some(0.0),
+            nmse: Some(0.0),
+            snr_db: None,
+            agreement: None,
+            reached: false,
+            ..figures("version")
+        };
+        let label = Figures {
+            rmse: None,
+            nmse: None,
+            snr_db: None,
+            agreement: Some(0.6),
+            max_abs: Some(3.0),
+            ..figures("label")
+        };
+        let both = [label, constant.clone()];
+        let snr = hold(&[check(CheckKind::MinSnr, None, 20.0)], &both);
+        assert_eq!(snr.failures, ["--min-snr has no meaning for any output that was run"]);
+        assert_eq!(snr.unbound.iter().map(|u| &*u.output).collect::<Vec<_>>(), ["label", "version"]);
+        let agreement = hold(&[check(CheckKind::MinAgreement, None, 0.9)], &both);
+        assert_eq!(agreement.failures, ["output 'label': --min-agreement 0.9 is missed by 0.3: 0.6"]);
+        assert!(hold(&[check(CheckKind::MinSnr, Some("version"), 20.0)], &both).failures.is_empty(), "it is named");
+        let none = hold(&[check(CheckKind::MinSnr, None, 20.0)], std::slice::from_ref(&constant)).failures;
+        assert!(none[0].ends_with("depends on what differs between the models"), "{none:?}");
+        let differs = Figures { max_abs: Some(0.5), snr_db: Some(3.0), ..constant };
+        assert_eq!(
+            hold(&[check(CheckKind::MinSnr, None, 20.0)], &[differs]).failures.len(),
+            1,
+            "it counts all the same"
+        );
+    }
+
+    #[test]
+    fn nothing_but_nan_is_a_failure_and_some_is_told() {
+        let nan = Figures { nan: 10, elements: 0, undecided: 5, max_abs: None, agreement: None, ..figures("y") };
+        assert!(not_comparable(&nan).is_some_and(|why| why.contains("all 10 elements are NaN or infinite in both")));
+        assert_eq!(not_comparable(&Figures { reached: false, ..nan.clone() }), None, "it is so in any case");
+        let some = Figures { elements: 30, ..nan };
+        assert_eq!(not_comparable(&some), None);
+        let told = uncounted(&some).expect("ten are");
+        assert!(told.contains("10 of 40 elements") && told.contains("5 rows with NaN decide nothing"), "{told}");
+    }
+
+    #[test]
+    fn errors_too_small_to_be_squared_are_no_exact_match() {
+        let tiny = Figures { max_abs: Some(1e-200), rmse: Some(0.0), nmse: None, snr_db: None, ..figures("y") };
+        let checks = [check(CheckKind::MinSnr, None, 20.0), check(CheckKind::MaxNmse, None, 0.1)];
+        assert_eq!(hold(&checks, &[tiny]).failures.len(), 2);
     }
 
     #[test]

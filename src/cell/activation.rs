@@ -68,30 +68,32 @@ impl Activation {
         Arch::new().dispatch(Apply(self, x));
     }
 
-    /// Whether no value comes from two arguments with different derivatives, so that its slope is right.
-    pub fn is_monotone(self) -> bool {
+    /// Whether no value comes from two arguments with different derivatives, so that the derivative follows from the
+    /// value.
+    pub fn has_slope_by_value(self) -> bool {
         match self {
             Activation::LeakyRelu { alpha } | Activation::Elu { alpha } => alpha >= 0.,
-            Activation::ThresholdedRelu { alpha } => alpha >= 0.,
             _ => true,
         }
     }
 
-    /// The derivative where the activation has the value `y`; 0 where it jumps.
+    /// The derivative where the activation has the value `y`; 0 where it jumps. Where two arguments have that value, the
+    /// root mean square of their derivatives.
     #[inline(always)]
     pub(super) fn slope(self, y: f32) -> f32 {
+        let both = |a: f32, b: f32| ((a * a + b * b) / 2.).sqrt();
         match self {
             Activation::Sigmoid => y * (1. - y),
             Activation::Tanh => 1. - y * y,
-            Activation::Relu | Activation::ThresholdedRelu { .. } => f32::from(y > 0.),
+            // Below the threshold the value is 0, and a threshold may be negative.
+            Activation::Relu | Activation::ThresholdedRelu { .. } => f32::from(y != 0.),
             Activation::Affine { alpha, .. } => alpha,
-            Activation::LeakyRelu { alpha } => {
-                if y >= 0. {
-                    1.
-                } else {
-                    alpha
-                }
-            }
+            // 0 is what all negative arguments give where alpha is 0.
+            Activation::LeakyRelu { alpha } => match y > 0. {
+                true if alpha < 0. => both(1., alpha),
+                true => 1.,
+                false => alpha,
+            },
             Activation::ScaledTanh { alpha, beta } => {
                 if alpha == 0. {
                     0.
@@ -106,13 +108,11 @@ impl Activation {
                     0.
                 }
             }
-            Activation::Elu { alpha } => {
-                if y >= 0. {
-                    1.
-                } else {
-                    y + alpha
-                }
-            }
+            Activation::Elu { alpha } => match y > 0. {
+                true if y < -alpha => both(1., y + alpha),
+                true => 1.,
+                false => y + alpha,
+            },
             Activation::Softsign => (1. - y.abs()) * (1. - y.abs()),
             Activation::Softplus => 1. - (-y).exp(),
         }

@@ -7,8 +7,9 @@
 //! Derivatives of activations are computed from their values, so nothing but the values is kept of the forward pass.
 //! Everything runs on the calling thread; steps at or past a sequence's length pass gradients on and add none.
 
+use super::effect::Slope;
 use super::product::add_product;
-use super::{Activation, Input, Kind, Output, Spec, Trace, Weights};
+use super::{Input, Kind, Output, Spec, Trace, Weights};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
@@ -51,8 +52,8 @@ pub struct GateGradients {
 /// step, both `[T, B, H]`. What `d_y` and `d_c` hold for steps that are not valid does not count.
 ///
 /// # Panics
-/// If a slice has not the length that its documentation says, or if an activation is not
-/// [monotone](Activation::is_monotone).
+/// If a slice has not the length that its documentation says, or if an activation
+/// [has no slope by its value](super::Activation::has_slope_by_value).
 pub fn backward(
     spec: &Spec,
     weights: &Weights,
@@ -62,6 +63,8 @@ pub fn backward(
     d_c: Option<&[f32]>,
 ) -> GateGradients {
     super::check(spec, weights, input);
+    let odd = spec.activations.iter().find(|a| !a.has_slope_by_value());
+    assert!(odd.is_none(), "{odd:?} has no derivative by its value");
     let (hidden, rows, batch) = (spec.hidden, spec.rows(), input.batch);
     assert_eq!(d_y.len(), input.steps * batch * hidden, "the gradient of Y is not [T, B, H]");
     assert!(d_c.is_none_or(|d| d.len() == d_y.len()), "the gradient of C is not [T, B, H]");
@@ -71,7 +74,7 @@ pub fn backward(
         gates: vec![0.; input.steps * batch * rows],
         inner: vec![0.; if after { d_y.len() } else { 0 }],
     };
-    let lstm = matches!(spec.kind, Kind::Lstm { .. });
+    let lstm = spec.kind.has_cell_state();
     let mut state = State { h: vec![0.; batch * hidden], c: vec![0.; if lstm { batch * hidden } else { 0 }] };
     let mut times: Vec<usize> = input.times().collect();
     times.reverse();
@@ -88,6 +91,7 @@ pub fn backward(
                 pass.gru_reset_after(t, gates, &mut gradients.inner[at], &mut state);
             }
             Kind::Gru { linear_before_reset: false } => pass.gru_reset_before(t, gates, &mut state),
+            Kind::Rnn => pass.rnn(t, gates, &mut state),
         }
     }
     gradients
@@ -182,15 +186,13 @@ impl<'a> Pass<'a> {
         let before = spec.kind == Kind::Gru { linear_before_reset: false };
         let at_once = if before { 2 * hidden } else { spec.rows() };
         let (r, r_h) = weights.r.split_at(at_once * hidden);
-        let [f, g, h] = spec.activations;
         Pass {
             spec,
             input,
             output,
             trace,
             p: weights.p,
-            // The clip bounds what goes into the gates, and `h` is not one.
-            slopes: [Slope::new(f, spec.clip), Slope::new(g, spec.clip), Slope::new(h, None)],
+            slopes: Slope::of(spec),
             transposed: transpose(r, hidden),
             transposed_h: transpose(r_h, hidden),
             zeros: vec![0.; hidden],
@@ -261,6 +263,20 @@ impl<'a> Pass<'a> {
         add_product(&mut state.h, hidden, d, &self.transposed, hidden, 4 * hidden);
     }
 
+    fn rnn(&self, t: usize, d: &mut [f32], state: &mut State) {
+        let hidden = self.spec.hidden;
+        let [f, ..] = self.slopes;
+        for b in self.valid(t) {
+            let d = &mut d[b * hidden..][..hidden];
+            let d_h = &mut state.h[b * hidden..][..hidden];
+            for ((d, d_h), &value) in d.iter_mut().zip(&*d_h).zip(self.gates(t, b)) {
+                *d = d_h * f.at(value);
+            }
+            d_h.fill(0.);
+        }
+        add_product(&mut state.h, hidden, d, &self.transposed, hidden, hidden);
+    }
+
     fn gru_reset_after(&self, t: usize, d: &mut [f32], d_inner: &mut [f32], state: &mut State) {
         let hidden = self.spec.hidden;
         let [f, g, _] = self.slopes;
@@ -316,31 +332,6 @@ impl<'a> Pass<'a> {
             through[b * 2 * hidden..][..2 * hidden].copy_from_slice(&d[..2 * hidden]);
         }
         add_product(&mut state.h, hidden, &through, &self.transposed, hidden, 2 * hidden);
-    }
-}
-
-/// The derivative of an activation behind a clip, as a function of the value.
-#[derive(Clone, Copy)]
-struct Slope {
-    activation: Activation,
-    /// The values at the bounds, where the derivative is 0.
-    ends: Option<[f32; 2]>,
-}
-
-impl Slope {
-    fn new(activation: Activation, clip: Option<f32>) -> Slope {
-        assert!(activation.is_monotone(), "{activation:?} has no derivative by its value");
-        let ends = clip.map(|clip| {
-            let mut ends = [-clip, clip];
-            activation.apply(&mut ends);
-            ends
-        });
-        Slope { activation, ends }
-    }
-
-    #[inline(always)]
-    fn at(&self, value: f32) -> f32 {
-        if self.ends.is_some_and(|ends| ends.contains(&value)) { 0. } else { self.activation.slope(value) }
     }
 }
 

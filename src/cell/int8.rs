@@ -3,8 +3,8 @@
 /// The number of steps between the least and the greatest value.
 const STEPS: f32 = 255.0;
 
-/// Replaces each value by the nearest that eight bits can tell: `scale * (q - zero)`, with 0 exact and the range from the
-/// least to the greatest value, all with the rounding to even that the specification asks for.
+/// Replaces each value by the nearest 8-bit value `scale * (q - zero)`, with 0 exact and the range from the least to the
+/// greatest value, with rounding to even as in the specification.
 pub(super) fn round(values: &mut [f32]) {
     let (least, most) = values.iter().fold((0.0f32, 0.0f32), |(least, most), &v| (least.min(v), most.max(v)));
     let scale = (most - least) / STEPS;

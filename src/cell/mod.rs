@@ -1,4 +1,5 @@
-//! The LSTM and the GRU as the ONNX operator specification defines them, one direction at a time, on plain slices.
+//! The LSTM, the GRU and the RNN as the ONNX operator specification defines them, one direction at a time, on plain
+//! slices.
 //!
 //! Symbols are the specification's. With `T` steps, `B` sequences, `I` inputs, `H` hidden units and `G` gates:
 //! `X [T, B, I]`, `W [G*H, I]`, `R [G*H, H]`, `b [2*G*H]` (`Wb`, then `Rb`), `P [3*H]` (peepholes `i o f`),
@@ -11,11 +12,14 @@
 //! GRU, gates `z r h`: `z, r = f(X W^T + H R^T + b)`, `h~ = g(X W^T + (r (.) H) R^T + b)`, or with `linear_before_reset`
 //! `h~ = g(X W^T + Wb + r (.) (H R^T + Rb))`; `H' = (1 - z) (.) h~ + z (.) H`.
 //!
+//! RNN, gate `i`: `H' = f(X W^T + H R^T + b)`.
+//!
 //! Invariants: a sequence's results do not depend on how long its neighbours are (steps at or past its length leave the
 //! state alone and give zeros), and no result depends on the number of threads.
 
 mod activation;
 mod backward;
+mod effect;
 mod int8;
 #[cfg(test)]
 pub(crate) mod noise;
@@ -24,11 +28,12 @@ mod step;
 
 pub use activation::Activation;
 pub use backward::{GateGradients, Gradients, backward};
+pub use effect::{Effects, SequenceStep};
 
 use crate::recurrent::{Attributes, Cell};
 use product::add_product;
 
-/// Which of the two cells, with what only that one has.
+/// Which cell, with what only that one has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Long short-term memory, gates `i o f c`.
@@ -41,28 +46,49 @@ pub enum Kind {
         /// The reset gate scales `H R^T + Rb` instead of `H`.
         linear_before_reset: bool,
     },
+    /// Plain recurrent layer, one gate `i`.
+    Rnn,
 }
 
 impl Kind {
+    /// The kind of a recurrent node, by its attributes.
+    pub fn of(cell: Cell, attributes: &Attributes) -> Kind {
+        match cell {
+            Cell::Lstm => Kind::Lstm { input_forget: attributes.input_forget },
+            Cell::Gru => Kind::Gru { linear_before_reset: attributes.linear_before_reset },
+            Cell::Rnn => Kind::Rnn,
+        }
+    }
+
+    fn cell(self) -> Cell {
+        match self {
+            Kind::Lstm { .. } => Cell::Lstm,
+            Kind::Gru { .. } => Cell::Gru,
+            Kind::Rnn => Cell::Rnn,
+        }
+    }
+
     /// The number of gates `G`.
     pub fn gates(self) -> usize {
-        match self {
-            Kind::Lstm { .. } => 4,
-            Kind::Gru { .. } => 3,
-        }
+        self.cell().gates().len()
+    }
+
+    /// Whether a second state `C` goes from step to step: only an LSTM's does.
+    pub fn has_cell_state(self) -> bool {
+        self.cell().states().len() > 1
     }
 }
 
 /// What a cell computes, apart from its weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// LSTM or GRU.
+    /// Which cell.
     pub kind: Kind,
     /// Hidden units `H`.
     pub hidden: usize,
     /// Inputs `I`.
     pub inputs: usize,
-    /// `f`, `g` and `h`; a GRU leaves the third alone.
+    /// `f`, `g` and `h`; a GRU has no use for the third, an RNN for the second and third.
     pub activations: [Activation; 3],
     /// Bound on what goes into the gates' activations.
     pub clip: Option<f32>,
@@ -71,10 +97,7 @@ pub struct Spec {
 impl Spec {
     /// What a recurrent node computes in one of its directions, by the node's attributes.
     pub fn of(cell: Cell, attributes: &Attributes, direction: usize, inputs: usize) -> Spec {
-        let kind = match cell {
-            Cell::Lstm => Kind::Lstm { input_forget: attributes.input_forget },
-            Cell::Gru => Kind::Gru { linear_before_reset: attributes.linear_before_reset },
-        };
+        let kind = Kind::of(cell, attributes);
         let each = attributes.activations.len() / attributes.direction.count();
         let activation = |i: usize| {
             let a = attributes.activations[direction * each + i.min(each - 1)];
@@ -140,7 +163,7 @@ pub struct Output {
     pub y: Vec<f32>,
     /// `H` after each sequence's last step, `[B, H]`.
     pub h: Vec<f32>,
-    /// `C` after each sequence's last step, `[B, H]`; empty for a GRU.
+    /// `C` after each sequence's last step, `[B, H]`; empty but for an LSTM.
     pub c: Vec<f32>,
 }
 
@@ -190,7 +213,7 @@ fn run(spec: &Spec, weights: &Weights, input: &Input, mut trace: Option<&mut Tra
     let (hidden, rows, batch) = (spec.hidden, spec.rows(), input.batch);
     check(spec, weights, input);
     let state = |given: Option<&[f32]>| given.map_or_else(|| vec![0.; batch * hidden], <[f32]>::to_vec);
-    let lstm = matches!(spec.kind, Kind::Lstm { .. });
+    let lstm = spec.kind.has_cell_state();
     let mut out = Output {
         y: vec![0.; input.steps * batch * hidden],
         h: state(input.h),

@@ -49,6 +49,17 @@ impl<'a> Step<'a> {
             Kind::Lstm { input_forget } => self.lstm(gates, out, input_forget, valid),
             Kind::Gru { linear_before_reset: true } => self.gru_reset_after(gates, out, valid),
             Kind::Gru { linear_before_reset: false } => self.gru_reset_before(gates, out, valid),
+            Kind::Rnn => self.rnn(gates, out, valid),
+        }
+    }
+
+    fn rnn(&mut self, gates: &mut [f32], out: &mut Output, valid: impl Fn(usize) -> bool) {
+        let hidden = self.spec.hidden;
+        add_product(gates, hidden, &out.h, self.weights.r, hidden, hidden);
+        let sequences = gates.chunks_exact_mut(hidden).zip(out.h.chunks_exact_mut(hidden));
+        for (_, (gates, state)) in sequences.enumerate().filter(|(b, _)| valid(*b)) {
+            self.arch.dispatch(FirstGates { spec: self.spec, gates });
+            state.copy_from_slice(gates);
         }
     }
 
@@ -155,7 +166,7 @@ impl WithSimd for LstmGates<'_> {
     }
 }
 
-/// Gates `z` and `r` of a GRU for one sequence.
+/// Gates whose activation is `f`, for one sequence: `z` and `r` of a GRU, the one of an RNN.
 struct FirstGates<'a> {
     spec: &'a Spec,
     gates: &'a mut [f32],

@@ -32,6 +32,7 @@ impl Case {
         let activations = match kind {
             Kind::Lstm { .. } => [Activation::Sigmoid, Activation::Tanh, Activation::Tanh],
             Kind::Gru { .. } => [Activation::Sigmoid, Activation::Tanh, Activation::Tanh],
+            Kind::Rnn => [Activation::Tanh; 3],
         };
         let spec = Spec { kind, hidden, inputs, activations, clip: None };
         Case { spec, bias: true, peepholes: false, states: true, lengths: None, reverse: false, steps: 6, batch: 3 }
@@ -119,16 +120,20 @@ impl Case {
                     new_state[j] = (1. - z) * activate(g, bound(wx(k) + inner)) + z * state[j];
                 }
             }
+            Kind::Rnn => {
+                new_state.iter_mut().enumerate().for_each(|(j, h)| *h = activate(f, bound(wx(j) + rh(j, state))));
+            }
         }
         (new_state, new_cell)
     }
 }
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 5] = [
     Kind::Lstm { input_forget: false },
     Kind::Lstm { input_forget: true },
     Kind::Gru { linear_before_reset: false },
     Kind::Gru { linear_before_reset: true },
+    Kind::Rnn,
 ];
 
 #[test]

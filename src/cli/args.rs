@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum, ValueHint};
+use dirnet::compress;
 use dirnet::onnx::model::side_path;
 use dirnet::onnx::{LoadOptions, Model, atomic};
 use dirnet::recurrent::FindOptions;
@@ -159,8 +160,15 @@ pub enum Format {
 }
 
 impl Target {
-    /// What is aimed at where nothing is asked for.
-    pub const RATIO: f64 = 8.0;
+    /// The same for the library.
+    pub fn of_library(&self) -> compress::Target {
+        match (self.ratio, self.max_size, self.max_loss) {
+            (Some(ratio), ..) => compress::Target::Ratio(ratio),
+            (_, Some(bytes), _) => compress::Target::MaxSize(bytes),
+            (.., Some(loss)) => compress::Target::MaxLoss(loss),
+            _ => compress::Target::default(),
+        }
+    }
 }
 
 impl Checks {

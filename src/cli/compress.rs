@@ -5,18 +5,16 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::ValueHint;
-use dirnet::compress::Coded;
+use dirnet::compress;
 use dirnet::error::{Error, ErrorKind};
 use dirnet::onnx::Model;
-use dirnet::plan_file;
-use dirnet::progress::Progress;
-use dirnet::report::{Command, Report};
-use dirnet::verify::{self, Settings, Verdict};
+use dirnet::report::Report;
 
 use super::args::{self, Checks, Output, Target};
 use super::config::{self, Overrides};
 use super::guard::{self, Guarded};
-use super::job::{Files, Flags, Setup, Study};
+use super::job::{Files, Flags, Setup};
+use super::output;
 use super::progress::progress;
 
 const EXAMPLES: &str = "\
@@ -65,47 +63,44 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
         args.output.check_unjudged()?;
     }
     let out = args::output(args.out.as_deref())?;
-    let mut setup = Setup::read(&args.flags, &args.target, overrides, &args.files())?;
-    if guard::is_probe() {
-        return setup.probe();
-    }
-    if args.plan.is_none() {
-        setup.check_target(&args.flags, &args.target)?;
-    }
-    // Read first: a file that cannot be is told before anything takes long.
-    let saved = args.plan.as_ref().map(|file| config::read_text(file, PLAN_BYTES).map(|text| (file, text)));
-    let saved = saved.transpose()?;
+    let (model, setup) = Setup::read(&args.flags, overrides, &args.files())?;
+    let load = setup.seconds;
     let progress = progress(args.output.quiet);
-    let mut study = setup.study(&args.flags, &*progress)?;
-    let coded = args.reach(&mut study, saved, &*progress)?;
-    let outcome = study.outcome(&coded.plan, coded.model.saved_bytes()?, Some(&coded.distortion));
-    let mut report = Report::of_job(Command::Compress, &study.job, &outcome);
-    report.model.opset = coded.model.opset();
-    report.predicted_loss = study.predicted_loss(&coded.distortion);
-    report.tuning = study.tuned().map(|tuned| tuned.layers.iter().map(Into::into).collect());
-    if args.output.shows_tradeoff() {
-        report.tradeoff = study.tradeoff(&*progress);
+    let mut compressor = setup.compressor(&model, &*progress)?;
+    if guard::is_probe() {
+        return Ok(compressor.probe()?);
     }
-    // The weights and their moments have done their work: the models that are compared want their memory.
-    report.warnings = std::mem::take(&mut study.warnings);
-    report.warnings.extend(newer_ir(&setup.model, &coded.model));
-    drop(study);
-    setup.release_engine();
+    let target = args.target()?;
+    compressor.check_target(&target)?;
+    let result = compressor.compress(&target)?;
+    let mut report = Report::of_compressed(&compressor, &result);
+    if args.output.shows_tradeoff() {
+        report.tradeoff = Report::tradeoff(&compressor);
+    }
+    report.warnings.extend(newer_ir(&model, &result.model));
+    compressor.release();
 
     let verifying = Instant::now();
-    let verdict = args.verify(&setup, &coded, &*progress)?;
+    let verdict = match args.no_verify {
+        true => None,
+        false => Some(compressor.verify(&result.model, &args.checks.checks())?),
+    };
     let verified = verifying.elapsed().as_secs_f64();
-    report.warnings.extend(args.target.max_loss.and_then(|bound| beyond(bound, verdict.as_ref()?.loss?)));
+    report.warnings.extend(args.target.max_loss.and_then(|bound| beyond(bound, verdict.as_ref()?.loss_worst?)));
+    if let Some(verdict) = &verdict {
+        output::warn(verdict);
+        report.warnings.extend(verdict.warnings.iter().cloned());
+    }
     let failed = verdict.as_ref().filter(|verdict| !verdict.passed);
     let error = failed.map(|verdict| Error::new(ErrorKind::Check, verdict.failures.join("; ")));
 
     let written = error.is_none() || args.keep_failed;
     let writing = Instant::now();
     if written {
-        coded.model.save(out)?;
+        result.model.save(out)?;
         report.model.output = Some(out.to_string_lossy().into_owned());
     }
-    report.seconds.load = Some(setup.seconds);
+    report.seconds.load = Some(load);
     report.seconds.encode = report.seconds.encode.map(|seconds| seconds + writing.elapsed().as_secs_f64());
     report.seconds.verify = verdict.is_some().then_some(verified);
     report.verify = verdict;
@@ -141,38 +136,14 @@ impl Args {
         Files { written: self.out.as_deref(), plan: self.plan.as_deref(), output: &self.output }
     }
 
-    /// Makes the model that the target, or a saved plan, asks for.
-    fn reach(
-        &self,
-        study: &mut Study<'_>,
-        saved: Option<(&PathBuf, String)>,
-        progress: &dyn Progress,
-    ) -> Result<Coded> {
-        if let Some(bound) = self.target.max_loss {
-            return study.within(bound, progress);
-        }
-        let plan = match saved {
-            Some((file, text)) => {
-                let plan = plan_file::read(&text, &study.job.weights, &study.job.equal());
-                plan.and_then(|plan| study.agreed(plan)).map_err(|error| error.in_file(file))?
+    /// What is asked for. A plan is read before anything takes long.
+    fn target(&self) -> Result<compress::Target> {
+        match &self.plan {
+            Some(file) => {
+                let text = config::read_text(file, PLAN_BYTES)?;
+                Ok(compress::Target::Plan { text, file: Some(file.clone()) })
             }
-            None => study.plan(study.bytes(&self.target), progress)?,
-        };
-        study.make(plan, progress)
-    }
-
-    fn verify(&self, setup: &Setup, coded: &Coded, progress: &dyn Progress) -> Result<Option<Verdict>> {
-        if self.no_verify {
-            return Ok(None);
+            None => Ok(self.target.of_library()),
         }
-        let settings = Settings {
-            samples: &setup.inputs.holdout,
-            calibrated_on: Some(setup.inputs.calibrated_on),
-            loss: &setup.loss,
-            checks: &self.checks.checks(),
-            seed: self.flags.samples.seed,
-        };
-        let verdict = verify::verify(&setup.model, &coded.model, &settings, progress);
-        Ok(Some(verdict.map_err(|error| error.in_file(&self.flags.model))?))
     }
 }

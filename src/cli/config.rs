@@ -26,12 +26,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use dirnet::coding::{WeightUnit, Weights};
 use dirnet::dictionary::BlockSpec;
 use dirnet::error::{Cut, meant};
-use dirnet::pins::Pins;
-use dirnet::plan::{ATOMS, Choice, Sharing};
-use dirnet::recurrent::{Survey, Unit};
+use dirnet::plan::{Choice, Pins, Sharing};
+use dirnet::recurrent::{GateBlock, Survey};
+use dirnet::sites::{Site, Sites};
 use regex::Regex;
 use serde::Deserialize;
 use toml::{Spanned, Value};
@@ -67,7 +66,7 @@ struct Gate {
 
 impl Node {
     /// What a gate of W or R is to be stored as, if these settings say so.
-    fn choice(&self, unit: &Unit) -> Result<Option<Choice>> {
+    fn choice(&self, unit: &GateBlock) -> Result<Option<Choice>> {
         let Node { codec, width, bits, sharing, .. } = self.clone();
         let own = self.gates.get(&format!("{}.{}", unit.matrix, unit.gate)).or_else(|| self.gates.get(unit.gate));
         own.cloned().unwrap_or(Gate { codec, width, bits, sharing }).choice()
@@ -89,7 +88,7 @@ impl Gate {
             (Some("dense"), None) if self.sharing.is_none() => Ok(Some(Choice::Dense)),
             (Some("dense"), _) => bail!("a dense gate has no width, bits or sharing"),
             (None | Some("block"), Some(width)) => {
-                let spec = BlockSpec::new(width, ATOMS)?;
+                let spec = BlockSpec::new(width)?;
                 let name = self.sharing.as_deref().unwrap_or(Sharing::Unit.name());
                 let sharing = Sharing::ALL.into_iter().find(|sharing| sharing.name() == name);
                 let sharing = sharing
@@ -140,7 +139,7 @@ impl Override {
         let names: Vec<&str> = nodes.chain(skipped).collect();
         if !names.iter().any(|name| self.pattern.is_match(name)) {
             let meant = meant(self.pattern.as_str().trim_matches(['^', '$']), names.iter().copied());
-            bail!("no LSTM or GRU node has such a name{meant}; there are {}", listed(&names));
+            bail!("no LSTM, GRU or RNN node has such a name{meant}; there are {}", listed(&names));
         }
         let cells = survey.nodes.iter().filter(|node| self.pattern.is_match(&node.name)).map(|node| node.cell);
         let mut known: Vec<&str> = cells.flat_map(|cell| cell.gates().iter().copied()).collect();
@@ -172,12 +171,13 @@ pub fn check(overrides: &Overrides, survey: &Survey) -> Result<()> {
     overrides.iter().try_for_each(|settings| settings.check(survey).with_context(|| settings.place()))
 }
 
-/// What the settings pin of the units of a survey's weights. A weight that several nodes share has the names of all.
-pub fn pins(overrides: &Overrides, survey: &Survey) -> Result<Pins> {
-    let pin = |unit: &WeightUnit| {
-        let nodes: Vec<&str> =
-            survey.weights[unit.weight].uses.iter().map(|used| survey.nodes[used.node].name.as_str()).collect();
-        let unit = &unit.unit;
+/// What the settings pin of the sites. A tensor that several nodes share has the names of all.
+pub fn pins(overrides: &Overrides, sites: &Sites) -> Result<Pins> {
+    let survey = &sites.survey;
+    let pin = |site: &Site| {
+        let uses = survey.weights[site.tensor.0].uses.iter();
+        let nodes: Vec<&str> = uses.map(|used| survey.nodes[used.node].name.as_str()).collect();
+        let unit = site.gate();
         let mut found: Option<(Choice, &Override)> = None;
         for settings in overrides.iter().filter(|it| nodes.iter().any(|name| it.pattern.is_match(name))) {
             let choice = settings.node.choice(unit).with_context(|| settings.place())?;
@@ -195,7 +195,7 @@ pub fn pins(overrides: &Overrides, survey: &Survey) -> Result<Pins> {
         }
         Ok(found.map(|(choice, _)| choice))
     };
-    Ok(Pins(Weights::units_of(survey).iter().map(pin).collect::<Result<_>>()?))
+    Ok(Pins(sites.all.iter().map(pin).collect::<Result<Vec<_>>>()?.into()))
 }
 
 /// A configuration file that has been read and whose syntax is sound.
@@ -433,7 +433,7 @@ mod tests {
         let text =
             "[nodes.rnn]\nbits = 4\ngates.c = { width = 1, sharing = 'matrix' }\ngates.'R.f' = { codec = 'dense' }\n";
         let file = File::parse(Path::new("x"), text.to_owned()).expect("sound");
-        let unit = |matrix, gate| Unit {
+        let unit = |matrix, gate| GateBlock {
             node: "rnn".to_owned(),
             matrix,
             direction: Direction::Forward,

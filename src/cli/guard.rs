@@ -4,8 +4,10 @@
 //! that can be caught inside a process. So the *supervisor*, the process that the user started, starts the same binary
 //! with the same arguments once more, as the *worker*, and waits. The worker does the whole job within limits: its
 //! allocator counts and refuses, and a watchdog looks at how long the engine has been at one call. All that passes
-//! between the two are the worker's stdout, which it inherits, its exit code, and its stderr, where lines that begin with
-//! [`MARK`] are messages (progress, why it stopped) and the others are for the user.
+//! between the two are arguments that the supervisor puts in front of the user's ([`enlist`]), the worker's stdout, which
+//! it inherits, its exit code, and its stderr, where lines that begin with [`MARK`] are messages (progress, why it
+//! stopped) and the others are for the user. No variable of the environment makes a process a worker, or changes what the
+//! engine computes: a verdict must not depend on what some other program has exported.
 //!
 //! A worker that was stopped wrote nothing: files appear whole or not at all, and what it had begun to write is removed.
 //! The supervisor then finds out whose fault it was by running the original alone (a *probe*). If that can be done, the
@@ -20,6 +22,7 @@ use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 use std::{env, thread};
 
@@ -34,10 +37,14 @@ use super::progress::display;
 use super::{BAD_INPUT, FAILED, interrupt, say};
 use crate::ALLOCATOR;
 
-/// Tells a worker that it is one, and what is asked of it.
-const ROLE: &str = "DIRNET_WORKER";
-/// Tells a worker that its progress is shown.
-const WATCHED: &str = "DIRNET_WORKER_WATCHED";
+/// The first argument of a worker; the next two are its [`Role`], and whether its progress is shown.
+const WORKER: &str = "__worker";
+/// The third argument of a worker whose progress is shown, and of one whose is not.
+const WATCHED: [&str; 2] = ["watched", "unwatched"];
+/// What this process is, if it is a worker.
+static ENLISTED: OnceLock<Enlisted> = OnceLock::new();
+/// How the variables begin by which the engine could be tuned from outside: no worker gets them.
+const ENGINE_VARIABLES: &str = "TRACT_";
 /// Begins a line of stderr that is a message for the supervisor. No other line has it: the tool escapes foreign text.
 const MARK: char = '\u{1e}';
 /// What a worker that was stopped by its own watchdog exits with.
@@ -61,6 +68,23 @@ pub struct Guarded<'a> {
     pub quiet: bool,
 }
 
+/// A worker's task.
+struct Enlisted {
+    role: Role,
+    watched: bool,
+}
+
+/// Takes what a supervisor put in front of the user's arguments, if it did: this process is a worker from then on.
+pub fn enlist(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    if arguments.len() > 3 && arguments[1] == WORKER {
+        let taken: Vec<OsString> = arguments.drain(1..4).collect();
+        let enlisted = Enlisted { role: Role::parse(&taken[1].to_string_lossy()), watched: taken[2] == WATCHED[0] };
+        // A process is started once.
+        let _ = ENLISTED.set(enlisted);
+    }
+    arguments
+}
+
 /// What is asked of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Role {
@@ -75,8 +99,8 @@ enum Role {
 }
 
 impl Role {
-    fn current() -> Option<Role> {
-        env::var(ROLE).ok().map(|text| Role::parse(&text))
+    fn current() -> Option<&'static Role> {
+        ENLISTED.get().map(|enlisted| &enlisted.role)
     }
 
     fn parse(text: &str) -> Role {
@@ -111,7 +135,7 @@ pub fn is_probe() -> bool {
 /// Why this worker must not run the models, if it must not.
 pub fn refused() -> Option<Error> {
     match Role::current() {
-        Some(Role::Layers(reason)) => Some(Error::new(ErrorKind::Limit, reason)),
+        Some(Role::Layers(reason)) => Some(Error::new(ErrorKind::Limit, reason.as_str())),
         _ => None,
     }
 }
@@ -119,14 +143,14 @@ pub fn refused() -> Option<Error> {
 /// The number of the model that this worker is to measure.
 pub fn measured() -> Option<usize> {
     match Role::current() {
-        Some(Role::Measure(index)) => Some(index),
+        Some(Role::Measure(index)) => Some(*index),
         _ => None,
     }
 }
 
 /// Whether somebody sees the progress of this worker.
 pub fn is_watched() -> bool {
-    env::var_os(WATCHED).is_some()
+    ENLISTED.get().is_some_and(|enlisted| enlisted.watched)
 }
 
 /// What a worker tells its supervisor.
@@ -310,15 +334,17 @@ impl Worker {
     /// Has a worker do something and waits for its end. Does not return if this process was asked to end meanwhile.
     fn run(role: &Role, limits: Limits, progress: Option<&dyn Progress>, arguments: &[OsString]) -> io::Result<End> {
         let mut command = Command::new(env::current_exe()?);
-        command.args(arguments.iter().skip(1)).env(ROLE, role.text()).env_remove(WATCHED);
+        let watched = WATCHED[usize::from(progress.is_none())];
+        // No argument can hold the end of a string; a reason does not need it.
+        command.arg(WORKER).arg(role.text().replace('\0', " ")).arg(watched).args(arguments.iter().skip(1));
+        for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with(ENGINE_VARIABLES)) {
+            command.env_remove(name);
+        }
         if !matches!(role, Role::Measure(_)) {
             // Tells glibc to give large blocks back to the system when they are freed: its own threshold rises with use,
             // and half the peak would be memory that nobody uses. Others do not know the variable. It takes time, which
             // is not to be measured.
             command.env("MALLOC_MMAP_THRESHOLD_", "1048576");
-        }
-        if progress.is_some() {
-            command.env(WATCHED, "1");
         }
         let mut worker = Worker(command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?);
         // Held open while the worker is waited for; waiting itself would close it first.

@@ -101,6 +101,7 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: Vec<OsString>) -> ExitCode {
     interrupt::watch();
+    let arguments = guard::enlist(arguments);
     let named = subcommand(&arguments);
     let (command, overrides) = match parse(arguments.clone()) {
         Ok(parsed) => parsed,

@@ -3,9 +3,11 @@
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Context, Result};
+use dirnet::error::Escaped;
 use dirnet::onnx::atomic;
 use dirnet::report::table::Style;
 use dirnet::report::{FileFormat, Show};
+use dirnet::verify::{Scope, Verdict};
 
 use super::args::{Format, Output};
 
@@ -33,6 +35,14 @@ fn style() -> Style {
     let declined = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
         || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
     Style { colour: terminal && !declined }
+}
+
+/// Says on stderr, even where nothing else is shown, that checks were not held against what they were meant for.
+pub fn warn(verdict: &Verdict) {
+    for warning in verdict.warnings.iter().filter(|_| verdict.scope == Scope::Layers) {
+        // Where nobody can be warned, there is nothing better to do.
+        let _ = writeln!(io::stderr().lock(), "warning: {}", Escaped(warning));
+    }
 }
 
 /// Writes to stdout. A reader that has gone away has read enough.

@@ -6,8 +6,8 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::ValueHint;
 use dirnet::onnx::atomic;
-use dirnet::plan_file;
-use dirnet::report::{Command, Report};
+use dirnet::plan;
+use dirnet::report::Report;
 
 use super::args::{Output, Target};
 use super::config::Overrides;
@@ -40,30 +40,24 @@ pub struct Args {
 pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let start = Instant::now();
     args.output.check_unjudged()?;
-    let setup = Setup::read(&args.flags, &args.target, overrides, &args.files())?;
-    if guard::is_probe() {
-        return setup.probe();
-    }
-    setup.check_target(&args.flags, &args.target)?;
+    let (model, setup) = Setup::read(&args.flags, overrides, &args.files())?;
+    let load = setup.seconds;
     let progress = progress(args.output.quiet);
-    let mut study = setup.study(&args.flags, &*progress)?;
-    let plan = match args.target.max_loss {
-        Some(bound) => study.within(bound, &*progress)?.plan,
-        None => study.plan(study.bytes(&args.target), &*progress)?,
-    };
+    let mut compressor = setup.compressor(&model, &*progress)?;
+    if guard::is_probe() {
+        return Ok(compressor.probe()?);
+    }
+    let target = args.target.of_library();
+    compressor.check_target(&target)?;
+    let planned = compressor.plan(&target)?;
     if let Some(file) = &args.save {
-        let text = plan_file::write(&study.job.weights, &plan)?;
-        atomic::write_text(file, &text)?;
+        atomic::write_text(file, &plan::write(compressor.sites(), &planned.plan)?)?;
     }
-    let bytes = study.job.sizing().bytes(&plan)?;
-    let promised = study.promised(&plan);
-    let mut report = Report::of_job(Command::Plan, &study.job, &study.outcome(&plan, bytes, promised.as_deref()));
-    report.predicted_loss = promised.as_deref().and_then(|distortion| study.predicted_loss(distortion));
+    let mut report = Report::of_planned(&compressor, &planned);
     if args.output.shows_tradeoff() {
-        report.tradeoff = study.tradeoff(&*progress);
+        report.tradeoff = Report::tradeoff(&compressor);
     }
-    report.warnings = study.warnings;
-    report.seconds.load = Some(setup.seconds);
+    report.seconds.load = Some(load);
     report.seconds.total = start.elapsed().as_secs_f64();
     args.output.show(&report)
 }

@@ -13,6 +13,7 @@ use dirnet::verify::{self, Settings};
 
 use super::args::{self, Checks, Limits, Output, Run, Samples};
 use super::guard::{self, Guarded};
+use super::output;
 use super::progress::progress;
 
 const EXAMPLES: &str = "\
@@ -66,8 +67,10 @@ pub fn run(args: &Args) -> Result<()> {
     let verdict = verify::verify(&original, &compressed, &settings, &*progress(args.output.quiet))?;
     let total = start.elapsed().as_secs_f64();
     let error = (!verdict.passed).then(|| Error::new(ErrorKind::Check, verdict.failures.join("; ")));
+    output::warn(&verdict);
     let mut report = Report::between(Command::Verify, &original, &compressed);
     report.warnings = warnings;
+    report.warnings.extend(verdict.warnings.iter().cloned());
     report.verify = Some(verdict);
     report.seconds = Seconds { load: Some(load), verify: Some(total - load), total, ..Seconds::default() };
     args.output.show(&report)?;

@@ -1,20 +1,20 @@
-//! How a projection dictionary is divided: bands of atoms, and a rate for each band's codes.
+//! Bit allocation within a projection dictionary: bands of atoms, and a rate for the codes of each band.
 //!
-//! Atoms come in the order of the energy that they explain, so that neighbours deserve about the same rate. A band of
-//! them is stored at one rate, and its codes at one rate for each matrix that uses the dictionary, down to none: atoms
-//! that explain too little for their bytes are not stored at all, and a matrix that matters little uses fewer of them
-//! than another. All of it follows from one price of a byte (reverse water-filling, with the rates that there are).
+//! Atoms are ordered by the energy that they explain, so neighbouring atoms have similar optimal rates. A band of atoms has
+//! one rate for its atoms, and for each matrix one rate for its codes, which can be zero: atoms that explain too little
+//! for their bytes are not stored, and a matrix with low sensitivity uses fewer bands. A single price of a byte determines
+//! all of this (reverse water-filling over the available rates).
 
-use super::BlockSpec;
+use super::{ATOMS, BlockSpec};
 
 /// Bands of a dictionary at most.
 pub const MAX_BANDS: usize = 8;
 
-/// Widths of the pieces of atoms and of codes that are on offer: `8 / width` bits a number.
+/// Available widths of the pieces of atoms and of codes: `8 / width` bits a number.
 const ATOM_WIDTHS: [u8; 7] = [1, 2, 3, 4, 5, 6, 8];
 const CODE_WIDTHS: [u8; 11] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, COARSEST];
 const COARSEST: u8 = 16;
-/// How often a division is made anew with what the last one says of errors in the atoms.
+/// Iterations of the allocation; each uses the error of the atoms ([`Bands::spill`]) that the previous one gives.
 const SPILLS: usize = 3;
 
 /// The loss of numbers that are stored in 255 levels between the largest and its negative, in parts of the energy of the
@@ -32,8 +32,8 @@ fn lost_codes(width: u8, atoms: usize, energy: f64, peak: f64) -> f64 {
     }
 }
 
-/// The share of its energy that is lost of a band whose pieces have such a width: about what block dictionaries of 256
-/// atoms were measured to lose of normal numbers.
+/// Relative distortion of a band whose pieces have this width: about the measured one of block dictionaries of 256
+/// atoms on normal numbers.
 fn lost(width: u8) -> f64 {
     match width {
         0 => 1.0,
@@ -56,9 +56,9 @@ fn lost(width: u8) -> f64 {
 pub struct Band {
     /// How many atoms; 0 for no band.
     pub atoms: u16,
-    /// Numbers of an atom in a piece of it.
+    /// Width of the pieces of an atom: numbers in a piece.
     pub width: u8,
-    /// Codes in a piece of a row of codes; 0 if the matrix does not use the band.
+    /// Width of the pieces of a row of codes: codes in a piece; 0 if the matrix does not use the band.
     pub codes: u8,
 }
 
@@ -93,7 +93,7 @@ impl Bands {
         self.iter().next().is_none()
     }
 
-    /// The dictionary without what this matrix makes of it: matrices with equal ones can share it.
+    /// The bands without the widths of this matrix's codes: matrices for which they are equal can share the dictionary.
     pub fn dictionary(&self) -> Bands {
         Bands(self.0.map(|band| Band { codes: 0, ..band }))
     }
@@ -125,20 +125,20 @@ impl Bands {
 impl Band {
     /// How its atoms are coded.
     pub(super) fn atoms_spec(self) -> BlockSpec {
-        BlockSpec { width: usize::from(self.width), atoms: 256 }
+        BlockSpec { width: usize::from(self.width) }
     }
 }
 
 fn codebook(width: u8) -> usize {
-    256 * usize::from(width)
+    ATOMS * usize::from(width)
 }
 
-/// What a matrix that uses a dictionary has to gain by it.
+/// The energy that a matrix can represent with a dictionary, and the weight of its distortion.
 #[derive(Clone, Debug)]
 pub struct Demand {
     /// Rows of the matrix.
     pub rows: usize,
-    /// What its distortion costs.
+    /// Loss per distortion.
     pub importance: f64,
     /// The energy of its rows along each atom of the basis.
     pub energies: Vec<f64>,

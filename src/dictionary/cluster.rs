@@ -1,6 +1,6 @@
 //! Weighted k-means with k-means++ seeding (Arthur and Vassilvitskii 2007): the first atoms of a codebook.
 //!
-//! It ignores how errors of neighbouring pieces add up; the rounds of [`super::block`] mend that.
+//! It ignores correlations between neighbouring pieces; the rounds of [`super::block`] take them into account.
 
 use pulp::{Arch, Simd, WithSimd};
 use rand::rngs::ChaCha8Rng;

@@ -20,8 +20,8 @@ const NOISE: f64 = 0.4;
 /// The order is found from the end: the next to the last place goes to the piece with the least variance given those
 /// after it (a Cholesky decomposition with the smallest pivots first, the sorted QR of detection theory).
 ///
-/// What a coarse codebook gets wrong is noise to the pieces that come after, so the coarser it is, the more damping
-/// pays here: `NOISE * 2^(-2 bits)` on top.
+/// The error of a coarse codebook is noise for the later pieces, so a coarser codebook needs more damping here: an
+/// additional `NOISE * 2^(-2 bits)`.
 pub(super) struct Factor {
     pub steps: Vec<Step>,
     /// The column at each place of the order.
@@ -188,7 +188,7 @@ mod tests {
             Array2::from_shape_fn((n, n), |(i, j)| 0.9f64.powi(i.abs_diff(j) as i32) * (1 + (i * j) % 3) as f64);
         let moment = moment.dot(&moment.t());
         let metric = Metric::new(moment.view(), 0.01).unwrap();
-        let spec = BlockSpec::new(4, 256).unwrap();
+        let spec = BlockSpec::new(4).unwrap();
         let factor = Factor::new(&metric, spec);
         let noise = NOISE / 16.0;
         let mut seen = factor.columns.clone();

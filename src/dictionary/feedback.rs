@@ -1,11 +1,11 @@
-//! Error feedback: codes that know what the pieces around them got wrong.
+//! Error feedback: the codes of a row compensate the errors of one another.
 //!
 //! With `M = V V^T`, `V` upper triangular, the damped distortion of an error `E` is `|E V|^2`, and column block `b` of
 //! `E V` depends on the blocks up to `b` only. So a row is coded from left to right on `Z = W V`: each piece takes the
-//! atom nearest to its block of what is left of `Z`, in the metric `V_bb`, and its share `r c V_b` is taken off all
-//! blocks to the right. This is successive cancellation (Babai's nearest plane); GPTQ's column updates and LDLQ are
+//! atom nearest to its block of the remainder of `Z`, in the metric `V_bb`, and its contribution `r c V_b` is subtracted
+//! from all blocks to the right. This is successive cancellation (Babai's nearest plane); GPTQ's column updates and LDLQ are
 //! the same thing for scalars (`V` is the inverse of GPTQ's Cholesky factor of `M^-1`, so nothing is inverted here).
-//! Three things from the detection of signals (MIMO) make it better than that:
+//! Three methods of MIMO detection improve on that:
 //!
 //! - **Order** ([`Factor`]). The first block is coded at the variance it has given all others, the last at its full
 //!   one. Small ones go last. Codes stay where they are in the row: only the order of choosing changes.
@@ -320,6 +320,7 @@ fn reciprocal(scale: f32) -> f32 {
 mod tests {
     use ndarray::{Array2, ArrayView2};
 
+    use super::super::ATOMS;
     use super::super::metric::dot;
     use super::*;
 
@@ -349,8 +350,8 @@ mod tests {
 
     #[test]
     fn more_paths_cost_less_and_revision_keeps_its_books() {
-        let (metric, spec) = (metric(), BlockSpec::new(4, 16).unwrap());
-        let (weights, atoms) = (values(ROWS * N, 0), values(16 * 4, 5));
+        let (metric, spec) = (metric(), BlockSpec::new(8).unwrap());
+        let (weights, atoms) = (values(ROWS * N, 0), values(ATOMS * 8, 5));
         let coder = Coder::new(&metric, spec, &atoms);
         let mut codes = vec![0; ROWS * spec.pieces(N)];
         let mut coded = |paths| {

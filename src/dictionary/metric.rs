@@ -1,7 +1,7 @@
-//! What an error in the weights of a matrix costs.
+//! The metric of errors in the weights of a matrix.
 //!
-//! A matrix multiplies vectors `x` with `S = E[x x^T]`, so an error `E` in its weights costs `E[|E x|^2] =
-//! tr(E S E^T)`. Learning damps `S`, because the moment of samples knows less than it seems to; reports do not.
+//! A matrix multiplies vectors `x` with `S = E[x x^T]`, so an error `E` in its weights has the distortion `E[|E x|^2] =
+//! tr(E S E^T)`. Learning damps `S`, because few samples overestimate correlations; reported distortions are undamped.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,7 +24,7 @@ pub(super) const LEAST_DAMPING: f64 = 1e-6;
 /// Factors that a metric remembers; they take as much memory as the moment.
 const FACTORS_KEPT: usize = 2;
 
-/// What an error in the weights of a matrix costs: the damped second moment `M = S + damp * mean(diag S) * I` of its
+/// The metric of errors in the weights of a matrix: the damped second moment `M = S + damp * mean(diag S) * I` of its
 /// input, and its triangular factor.
 ///
 /// Kept relative to the mean of `diag S`, so that inputs of any size are safe.
@@ -149,7 +149,7 @@ impl Metric {
         self.damped[i * self.size + j]
     }
 
-    /// Forgets the factors that it remembers, to make room for something else: they are made again where they are needed.
+    /// Drops the cached factors to free memory; they are computed again when needed.
     pub fn forget_factors(&self) {
         self.factors.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -175,9 +175,9 @@ const DAMPINGS: [f64; 6] = [0.02, 0.06, 0.2, 0.6, 2.0, 6.0];
 
 /// The damping for the sum of two moments `[n, n]`, each of one half of the vectors, by cross-validation.
 ///
-/// Error feedback is linear prediction: what is wrong in one column is made up for in those that correlate with it. A
-/// moment of few vectors shows correlations that are not there; damping is the ridge that forgets them. So predictors are
-/// made from one half and judged on the other, and the damping is the one that predicts best.
+/// Error feedback is linear prediction: the error of a column is compensated in columns that correlate with it. The
+/// moment of few vectors has spurious correlations; damping is ridge regularisation against them. Predictors are fitted on
+/// one half and evaluated on the other, and the damping with the least error is chosen.
 pub fn damping(halves: [ArrayView2<'_, f64>; 2]) -> f64 {
     let [first, second] = halves;
     let residual = |damping: f64| {

@@ -1,12 +1,12 @@
-//! Dictionaries and sparse codes of plain matrices: numerics alone, knows no ONNX.
+//! Dictionaries and codes of plain matrices: numerics only, independent of ONNX.
 //!
-//! A matrix `W [rows, n]` multiplies vectors `x` whose second moment is `S = E[x x^T]`. Replacing it by `Q` costs
-//! `tr((W-Q) S (W-Q)^T)`, the expected squared error of the product: the **distortion**, which everything here
-//! makes small for a given number of bytes.
+//! A matrix `W [rows, n]` multiplies vectors `x` whose second moment is `S = E[x x^T]`. Replacing `W` by `Q` has the
+//! **distortion** `tr((W-Q) S (W-Q)^T)`, the expected squared error of the product. This module minimises it for a given
+//! number of bytes.
 //!
-//! The **block dictionary** ([`learn`], [`code`]) cuts each row into pieces of `d` weights and stores for each piece
+//! The **block dictionary** ([`learn`]) cuts each row into pieces of `d` weights and stores for each piece
 //! the index of one of `K` atoms: vector quantisation with a codebook `[K, d]`, or in the words of sparse coding a
-//! one-hot code of length K. A decoded weight is `scale[row] * atom`, with `i8` atoms.
+//! one-hot code of length K. A decoded weight is `scale[row] * atom`, with `i8` atoms and one byte for each scale.
 //!
 //! Results depend on the input, the options and the kind of CPU, never on the number of threads.
 
@@ -27,62 +27,52 @@ use ndarray::{Array2, ArrayView2};
 use crate::error::{Error, ErrorKind, Result};
 
 pub use bands::{Band, Bands, Demand, Division, MAX_BANDS, divide, predicted_distortion};
-pub use block::{code, learn};
+pub use block::learn;
 pub use metric::{Metric, damping};
 pub use projection::{Atoms, Basis, Item, Part, Projected, learn as learn_projection};
 
-/// The widest piece: at 8 weights a byte a weight takes one bit, and below that no model that we met survives.
+/// The widest piece, half a bit a weight. All models that were tested lose too much below one bit (8 weights a byte).
 pub const MAX_WIDTH: usize = 16;
 
-/// The shape of a codebook; the rate is `log2(atoms) / width` bits a weight.
+/// Atoms of a codebook, `K`: an index is a byte.
+pub const ATOMS: usize = 256;
+
+/// The shape of a codebook; the rate is `8 / width` bits a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockSpec {
     /// Weights in a piece, `d`: 1 to [`MAX_WIDTH`].
     pub width: usize,
-    /// Atoms, `K`: 256 (an index is a byte) or 16 (two indices a byte).
-    pub atoms: usize,
 }
 
 impl BlockSpec {
     /// A spec that the codec has; [`ErrorKind::Usage`] otherwise.
-    pub fn new(width: usize, atoms: usize) -> Result<Self> {
-        let spec = BlockSpec { width, atoms };
+    pub fn new(width: usize) -> Result<Self> {
+        let spec = BlockSpec { width };
         spec.check()?;
         Ok(spec)
     }
 
     pub(crate) fn check(self) -> Result<()> {
-        if !(1..=MAX_WIDTH).contains(&self.width) || !matches!(self.atoms, 16 | 256) {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!(
-                    "a codebook of {} atoms of width {}: atoms are 16 or 256, the width is 1 to {MAX_WIDTH}",
-                    self.atoms, self.width
-                ),
-            ));
+        if !(1..=MAX_WIDTH).contains(&self.width) {
+            let message = format!("a codebook of width {}: the width is 1 to {MAX_WIDTH}", self.width);
+            return Err(Error::new(ErrorKind::Usage, message));
         }
         Ok(())
     }
 
-    /// Bits that the codes alone take for one weight.
+    /// Bits a weight of the codes, without scales and codebook.
     pub fn bits_per_weight(self) -> f64 {
-        f64::from(self.atoms.ilog2()) / self.width as f64
+        f64::from(u8::BITS) / self.width as f64
     }
 
-    /// Pieces in a row of `columns` weights; the last one may be short.
+    /// Pieces in a row of `columns` weights, each stored as one byte; the last piece may be short.
     pub fn pieces(self, columns: usize) -> usize {
         columns.div_ceil(self.width)
     }
 
-    /// Stored bytes of one row of codes: a byte a piece, or two pieces a byte for 16 atoms, rounded up.
-    pub fn row_bytes(self, columns: usize) -> usize {
-        let pieces = self.pieces(columns);
-        if self.atoms == 16 { pieces.div_ceil(2) } else { pieces }
-    }
-
     /// Stored bytes of the codebook.
     pub fn codebook_bytes(self) -> usize {
-        self.atoms * self.width
+        ATOMS * self.width
     }
 }
 
@@ -95,68 +85,51 @@ pub struct Codebook {
     pub atoms: Vec<i8>,
 }
 
-/// How a row scale is stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ScaleFormat {
-    /// One `f32` a row.
-    #[default]
-    Float,
-    /// One byte a row, times one `f32` step for all matrices learned together.
-    Byte,
-}
-
-/// Row scales stored as bytes: `scale = (code as f32) * step`.
+/// Row scales, a byte each: `scale = (code as f32) * step`. The feedback absorbs their rounding.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ScaleCodes {
+pub struct Scales {
     /// `[rows]`.
     pub codes: Vec<u8>,
-    /// What a code of 1 is worth; shared by the matrices of one [`learn`].
+    /// The scale of code 1; shared by the matrices of one [`learn`].
     pub step: f32,
+}
+
+impl Scales {
+    /// The scales `[rows]`; they hold the integer step of the atoms too.
+    pub fn decode(&self) -> Vec<f32> {
+        self.codes.iter().map(|&code| f32::from(code) * self.step).collect()
+    }
 }
 
 /// A matrix as codes.
 ///
-/// The decoded weight is `(atom as f32) * scale`, and a byte scale is `(code as f32) * step`: one rounding each, so
-/// that `Mul(Gather(Cast(atoms), codes), Mul(Cast(scale_codes), step))` rebuilds it bit for bit.
+/// The decoded weight is `(atom as f32) * scale`, and a scale is `(code as f32) * step`: one rounding each, so that
+/// `Mul(Gather(Cast(atoms), codes), Mul(Cast(scale_codes), step))` rebuilds it bit for bit.
 #[derive(Clone, Debug)]
 pub struct Coded {
     /// Rows of the matrix.
     pub rows: usize,
     /// Columns of the matrix.
     pub columns: usize,
-    /// Index of the atom of each piece, one a byte whatever `K` is: `[rows, ceil(columns/d)]`, row-major.
+    /// Index of the atom of each piece: `[rows, ceil(columns/d)]`, row-major.
     pub codes: Vec<u8>,
-    /// Scale of each row, `[rows]`; holds the integer step of the atoms too.
-    pub scales: Vec<f32>,
-    /// The same scales as bytes, for [`ScaleFormat::Byte`].
-    pub scale_codes: Option<ScaleCodes>,
+    /// Scale of each row.
+    pub scales: Scales,
     /// The atoms; shared between the matrices that were learned together.
     pub codebook: Arc<Codebook>,
 }
 
 impl Coded {
-    /// The matrix `[rows, columns]` that the codes stand for.
+    /// The decoded matrix `[rows, columns]`.
     pub fn decode(&self) -> Array2<f32> {
         let Codebook { spec, atoms } = &*self.codebook;
         let mut out = Array2::zeros((self.rows, self.columns));
         let rows = self.codes.chunks_exact(spec.pieces(self.columns));
-        for ((mut row, codes), &scale) in out.outer_iter_mut().zip(rows).zip(&self.scales) {
+        for ((mut row, codes), scale) in out.outer_iter_mut().zip(rows).zip(self.scales.decode()) {
             let levels = codes.iter().flat_map(|&c| &atoms[usize::from(c) * spec.width..][..spec.width]);
             row.iter_mut().zip(levels).for_each(|(w, &level)| *w = f32::from(level) * scale);
         }
         out
-    }
-
-    /// The codes as stored: bytes, or for 16 atoms two a byte, the first in the high nibble, each row padded to a
-    /// whole byte. Its length is `rows * row_bytes(columns)`.
-    pub fn packed_codes(&self) -> Vec<u8> {
-        if self.codebook.spec.atoms > 16 {
-            return self.codes.clone();
-        }
-        self.codes
-            .chunks_exact(self.codebook.spec.pieces(self.columns))
-            .flat_map(|row| row.chunks(2).map(|pair| pair[0] << 4 | pair.get(1).copied().unwrap_or(0)))
-            .collect()
     }
 }
 
@@ -165,49 +138,38 @@ impl Coded {
 pub struct Matrix<'a> {
     /// The weights `[rows, n]`.
     pub weights: ArrayView2<'a, f32>,
-    /// What an error in them costs.
+    /// The metric of errors in them.
     pub metric: &'a Metric,
-    /// How much one unit of this matrix's distortion counts among those that share its codebook; positive.
+    /// Weight of this matrix's distortion in the sum over the matrices that share its codebook; positive.
     pub importance: f64,
 }
 
-/// Effort and format of [`learn`] and [`code`].
+/// Effort of [`learn`].
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Seeds the choice of samples and of the first atoms.
     pub seed: u64,
-    /// How often codes and atoms are found in turn.
+    /// Rounds of finding codes and fitting atoms in turn.
     pub rounds: usize,
     /// Iterations of k-means for the first atoms.
     pub kmeans_iterations: usize,
     /// Steps of conjugate gradient when the atoms are fitted to the codes.
     pub refit_steps: usize,
-    /// Partial rows that are kept while a row is coded, where the matrix is narrow; wide ones keep fewer.
+    /// Partial rows that are kept while a row of a narrow matrix is coded; wide matrices keep fewer.
     pub paths: usize,
-    /// How often each piece's atom is chosen again with all others given.
+    /// Sweeps in which each code is chosen again with all others fixed.
     pub sweeps: usize,
-    /// How row scales are stored.
-    pub scale_format: ScaleFormat,
     /// The largest level of an atom, 1 to 127.
     pub peak: i8,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options {
-            seed: 0,
-            rounds: 3,
-            kmeans_iterations: 12,
-            refit_steps: 6,
-            paths: 8,
-            sweeps: 3,
-            scale_format: ScaleFormat::Float,
-            peak: i8::MAX,
-        }
+        Options { seed: 0, rounds: 3, kmeans_iterations: 12, refit_steps: 6, paths: 8, sweeps: 3, peak: i8::MAX }
     }
 }
 
-/// What [`learn`] found.
+/// The result of [`learn`].
 #[derive(Clone, Debug)]
 pub struct Learned {
     /// One for each matrix, in order; all with the same codebook.

@@ -6,8 +6,8 @@
 //!
 //! Atoms and codes are themselves coded by block dictionaries, in the metric that each meets: the atoms in `S`, the codes
 //! in `G = D S D^T` of the atoms as they are stored. Bands of atoms ([`super::bands`]) are coded one after the other, each
-//! to make up for what is wrong so far: its codes are those in `Z = E S D^T G^-1` for what is left `E` and the atoms `D` of
-//! the band and of those to come. Errors in atoms that fall in the span of all atoms are coded with what falls there.
+//! compensating the error so far: its codes are those in `Z = E S D^T G^-1` for the remainder `E` and the atoms `D` of
+//! this and the later bands. Errors of atoms within the span of all atoms are coded as a part of the remainder.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub struct Projected {
 }
 
 impl Projected {
-    /// The matrix `[rows, columns]` that the codes stand for.
+    /// The decoded matrix `[rows, columns]`.
     pub fn decode(&self) -> Array2<f32> {
         let mut out = Array2::zeros((self.rows, self.columns));
         for part in &self.parts {
@@ -68,15 +68,15 @@ impl Projected {
 
 /// A matrix, or some columns of one, to be coded with a shared dictionary.
 pub struct Item<'a> {
-    /// What is left of the whole matrix, `[rows, N]`. What is coded is taken off.
+    /// The remainder of the whole matrix, `[rows, N]`: the part that is coded is subtracted.
     pub left: ArrayViewMut2<'a, f32>,
-    /// What an error in the whole matrix costs.
+    /// The metric of errors in the whole matrix.
     pub metric: &'a Metric,
     /// The first of the columns.
     pub start: usize,
     /// Columns that will be coded later, with other dictionaries.
     pub to_come: Vec<Range<usize>>,
-    /// How much its distortion counts among those that share the dictionary; positive.
+    /// Weight of its distortion in the sum over the matrices that share the dictionary; positive.
     pub importance: f64,
 }
 
@@ -92,7 +92,7 @@ pub struct Basis {
     atoms: Array2<f64>,
     /// The mean of the matrices' metrics.
     metric: Metric,
-    /// What each matrix has to gain.
+    /// The energy of each matrix along the atoms.
     pub demands: Vec<Demand>,
 }
 
@@ -159,8 +159,8 @@ fn mean_moment(matrices: &[Matrix<'_>], starts: &[usize], columns: usize) -> Arr
     if mean.diag().iter().all(|&m| m == 0.0) { Array2::eye(columns) } else { mean }
 }
 
-/// Learns a dictionary with these bands for `items`, and their codes; `bands[i]` is what item `i` makes of it. What was
-/// coded is taken off the items.
+/// Learns a dictionary with these bands for `items`, and their codes; `bands[i]` are the bands and code widths of item
+/// `i`. The coded part is subtracted from the items.
 ///
 /// # Errors
 /// As [`super::learn`].
@@ -232,7 +232,7 @@ fn code_band(
                     Matrix { weights: targets[place].view(), metric: metrics[place], importance }
                 })
                 .collect();
-            super::learn(&matrices, BlockSpec { width: *width, atoms: 256 }, options)
+            super::learn(&matrices, BlockSpec { width: *width }, options)
         })
         .collect::<Result<_>>()?;
     let mut found = Vec::new();
@@ -242,9 +242,9 @@ fn code_band(
     Ok(found)
 }
 
-/// The atoms of a band and of those to come `[k, n]`, as matrices with one metric see them: `G = D M D^T = L L^T`, the band
-/// last. Codes of the bands to come make up for what those of the band get wrong in their directions, and so do columns to
-/// come, each of which is an atom here; what is left to the band is the last block of `L L^T` (the Schur complement).
+/// The atoms of a band and of the later ones `[k, n]`, for matrices with one metric: `G = D M D^T = L L^T`, the band
+/// last. Codes of later bands compensate the error of this band's codes in their directions, and so do later columns, each of
+/// which is an atom here. The error that remains has as its metric the last block of `L L^T` (the Schur complement).
 struct Seen {
     /// `D`, on the columns below.
     atoms: Array2<f32>,
@@ -252,7 +252,7 @@ struct Seen {
     columns: Vec<usize>,
     /// `L`.
     lower: Mat<f64>,
-    /// What an error in the codes of the band costs.
+    /// The metric of errors in the codes of the band.
     metric: Metric,
 }
 

@@ -1,8 +1,8 @@
-//! A matrix multiplied as what it is a product of: `M x = Z (D x)`, by the dictionary first and then by the codes, and
-//! never built. What that takes, and where it pays.
+//! Multiplication by a factored matrix without decoding it: `M x = Z (D x)`, by the dictionary and then by the codes. Its
+//! multiply-adds, and the sizes for which it is faster.
 
 use super::Form;
-use crate::dictionary::Projected;
+use crate::plan::Storage;
 use crate::recurrent::Matrix;
 
 /// What a product more than one costs in onnxruntime at each step, in multiply-adds of int8 at batch 1: quantising its
@@ -11,40 +11,14 @@ const PRODUCT: u64 = 350_000;
 /// A multiply-add of floats, which the portable form is left with, in those of int8.
 const FLOAT: u64 = 2;
 
-/// How a unit is stored, as far as the form of its node depends on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Storage {
-    /// As it is.
-    Dense,
-    /// Codes of a block dictionary.
-    Block,
-    /// Codes of one projection dictionary.
-    Projection {
-        /// Atoms in each band of the dictionary, and the width of their pieces.
-        dictionary: Vec<(usize, usize)>,
-        /// Bands that the unit uses.
-        used: usize,
-    },
-    /// Codes of several projection dictionaries, side by side.
-    Projections,
-}
-
-impl From<&Projected> for Storage {
-    fn from(projected: &Projected) -> Storage {
-        let [part] = &projected.parts[..] else { return Storage::Projections };
-        let dictionary = part.atoms.bands.iter().map(|band| (band.rows, band.codebook.spec.width)).collect();
-        Storage::Projection { dictionary, used: part.codes.len() }
-    }
-}
-
 /// Multiply-adds of a matrix and a vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
-    /// With the matrix as it was.
+    /// With the dense matrix.
     pub dense: u64,
-    /// With what it is stored as; the same where that is no product of two.
+    /// With the stored factors; the same as dense for codecs without factors.
     pub factored: u64,
-    /// Products that are done besides those that the matrix itself would take.
+    /// Products in addition to the one of the dense matrix.
     more: u64,
 }
 
@@ -60,7 +34,7 @@ impl Work {
         Work { dense, factored, more: (vectors * used) as u64 }
     }
 
-    /// Whether it was measured to pay: `each_step` for R, while W is multiplied with all steps at once.
+    /// Whether it was measured to be faster: `each_step` for R; W is multiplied with all steps at once.
     fn pays(self, each_step: bool) -> bool {
         let more = if each_step { PRODUCT * self.more } else { 0 };
         self.factored + more < FLOAT * self.dense

@@ -34,7 +34,8 @@ use crate::onnx::proto::{TensorShapeProto, TypeProto, ValueInfoProto, tensor_sha
 use crate::onnx::{AttributeProto, Definition, ElementType, GraphProto, Model, NodeProto, Scope, graph, tensor};
 use crate::recurrent::{Bias, Cell, Constants, Direction, RecurrentNode};
 
-/// Hidden size from which on it was measured to pay in onnxruntime; below, the loop costs more than int8 wins.
+/// Hidden size from which it was measured to be faster in onnxruntime; below, the overhead of the loop exceeds the gain of
+/// int8.
 pub const PAYS_FROM: usize = 384;
 /// The first opset with DynamicQuantizeLinear.
 const FIRST_OPSET: i64 = 11;
@@ -150,10 +151,7 @@ impl Scribe<'_, '_, '_, '_> {
     }
 
     fn states(&self) -> usize {
-        match self.layer.node.cell {
-            Cell::Lstm => 2,
-            Cell::Gru => 1,
-        }
+        self.layer.node.cell.states().len()
     }
 
     fn has_zero_state(&self) -> bool {
@@ -308,7 +306,7 @@ impl Scribe<'_, '_, '_, '_> {
             (Cell::Lstm, [r]) => self.lstm(stem, r, [&h, &c, &x]),
             (Cell::Gru, [r]) => self.gru_after(stem, r, [&h, &x], bias),
             (Cell::Gru, [r_zr, r_n]) => self.gru_before(stem, [r_zr, r_n], [&h, &x]),
-            _ => unreachable!("R is in the parts that `recurrent_parts` gives"),
+            _ => unreachable!("an RNN stays portable, and R is in the parts that `recurrent_parts` gives"),
         };
         if self.layer.output(0).is_some() {
             let y = self.writer.node("Identity", &[&outputs[0]], &format!("{stem}/y_t"), vec![]);

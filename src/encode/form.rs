@@ -1,7 +1,7 @@
-//! Which form each recurrent node takes.
+//! The choice of a form for each recurrent node.
 //!
-//! A form is asked for the whole model and given node by node: where it would not compute the same thing, or does not
-//! pay, the node takes the portable one, and the reason is kept for the report.
+//! The requested form is for the whole model and decided for each node: if the form cannot compute the node, or would not
+//! be faster, the node is written in the portable form, and the report shows the reason.
 
 use super::{fast, vendor};
 use crate::recurrent::{Bias, Cell, Matrix, RecurrentNode, Survey};
@@ -9,12 +9,12 @@ use crate::recurrent::{Bias, Cell, Matrix, RecurrentNode, Survey};
 /// A way to write a recurrent node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Form {
-    /// The node with weights that are rebuilt when the model is loaded: [`portable`](super::portable).
+    /// The node with weights that are decoded when the model is loaded: [`portable`](super::portable).
     #[default]
     Portable,
     /// A Scan over int8 products, of standard operators: [`fast`].
     Fast,
-    /// onnxruntime's own quantised LSTM, and the fast form for GRU: [`vendor`].
+    /// onnxruntime's own quantised LSTM, and the fast form for other cells that have one: [`vendor`].
     Ort,
 }
 
@@ -40,12 +40,18 @@ impl Form {
         }
     }
 
-    /// The form that a node of this cell takes where this one is asked for.
-    fn of_cell(self, cell: Cell) -> Form {
-        if self == Form::Ort && cell == Cell::Gru { Form::Fast } else { self }
+    /// The form that a node of this cell takes where this one is asked for; `None` for a cell that has the portable form
+    /// only.
+    fn of_cell(self, cell: Cell) -> Option<Form> {
+        match (self, cell) {
+            (Form::Ort, Cell::Lstm) => Some(Form::Ort),
+            (Form::Fast | Form::Ort, Cell::Lstm | Cell::Gru) => Some(Form::Fast),
+            (Form::Fast | Form::Ort, Cell::Rnn) => None,
+            (Form::Portable, _) => Some(Form::Portable),
+        }
     }
 
-    /// Hidden size from which a node gains by the form.
+    /// Hidden size from which the form was measured to be faster.
     fn pays_from(self) -> usize {
         match self {
             Form::Portable => 0,
@@ -55,21 +61,21 @@ impl Form {
     }
 }
 
-/// What is asked for.
+/// The requested form.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// The form.
     pub form: Form,
-    /// The least hidden size of a node that takes it; none for where it was measured to pay.
+    /// The smallest hidden size of a node for which the form is used; `None`: the size from which it was measured to be faster.
     pub from: Option<usize>,
 }
 
-/// What a node takes.
+/// The form of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assigned {
     /// The form.
     pub form: Form,
-    /// Why it is not the one that was asked for.
+    /// Why it is not the requested one.
     pub reason: Option<String>,
 }
 
@@ -86,7 +92,10 @@ pub fn assign<'b>(
     let mut assigned: Vec<Assigned> = (0..survey.nodes.len())
         .map(|index| {
             let node = &survey.nodes[index];
-            let form = request.form.of_cell(node.cell);
+            let Some(form) = request.form.of_cell(node.cell) else {
+                let reason = format!("{} nodes have the portable form only", node.cell.operator());
+                return Assigned { form: Form::Portable, reason: Some(reason) };
+            };
             match refusal(node, form, opset, request.from, || bias(index))
                 .or_else(|| weights(index).find_map(|weight| obstacle(weight, form)))
             {
@@ -107,7 +116,7 @@ pub fn assign<'b>(
     assigned
 }
 
-/// Why a node cannot take a form, or does not gain by it.
+/// Why a form cannot compute a node, or would not be faster.
 fn refusal<'b>(
     node: &RecurrentNode,
     form: Form,

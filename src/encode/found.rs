@@ -1,4 +1,4 @@
-//! The way back from the forms that replace a recurrent node: what dense node it was.
+//! The inverse of the forms that replace a recurrent node: finds the dense node.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::onnx::graph::is_standard;
 use crate::onnx::{ElementType, Model, NodeProto, Origin, Scope, TensorProto, Values};
 use crate::recurrent::Constants;
 
-/// A recurrent node that another form has taken the place of.
+/// A recurrent node that was replaced by another form.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// The graph that it was in.
@@ -42,9 +42,9 @@ pub fn find(model: &Model) -> Result<Vec<Found>> {
     Ok(found)
 }
 
-/// Whether a value is rebuilt from a dictionary: behind it, and what the forms put around it, is a Gather of rows of an
-/// int8 codebook by uint8 codes, all constants. Quantised weights that others make are integers too, but nobody else
-/// looks them up.
+/// Whether a value is decoded from a dictionary: it is computed by a Gather of rows of an int8 codebook by uint8 codes, all
+/// constants, and the operators that the forms add. Quantised weights of other tools are integers too, but without such a
+/// table look-up.
 pub fn codec(model: &Model, values: &Values<'_>, scope: &Scope, name: &str) -> Option<&'static str> {
     looks_up(model, values, scope, name, false, 0, &mut BTreeSet::new())
 }

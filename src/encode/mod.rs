@@ -1,15 +1,18 @@
 //! A coded weight tensor as a subgraph of standard ONNX operators.
 //!
-//! A [`Form`] is a way to write a recurrent node: [`portable`] keeps it and rebuilds its W and R in front of it,
-//! [`fast`] puts a loop of int8 products in its place, and [`vendor`] an operator of onnxruntime's own. What W and R are
-//! is the same in all, bit for bit what [`Coded::decode`] gives in float32.
+//! A [`Form`] is a way to write a recurrent node: [`portable`] keeps the node and decodes its W and R in front of it,
+//! [`fast`] replaces it by a loop of int8 products, and [`vendor`] by an operator of onnxruntime. The values of W and R
+//! are the same in all forms, bit for bit those of [`Coded::decode`] in float32.
 
 mod factors;
 pub mod fast;
 mod form;
+mod forms;
 mod found;
+mod model;
 pub mod portable;
 mod projected;
+mod size;
 pub mod vendor;
 mod writer;
 
@@ -17,23 +20,27 @@ use std::ops::Range;
 
 use ndarray::{Array2, ArrayView2};
 
-pub use factors::{Storage, Work, obstacle};
+pub use factors::{Work, obstacle};
 pub use form::{Assigned, Form, Request, assign};
+pub use forms::{Forms, MultiplyAdds};
 pub use found::{Found, codec, find};
+pub(crate) use model::common;
+pub use model::{NOTE, NewBias, Writing, apply, note, with_biases};
+pub use size::size;
 pub use writer::{Home, Writer};
 
 use crate::dictionary::{Coded, Projected};
 use crate::onnx::{ElementType, NodeProto};
 use crate::recurrent::RecurrentNode;
 
-/// One gate block of rows, as it is to be stored.
+/// The rows of one gate, `[H, n]`, in the format in which they are stored.
 #[derive(Clone, Copy, Debug)]
 pub enum Block<'a> {
     /// Codes, scales and a codebook.
     Coded(&'a Coded),
     /// Codes of projection dictionaries.
     Projected(&'a Projected),
-    /// The rows `[H, n]` as they are.
+    /// The rows `[H, n]`, unchanged.
     Dense(ArrayView2<'a, f32>),
 }
 
@@ -70,7 +77,7 @@ pub enum Subject {
     },
 }
 
-/// A W or R `[directions, G*H, n]` as it is to be stored.
+/// A W or R `[directions, G*H, n]` in the format in which it is stored.
 #[derive(Clone, Debug)]
 pub struct Stored<'a> {
     /// What it is, or is a part of.
@@ -117,7 +124,7 @@ impl<'a> Stored<'a> {
     }
 }
 
-/// A recurrent node that another form takes the place of.
+/// A recurrent node that is replaced by another form.
 pub struct Layer<'a> {
     /// What it computes.
     pub node: &'a RecurrentNode,

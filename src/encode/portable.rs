@@ -1,4 +1,4 @@
-//! The portable form: the recurrent node stays, and standard operators that every runtime folds rebuild its weights.
+//! The portable form: the recurrent node stays, and standard operators that every runtime folds decode its weights.
 //!
 //! ```text
 //! codes - ... - levels i8 [1, rows, n] - Cast float -+
@@ -23,7 +23,7 @@ use crate::onnx::{ElementType, tensor};
 /// than its inputs.
 const RUN_WEIGHTS: usize = 1 << 20;
 
-/// Writes the nodes that rebuild `stored`, and returns the name of the value.
+/// Writes the nodes that decode `stored`, and returns the name of the value.
 pub fn write(writer: &mut Writer<'_, '_>, stored: &Stored<'_>, home: Home<'_>) -> String {
     let levels = writer.joined(stored, RUN_WEIGHTS, |writer, run, shape| float(writer, stored, run, shape, home));
     let is_float = stored.element == ElementType::Float;

@@ -7,14 +7,14 @@
 //! codes [1, rows, k_b] -+             |
 //! atoms [1, k_1, n] .. [1, k_b, n] - Concat   (once for all rows that use these bands)
 //! ```
-//! Atoms are stored once and rebuilt once in each graph that needs them, whoever shares them.
+//! Atoms are stored once, and decoded once in each graph that uses them, for all weights that share them.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::writer::{Home, Run, Writer};
 use super::{Block, Stored, Subject, portable};
-use crate::dictionary::{Atoms, Coded, Projected, ScaleCodes};
+use crate::dictionary::{Atoms, Coded, Projected, Scales};
 use crate::onnx::ElementType;
 
 /// Names for the units of a run.
@@ -96,13 +96,11 @@ pub(super) fn matrix<'a>(of: Subject, start: usize, name: String, coded: &[&'a C
 /// Some rows.
 fn cut(coded: &Coded, rows: &Range<usize>) -> Coded {
     let pieces = coded.codebook.spec.pieces(coded.columns);
-    let scales = |all: &ScaleCodes| ScaleCodes { codes: all.codes[rows.clone()].to_vec(), step: all.step };
     Coded {
         rows: rows.len(),
         columns: coded.columns,
         codes: coded.codes[rows.start * pieces..rows.end * pieces].to_vec(),
-        scales: coded.scales[rows.clone()].to_vec(),
-        scale_codes: coded.scale_codes.as_ref().map(scales),
+        scales: Scales { codes: coded.scales.codes[rows.clone()].to_vec(), step: coded.scales.step },
         codebook: coded.codebook.clone(),
     }
 }

@@ -1,10 +1,10 @@
-//! The vendor form: `com.microsoft.DynamicQuantizeLSTM` in place of an LSTM, for those who run onnxruntime only.
+//! The vendor form: `com.microsoft.DynamicQuantizeLSTM` in place of an LSTM, for onnxruntime only.
 //!
 //! ```text
 //! codes - ... - levels i8 [D, G*H, n] - Transpose - W i8 [D, n, G*H], with scales [D, G*H] and zero points of 0
 //! ```
 //! The operator quantises X and, at each step, H to eight bits, as the [fast form](super::fast) does, and keeps all
-//! attributes and inputs of the LSTM. There is no such operator for a GRU.
+//! attributes and inputs of the LSTM. There is no such operator for other cells.
 
 use ndarray::{Array3, Axis, Ix3};
 
@@ -21,7 +21,7 @@ pub const DOMAIN: &str = "com.microsoft";
 pub const OPERATOR: &str = "DynamicQuantizeLSTM";
 /// How many inputs it has, those that are left out among them.
 const INPUTS: usize = 12;
-/// Hidden size from which on it was measured to pay.
+/// Hidden size from which it was measured to be faster.
 pub const PAYS_FROM: usize = 128;
 
 /// Why a node cannot be written so.

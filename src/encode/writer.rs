@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Block, Stored, Subject};
-use crate::dictionary::{Atoms, BlockSpec, Codebook, Coded, Part, Projected};
+use crate::dictionary::{ATOMS, Atoms, Codebook, Coded, Part, Projected};
 use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::{AttributeProto, ElementType, NodeProto, Rewriter, Scope, TensorProto, tensor};
 
@@ -183,24 +183,17 @@ impl<'r, 'm> Writer<'r, 'm> {
 
     /// The scale of every row as float of shape `shape`; none if no rows have one.
     ///
-    /// Scales are f32, or bytes times a step for each gate: `Cast(u8) * step`, on tensors too small to matter.
+    /// Scales are bytes times a step for each gate: `Cast(u8) * step`, on tensors too small to matter.
     pub(super) fn scales(&mut self, stored: &Stored<'_>, shape: &[usize], home: Home<'_>) -> Option<String> {
         if !stored.blocks.iter().any(|b| matches!(b, Block::Coded(_))) {
             return None;
         }
         let (stem, all) = (&stored.name, 0..stored.all_rows());
-        let bytes = |b: &Block<'_>| !matches!(b, Block::Coded(Coded { scale_codes: None, .. }));
-        if !stored.blocks.iter().all(bytes) {
-            return Some(self.constant(home.constants, stored, all, "scales", stem, |name| {
-                let scales: Vec<f32> = stored.blocks.iter().flat_map(float_scales).collect();
-                tensor::float(name, shape, &scales)
-            }));
-        }
         let steps: Vec<f32> = stored.blocks.iter().map(step).collect();
         let alike = steps.iter().all(|s| s.to_bits() == steps[0].to_bits());
         let gates = [steps.len(), stored.blocks[0].rows()];
         let codes = self.constant(home.constants, stored, all.clone(), "scale_codes", stem, |name| {
-            let codes: Vec<u8> = stored.blocks.iter().flat_map(byte_scales).collect();
+            let codes: Vec<u8> = stored.blocks.iter().flat_map(scale_codes).collect();
             tensor::uint8(name, if alike { shape } else { &gates }, &codes)
         });
         let step = self.constant(home.constants, stored, all, "scale_step", stem, |name| match alike {
@@ -222,9 +215,8 @@ impl<'r, 'm> Writer<'r, 'm> {
         if let Some((.., name)) = known {
             return name.clone();
         }
-        let BlockSpec { width, atoms } = codebook.spec;
         let name = self.rewriter.fresh(&format!("{stem}/atoms"));
-        self.rewriter.add_constant(home.codebooks, tensor::int8(&name, &[atoms, width], &codebook.atoms));
+        self.rewriter.add_constant(home.codebooks, tensor::int8(&name, &[ATOMS, codebook.spec.width], &codebook.atoms));
         self.codebooks.push((home.codebooks.clone(), codebook.clone(), name.clone()));
         name
     }
@@ -434,23 +426,16 @@ impl Block<'_> {
     }
 }
 
-fn float_scales(block: &Block<'_>) -> Vec<f32> {
+fn scale_codes(block: &Block<'_>) -> Vec<u8> {
     match block {
-        Block::Coded(coded) => coded.scales.clone(),
-        block => vec![1.0; block.rows()],
-    }
-}
-
-fn byte_scales(block: &Block<'_>) -> Vec<u8> {
-    match block {
-        Block::Coded(Coded { scale_codes: Some(scales), .. }) => scales.codes.clone(),
+        Block::Coded(coded) => coded.scales.codes.clone(),
         block => vec![1; block.rows()],
     }
 }
 
 fn step(block: &Block<'_>) -> f32 {
     match block {
-        Block::Coded(Coded { scale_codes: Some(scales), .. }) => scales.step,
+        Block::Coded(coded) => coded.scales.step,
         _ => 1.0,
     }
 }

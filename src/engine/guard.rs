@@ -65,10 +65,10 @@ impl Drop for Call {
     }
 }
 
-/// How long the longest call into the engine, in this process, has been going on.
+/// Duration so far of the longest current call into the engine, in this process.
 ///
-/// A call cannot be interrupted, because a thread cannot: a caller that wants to bound it asks from another thread, and
-/// ends the process that the engine runs in.
+/// A thread cannot be interrupted, so neither can a call. To bound it, call this from another thread and end the process
+/// that the engine runs in.
 pub fn longest_call() -> Option<Duration> {
     let calls = CALLS.lock().unwrap_or_else(PoisonError::into_inner);
     calls.first_key_value().map(|(_, began)| began.elapsed())

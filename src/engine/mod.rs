@@ -1,26 +1,36 @@
 //! Runs a model: the only code that knows tract.
 //!
-//! tract silently ignores some attributes of `LSTM` and `GRU` (`direction=reverse`, `clip`, `activations`,
-//! `input_forget`) and refuses others, so both operators are replaced by our own [`cell`](crate::cell) here, in every
+//! tract silently ignores some attributes of `LSTM`, `GRU` and `RNN` (`direction=reverse`, `clip`, `activations`,
+//! `input_forget`) and refuses others, so these operators are replaced by our own [`cell`](crate::cell) here, in every
 //! graph of the model. That operator is also where a run can be watched ([`Tap`]) and where other weights can be put
 //! in place of the model's ([`Overrides`]) without planning the model anew.
 //!
-//! A *recurrent node* is known by its number: its place among the LSTM and GRU nodes of the standard domain, outer
+//! A *recurrent node* is known by its number: its place among the LSTM, GRU and RNN nodes of the standard domain, outer
 //! graphs before inner ones, in the order of the nodes ([`Engine::number`]).
 //!
-//! Invariant: a run either gives the outputs that the ONNX specification asks for, to the rounding of single precision,
-//! or an error. It never panics, whatever tract does. What it cannot keep is that a hostile model runs for ever or asks
-//! for all the memory there is: whoever runs models of strangers does so in a process of its own, as the command line
-//! does, with [`longest_call`] to see when it is time to end it.
+//! Invariant: a run gives either the outputs that the ONNX specification defines, to the rounding of single precision,
+//! or an error. It never panics: panics of tract become errors. It does not bound the time and memory of a hostile model.
+//! Run untrusted models in a separate process, as the command line does, and end it when [`longest_call`] exceeds a limit.
 
 mod branch;
+mod cut;
+mod dimension;
+mod domain;
+mod draw;
+mod exact;
 mod fold;
 mod guard;
+mod inline;
+mod kernel;
+mod lost;
 mod lower;
 mod operator;
+mod partial;
 mod plan;
 mod recorder;
 mod repeat;
+mod sequence;
+mod standard;
 mod stream;
 mod value;
 mod weights;
@@ -34,7 +44,7 @@ use crate::onnx::{Model, NodeProto, Scope};
 use crate::recurrent::{Cell, Matrix};
 use crate::samples::{Feed, Signature, Tensor};
 use ndarray::Array3;
-use plan::Plans;
+use plan::{Plan, Plans};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -58,11 +68,11 @@ impl Engine {
     pub fn new(model: &Model) -> Result<Engine> {
         let numbers = numbers(model);
         let (lean, weights) = weights::take(model, &numbers)?;
-        Ok(Engine { plans: Plans::new(&lean)?, numbers, weights, signature: Signature::of(model)? })
+        Ok(Engine { plans: Plans::new(&lean, None)?, numbers, weights, signature: Signature::of(model)? })
     }
 
-    /// W or R `[dirs, G*H, n]` of a recurrent node by its number, where the engine holds it; `None` where it is computed
-    /// in the graph or used elsewhere too.
+    /// W or R `[dirs, G*H, n]` of a recurrent node by its number; `None` if it is computed in the graph or used elsewhere
+    /// too.
     pub fn weights(&self, node: usize, matrix: Matrix) -> Option<&Arc<Array3<f32>>> {
         self.weights.weights.get(&(node, matrix))
     }
@@ -87,8 +97,17 @@ impl Engine {
     /// # Errors
     /// As [`run`](Self::run); [`ErrorKind::Engine`] too for weights or biases of another shape than the node's.
     pub fn run_with(&self, feed: &Feed, overrides: &Overrides, tap: Option<&dyn Tap>) -> Result<Outputs> {
-        let plan = self.plans.for_feed(feed)?;
-        let (outputs, visits) = recorder::during(tap.is_some(), [overrides, &self.weights], || plan.run(feed))?;
+        let salt = if self.plans.draws { draw::salt(feed, 0) } else { 0 };
+        self.run_salted(feed, overrides, tap, salt)
+    }
+
+    /// [`run_with`](Self::run_with), with the draws of random operators that follow from `salt`.
+    fn run_salted(&self, feed: &Feed, overrides: &Overrides, tap: Option<&dyn Tap>, salt: u64) -> Result<Outputs> {
+        let run = |plan: &Plan| {
+            let work = || draw::during(salt, || plan.run(feed));
+            recorder::during(tap.is_some(), [overrides, &self.weights], work)
+        };
+        let (outputs, visits) = self.plans.with(feed, run)?;
         if let Some(tap) = tap {
             visits.iter().for_each(|visit| tap.visit(visit));
         }

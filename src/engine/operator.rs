@@ -1,7 +1,7 @@
-//! `LSTM` and `GRU` as operators of tract that compute what [`cell`](crate::cell) does.
+//! `LSTM`, `GRU` and `RNN` as operators of tract that compute what [`cell`](crate::cell) does.
 
 use super::recorder::{self, Floats, Pass, Visit};
-use crate::cell::{Activation, Input, Kind, Output, Spec, Trace, Weights, forward, forward_int8, forward_traced};
+use crate::cell::{Input, Kind, Output, Spec, Trace, Weights, forward, forward_int8, forward_traced};
 use crate::onnx::NodeProto;
 use crate::recurrent::{Attributes, Cell, Direction, Matrix};
 use prost::Message;
@@ -13,14 +13,13 @@ use tract_onnx::tract_hir::internal::*;
 /// The attribute that tells our operator the number of its node; given to the copy of the model that tract reads.
 pub(super) const NUMBER: &str = "dirnet_number";
 
-/// Reads an LSTM node for tract.
-pub(super) fn lstm(context: &ParsingContext, node: &pb::NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    Recurrent::read(context, node, Cell::Lstm).map(|op| (expand(op), vec![]))
-}
-
-/// Reads a GRU node for tract.
-pub(super) fn gru(context: &ParsingContext, node: &pb::NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    Recurrent::read(context, node, Cell::Gru).map(|op| (expand(op), vec![]))
+/// Reads a node of one of the operators that [`Cell`] names for tract.
+pub(super) fn recurrent(
+    context: &ParsingContext,
+    node: &pb::NodeProto,
+) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    let Some(cell) = Cell::of_operator(&node.op_type) else { bail!("{} is not a recurrent operator", node.op_type) };
+    Recurrent::read(context, node, cell).map(|op| (expand(op), vec![]))
 }
 
 /// Reads onnxruntime's `DynamicQuantizeLSTM` for tract: an LSTM whose W and R are int8 with a scale for each column, and
@@ -65,10 +64,8 @@ impl Recurrent {
     fn read(context: &ParsingContext, node: &pb::NodeProto, cell: Cell) -> TractResult<Recurrent> {
         let mut own = NodeProto::decode(&*node.encode_to_vec())?;
         let marker = own.attribute.iter().position(|a| a.name() == NUMBER);
-        let Some(marker) = marker.map(|i| own.attribute.remove(i)) else {
-            bail!("{} of the domain '{}' is not the standard operator", cell.operator(), own.domain());
-        };
-        let number = Some(usize::try_from(marker.i())?);
+        // A node that came out of a function has none.
+        let number = marker.map(|i| usize::try_from(own.attribute.remove(i).i())).transpose()?;
         Recurrent::of(context, node, &own, cell, number)
     }
 
@@ -85,29 +82,18 @@ impl Recurrent {
         let mut outputs = optional_outputs(node);
         let mut next = || inputs.next().expect("endless");
         let mut optional = [next(), next(), next(), next(), next()];
-        if cell == Cell::Gru {
-            optional[3..].fill(None);
-        }
+        // Those of an LSTM after X, W and R; other cells have fewer.
+        optional[cell.inputs() - 3..].fill(None);
         let mut next = || outputs.next().expect("endless");
         Ok(Recurrent { number, cell, attributes, optional, outputs: [next(), next(), next()], quantized: None })
     }
 
     fn kind(&self) -> Kind {
-        match self.cell {
-            Cell::Lstm => Kind::Lstm { input_forget: self.attributes.input_forget },
-            Cell::Gru => Kind::Gru { linear_before_reset: self.attributes.linear_before_reset },
-        }
+        Kind::of(self.cell, &self.attributes)
     }
 
     fn spec(&self, direction: usize, inputs: usize) -> Spec {
-        let kind = self.kind();
-        let each = if self.cell == Cell::Lstm { 3 } else { 2 };
-        let activation = |i: usize| {
-            let a = self.attributes.activations[direction * each + i.min(each - 1)];
-            Activation::named(a.name(), Some(a.alpha), Some(a.beta)).expect("both sides name the specification's own")
-        };
-        let activations = [activation(0), activation(1), activation(2)];
-        Spec { kind, hidden: self.attributes.hidden, inputs, activations, clip: self.attributes.clip }
+        Spec::of(self.cell, &self.attributes, direction, inputs)
     }
 
     fn batch_first(&self) -> bool {
@@ -292,7 +278,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// `Y Y_h Y_c` in the node's layout; `Y_c` of a GRU is empty.
+    /// `Y Y_h Y_c` in the node's layout; `Y_c` is zeros but for an LSTM.
     fn assemble(&self, results: &[(Direction, Output, Trace)]) -> TractResult<[Tensor; 3]> {
         let hidden = self.op.attributes.hidden;
         let state = self.batch * hidden;
@@ -317,18 +303,19 @@ impl<'a> Run<'a> {
         let part = |states: &Option<Vec<f32>>, d: usize| {
             states.as_deref().map_or_else(|| vec![0.; state], |s| s[d * state..][..state].to_vec())
         };
-        let lstm = self.op.cell == Cell::Lstm;
+        let has_cell_state = self.op.kind().has_cell_state();
         let passes = results.into_iter().enumerate().map(|(d, (direction, output, trace))| {
             let hidden = self.op.attributes.hidden;
             let rows = self.op.kind().gates() * hidden;
             Pass {
+                spec: self.op.spec(d, self.inputs),
                 reverse: direction == Direction::Reverse,
                 w: self.w.part(d, rows * self.inputs),
                 r: self.r.part(d, rows * hidden),
                 b: self.b.as_ref().map(|b| b.part(d, 2 * rows)),
                 p: self.p.as_ref().map(|p| p.part(d, 3 * hidden)),
                 initial_h: part(&self.h, d),
-                initial_c: if lstm { part(&self.c, d) } else { Vec::new() },
+                initial_c: if has_cell_state { part(&self.c, d) } else { Vec::new() },
                 y: output.y,
                 inner: trace.inner,
                 gates: trace.gates,

@@ -3,7 +3,7 @@
 //! The operator runs deep inside tract, possibly in the body of an If, where nothing of the caller can be passed to it.
 //! A run happens on one thread from begin to end, so the two meet in a thread-local that lives as long as the run.
 
-use crate::cell::Kind;
+use crate::cell::{Kind, Spec};
 use crate::error::Result;
 use crate::recurrent::Matrix;
 use ndarray::Array3;
@@ -14,7 +14,7 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 use tract_onnx::prelude::{IntoArcTensor, TValue, Tensor, TractResult};
 
-/// What is to be used in place of the model's own, by number of the recurrent node.
+/// Weights and biases that replace the model's, by number of the recurrent node.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// W and R `[dirs, G*H, n]`.
@@ -106,7 +106,7 @@ pub trait Tap: Sync {
 pub struct Visit {
     /// The number of the node.
     pub node: usize,
-    /// LSTM or GRU.
+    /// Which cell.
     pub kind: Kind,
     /// Hidden units `H`.
     pub hidden: usize,
@@ -127,6 +127,8 @@ pub struct Visit {
 /// One direction of a [`Visit`].
 #[derive(Debug)]
 pub struct Pass {
+    /// What it computes.
+    pub spec: Spec,
     /// From the last valid step to the first.
     pub reverse: bool,
     /// `W [G*H, I]`, as it was used.
@@ -139,7 +141,7 @@ pub struct Pass {
     pub p: Option<Floats>,
     /// `H_0 [B, H]`.
     pub initial_h: Vec<f32>,
-    /// `C_0 [B, H]`; empty for a GRU.
+    /// `C_0 [B, H]`; empty but for an LSTM.
     pub initial_c: Vec<f32>,
     /// `Y [T, B, H]`, zeros at steps that are not valid.
     pub y: Vec<f32>,
@@ -181,10 +183,23 @@ impl Visit {
         Some(states)
     }
 
-    fn state_before<'a>(&self, pass: &'a Pass, t: usize, b: usize) -> &'a [f32] {
-        let row = |t: usize| &pass.y[(t * self.batch + b) * self.hidden..];
-        let initial = &pass.initial_h[b * self.hidden..];
-        if pass.reverse {
+    /// `H` of a sequence before a valid step, `[H]`.
+    pub fn state_before<'a>(&self, pass: &'a Pass, t: usize, b: usize) -> &'a [f32] {
+        self.before(&pass.y, &pass.initial_h, pass.reverse, t, b)
+    }
+
+    /// `C` of a sequence before a valid step, `[H]`; empty but for an LSTM.
+    pub fn cell_before<'a>(&self, pass: &'a Pass, t: usize, b: usize) -> &'a [f32] {
+        if !self.kind.has_cell_state() {
+            return &[];
+        }
+        self.before(&pass.inner, &pass.initial_c, pass.reverse, t, b)
+    }
+
+    fn before<'a>(&self, rows: &'a [f32], initial: &'a [f32], reverse: bool, t: usize, b: usize) -> &'a [f32] {
+        let row = |t: usize| &rows[(t * self.batch + b) * self.hidden..][..self.hidden];
+        let initial = &initial[b * self.hidden..][..self.hidden];
+        if reverse {
             let last = self.lengths.as_ref().map_or(self.steps, |lengths| lengths[b]) - 1;
             if t == last { initial } else { row(t + 1) }
         } else if t == 0 {

@@ -1,6 +1,6 @@
 //! Models that keep their state outside: the caller hands an output of one step back as an input of the next.
 
-use super::{Engine, Outputs, Overrides, Tap};
+use super::{Engine, Outputs, Overrides, Tap, draw};
 use crate::error::{Error, ErrorKind, Result};
 use crate::samples::{Carry, Dim, Feed, Stream, Tensor};
 
@@ -20,10 +20,12 @@ impl Engine {
     ) -> Result<Vec<Outputs>> {
         let mut state = self.initial(stream, carry)?;
         let mut steps = Vec::with_capacity(stream.feeds.len());
-        for feed in &stream.feeds {
+        for (step, feed) in stream.feeds.iter().enumerate() {
+            // Of what the samples give, not of states: those of two models differ.
+            let salt = if self.plans.draws { draw::salt(feed, step) } else { 0 };
             let mut whole = state.clone();
             whole.extend(feed.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
-            let outputs = self.run_with(&whole, overrides, tap)?;
+            let outputs = self.run_salted(&whole, overrides, tap, salt)?;
             for c in carry {
                 state.insert(c.input.clone(), carried(c, &outputs)?);
             }
@@ -41,7 +43,7 @@ impl Engine {
         let Some(first) = stream.feeds.first() else { return Ok(()) };
         let mut whole = self.initial(stream, carry)?;
         whole.extend(first.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
-        self.plans.for_feed(&whole).map(drop)
+        self.plans.with(&whole, |_| Ok(()))
     }
 
     /// The carried inputs of the first step that the samples do not give.

@@ -21,6 +21,7 @@ pub(super) fn to_tract(tensor: &Tensor) -> tract::Tensor {
         Tensor::Uint32(a) => a.to_owned().into(),
         Tensor::Uint64(a) => a.to_owned().into(),
         Tensor::Bool(a) => a.to_owned().into(),
+        Tensor::String(a) => a.to_owned().into(),
     }
 }
 
@@ -39,6 +40,7 @@ pub(super) fn datum_type(tensor: &Tensor) -> tract::DatumType {
         Tensor::Uint32(_) => u32::datum_type(),
         Tensor::Uint64(_) => u64::datum_type(),
         Tensor::Bool(_) => bool::datum_type(),
+        Tensor::String(_) => String::datum_type(),
     }
 }
 
@@ -61,6 +63,7 @@ pub(super) fn from_tract(tensor: &tract::Tensor) -> tract::TractResult<Tensor> {
         D::U32 => array::<u32>(tensor)?.into(),
         D::U64 => array::<u64>(tensor)?.into(),
         D::Bool => array::<bool>(tensor)?.into(),
+        D::String => array::<String>(tensor)?.into(),
         _ => array::<i64>(tensor.cast_to::<i64>()?.as_ref())?.into(),
     })
 }

@@ -11,11 +11,11 @@ const LEAST: f64 = f32::MIN_POSITIVE as f64;
 /// What the elements of an output are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// Floats of unknown meaning; taken as logits over the last axis where classes are asked for.
+    /// Floats of unknown meaning; treated as logits over the last axis where classes are needed.
     Values,
-    /// What a Softmax gives.
+    /// Probabilities, from a Softmax.
     Probabilities(Rows),
-    /// What a LogSoftmax gives.
+    /// Logarithms of probabilities, from a LogSoftmax.
     LogProbabilities(Rows),
     /// Integers or booleans: each element is a decision.
     Discrete,
@@ -31,7 +31,7 @@ pub enum Rows {
 }
 
 impl Content {
-    /// What a graph output is, as far as the node that it comes from says.
+    /// The content of a graph output, derived from the node that computes it.
     pub(super) fn of(model: &Model, values: &Values, output: &str) -> Content {
         of_value(model, values, &Scope::root(), output)
     }
@@ -115,7 +115,7 @@ fn of_value(model: &Model, values: &Values, scope: &Scope, name: &str) -> Conten
     }
 }
 
-/// What all branches of an If agree on.
+/// The content that all branches of an If have in common.
 fn of_branches(model: &Model, values: &Values, scope: &Scope, node: usize, output: usize) -> Content {
     let branches = bodies(model.node(scope, node)).map(|(attribute, graph, body)| {
         let inside = scope.child(Step { node, attribute, graph });

@@ -1,4 +1,4 @@
-//! Running sums over the samples, and the figures made of them.
+//! Running sums over the samples, and the figures computed from them.
 //!
 //! The variance is summed by the pairwise update of Chan, Golub and LeVeque (1979), which does not cancel where the
 //! mean is large, and whose parts can be merged.
@@ -11,7 +11,7 @@ use crate::samples::{Labels, Tensor};
 use ndarray::{ArrayD, ArrayView1, Axis};
 use serde::Serialize;
 
-/// How far one output is from the original's. A figure that was not measured or has no meaning is `None`.
+/// The difference of one output from the original's. A figure that was not measured or is undefined is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Figures {
     /// The output.
@@ -34,6 +34,16 @@ pub struct Figures {
     pub cross_entropy: Option<CrossEntropy>,
     /// Elements that are finite in only one of the two, or not finite in different ways. They are in no other figure.
     pub non_finite: u64,
+    /// Elements that are NaN in both. They are in no other figure.
+    pub nan: u64,
+    /// Elements that are the same infinity in both. They are in no other figure.
+    pub infinite: u64,
+    /// Rows of classes that hold NaN, in either: they decide nothing, and count for no agreement and no divergence.
+    pub undecided: u64,
+    /// Elements that were compared: all that are finite in both.
+    pub elements: u64,
+    /// Whether the output depends on what was changed; else it is not part of the loss.
+    pub reached: bool,
     /// The error along time and by its size, where it was [asked for](Comparison::profiled).
     pub profile: Option<Profile>,
 }
@@ -47,11 +57,11 @@ pub struct CrossEntropy {
     pub compressed: f64,
 }
 
-/// Sums over the samples seen so far, for every judged output.
+/// Sums over the samples so far, for each compared output.
 #[derive(Clone, Debug)]
 pub struct Comparison {
     outputs: Vec<(Judged, Sums)>,
-    /// For each output, if they were asked for.
+    /// For each output, if enabled.
     profiles: Vec<profile::Sums>,
 }
 
@@ -60,6 +70,9 @@ struct Sums {
     samples: u64,
     elements: u64,
     non_finite: u64,
+    nan: u64,
+    infinite: u64,
+    undecided: u64,
     max_abs: f64,
     squared_error: f64,
     original_energy: f64,
@@ -80,7 +93,7 @@ struct Sums {
 }
 
 impl Judge {
-    /// A comparison that has seen nothing.
+    /// A comparison without samples.
     pub fn comparison(&self) -> Comparison {
         Comparison {
             outputs: self.outputs.iter().map(|o| (o.clone(), Sums::default())).collect(),
@@ -90,7 +103,7 @@ impl Judge {
 }
 
 impl Comparison {
-    /// Has the error followed along time as well, and single errors counted. Runs are steps of `streams` or samples.
+    /// Also records the error over time and the histogram of errors. Runs are steps of `streams` or samples.
     #[must_use]
     pub fn profiled(self, streams: bool) -> Comparison {
         Comparison { profiles: vec![profile::Sums::new(streams); self.outputs.len()], ..self }
@@ -126,7 +139,7 @@ impl Comparison {
         Ok(())
     }
 
-    /// Adds what another comparison by the same judge saw.
+    /// Adds the sums of another comparison by the same [`Judge`].
     pub fn merge(&mut self, other: &Comparison) {
         for ((_, sums), (_, more)) in self.outputs.iter_mut().zip(&other.outputs) {
             sums.merge(more);
@@ -134,7 +147,7 @@ impl Comparison {
         self.profiles.iter_mut().zip(&other.profiles).for_each(|(profile, more)| profile.merge(more));
     }
 
-    /// The figures of every judged output.
+    /// The figures of each compared output.
     pub fn figures(&self) -> Vec<Figures> {
         let figures = |(index, (judged, sums)): (usize, &(Judged, Sums))| {
             let profile = self.profiles.get(index).and_then(|profile| profile.profile(judged, sums.spread()));
@@ -143,29 +156,32 @@ impl Comparison {
         self.outputs.iter().enumerate().map(figures).collect()
     }
 
-    /// The loss of every judged output.
+    /// The loss of every judged output that is reached by what was changed.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] where the kind of loss has no meaning for the output or there are no labels;
+    /// [`ErrorKind::Usage`] if the kind of loss is undefined for the output or there are no labels;
     /// [`ErrorKind::Engine`] where the compared model gives NaN or infinities that the original does not.
     pub fn losses(&self) -> Result<Vec<f64>> {
-        self.outputs.iter().map(|(judged, sums)| sums.loss(judged)).collect()
+        self.outputs.iter().filter(|(judged, _)| judged.reached).map(|(judged, sums)| sums.loss(judged)).collect()
     }
 
-    /// The largest loss of any output: what a bound on the loss is held against.
+    /// The largest loss of any output: the loss that `--max-loss` bounds.
     ///
     /// # Errors
-    /// As [`losses`](Self::losses).
+    /// As [`losses`](Self::losses); [`ErrorKind::Usage`] if no output is reached.
     pub fn worst_loss(&self) -> Result<f64> {
-        Ok(self.losses()?.into_iter().fold(f64::NEG_INFINITY, f64::max))
+        self.losses()?.into_iter().reduce(f64::max).ok_or_else(nothing_reached)
     }
 
     /// The mean loss of the outputs: smoother than the largest, for comparing changes.
     ///
     /// # Errors
-    /// As [`losses`](Self::losses).
+    /// As [`losses`](Self::losses); [`ErrorKind::Usage`] if no output is reached.
     pub fn mean_loss(&self) -> Result<f64> {
         let losses = self.losses()?;
+        if losses.is_empty() {
+            return Err(nothing_reached());
+        }
         Ok(losses.iter().sum::<f64>() / losses.len() as f64)
     }
 }
@@ -178,7 +194,11 @@ impl Sums {
         sums.add_elements(&y, &z);
         if !original.is_float() {
             sums.decisions = y.len() as u64;
-            sums.equal = y.iter().zip(&z).filter(|(y, z)| y == z).count() as u64;
+            sums.equal = equal_elements(original, compressed);
+            // Two 64-bit integers that differ may be one number in double precision.
+            if sums.equal < sums.decisions && sums.max_abs == 0.0 {
+                sums.max_abs = 1.0;
+            }
             return Ok(sums);
         }
         let outer: Vec<usize> = y.shape().to_vec();
@@ -198,6 +218,8 @@ impl Sums {
         let mut total = 0.0;
         for (&y, &z) in y.iter().zip(z) {
             if !finite(y, z) {
+                self.nan += u64::from(y.is_nan() && z.is_nan());
+                self.infinite += u64::from(y == z);
                 self.non_finite += u64::from(!(y == z || y.is_nan() && z.is_nan()));
                 continue;
             }
@@ -229,6 +251,10 @@ impl Sums {
         let labels = labels.map(|labels| checked_labels(judged, labels, y, axis)).transpose()?;
         let (mut p, mut q) = (Vec::new(), Vec::new());
         for (i, (y, z)) in rows.enumerate() {
+            if y.iter().chain(&z).any(|v| v.is_nan()) {
+                self.undecided += 1;
+                continue;
+            }
             self.decisions += 1;
             self.equal += u64::from(argmax(y.iter().copied()) == argmax(z.iter().copied()));
             let label = labels.as_ref().map(|l| l[i]).filter(|&l| l >= 0);
@@ -269,6 +295,9 @@ impl Sums {
         self.samples += other.samples;
         self.elements += other.elements;
         self.non_finite += other.non_finite;
+        self.nan += other.nan;
+        self.infinite += other.infinite;
+        self.undecided += other.undecided;
         self.max_abs = self.max_abs.max(other.max_abs);
         self.squared_error += other.squared_error;
         self.original_energy += other.original_energy;
@@ -293,7 +322,8 @@ impl Sums {
         let continuous = seen && judged.content != Content::Discrete;
         let ratio = |over: f64, under: f64| (under > 0.0).then(|| over / under);
         let norm = (self.original_energy * self.energy).sqrt();
-        let exact = self.squared_error == 0.0;
+        // The squares of the smallest numbers are zero.
+        let exact = self.max_abs == 0.0;
         let nmse = if exact { Some(0.0) } else { ratio(self.squared_error, self.deviation) };
         let snr = ratio(self.original_energy, self.squared_error).filter(|&r| r > 0.0).map(|r| 10.0 * r.log10());
         let decided = self.decisions > 0;
@@ -312,7 +342,22 @@ impl Sums {
                 compressed: self.surprise / labelled,
             }),
             non_finite: self.non_finite,
+            nan: self.nan,
+            infinite: self.infinite,
+            undecided: self.undecided,
+            elements: self.elements,
+            reached: judged.reached,
             profile: None,
+        }
+    }
+
+    /// What there was in place of numbers that can be compared.
+    fn nothing(&self) -> &'static str {
+        match (self.nan, self.infinite) {
+            (0, 0) => "the output is empty in every sample",
+            (_, 0) => "the output is NaN in every sample, in the original too",
+            (0, _) => "the output is infinite in every sample, in the original too",
+            _ => "the output is NaN or infinite in every sample, in the original too",
         }
     }
 
@@ -322,8 +367,9 @@ impl Sums {
             return Err(Error::new(ErrorKind::Engine, message).at_tensor(&judged.name));
         }
         let figures = self.figures(judged);
+        let nothing = if self.elements > 0 { None } else { Some(self.nothing()) };
         let meaningless = |why: &str| {
-            let message = format!("loss {} has no meaning here: {why}", judged.loss);
+            let message = format!("loss {} has no meaning here: {}", judged.loss, nothing.unwrap_or(why));
             Error::new(ErrorKind::Usage, message).at_tensor(&judged.name)
         };
         match judged.loss {
@@ -344,6 +390,15 @@ impl Sums {
                 .map(|c| c.compressed - c.original)
                 .ok_or_else(|| meaningless("there are no labels; --labels gives them")),
         }
+    }
+}
+
+/// How many elements of two tensors of integers or booleans are the same.
+fn equal_elements(y: &Tensor, z: &Tensor) -> u64 {
+    let count = |equal: usize| equal as u64;
+    match (y.to_i64(), z.to_i64()) {
+        (Some(y), Some(z)) => count(y.iter().zip(&z).filter(|(y, z)| y == z).count()),
+        _ => count(y.to_f64().iter().zip(&z.to_f64()).filter(|(y, z)| y == z).count()),
     }
 }
 
@@ -369,6 +424,10 @@ fn checked_labels(judged: &Judged, labels: &ArrayD<i64>, y: &ArrayD<f64>, axis: 
     Ok(labels.iter().copied().collect())
 }
 
+fn nothing_reached() -> Error {
+    Error::new(ErrorKind::Usage, "no output that is judged depends on the weights that are changed")
+}
+
 fn unlike(judged: &Judged, message: String) -> Error {
     Error::new(ErrorKind::Usage, message).at_tensor(&judged.name)
 }
@@ -377,10 +436,11 @@ fn unlike(judged: &Judged, message: String) -> Error {
 mod tests {
     use super::*;
     use ndarray::{ArrayD, IxDyn, array};
+    use std::collections::BTreeSet;
 
     fn judged(content: Content, loss: LossKind) -> Judge {
         let kl = content.is_distribution() || loss == LossKind::Kl;
-        Judge { outputs: vec![Judged { name: "y".to_owned(), content, loss, kl, dims: Vec::new() }] }
+        Judge { outputs: vec![Judged { name: "y".to_owned(), content, loss, kl, dims: Vec::new(), reached: true }] }
     }
 
     fn outputs(tensor: impl Into<Tensor>) -> Vec<(String, Tensor)> {
@@ -493,6 +553,61 @@ mod tests {
         assert_eq!(comparison.figures()[0].non_finite, 1);
         assert_eq!(comparison.figures()[0].max_abs, Some(0.5));
         assert_eq!(comparison.losses().unwrap_err().kind(), ErrorKind::Engine);
+    }
+
+    #[test]
+    fn rows_of_nan_decide_nothing_and_are_counted() {
+        let judge = judged(Content::Values, LossKind::Nmse);
+        let y = array![[1f32, 2.], [f32::NAN, f32::NAN], [f32::NAN, 1.], [0., f32::INFINITY]].into_dyn();
+        let z = array![[1f32, 2.], [f32::NAN, f32::NAN], [f32::NAN, 2.], [0., f32::INFINITY]].into_dyn();
+        let f = compare(&judge, y, z).figures().remove(0);
+        assert_eq!((f.nan, f.infinite, f.undecided, f.non_finite, f.elements), (3, 1, 2, 0, 4));
+        assert_eq!(f.agreement, Some(1.0), "of the two rows without NaN");
+        let nan = array![[f32::NAN, f32::NAN]].into_dyn();
+        let all = compare(&judge, nan.clone(), nan);
+        assert_eq!((all.figures()[0].agreement, all.figures()[0].max_abs), (None, None));
+        assert!(all.losses().unwrap_err().message().contains("NaN in every sample, in the original too"));
+    }
+
+    #[test]
+    fn errors_whose_squares_vanish_are_no_exact_match() {
+        let judge = judged(Content::Values, LossKind::Nmse);
+        let f = compare(&judge, array![1e-200f64, -1e-200].into_dyn(), array![-1e-200f64, 1e-200].into_dyn());
+        let f = f.figures().remove(0);
+        assert_eq!((f.nmse, f.snr_db), (None, None));
+        assert_eq!(f.max_abs, Some(2e-200));
+    }
+
+    #[test]
+    fn integers_that_one_double_stands_for_differ_all_the_same() {
+        let judge = judged(Content::Discrete, LossKind::Disagreement);
+        let (y, z) = (array![1i64 << 53, 7].into_dyn(), array![(1i64 << 53) + 1, 7].into_dyn());
+        let f = compare(&judge, y, z).figures().remove(0);
+        assert_eq!((f.agreement, f.max_abs), (Some(0.5), Some(1.0)));
+        let (y, z) = (array![u64::MAX].into_dyn(), array![u64::MAX - 1].into_dyn());
+        assert_eq!(compare(&judge, y, z).figures()[0].agreement, Some(0.0));
+    }
+
+    #[test]
+    fn outputs_that_nothing_reaches_are_no_part_of_the_loss() {
+        let output = |name: &str, reached| Judged {
+            name: name.to_owned(),
+            content: Content::Values,
+            loss: LossKind::Nmse,
+            kl: false,
+            dims: Vec::new(),
+            reached,
+        };
+        let mut judge = Judge { outputs: vec![output("y", true), output("c", true)] };
+        assert_eq!(judge.keep_reached(&BTreeSet::new()).unwrap_err().kind(), ErrorKind::Usage);
+        judge.keep_reached(&BTreeSet::from(["y".to_owned()])).unwrap();
+        let both =
+            |y: ArrayD<f32>| vec![("y".to_owned(), y.into()), ("c".to_owned(), array![1f32, 2.].into_dyn().into())];
+        let mut comparison = judge.comparison();
+        comparison.add(&both(array![1f32, -1.].into_dyn()), &both(array![2f32, -2.].into_dyn()), None, 0).unwrap();
+        assert_eq!(comparison.losses().unwrap(), [1.0]);
+        assert_eq!((comparison.mean_loss().unwrap(), comparison.worst_loss().unwrap()), (1.0, 1.0));
+        assert_eq!(judge.unreached().collect::<Vec<_>>(), ["c"]);
     }
 
     #[test]

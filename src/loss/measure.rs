@@ -9,7 +9,7 @@ use crate::progress::Progress;
 use crate::samples::{Samples, Stream};
 use rayon::prelude::*;
 
-/// The original's judged outputs on some samples, kept so that many other models can be held against them.
+/// The original's outputs on some samples, kept in memory so that many other models can be compared with them.
 #[derive(Clone, Debug)]
 pub struct Reference<'a> {
     judge: &'a Judge,
@@ -19,7 +19,7 @@ pub struct Reference<'a> {
 }
 
 impl Reference<'_> {
-    /// What is judged.
+    /// The outputs that are compared.
     pub fn judge(&self) -> &Judge {
         self.judge
     }
@@ -65,7 +65,7 @@ impl Judge {
 }
 
 impl Comparison {
-    /// What this and the comparisons of all streams come to.
+    /// The sum of this and the comparisons of all streams.
     fn sum(
         &self,
         samples: &Samples,
@@ -100,7 +100,7 @@ impl Comparison {
 }
 
 impl Reference<'_> {
-    /// Runs a model, with some of its recurrent weights replaced, and holds it against the original.
+    /// Runs a model with some of its recurrent weights replaced, and compares it with the original.
     ///
     /// # Errors
     /// Those of running the model and of [`Comparison::add`], naming the sample.

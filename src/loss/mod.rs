@@ -1,24 +1,42 @@
-//! How far the outputs of two models are apart.
+//! Differences between the outputs of two models.
 //!
 //! With `y` the original's output and `z` the other's, over all elements of all samples:
 //!
 //! - `max_abs = max |y - z|`, `rmse = sqrt(mean (y - z)^2)`
-//! - `nmse = sum (y - z)^2 / sum (y - mean y)^2`; no meaning where the original is constant
-//! - `snr_db = 10 log10(sum y^2 / sum (y - z)^2)`; no meaning for an exact match
+//! - `nmse = sum (y - z)^2 / sum (y - mean y)^2`; undefined where the original is constant
+//! - `snr_db = 10 log10(sum y^2 / sum (y - z)^2)`; undefined for an exact match
 //! - `cosine = sum y z / sqrt(sum y^2 sum z^2)`
 //! - `agreement`: share of rows with the same largest class, the first one on a tie; of integers, share of equal elements
 //! - `kl`: mean over the rows of `sum p ln(p / q)`, in nats
 //!
 //! A *row* is the classes of one decision: the last axis, or the axis of the Softmax that the output comes from.
 //! Sums are taken in double precision, in a fixed order: the figures do not depend on the number of threads.
+//!
+//! Elements that are NaN in both models, or the same infinity, show nothing: they are in no figure but are counted
+//! (`nan`, `infinite`). A row that holds NaN decides nothing and is counted too (`undecided`). An element that is not
+//! finite in one of the two only is an error of the compressed model (`non_finite`).
+//!
+//! # Loss
+//! Each output has one loss, of its [`LossKind`]. Two figures are made of the losses of all outputs that count:
+//!
+//! - the *worst*, `max_o loss_o`, is what a bound such as `--max-loss` is held against: a user who gives one wants it for
+//!   every output;
+//! - the *mean*, `sum_o loss_o / O`, is what changes to a model are compared by: it is smoother, and its derivatives by
+//!   the errors of several outputs add up.
+//!
+//! An output counts if a node that is changed [reaches](reach) it. The others are the same whatever is done to the
+//! weights: they would make the mean smaller, and a bound on all outputs easy to keep.
 
 mod classes;
 mod comparison;
+mod failure;
 mod measure;
 mod profile;
+pub mod reach;
 
 pub use classes::{Content, Rows};
 pub use comparison::{Comparison, CrossEntropy, Figures};
+pub use failure::obstacle;
 pub use measure::Reference;
 pub use profile::{BINS, Bin, Profile};
 
@@ -28,7 +46,7 @@ use crate::samples::{Carry, Dim, Signature};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// What is counted as the loss of an output.
+/// The loss of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LossKind {
     /// Mean squared error over the variance of the original.
@@ -65,10 +83,10 @@ impl fmt::Display for LossKind {
     }
 }
 
-/// The losses that were asked for.
+/// The losses that the user chose.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LossSpec {
-    /// For every output that is not named; where nothing is asked for, the content of the output decides.
+    /// For each output that is not named; if `None`, the content of the output decides.
     pub default: Option<LossKind>,
     /// For single outputs.
     pub named: BTreeMap<String, LossKind>,
@@ -99,22 +117,24 @@ impl LossSpec {
     }
 }
 
-/// An output that is judged.
+/// An output that is compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judged {
     /// The graph output.
     pub name: String,
     /// What its elements are.
     pub content: Content,
-    /// What counts as its loss.
+    /// Its loss.
     pub loss: LossKind,
-    /// Whether the divergence is measured: always for probabilities, else only where it is asked for.
+    /// Whether the divergence is measured: always for probabilities, for other outputs if the user chose it.
     pub kl: bool,
     /// Its dimensions, as far as they are declared.
     pub dims: Vec<Dim>,
+    /// Whether it depends on what is changed, as far as is known: else it is not part of any loss.
+    pub reached: bool,
 }
 
-/// The outputs of a model that are judged, and how.
+/// The outputs of a model that are compared, and their losses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judge {
     /// In the order of the graph's outputs.
@@ -122,13 +142,13 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// All outputs but those that are fed back. Where `spec` says nothing, the loss is the divergence for an output
+    /// All outputs except those that are fed back. The default of the loss is the divergence for an output
     /// that comes from a Softmax or LogSoftmax, disagreement for integers, else the normalised squared error. For
-    /// integers only disagreement has a meaning, so that a default that was asked for does not reach them.
+    /// integers only disagreement is defined, so `spec.default` does not apply to them.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] where `spec` names an output that the model does not have or that is fed back, and if no
-    /// output is left.
+    /// [`ErrorKind::Usage`] if `spec` names an output that the model does not have or that is fed back, and if all
+    /// outputs are fed back.
     pub fn new(model: &Model, spec: &LossSpec, carry: &[Carry]) -> Result<Judge> {
         let signature = Signature::of(model)?;
         let values = Values::new(&model.proto)?;
@@ -155,15 +175,36 @@ impl Judge {
                 None => spec.default.unwrap_or(if content.is_distribution() { LossKind::Kl } else { LossKind::Nmse }),
             };
             let kl = loss == LossKind::Kl || content.is_distribution();
-            Judged { name: port.name.clone(), content, loss, kl, dims: port.dims.clone().unwrap_or_default() }
+            let dims = port.dims.clone().unwrap_or_default();
+            Judged { name: port.name.clone(), content, loss, kl, dims, reached: true }
         });
         Ok(Judge { outputs: outputs.collect() })
     }
 
-    /// Has the divergence of this output measured, of all outputs without a name.
+    /// Enables the measurement of the divergence of this output, or of all outputs if `None`.
     pub fn measure_kl(&mut self, output: Option<&str>) {
         let outputs = self.outputs.iter_mut().filter(|o| output.is_none_or(|name| o.name == name));
         outputs.for_each(|o| o.kl = true);
+    }
+
+    /// Leaves outputs that are not among `reached` (see [`reach::outputs`]) out of losses, and out of what a bound on all
+    /// outputs is held against. They are still compared.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if none is left: then nothing that is judged depends on what is changed.
+    pub fn keep_reached(&mut self, reached: &BTreeSet<String>) -> Result<()> {
+        if !self.names().any(|name| reached.contains(name)) {
+            let names = self.names().collect::<Vec<_>>().join(", ");
+            let message = format!("no output that is judged depends on the weights that are changed: {names}");
+            return Err(usage(message));
+        }
+        self.outputs.iter_mut().for_each(|output| output.reached = reached.contains(&output.name));
+        Ok(())
+    }
+
+    /// The names of the outputs that are not part of the loss.
+    pub fn unreached(&self) -> impl Iterator<Item = &str> {
+        self.outputs.iter().filter(|o| !o.reached).map(|o| o.name.as_str())
     }
 
     /// The names of the outputs.

@@ -1,4 +1,4 @@
-//! Where in time an error is, and how large single errors are: what a sum over all elements does not show.
+//! The error over time and the histogram of errors, which a sum over all elements does not show.
 //!
 //! A *profile* follows one output along its positions: the steps of a stream, else the axis of the output that is named
 //! after time or the longest one that is not the classes', else the samples. Which axis is the longest is known only when
@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::Judged;
 use crate::samples::{Dim, Tensor};
 
-/// Most positions that are told apart.
+/// The largest number of positions.
 pub const BINS: usize = 256;
 
 /// Bins of the histogram in a factor of ten.
@@ -27,7 +27,7 @@ const DECADES: std::ops::Range<i32> = -12..6;
 pub struct Profile {
     /// What the positions are: `step of the stream`, `axis 0 (seq)` or `sample`.
     pub along: String,
-    /// Positions that one entry of the lists stands for.
+    /// Positions that one entry of the lists summarises.
     pub stride: usize,
     /// Root mean square of the error at each position.
     pub rms: Vec<f64>,
@@ -52,7 +52,7 @@ pub struct Bin {
     pub count: u64,
 }
 
-/// What positions are.
+/// The kind of positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Along {
     /// Steps of a stream: one position for each run.
@@ -282,7 +282,7 @@ mod tests {
 
     fn judged(dims: &[&str]) -> Judged {
         let dims = dims.iter().map(|name| Dim::Symbol((*name).to_owned())).collect();
-        Judged { name: "y".to_owned(), content: Content::Values, loss: LossKind::Nmse, kl: false, dims }
+        Judged { name: "y".to_owned(), content: Content::Values, loss: LossKind::Nmse, kl: false, dims, reached: true }
     }
 
     fn tensor(shape: &[usize], value: impl Fn(usize) -> f64) -> Tensor {

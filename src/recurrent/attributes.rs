@@ -1,5 +1,5 @@
-//! The attributes of `LSTM` and `GRU`, read and checked as the ONNX operator specification has them (since versions 1,
-//! 7, 14 and 22; GRU also 3).
+//! The attributes of `LSTM`, `GRU` and `RNN`, read and checked as the ONNX operator specification has them (since
+//! versions 1, 7, 14 and 22; GRU also 3).
 //!
 //! Invariant: an [`Attributes`] holds only values that the specification allows, with every default filled in, so that
 //! nobody after this module has to ask again. A value or an attribute that is not known is refused by its name: to
@@ -15,16 +15,17 @@ pub enum Cell {
     Lstm,
     /// Gated recurrent unit: gates `z r h`.
     Gru,
+    /// Plain recurrent layer: one gate `i`, whose value is the state.
+    Rnn,
 }
 
 impl Cell {
+    /// All of them.
+    pub const ALL: [Cell; 3] = [Cell::Lstm, Cell::Gru, Cell::Rnn];
+
     /// The cell that an `op_type` of the standard domain names.
     pub fn of_operator(op_type: &str) -> Option<Cell> {
-        match op_type {
-            "LSTM" => Some(Cell::Lstm),
-            "GRU" => Some(Cell::Gru),
-            _ => None,
-        }
+        Cell::ALL.into_iter().find(|cell| cell.operator() == op_type)
     }
 
     /// The `op_type` in the ONNX standard domain.
@@ -32,6 +33,7 @@ impl Cell {
         match self {
             Cell::Lstm => "LSTM",
             Cell::Gru => "GRU",
+            Cell::Rnn => "RNN",
         }
     }
 
@@ -40,14 +42,32 @@ impl Cell {
         match self {
             Cell::Lstm => &["i", "o", "f", "c"],
             Cell::Gru => &["z", "r", "h"],
+            Cell::Rnn => &["i"],
         }
     }
 
-    /// Activation functions of one direction where the attribute is absent: `f g h` of LSTM, `f g` of GRU.
+    /// How many inputs the operator has: `X W R B sequence_lens initial_h`, and for an LSTM `initial_c P`.
+    pub fn inputs(self) -> usize {
+        match self {
+            Cell::Lstm => 8,
+            Cell::Gru | Cell::Rnn => 6,
+        }
+    }
+
+    /// The states that a step hands to the next, by the letters of `initial_h` and `initial_c`.
+    pub fn states(self) -> &'static [&'static str] {
+        match self {
+            Cell::Lstm => &["h", "c"],
+            Cell::Gru | Cell::Rnn => &["h"],
+        }
+    }
+
+    /// Activation functions of one direction where the attribute is absent: `f g h` of LSTM, `f g` of GRU, `f` of RNN.
     fn default_activations(self) -> &'static [Function] {
         match self {
             Cell::Lstm => &[Function::Sigmoid, Function::Tanh, Function::Tanh],
             Cell::Gru => &[Function::Sigmoid, Function::Tanh],
+            Cell::Rnn => &[Function::Tanh],
         }
     }
 
@@ -216,7 +236,7 @@ pub struct Attributes {
     pub hidden: usize,
     /// `direction`.
     pub direction: Direction,
-    /// `activations` with their parameters: 3 (LSTM: f, g, h) or 2 (GRU: f, g) for each direction in turn.
+    /// `activations` with their parameters: 3 (LSTM: f, g, h), 2 (GRU: f, g) or 1 (RNN: f) for each direction in turn.
     pub activations: Vec<Activation>,
     /// `clip`: the input of every activation is clamped to `[-clip, clip]`.
     pub clip: Option<f32>,
@@ -229,7 +249,7 @@ pub struct Attributes {
 }
 
 impl Attributes {
-    /// Reads the attributes of `node`, an LSTM or GRU of the standard domain at version `opset`.
+    /// Reads the attributes of `node`, a recurrent operator of the standard domain at version `opset`.
     ///
     /// # Errors
     /// `Malformed` where a value is missing, of the wrong type or not allowed; `Unsupported` for an attribute that the
@@ -266,7 +286,7 @@ impl Attributes {
         told
     }
 
-    /// Whether the activations are those of the operator's definition (sigmoid gates, tanh).
+    /// Whether the activations are those of the operator's definition.
     pub fn has_default_activations(&self, cell: Cell) -> bool {
         self.activations == default_activations(cell, self.direction)
     }
@@ -347,6 +367,8 @@ impl<'a> Reader<'a> {
             return Ok(default_activations(cell, direction));
         }
         let expected = cell.default_activations().len() * direction.count();
+        // The default in RNN's definition is a name for each of two directions; files that spell it out have both for one.
+        let names = if cell == Cell::Rnn && names.len() == 2 { &names[..expected] } else { names };
         if names.len() != expected {
             return malformed(format!(
                 "{} activations, expected {expected} for {} {}",
@@ -454,6 +476,7 @@ mod tests {
             "two for each direction"
         );
         assert!(gru.has_default_activations(Cell::Gru));
+        assert_eq!(read(Cell::Rnn, 14, vec![int("hidden_size", 3)]).unwrap().activations, [Activation::TANH]);
     }
 
     #[test]
@@ -478,7 +501,7 @@ mod tests {
 
     #[test]
     fn what_is_not_allowed_is_refused_by_name() {
-        use Cell::{Gru, Lstm};
+        use Cell::{Gru, Lstm, Rnn};
         let h = || int("hidden_size", 3);
         let cases: Vec<(Cell, i64, Vec<AttributeProto>, &str)> = vec![
             (Lstm, 17, vec![], "hidden_size"),
@@ -500,6 +523,10 @@ mod tests {
             (Lstm, 17, vec![h(), strings("activations", &["Sigmoid", "Tanh"])], "2 activations"),
             (Gru, 17, vec![h(), strings("activations", &["Sigmoid", "Gelu"])], "Gelu"),
             (Gru, 17, vec![h(), strings("activations", &["Sigmoid", "Affine"])], "Affine"),
+            (Rnn, 17, vec![h(), strings("activations", &["Tanh", "Tanh", "Tanh"])], "3 activations"),
+            (Rnn, 17, vec![h(), strings("activations", &["ScaledTanh"])], "ScaledTanh"),
+            (Rnn, 17, vec![h(), int("linear_before_reset", 1)], "linear_before_reset"),
+            (Rnn, 13, vec![h(), int("layout", 0)], "layout"),
         ];
         for (cell, opset, attributes, wanted) in cases {
             let error = read(cell, opset, attributes).expect_err(wanted);

@@ -1,7 +1,7 @@
-//! The LSTM and GRU nodes of a model, in all its graphs: what they are, and where their weights come from.
+//! The LSTM, GRU and RNN nodes of a model, in all its graphs: what they are, and where their weights come from.
 //!
 //! [`find`] gives a [`Survey`]: the nodes whose W and R are constant, the distinct weights among them, and the rest with
-//! a reason each. A node falls into [`Unit`]s, one gate of W or R in one direction, to which budgets are given.
+//! a reason each. A node has [`GateBlock`]s: one gate of W or R in one direction each.
 //!
 //! Invariant: every listed node was checked against the operator specification: attributes, and the shapes of W
 //! `[num_directions, G * H, I]` and R `[num_directions, G * H, H]`.
@@ -9,6 +9,7 @@
 mod attributes;
 mod fold;
 mod stack;
+mod vector;
 mod weights;
 mod written_out;
 
@@ -20,6 +21,7 @@ use ndarray::Array2;
 use regex::Regex;
 
 pub use attributes::{Activation, Attributes, Cell, Direction, Function};
+pub use vector::Vector;
 pub use weights::{ConstantRef, Constants, Source};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -42,7 +44,7 @@ pub const BIAS: usize = 3;
 /// What to look for.
 #[derive(Clone, Debug, Default)]
 pub struct FindOptions {
-    /// Take initializers that are also graph inputs for constants; their inputs are dropped from the model.
+    /// Treat initializers that are also graph inputs as constants; their inputs are removed from the model.
     pub freeze_inputs: bool,
     /// Only nodes whose name matches.
     pub include: Option<Regex>,
@@ -57,7 +59,7 @@ pub struct Survey {
     pub nodes: Vec<RecurrentNode>,
     /// The distinct weights of these nodes, in the order of their first use.
     pub weights: Vec<Weight>,
-    /// Recurrent nodes that are left alone.
+    /// Recurrent nodes that are not compressed.
     pub skipped: Vec<Skipped>,
     /// For every node its W and R, by index in `weights`.
     weights_of: Vec<[usize; 2]>,
@@ -65,7 +67,7 @@ pub struct Survey {
     feeders: Vec<Option<usize>>,
 }
 
-/// An LSTM or GRU whose W and R are constants.
+/// An LSTM, GRU or RNN whose W and R are constants.
 #[derive(Clone, Debug)]
 pub struct RecurrentNode {
     /// The graph that it is in.
@@ -74,7 +76,7 @@ pub struct RecurrentNode {
     pub index: usize,
     /// A unique, readable name.
     pub name: String,
-    /// LSTM or GRU.
+    /// Which operator it is.
     pub cell: Cell,
     /// Its attributes.
     pub attributes: Attributes,
@@ -121,7 +123,7 @@ pub struct WeightUse {
     pub matrix: Matrix,
 }
 
-/// A recurrent node that is left alone.
+/// A recurrent node that is not compressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
     /// Its name.
@@ -130,7 +132,7 @@ pub struct Skipped {
     pub op: String,
     /// Why, in words.
     pub reason: String,
-    /// Whether the reason points to a fault in the model, not just to something that is not supported.
+    /// Whether the reason is a fault in the model rather than a missing feature.
     pub warning: bool,
 }
 
@@ -167,7 +169,7 @@ impl fmt::Display for Matrix {
 
 /// One gate of W or R in one direction of one node: a matrix `[H, n]`, n being I for W and H for R.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unit {
+pub struct GateBlock {
     /// Name of the node.
     pub node: String,
     /// W or R.
@@ -186,7 +188,7 @@ pub struct Unit {
     pub columns: usize,
 }
 
-impl Unit {
+impl GateBlock {
     /// Its rows in the second dimension of W or R.
     pub fn rows(&self) -> Range<usize> {
         self.gate_index * self.hidden..(self.gate_index + 1) * self.hidden
@@ -199,7 +201,7 @@ impl Unit {
 }
 
 /// `node/W/forward/i`.
-impl fmt::Display for Unit {
+impl fmt::Display for GateBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}/{}", self.node, self.matrix, self.direction.name(), self.gate)
     }
@@ -223,16 +225,16 @@ impl RecurrentNode {
         bias.ok_or_else(|| format!("tensor '{name}': has shape {found:?}, expected {expected:?}"))
     }
 
-    /// The units of the node: W before R, then by direction, then by gate.
-    pub fn units(&self) -> Vec<Unit> {
-        Matrix::BOTH.iter().flat_map(|&matrix| self.units_of(matrix)).collect()
+    /// The gate blocks of the node: W before R, then by direction, then by gate.
+    pub fn blocks(&self) -> Vec<GateBlock> {
+        Matrix::BOTH.iter().flat_map(|&matrix| self.blocks_of(matrix)).collect()
     }
 
-    /// The units of W or of R, by direction, then by gate.
-    pub fn units_of(&self, matrix: Matrix) -> Vec<Unit> {
+    /// The gate blocks of W or of R, by direction, then by gate.
+    pub fn blocks_of(&self, matrix: Matrix) -> Vec<GateBlock> {
         let columns = self.source(matrix).shape[2];
         let directions = self.attributes.direction.each().iter().enumerate();
-        let unit = |(direction_index, &direction), (gate_index, &gate)| Unit {
+        let block = |(direction_index, &direction), (gate_index, &gate)| GateBlock {
             node: self.name.clone(),
             matrix,
             direction,
@@ -242,7 +244,7 @@ impl RecurrentNode {
             hidden: self.attributes.hidden,
             columns,
         };
-        directions.flat_map(|d| self.cell.gates().iter().enumerate().map(move |g| unit(d, g))).collect()
+        directions.flat_map(|d| self.cell.gates().iter().enumerate().map(move |g| block(d, g))).collect()
     }
 }
 
@@ -689,7 +691,7 @@ fn last_dimension(input: &ValueInfoProto) -> Option<i64> {
 fn is_recurrent(node: &NodeProto) -> bool {
     let op = node.op_type();
     match node.domain() {
-        domain if is_standard(domain) => matches!(op, "LSTM" | "GRU" | "RNN"),
+        domain if is_standard(domain) => Cell::of_operator(op).is_some(),
         "com.microsoft" => op.contains("LSTM") || op.contains("GRU"),
         _ => false,
     }
@@ -699,11 +701,10 @@ fn supported_cell(node: &NodeProto) -> std::result::Result<Cell, Refusal> {
     let op = node.op_type();
     match Cell::of_operator(op) {
         Some(cell) if is_standard(node.domain()) => Ok(cell),
-        _ if op == "RNN" => skip("RNN is not supported; LSTM and GRU are"),
         _ if op.contains("Quantize") => {
             skip(format!("already quantised ({}): compress the float model that it was made from", operator(node)))
         }
-        _ => skip(format!("{} is not supported; LSTM and GRU of ONNX are", operator(node))),
+        _ => skip(format!("{} is not supported; LSTM, GRU and RNN of ONNX are", operator(node))),
     }
 }
 
@@ -722,10 +723,7 @@ impl Reads {
 
     fn of(node: &NodeProto, cell: Cell) -> Result<Reads> {
         let present = |index| node.input.get(index).is_some_and(|v: &String| !v.is_empty());
-        let most = match cell {
-            Cell::Lstm => 8,
-            Cell::Gru => 6,
-        };
+        let most = cell.inputs();
         if node.input.len() > most {
             let message = format!("{} inputs, but {} has at most {most}", node.input.len(), cell.operator());
             return Err(Error::new(ErrorKind::Malformed, message));

@@ -480,7 +480,10 @@ fn other_recurrent_operators_are_told_of_and_foreign_ones_are_not() {
         survey(proto)
     };
     assert_eq!(of("ai.onnx", "LSTM").nodes.len(), 1);
-    assert_eq!(of("", "RNN").skipped[0].reason, "RNN is not supported; LSTM and GRU are");
+    assert_eq!(
+        of("com.microsoft", "AttnLSTM").skipped[0].reason,
+        "com.microsoft.AttnLSTM is not supported; LSTM, GRU and RNN of ONNX are"
+    );
     let vendor = of("com.microsoft", "DynamicQuantizeLSTM");
     assert_eq!(vendor.skipped[0].reason, "already quantised (com.microsoft.DynamicQuantizeLSTM)");
     let foreign = of("acme", "LSTM");
@@ -528,7 +531,7 @@ fn units_are_gates_in_the_order_of_their_rows() {
     let direction = AttributeProto { name: Some("direction".into()), s: both, ..Default::default() };
     graph.node[0] = node("GRU", &["x", "W", "R"], &["y"], vec![int("hidden_size", 2), direction]);
     let found = survey(proto);
-    let units = found.nodes[0].units();
+    let units = found.nodes[0].blocks();
     let names: Vec<String> = units.iter().map(Unit::to_string).collect();
     assert_eq!(names[..4], ["y/W/forward/z", "y/W/forward/r", "y/W/forward/h", "y/W/reverse/z"]);
     assert_eq!(names[11], "y/R/reverse/h");

@@ -7,7 +7,7 @@ use crate::bench::Latency;
 use crate::error::Result;
 use crate::verify::ENGINE;
 
-/// What `bench` tells.
+/// The report of `bench`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Bench {
     /// [`SCHEMA`].
@@ -22,9 +22,9 @@ pub struct Bench {
     pub runs: usize,
     /// Passes before anything was measured.
     pub warm_up: usize,
-    /// In the order of the arguments; the first is what the others are held against.
+    /// In the order of the arguments; the first is the baseline.
     pub models: Vec<Benched>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
@@ -39,9 +39,9 @@ pub struct Benched {
     pub load_seconds: f64,
     /// Milliseconds a sample.
     pub latency_ms: Latency,
-    /// The most memory that the process took, in bytes; none where the system does not tell.
+    /// Peak memory of the process in bytes; `None` where the system does not report it.
     pub peak_bytes: Option<u64>,
-    /// The memory of the process at the end, in bytes.
+    /// Memory of the process at the end, in bytes.
     pub resident_bytes: Option<u64>,
 }
 

@@ -1,7 +1,7 @@
 //! A report with something in every part, for the tests of the printers.
 
 use super::{Command, Model, Recurrent, Report, SCHEMA, Seconds, Tool, Tradeoff, Tuning, Unit};
-use crate::coding::MultiplyAdds;
+use crate::encode::MultiplyAdds;
 use crate::loss::{Bin, Figures, Profile};
 use crate::verify::{Checked, Scope, Verdict};
 
@@ -88,6 +88,8 @@ pub(super) fn report() -> Report {
             samples: 12,
             calibrated_on: Some("same".to_owned()),
             loss: Some(0.0021),
+            loss_worst: Some(0.0021),
+            loss_mean: Some(0.0021),
             outputs: vec![Figures {
                 name: "logits".to_owned(),
                 max_abs: Some(0.81),
@@ -107,7 +109,9 @@ pub(super) fn report() -> Report {
                 value: Some(26.7),
                 passed: false,
             }],
+            unbound: Vec::new(),
             passed: false,
+            warnings: Vec::new(),
             failures: vec!["output 'logits': --min-snr 30 is missed by 3.3: 26.7".to_owned()],
         }),
         seconds: Seconds { total: 12.3, ..Seconds::default() },

@@ -101,7 +101,7 @@ impl Grid {
         grid
     }
 
-    /// How far each output is from the original's.
+    /// The difference of each output from the original's.
     pub fn outputs(outputs: &[Figures]) -> Grid {
         let mut grid = Grid::new([("output", Kind::Name(24))]);
         grid.columns.extend(FIGURES);
@@ -109,7 +109,7 @@ impl Grid {
         grid
     }
 
-    /// The checks, as they were held against the outputs.
+    /// The checks, with the values measured for the outputs.
     pub fn checks(checks: &[Checked]) -> Grid {
         use Kind::{Name, Number, Word};
         let columns = [("", Word), ("output", Name(24)), ("check", Word), ("limit", Number), ("measured", Number)];
@@ -136,7 +136,7 @@ impl Grid {
         grid
     }
 
-    /// Sizes and what they lose, the report's own among them.
+    /// Sizes and their losses, including the report's own.
     pub fn tradeoff(report: &Report) -> Grid {
         use Kind::{Number, Word};
         let mut grid = Grid::new([("ratio", Number), ("file", Number), ("loss", Number), ("", Word)]);
@@ -151,7 +151,7 @@ impl Grid {
         grid
     }
 
-    /// Layer by layer what tuning gave.
+    /// The gain of fine-tuning by layer.
     pub fn tuning(layers: &[Tuning]) -> Grid {
         use Kind::{Name, Number, Word};
         let columns = [("layer", Name(32)), ("against", Name(14)), ("before", Number), ("after", Number), ("", Word)];
@@ -206,7 +206,7 @@ pub(super) fn bound(check: &Checked) -> &'static str {
     if check.check.starts_with("min") { "at least" } else { "at most" }
 }
 
-/// What a check measured. Without a value it is infinite: nothing differs, or there is no signal to compare with.
+/// The measured value of a check. Without one it is infinite: the outputs are equal, or the signal is zero.
 pub(super) fn measured(check: &Checked) -> String {
     let none = if check.passed { "an exact match" } else { "no signal" };
     check.value.map_or_else(|| none.to_owned(), |value| figure(Some(value)))

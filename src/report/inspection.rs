@@ -1,19 +1,19 @@
-//! What is in a model: its recurrent nodes, where their weights come from, and what cannot be compressed.
+//! The description of a model: its recurrent nodes, the source of their weights, and what cannot be compressed.
 
 use std::collections::BTreeSet;
 
 use serde::Serialize;
 
 use super::{SCHEMA, Show, Skipped, Tool, table};
-use crate::coding::NOTE;
+use crate::dictionary::ATOMS;
+use crate::encode;
 use crate::error::Result;
 use crate::expand::{self, is_coded};
 use crate::onnx::{ElementType, Model};
-use crate::plan::ATOMS;
 use crate::recurrent::{ConstantRef, Matrix, Source, Survey};
 use crate::samples::{Carry, Dim, Port, Signature};
 
-/// What `inspect` tells.
+/// The report of `inspect`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Inspection {
     /// [`SCHEMA`].
@@ -22,17 +22,17 @@ pub struct Inspection {
     pub tool: Tool,
     /// The whole file.
     pub model: InspectedModel,
-    /// What a caller gives.
+    /// The inputs of the model.
     pub inputs: Vec<Value>,
-    /// What a caller gets.
+    /// The outputs of the model.
     pub outputs: Vec<Value>,
-    /// Inputs that look like states which the caller hands on, as `--stream` takes them: `state=stateN`.
+    /// Pairs of inputs and outputs that look like states, as arguments of `--stream`: `state=stateN`.
     pub states: Vec<String>,
     /// The weights that can be compressed.
     pub recurrent: InspectedWeights,
-    /// What this tool wrote into the file when it compressed it.
+    /// The note of dirnet in the file's metadata, if dirnet compressed it.
     pub made_by: Option<serde_json::Value>,
-    /// Whether this tool compressed the file and another one has made its weights dense again since.
+    /// Whether dirnet compressed the file and another tool folded its weights back to dense.
     pub folded_back: bool,
     /// Recurrent nodes that can be compressed, or are.
     pub nodes: Vec<Node>,
@@ -51,7 +51,7 @@ pub struct InspectedModel {
     pub opset: i64,
     /// The version of the file format.
     pub ir_version: i64,
-    /// Who made it, by its own word.
+    /// The producer in its metadata.
     pub producer: Option<String>,
 }
 
@@ -82,7 +82,7 @@ pub struct InspectedWeights {
 pub struct Node {
     /// The node's name.
     pub node: String,
-    /// `LSTM` or `GRU`.
+    /// `LSTM`, `GRU` or `RNN`.
     pub op: String,
     /// `forward`, `reverse` or `bidirectional`.
     pub direction: String,
@@ -115,11 +115,11 @@ pub struct Weight {
     pub bytes: u64,
     /// Stored bytes over the bytes of the file.
     pub share: Option<f64>,
-    /// Whether it is coded already: rebuilt from a dictionary when the model is loaded.
+    /// Whether it is coded: decoded from a dictionary when the model is loaded.
     pub coded: bool,
-    /// What it is coded with: `block` or `projection`.
+    /// Its codec: `block` or `projection`.
     pub codec: Option<&'static str>,
-    /// Its dictionaries, if it is coded: as many weights as an atom stands for, one entry for each codebook.
+    /// The widths of its codebooks (weights in an atom), one entry for each, if it is coded.
     pub codebooks: Vec<u64>,
     /// Stored bits of a weight.
     pub bits_per_weight: f64,
@@ -195,10 +195,10 @@ fn stored_bytes(model: &Model, survey: &Survey) -> u64 {
     constants.into_iter().map(|constant| constant.bytes).sum()
 }
 
-/// The note that this tool left in the file's metadata, as JSON if it is that, else as text.
+/// The note of dirnet in the file's metadata, as JSON if it is that, else as text.
 #[must_use]
 pub fn made_by(model: &Model) -> Option<serde_json::Value> {
-    let note = model.proto.metadata_props.iter().find(|entry| entry.key() == NOTE)?.value();
+    let note = encode::note(model)?;
     Some(serde_json::from_str(note).unwrap_or_else(|_| serde_json::Value::String(note.to_owned())))
 }
 
@@ -229,7 +229,7 @@ fn weight(model: &Model, survey: &Survey, node: usize, matrix: Matrix, share: im
     }
 }
 
-/// The widths of the codebooks that a coded weight is rebuilt from.
+/// The widths of the codebooks of a coded weight.
 fn codebooks(source: &Source) -> Vec<u64> {
     let atoms = source.constants.iter().filter(|constant| constant.element == ElementType::Int8);
     atoms.map(|constant| constant.elements / ATOMS as u64).collect()

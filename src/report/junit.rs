@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::loss::Figures;
 use crate::verify::{Checked, Verdict};
 
-/// A case of the suite: where it belongs, what it asks, and why it fails if it does.
+/// A case of the suite: its class, its name, and the reason if it fails.
 struct Case<'a> {
     output: &'a str,
     name: String,
@@ -18,7 +18,7 @@ struct Case<'a> {
 /// The verdict of a report.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] if nothing was judged.
+/// [`ErrorKind::Usage`] if nothing was verified.
 pub(super) fn report(report: &Report) -> Result<String> {
     let Some(verdict) = &report.verify else {
         return Err(Error::new(ErrorKind::Usage, "JUnit shows what was judged, and the models were not run"));

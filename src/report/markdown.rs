@@ -9,7 +9,7 @@ use super::{Command, Report, Sweep, Unit};
 use crate::error::Escaped;
 use crate::verify::{Scope, Verdict};
 
-/// What `compress`, `verify` or `plan` tell.
+/// The report of `compress`, `verify` or `plan`.
 pub(super) fn report(report: &Report) -> String {
     let mut out = String::new();
     let (model, seconds) = (&report.model, duration(report.seconds.total));

@@ -1,10 +1,10 @@
-//! What happened, as plain figures, and printers that show them: tables for a terminal, JSON for scripts, a page for the
+//! Reports as plain data, and their printers: tables for a terminal, JSON for scripts, a page for the
 //! browser, Markdown for a comment, JUnit for CI.
 //!
 //! [`Report`], [`Sweep`] and [`Inspection`] are data; a printer ([`table`] and its siblings) reads them and nothing else.
-//! The JSON is a contract (`"schema": 1`): keys are snake_case, they are added to but never renamed, and a figure that
-//! was not measured or has no meaning is null, never 0. Names come from the model: the JSON holds them as they are, every
-//! other printer escapes them.
+//! The JSON is a contract (`"schema": 1`): keys are snake_case, keys may be added but are never renamed, and a figure that
+//! was not measured or is undefined is null, never 0. Names come from the model: the JSON contains them unchanged, all
+//! other printers escape them.
 
 mod bench;
 #[cfg(test)]
@@ -25,11 +25,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::coding::MultiplyAdds;
-use crate::compress::Job;
-use crate::encode::Assigned;
+use crate::compress::{Compressed, Compressor, Look, Planned, Study};
+use crate::encode::{Assigned, Forms, MultiplyAdds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Plan;
+use crate::sites::PerSite;
 use crate::verify::Verdict;
 use crate::{onnx, recurrent, tune};
 
@@ -38,12 +38,15 @@ pub use inspection::{Inspection, Node, Value, Weight, made_by};
 pub use size::{Bytes, duration};
 pub use sweep::{Point, Sweep};
 
+/// The ratios whose losses a report predicts.
+const FORECAST: [f64; 6] = [4.0, 6.0, 8.0, 12.0, 16.0, 24.0];
+
 /// The version of the JSON.
 pub const SCHEMA: u32 = 1;
 
 /// A result that can be shown.
 pub trait Show {
-    /// For a terminal, at most 80 columns wide as long as no name forbids it.
+    /// For a terminal, at most 80 columns wide unless a name is too long.
     fn table(&self, style: &table::Style) -> String;
 
     /// For scripts.
@@ -52,7 +55,7 @@ pub trait Show {
     /// If a figure cannot be written as JSON.
     fn json(&self) -> Result<String>;
 
-    /// A page for the browser that needs nothing but itself: no script, no network.
+    /// A self-contained page for the browser: no script, no network.
     fn html(&self) -> String {
         html::plain(&self.table(&table::Style::default()))
     }
@@ -62,10 +65,10 @@ pub trait Show {
         markdown::plain(&self.table(&table::Style::default()))
     }
 
-    /// For the test reports of CI systems: a test case for each gate.
+    /// For the test reports of CI systems: a test case for each output and each check.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] if nothing was judged.
+    /// [`ErrorKind::Usage`] if nothing was verified.
     fn junit(&self) -> Result<String> {
         Err(Error::new(ErrorKind::Usage, "JUnit shows what was judged, and nothing was: use 'dirnet verify'"))
     }
@@ -86,10 +89,10 @@ pub enum FileFormat {
 }
 
 impl FileFormat {
-    /// The type that a file's extension stands for.
+    /// The type of a file's extension.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] if it stands for none.
+    /// [`ErrorKind::Usage`] for an unknown extension.
     pub fn of(path: &Path) -> Result<Self> {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("json") => Ok(FileFormat::Json),
@@ -117,43 +120,43 @@ impl FileFormat {
     }
 }
 
-/// What `compress`, `verify` and `plan` tell.
+/// The report of `compress`, `verify` and `plan`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// [`SCHEMA`].
     pub schema: u32,
     /// What made it.
     pub tool: Tool,
-    /// What it was asked to do.
+    /// The command.
     pub command: Command,
     /// The whole file.
     pub model: Model,
-    /// The weights of the nodes that are compressed; none when two given files were compared.
+    /// The weights of the nodes that are compressed; `None` for a comparison of two given files.
     pub recurrent: Option<Recurrent>,
-    /// Every gate block, in the order of the nodes.
+    /// All units (weight blocks), in the order of the nodes.
     pub units: Vec<Unit>,
-    /// Recurrent nodes that were left as they are.
+    /// Recurrent nodes that are not compressed.
     pub skipped: Vec<Skipped>,
-    /// The form of every node that is compressed, and the reason where it is not the one that was asked for.
+    /// The form of each compressed node, with the reason if it is not the requested one.
     pub forms: Vec<NodeForm>,
-    /// The loss that sensitivities and distortions predict for the calibration samples, `sum_u s_u D_u`; to be held
-    /// against the verdict's. None without measured sensitivities.
+    /// The predicted loss on the calibration samples, `sum_u s_u D_u`; compare it with the measured loss of the verdict.
+    /// `None` without measured sensitivities.
     pub predicted_loss: Option<f64>,
-    /// What tuning did, if it ran.
+    /// Result of fine-tuning for each layer, if it ran.
     pub tuning: Option<Vec<Tuning>>,
-    /// Sizes that were looked at, and what they lose: what another ratio would cost.
+    /// Other sizes and their loss.
     pub tradeoff: Vec<Tradeoff>,
     /// How the model was made: the note in the file.
     pub settings: Option<serde_json::Value>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
-    /// How far original and result are apart, if they were run.
+    /// The comparison of original and result, if they were run.
     pub verify: Option<Verdict>,
     /// Time per phase.
     pub seconds: Seconds,
 }
 
-/// A plan and what it came to.
+/// A plan and its result.
 #[derive(Clone, Copy)]
 pub struct Outcome<'a> {
     /// How each unit is stored.
@@ -161,20 +164,20 @@ pub struct Outcome<'a> {
     /// Bytes of the whole file.
     pub bytes: u64,
     /// Distortion of each unit, if it was learned.
-    pub distortion: Option<&'a [f64]>,
+    pub distortion: Option<&'a PerSite<f64>>,
     /// Loss at the output per distortion of each unit, if it was measured.
-    pub sensitivity: Option<&'a [f64]>,
+    pub sensitivity: Option<&'a PerSite<f64>>,
 }
 
-/// What a report is about.
+/// The command that a report is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Command {
-    /// A model was made smaller.
+    /// `compress`: a model was compressed.
     Compress,
-    /// Two models were compared.
+    /// `verify`: two models were compared.
     Verify,
-    /// A budget was made, and no model.
+    /// `plan`: bits were allocated, no model was written.
     Plan,
 }
 
@@ -202,13 +205,13 @@ pub struct Model {
     pub output: Option<String>,
     /// Bytes of the original with its external data.
     pub bytes_before: u64,
-    /// Bytes of the result, or what they would be.
+    /// Bytes of the result, or its predicted bytes if it was not written.
     pub bytes_after: Option<u64>,
     /// `bytes_before / bytes_after`.
     pub ratio: Option<f64>,
     /// The version of the default operator set of the result.
     pub opset: i64,
-    /// Who made the original, by its own word.
+    /// The producer in the original's metadata.
     pub producer: Option<String>,
 }
 
@@ -217,17 +220,17 @@ pub struct Model {
 pub struct Recurrent {
     /// Stored bytes of the distinct W and R constants.
     pub bytes_before: u64,
-    /// Everything in the file that replaces them.
+    /// Bytes of everything in the file that replaces them: codes, codebooks, scales and nodes.
     pub bytes_after: u64,
     /// `bytes_before / bytes_after`.
     pub ratio: Option<f64>,
     /// Weights in the distinct constants.
     pub parameters: u64,
-    /// What a step takes.
+    /// Multiply-adds of one step.
     pub multiply_adds: MultiplyAdds,
 }
 
-/// A size, and what it loses.
+/// A size and its loss.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Tradeoff {
     /// Recurrent weights before over after.
@@ -236,16 +239,16 @@ pub struct Tradeoff {
     pub bytes_after: u64,
     /// Mean loss of the outputs.
     pub loss: f64,
-    /// Whether the models were run; else the loss is what sensitivities predict.
+    /// Whether the loss was measured by running the model; otherwise it is predicted by sensitivities.
     pub measured: bool,
 }
 
-/// One gate block of W or R.
+/// One unit (weight block): the part of W or R of one gate in one direction.
 #[derive(Clone, Debug, Serialize)]
 pub struct Unit {
     /// The node's name.
     pub node: String,
-    /// `LSTM` or `GRU`.
+    /// `LSTM`, `GRU` or `RNN`.
     pub op: String,
     /// `W` or `R`.
     pub tensor: String,
@@ -255,23 +258,23 @@ pub struct Unit {
     pub gate: String,
     /// Rows and columns.
     pub shape: [usize; 2],
-    /// How it is coded.
+    /// Its codec with width and sharing, such as `block-4/matrix`.
     pub codec: String,
-    /// All stored bits of the unit over its weights.
+    /// Stored bits a weight: [`bytes_after`](Self::bytes_after) over the number of weights.
     pub bits_per_weight: f64,
     /// Stored bytes before.
     pub bytes_before: u64,
-    /// Stored bytes after, with the unit's share of what it shares with others.
+    /// Stored bytes after, including the unit's part of shared codebooks and nodes.
     pub bytes_after: u64,
     /// Loss at the model's output per distortion, if it was measured.
     pub sensitivity: Option<f64>,
     /// `tr((W - W^) S (W - W^)^T)`.
     pub distortion: Option<f64>,
-    /// `tr(W S W^T)`: the distortion of storing nothing.
+    /// `tr(W S W^T)`: the distortion if all its weights were zero.
     pub energy: Option<f64>,
 }
 
-/// A recurrent node that is left alone.
+/// A recurrent node that is not compressed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Skipped {
     /// The node's name.
@@ -280,7 +283,7 @@ pub struct Skipped {
     pub op: String,
     /// Why.
     pub reason: String,
-    /// Whether the reason is a fault in the model, not just something that is not supported.
+    /// Whether the reason is a fault in the model rather than a missing feature.
     pub warning: bool,
 }
 
@@ -296,16 +299,16 @@ impl From<&recurrent::Skipped> for Skipped {
 pub struct NodeForm {
     /// The node's name.
     pub node: String,
-    /// `LSTM` or `GRU`.
+    /// `LSTM`, `GRU` or `RNN`.
     pub op: String,
     /// `portable`, `fast` or `ort`.
     pub form: &'static str,
-    /// Why it is not the form that was asked for.
+    /// Why it is not the requested form.
     pub reason: Option<String>,
 }
 
-fn forms_of(job: &Job<'_>, forms: Vec<Assigned>) -> Vec<NodeForm> {
-    let nodes = job.weights.survey.nodes.iter().zip(forms);
+fn forms_of(study: &Study<'_>, forms: Vec<Assigned>) -> Vec<NodeForm> {
+    let nodes = study.weights.survey.nodes.iter().zip(forms);
     let row = |(node, Assigned { form, reason }): (&recurrent::RecurrentNode, Assigned)| NodeForm {
         node: node.name.clone(),
         op: node.cell.operator().to_owned(),
@@ -315,22 +318,22 @@ fn forms_of(job: &Job<'_>, forms: Vec<Assigned>) -> Vec<NodeForm> {
     nodes.map(row).collect()
 }
 
-/// What tuning did to one layer, or to layers that were tuned as one.
+/// Result of fine-tuning one layer, or layers that were tuned together.
 #[derive(Clone, Debug, Serialize)]
 pub struct Tuning {
     /// The nodes.
     pub nodes: Vec<String>,
-    /// What they were to match: `states`, or the name of an output.
+    /// The target: `states` (hidden states of the original), or the name of an output.
     pub target: String,
-    /// Whether the tuned values are stored: they are where samples that were left out of the tuning say so.
+    /// Whether the tuned values are kept: they are if the loss on held-out samples is lower.
     pub kept: bool,
-    /// Loss on the samples that were left out, before.
+    /// Loss on held-out samples before tuning.
     pub before: Option<f64>,
-    /// And after.
+    /// And after tuning.
     pub after: Option<f64>,
     /// Steps of Adam.
     pub steps: Option<u64>,
-    /// Why it was not tried, or not kept.
+    /// Why it was skipped, or not kept.
     pub reason: Option<String>,
 }
 
@@ -367,7 +370,7 @@ impl From<&tune::Tuned> for Tuning {
     }
 }
 
-/// Seconds per phase; none for a phase that did not run.
+/// Seconds per phase; `None` for a phase that did not run.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Seconds {
     /// Reading the models and the samples.
@@ -376,7 +379,7 @@ pub struct Seconds {
     pub calibrate: Option<f64>,
     /// Learning dictionaries and codes.
     pub learn: Option<f64>,
-    /// Choosing per unit.
+    /// Measuring sensitivities and allocating bits.
     pub allocate: Option<f64>,
     /// Tuning.
     pub tune: Option<f64>,
@@ -389,41 +392,98 @@ pub struct Seconds {
 }
 
 impl Report {
-    /// What a job came to, but for what only its caller knows: warnings, verdict, output, time of loading.
+    /// What a compression came to, but for what only its caller knows: verdict, output, time of loading.
+    ///
+    /// # Panics
+    /// If the compressor has been [released](Compressor::release).
     #[must_use]
-    pub fn of_job(command: Command, job: &Job<'_>, outcome: &Outcome<'_>) -> Self {
-        let mut report = Report::between(command, job.model, job.model);
-        let survey = &job.weights.survey;
+    pub fn of_compressed(compressor: &Compressor<'_>, result: &Compressed) -> Self {
+        let mut report = Report::of(Command::Compress, compressor, &result.planned);
+        report.model.opset = result.model.opset();
+        report.tuning = result.tuning.as_ref().map(|tuned| tuned.layers.iter().map(Into::into).collect());
+        report
+    }
+
+    /// What a plan is expected to come to, but for what only its caller knows.
+    ///
+    /// # Panics
+    /// As [`of_compressed`](Self::of_compressed).
+    #[must_use]
+    pub fn of_planned(compressor: &Compressor<'_>, planned: &Planned) -> Self {
+        Report::of(Command::Plan, compressor, planned)
+    }
+
+    fn of(command: Command, compressor: &Compressor<'_>, planned: &Planned) -> Self {
+        let study = compressor.study().expect("a plan is made of a study, which is released after the report");
+        let outcome = Outcome {
+            plan: &planned.plan,
+            bytes: planned.bytes,
+            distortion: planned.distortion.as_ref(),
+            sensitivity: planned.sensitivity.as_deref(),
+        };
+        let mut report = Report::of_study(command, study, &outcome);
+        report.predicted_loss = planned.predicted_loss;
+        report.warnings = compressor.warnings();
+        report
+    }
+
+    /// Sizes and their losses: those that a search for a loss looked at, else what sensitivities predict.
+    ///
+    /// # Panics
+    /// As [`of_compressed`](Self::of_compressed).
+    #[must_use]
+    pub fn tradeoff(compressor: &Compressor<'_>) -> Vec<Tradeoff> {
+        let before = compressor.sites().survey.stored_bytes();
+        let file = compressor.original().bytes();
+        let mut looks: Vec<Look> = compressor.looks().collect();
+        if looks.is_empty() {
+            looks = compressor.forecast(&FORECAST);
+        }
+        let point = |Look { bytes, loss, measured }: Look| Tradeoff {
+            ratio: ratio(before, (bytes + before).saturating_sub(file)),
+            bytes_after: bytes,
+            loss,
+            measured,
+        };
+        looks.into_iter().map(point).collect()
+    }
+
+    /// What a study came to under a plan.
+    #[must_use]
+    pub fn of_study(command: Command, study: &Study<'_>, outcome: &Outcome<'_>) -> Self {
+        let mut report = Report::between(command, study.model, study.model);
+        let survey = &study.weights.survey;
         let before = survey.stored_bytes();
-        let after = (outcome.bytes + before).saturating_sub(job.model.bytes());
+        let after = (outcome.bytes + before).saturating_sub(study.model.bytes());
         report.model.bytes_after = Some(outcome.bytes);
-        report.model.ratio = ratio(job.model.bytes(), outcome.bytes);
-        let storage = |unit: usize| outcome.plan.choices[unit].storage();
-        let forms = job.weights.forms(job.model, job.writing.request, storage);
+        report.model.ratio = ratio(study.model.bytes(), outcome.bytes);
+        let choices = &outcome.plan.choices;
+        let forms = Forms::new(study.model, &study.weights);
+        let assigned = forms.assign(study.writing.request, &|id| choices[id].storage());
         report.recurrent = Some(Recurrent {
             bytes_before: before,
             bytes_after: after,
             ratio: ratio(before, after),
-            parameters: job.weights.parameters(),
-            multiply_adds: job.weights.work(&outcome.plan.choices, &forms),
+            parameters: study.weights.parameters(),
+            multiply_adds: forms.work(choices, &assigned),
         });
-        report.units = units::of_plan(job, outcome, after);
-        report.settings = serde_json::from_str(&job.writing.note).ok();
+        report.units = units::of_plan(study, outcome, after);
+        report.settings = serde_json::from_str(&study.writing.note).ok();
         report.skipped = survey.skipped.iter().map(Skipped::from).collect();
-        report.forms = forms_of(job, forms);
+        report.forms = forms_of(study, assigned);
         let ran = |seconds: f64| (seconds > 0.0).then_some(seconds);
         report.seconds = Seconds {
-            calibrate: ran(job.seconds.calibrate),
-            learn: ran(job.seconds.learn),
-            allocate: ran(job.seconds.allocate),
-            tune: ran(job.seconds.tune),
-            encode: ran(job.seconds.encode),
+            calibrate: ran(study.seconds.calibrate),
+            learn: ran(study.seconds.learn),
+            allocate: ran(study.seconds.allocate),
+            tune: ran(study.seconds.tune),
+            encode: ran(study.seconds.encode),
             ..Seconds::default()
         };
         report
     }
 
-    /// The sizes of two models; what else there is to tell is to be filled in.
+    /// A report with the sizes of two models; the caller fills in the rest.
     #[must_use]
     pub fn between(command: Command, original: &onnx::Model, result: &onnx::Model) -> Self {
         let (before, after) = (original.bytes(), result.bytes());
@@ -477,7 +537,7 @@ impl Show for Report {
     }
 }
 
-/// `before / after`, if it has a meaning.
+/// `before / after`, if it is defined.
 #[must_use]
 pub fn ratio(before: u64, after: u64) -> Option<f64> {
     (before > 0 && after > 0).then(|| before as f64 / after as f64)
@@ -488,7 +548,7 @@ fn path_of(model: &onnx::Model) -> String {
     model.path().map_or_else(String::new, |path| path.to_string_lossy().into_owned())
 }
 
-/// Who made a model, by its own word.
+/// The producer in a model's metadata.
 fn producer_of(model: &onnx::Model) -> Option<String> {
     let proto = &model.proto;
     let name = proto.producer_name.as_deref().filter(|name| !name.is_empty())?;

@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 
-use super::{SCHEMA, Seconds, Show, Tool, table};
+use super::{Report, SCHEMA, Seconds, Show, Tool, table};
+use crate::compress::{Compressor, SweepRow, Swept};
 use crate::error::Result;
 use crate::loss::Figures;
 
-/// What `sweep` tells.
+/// The report of `sweep`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Sweep {
     /// [`SCHEMA`].
@@ -17,43 +18,62 @@ pub struct Sweep {
     pub model: super::Model,
     /// Stored bytes of the weights that are compressed.
     pub recurrent_bytes: u64,
-    /// In the order of the ratios that were asked for.
+    /// In the order of the given ratios.
     pub points: Vec<Point>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
     /// Time per phase, over all points.
     pub seconds: Seconds,
 }
 
 /// One ratio.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Point {
-    /// What was asked for.
+    /// The target ratio.
     pub target: f64,
-    /// What was reached; none if it cannot be.
+    /// The ratio that was reached; `None` if the target cannot be reached.
     pub ratio: Option<f64>,
     /// Bytes of the whole file.
     pub bytes_after: Option<u64>,
     /// Why it cannot be reached.
     pub reason: Option<String>,
-    /// The loss of the worst output, by the kind that was asked for.
+    /// The largest loss of any output, of the kind chosen by `--loss`.
     pub loss: Option<f64>,
+    /// The mean loss of the outputs.
+    pub loss_mean: Option<f64>,
     /// The difference of each judged output.
     pub outputs: Vec<Figures>,
 }
 
 impl Sweep {
-    /// A sweep without points.
+    /// The rows of a sweep.
+    ///
+    /// # Panics
+    /// If the compressor has been [released](Compressor::release).
     #[must_use]
-    pub fn new(model: super::Model, recurrent_bytes: u64) -> Self {
-        let (points, warnings) = (Vec::new(), Vec::new());
+    pub fn of(compressor: &Compressor<'_>, rows: Vec<SweepRow>) -> Self {
+        let original = compressor.original();
+        let model = Report::between(super::Command::Plan, original, original).model;
+        let before = compressor.sites().survey.stored_bytes();
+        let point = |SweepRow { ratio, reached }| match reached {
+            Ok(Swept { bytes, comparison }) => Point {
+                target: ratio,
+                ratio: super::ratio(before, (bytes + before).saturating_sub(original.bytes())),
+                bytes_after: Some(bytes),
+                reason: None,
+                loss: comparison.worst_loss().ok(),
+                loss_mean: comparison.mean_loss().ok(),
+                outputs: comparison.figures(),
+            },
+            Err(error) => Point { target: ratio, reason: Some(error.to_string()), ..Point::default() },
+        };
         Sweep {
             schema: SCHEMA,
             tool: Tool::default(),
-            model,
-            recurrent_bytes,
-            points,
-            warnings,
+            model: super::Model { bytes_after: None, ratio: None, ..model },
+            recurrent_bytes: before,
+            points: rows.into_iter().map(point).collect(),
+            warnings: compressor.warnings(),
             seconds: Seconds::default(),
         }
     }

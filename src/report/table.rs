@@ -95,7 +95,7 @@ pub(super) fn report(report: &Report, style: &Style) -> String {
     out
 }
 
-/// The units of one node. `loss` is what all units of the model are predicted to cost.
+/// The units of one node. `loss` is the predicted loss of the model, the sum over all units.
 fn node_units(units: &[Unit], loss: f64, style: &Style, out: &mut String) {
     node_heading(style, &units[0].node, &format!("({})", units[0].op), WIDTH, out);
     grid(&Grid::units(&Row::of(units, loss)), style, out);
@@ -122,7 +122,7 @@ fn verification(verdict: &Verdict, style: &Style, out: &mut String) {
     }
 }
 
-/// Layer by layer what tuning gave.
+/// The gain of fine-tuning by layer.
 fn tuning(layers: &[Tuning], style: &Style, out: &mut String) {
     if layers.is_empty() {
         return;
@@ -217,7 +217,7 @@ pub(super) fn sweep(sweep: &Sweep, style: &Style) -> String {
     out
 }
 
-/// What `inspect` found.
+/// The report of `inspect`.
 pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
     let mut out = String::new();
     let model = &found.model;
@@ -235,7 +235,7 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
     skipped(&found.skipped, style, &mut out);
     out.push('\n');
     if found.nodes.is_empty() {
-        line_of(&mut out, "nothing to compress: no LSTM or GRU with constant float weights".to_owned());
+        line_of(&mut out, "nothing to compress: no LSTM, GRU or RNN with constant float weights".to_owned());
         return out;
     }
     let weights = &found.recurrent;
@@ -365,7 +365,7 @@ fn origin(weight: &Weight) -> String {
     }
 }
 
-/// The codebooks of a weight by how many weights an atom stands for: `block-1, 2 x block-2`.
+/// The codebooks of a weight by width: `block-1, 2 x block-2`.
 fn dictionaries(widths: &[u64]) -> String {
     let mut sorted = widths.to_vec();
     sorted.sort_unstable();
@@ -429,7 +429,7 @@ pub(super) fn bench(bench: &Bench, style: &Style) -> String {
     out
 }
 
-/// Where another form than the portable one was asked for: which nodes have it, and why others have not.
+/// If a form other than portable was requested: the nodes that have it, and the reasons of those that do not.
 fn forms(forms: &[NodeForm], style: &Style, out: &mut String) {
     if forms.iter().all(|node| node.form == "portable" && node.reason.is_none()) {
         return;

@@ -1,14 +1,12 @@
-//! The units of a plan: what each was, how it is stored, and what it takes of the file; and the rows in which they are
-//! shown.
+//! The units of a plan with their sizes and codecs, and the table rows that show them.
 
 use std::collections::BTreeSet;
 
 use super::{Outcome, Unit};
-use crate::coding::Weights;
-use crate::compress::Job;
-use crate::dictionary::{Bands, ScaleFormat};
+use crate::compress::Study;
 use crate::plan::Choice;
 use crate::recurrent::Survey;
+use crate::sites::{PerSite, Site, SiteId, Sites, TensorId};
 
 /// Neighbouring units of a matrix that are stored alike: one line of a table.
 #[derive(Clone, Debug)]
@@ -24,12 +22,12 @@ pub(super) struct Row {
     pub weights: usize,
     pub before: u64,
     pub after: u64,
-    /// Part of what all units of the model are predicted to cost.
+    /// Share of the predicted loss of the model, 0 to 1.
     pub share: Option<f64>,
 }
 
 impl Row {
-    /// The rows of some units, of one node. `loss` is what all units of the model are predicted to cost.
+    /// The rows of some units of one node. `loss` is the predicted loss of the model, the sum over all units.
     pub fn of(units: &[Unit], loss: f64) -> Vec<Row> {
         let row = |group: &[Unit]| {
             let unit = &group[0];
@@ -70,13 +68,13 @@ fn stored_alike(a: &Unit, b: &Unit) -> bool {
 }
 
 impl Unit {
-    /// What it is predicted to cost at the output.
+    /// Its predicted loss at the output, `s D`.
     #[must_use]
     pub fn loss(&self) -> Option<f64> {
         Some(self.sensitivity? * self.distortion?)
     }
 
-    /// What it would cost at the output to store nothing, in the same terms: how much the unit matters.
+    /// The predicted loss at the output if all its weights were zero, `s tr(W S W^T)`.
     #[must_use]
     pub fn importance(&self) -> Option<f64> {
         Some(self.sensitivity? * self.energy?)
@@ -84,81 +82,48 @@ impl Unit {
 }
 
 /// All units, whose bytes after add up to `after`: codes and scales of their own, codebooks in equal parts among those
-/// that share one, and so what is left, the nodes of the graph.
-pub(super) fn of_plan(job: &Job<'_>, outcome: &Outcome<'_>, after: u64) -> Vec<Unit> {
-    let weights = &job.weights;
-    let before = bytes_before(weights);
-    let sharers = weights.sharers(&outcome.plan.choices);
-    let dictionaries = weights.dictionary_bytes(&outcome.plan.choices);
-    let scale = match job.sizing().scales {
-        ScaleFormat::Float => 4,
-        ScaleFormat::Byte => 1,
-    };
-    let own: Vec<u64> = (0..weights.units.len())
-        .map(|u| match outcome.plan.choices[u] {
-            Choice::Dense => before[u],
-            Choice::Block { spec, .. } => {
-                let [rows, columns] = weights.units[u].unit.shape();
-                (rows * (spec.row_bytes(columns) + scale) + spec.codebook_bytes() / sharers[u].max(1)) as u64
-            }
-            Choice::Projection { parts } => {
-                let [rows, _] = weights.units[u].unit.shape();
-                (rows * parts.iter().map(Bands::row_bytes).sum::<usize>()) as u64 + dictionaries[u]
-            }
-        })
-        .collect();
-    let is_coded = |u: usize| outcome.plan.choices[u] != Choice::Dense;
-    let mut rest = after.saturating_sub(own.iter().sum());
-    let mut takers = (0..own.len()).filter(|&u| is_coded(u)).count() as u64;
-    let unit = |u: usize| {
-        let found = &weights.units[u].unit;
-        let mut bytes = own[u];
-        if is_coded(u) {
+/// that share one, and the nodes of the graph in equal parts among those that are coded.
+pub(super) fn of_plan(study: &Study<'_>, outcome: &Outcome<'_>, after: u64) -> Vec<Unit> {
+    let sites = study.weights.sites();
+    let before = bytes_before(sites);
+    let own = outcome.plan.payload(sites, &before);
+    let is_coded = |id: SiteId| outcome.plan.choices[id] != Choice::Dense;
+    let mut rest = after.saturating_sub(own.values().sum());
+    let mut takers = sites.ids().filter(|&id| is_coded(id)).count() as u64;
+    let unit = |site: &Site| {
+        let (id, gate) = (site.id, site.gate());
+        let mut bytes = own[id];
+        if is_coded(id) {
             let part = rest / takers;
             (bytes, rest, takers) = (bytes + part, rest - part, takers - 1);
         }
-        let [rows, columns] = found.shape();
         Unit {
-            node: found.node.clone(),
-            op: weights.node(u).cell.operator().to_owned(),
-            tensor: found.matrix.to_string(),
-            direction: found.direction.name().to_owned(),
-            gate: found.gate.to_owned(),
-            shape: found.shape(),
-            codec: codec(outcome.plan.choices[u]),
-            bits_per_weight: bytes as f64 * 8.0 / (rows * columns).max(1) as f64,
-            bytes_before: before[u],
+            node: gate.node.clone(),
+            op: sites.node(id).cell.operator().to_owned(),
+            tensor: gate.matrix.to_string(),
+            direction: gate.direction.name().to_owned(),
+            gate: gate.gate.to_owned(),
+            shape: site.block.shape(),
+            codec: outcome.plan.choices[id].label(),
+            bits_per_weight: bytes as f64 * 8.0 / site.block.weights().max(1) as f64,
+            bytes_before: before[id],
             bytes_after: bytes,
-            sensitivity: outcome.sensitivity.map(|measured| measured[u]),
-            distortion: outcome.distortion.map(|measured| measured[u]),
-            energy: Some(job.energy(u)),
+            sensitivity: outcome.sensitivity.map(|measured| measured[id]),
+            distortion: outcome.distortion.map(|measured| measured[id]),
+            energy: Some(study.energy(id)),
         }
     };
-    (0..weights.units.len()).map(unit).collect()
+    sites.all.iter().map(unit).collect()
 }
 
-/// `block-4/matrix`: the codec, the weights that an atom stands for, and whom its codebook serves; or `projection-96`: the
-/// codec, and the atoms that the unit uses.
-fn codec(choice: Choice) -> String {
-    match choice {
-        Choice::Block { spec, sharing } => format!("{}-{}/{}", choice.codec(), spec.width, sharing.name()),
-        Choice::Projection { parts } => {
-            let used = parts.iter().flat_map(Bands::used).map(|band| usize::from(band.atoms)).sum::<usize>();
-            format!("{}-{used}", choice.codec())
-        }
-        Choice::Dense => choice.codec().to_owned(),
-    }
+/// Stored bytes of every site: those of its tensor, which count as often as it is stored, in equal parts.
+fn bytes_before(sites: &Sites) -> PerSite<u64> {
+    let tensors: Vec<u64> = sites.tensors().map(|tensor| tensor_bytes(&sites.survey, tensor)).collect();
+    sites.map(|site| tensors[site.tensor.0] / sites.of_tensor(site.tensor).count() as u64)
 }
 
-/// Stored bytes of every unit: those of its tensor, which count as often as it is stored, in equal parts.
-fn bytes_before(weights: &Weights) -> Vec<u64> {
-    let tensors: Vec<u64> = (0..weights.survey.weights.len()).map(|w| tensor_bytes(&weights.survey, w)).collect();
-    let units = |weight: usize| weights.units.iter().filter(|unit| unit.weight == weight).count() as u64;
-    weights.units.iter().map(|unit| tensors[unit.weight] / units(unit.weight)).collect()
-}
-
-fn tensor_bytes(survey: &Survey, weight: usize) -> u64 {
+fn tensor_bytes(survey: &Survey, tensor: TensorId) -> u64 {
     let mut stored = BTreeSet::new();
-    let uses = survey.weights[weight].uses.iter().map(|used| survey.nodes[used.node].source(used.matrix));
+    let uses = survey.weights[tensor.0].uses.iter().map(|used| survey.nodes[used.node].source(used.matrix));
     uses.filter(|source| stored.insert(&source.constants)).map(|source| source.stored_bytes()).sum()
 }

@@ -1,4 +1,4 @@
-//! A state that the caller keeps: an output of one step is an input of the next.
+//! A state outside the model: an output of one step is an input of the next.
 
 use super::{Dim, Port, Signature};
 use crate::error::{self, Cut, Error, ErrorKind, Result};

@@ -1,4 +1,5 @@
-//! What a model is run on: named arrays, one [`Feed`] per run, consecutive runs of a recurrent state as one [`Stream`].
+//! Samples, the inputs of a model: named arrays, one [`Feed`] for each run; consecutive runs that carry a state form one
+//! [`Stream`].
 //!
 //! A *feed* gives each graph input a value, as `feed` does in the runtimes. A model that keeps its state outside (an
 //! output `stateN` that the caller hands back as input `state`) is run on streams: [`Carry`] says which output goes
@@ -10,12 +11,12 @@ mod npy;
 mod npz;
 mod random;
 mod read;
-mod signature;
+pub(crate) mod signature;
 mod state;
 mod tensor;
 
 pub use carry::Carry;
-pub use random::{Random, RandomOptions};
+pub use random::{Random, RandomOptions, indexed};
 pub use signature::{Dim, Port, Signature};
 pub use tensor::Tensor;
 
@@ -27,8 +28,8 @@ use std::path::{Path, PathBuf};
 /// The inputs of one run: graph input name to value.
 pub type Feed = BTreeMap<String, Tensor>;
 
-/// The right classes of one run, where they are known: graph output name to class indices, in the shape of the output
-/// without its axis of classes. A negative label stands for "not to be judged".
+/// Labels of one run: graph output name to class indices, in the shape of the output without its axis of classes. A
+/// negative label excludes its element from the cross-entropy.
 pub type Labels = BTreeMap<String, ArrayD<i64>>;
 
 /// Feeds that follow one another in time.
@@ -42,12 +43,12 @@ pub struct Stream {
     pub labels: Vec<Labels>,
 }
 
-/// All that a model is run on.
+/// All samples of a model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Samples {
     /// Independent of each other, in the order of the arguments and files.
     pub streams: Vec<Stream>,
-    /// What goes from one step of a stream to the next; empty where every stream has one feed.
+    /// The states that are carried from one step of a stream to the next; empty if each stream has one feed.
     pub carry: Vec<Carry>,
 }
 
@@ -63,7 +64,7 @@ impl Samples {
     /// With a carry each file is one stream, else each sample.
     ///
     /// # Errors
-    /// [`ErrorKind::Samples`] for what does not fit the model or is broken, naming file and array;
+    /// [`ErrorKind::Samples`] for an array that does not fit the model or a broken file, naming file and array;
     /// [`ErrorKind::Usage`] for a carry that does not fit the model; [`ErrorKind::Io`].
     pub fn read(paths: &[PathBuf], signature: &Signature, carry: &[Carry]) -> Result<Samples> {
         read::read(paths, signature, carry)
@@ -114,8 +115,8 @@ impl Samples {
     /// Splits off the last `1 / parts` of the feeds, at least one: `(the rest, the part held out)`. `None` if there is
     /// only one feed, which cannot be both.
     ///
-    /// The cut is in the order of the feeds. If it falls into a stream, the stream is cut in time, and what is held out
-    /// of it begins with states of zeros as any stream does.
+    /// The cut is in the order of the feeds. If it falls into a stream, the stream is cut in time, and its held-out part
+    /// begins with states of zeros.
     ///
     /// # Panics
     /// If `parts` is zero.
@@ -147,8 +148,8 @@ impl Samples {
         (before, after)
     }
 
-    /// About `count` feeds that stand for all: whole samples spread evenly, or the first steps of streams spread evenly.
-    /// All of them if there are not more.
+    /// A representative part of about `count` feeds: whole samples, or the first steps of streams, evenly spread.
+    /// All feeds if there are no more than `count`.
     pub fn subset(&self, count: usize) -> Samples {
         if self.len() <= count {
             return self.clone();
@@ -160,7 +161,7 @@ impl Samples {
         Samples { streams: spread.map(first_steps).collect(), carry: self.carry.clone() }
     }
 
-    /// What they are, in words: `16 samples` or `300 steps in 2 streams`.
+    /// A description: `16 samples` or `300 steps in 2 streams`.
     pub fn describe(&self) -> String {
         let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         if self.carry.is_empty() {

@@ -7,7 +7,7 @@ use super::Tensor;
 use crate::error::{self, Error, ErrorKind, Result};
 use crate::limits;
 use crate::onnx::{ElementType, tensor};
-use ndarray::{IxDyn, ShapeBuilder};
+use ndarray::{ArrayD, IxDyn, ShapeBuilder};
 use ndarray_npy::npy::header;
 use std::io::Read;
 
@@ -19,6 +19,17 @@ pub(super) struct Header {
     big_endian: bool,
     fortran: bool,
     payload: usize,
+    /// For strings.
+    text: Option<Text>,
+}
+
+/// How NumPy stores strings: all of one width, those that are shorter filled up with zeros.
+#[derive(Clone, Copy, Debug)]
+struct Text {
+    /// Bytes of a string.
+    width: usize,
+    /// Four bytes a character (`U`), not one (`S`).
+    wide: bool,
 }
 
 fn bad(message: impl Into<String>) -> Error {
@@ -40,11 +51,21 @@ impl Header {
         let parsed = header::Header::from_reader(&mut text.as_slice())
             .map_err(|_| bad("not a NumPy array: its header is not one that numpy.save writes, save it again"))?;
         let descr = parsed.type_descriptor.as_string().map_or("a structure", String::as_str);
-        let (element, big_endian) = element_type(descr)?;
+        let text = Text::of(descr);
+        let (element, big_endian) = match text {
+            Some(_) => (ElementType::String, descr.starts_with('>')),
+            None => element_type(descr)?,
+        };
         let dims: Vec<i64> = parsed.shape.iter().map(|&d| i64::try_from(d).unwrap_or(-1)).collect();
-        let payload = tensor::element_count(&dims)
-            .ok()
-            .and_then(|n| element.payload_bytes(n))
+        let count = tensor::element_count(&dims).ok();
+        if text.is_some() && count.is_some_and(|n| n > limits::SAMPLE_STRINGS) {
+            return Err(bad(format!("more than {} strings", limits::SAMPLE_STRINGS)));
+        }
+        let payload = count
+            .and_then(|n| match text {
+                Some(text) => n.checked_mul(text.width as u64),
+                None => element.payload_bytes(n),
+            })
             .ok_or_else(|| bad(format!("its header claims the impossible shape {:?}", parsed.shape)))?;
         let left = length.saturating_sub(header_length);
         if payload != left {
@@ -54,7 +75,7 @@ impl Header {
             )));
         }
         let payload = usize::try_from(payload).map_err(|_| bad("is larger than the memory of this machine"))?;
-        Ok(Header { element, shape: parsed.shape, big_endian, fortran: parsed.layout.is_fortran(), payload })
+        Ok(Header { element, shape: parsed.shape, big_endian, fortran: parsed.layout.is_fortran(), payload, text })
     }
 
     /// Reads the elements that follow the header.
@@ -66,12 +87,40 @@ impl Header {
         if bytes.len() != self.payload {
             return Err(bad(format!("{} bytes of elements, but its header calls for {due}", bytes.len())));
         }
+        let shape = IxDyn(&self.shape).set_f(self.fortran);
+        let impossible = || bad(format!("its header claims the impossible shape {:?}", self.shape));
+        if let Some(text) = self.text {
+            let strings = bytes.chunks_exact(text.width).map(|bytes| text.string(bytes, self.big_endian));
+            let strings = ArrayD::from_shape_vec(shape, strings.collect::<Result<Vec<_>>>()?);
+            return Ok(strings.map_err(|_| impossible())?.into());
+        }
         if self.big_endian {
             let size = self.element.bits().map_or(1, |bits| bits as usize / 8);
             bytes.chunks_exact_mut(size).for_each(<[u8]>::reverse);
         }
-        Tensor::from_little_endian(self.element, IxDyn(&self.shape).set_f(self.fortran), &bytes)
-            .ok_or_else(|| bad(format!("its header claims the impossible shape {:?}", self.shape)))
+        Tensor::from_little_endian(self.element, shape, &bytes).ok_or_else(impossible)
+    }
+}
+
+impl Text {
+    /// `<U12`, `|S3`; none for other types, and for strings without characters.
+    fn of(descr: &str) -> Option<Text> {
+        let code = descr.strip_prefix(['<', '>', '|', '='])?;
+        let wide = code.starts_with('U');
+        let characters: usize = code.strip_prefix(['U', 'S'])?.parse().ok().filter(|&n| n > 0)?;
+        Some(Text { width: characters.checked_mul(if wide { 4 } else { 1 })?, wide })
+    }
+
+    fn string(self, bytes: &[u8], big_endian: bool) -> Result<String> {
+        let wrong = || bad("holds a string that is not Unicode");
+        if !self.wide {
+            let end = bytes.iter().rposition(|&b| b != 0).map_or(0, |last| last + 1);
+            return String::from_utf8(bytes[..end].to_vec()).map_err(|_| wrong());
+        }
+        let (chunks, _) = bytes.as_chunks::<4>();
+        let code = |&b: &[u8; 4]| if big_endian { u32::from_be_bytes(b) } else { u32::from_le_bytes(b) };
+        let end = chunks.iter().rposition(|c| code(c) != 0).map_or(0, |last| last + 1);
+        chunks[..end].iter().map(|c| char::from_u32(code(c)).ok_or_else(wrong)).collect()
     }
 }
 
@@ -213,6 +262,25 @@ mod tests {
     }
 
     #[test]
+    fn reads_strings_of_both_widths() {
+        let words =
+            |all: &[&str]| Tensor::from(ndarray::Array1::from_iter(all.iter().map(|&s| s.to_owned())).into_dyn());
+        let wide = |big: bool| {
+            "ä".chars()
+                .chain(['\0', 'b', 'c'])
+                .flat_map(move |c| if big { (c as u32).to_be_bytes() } else { (c as u32).to_le_bytes() })
+        };
+        let want = words(&["ä", "bc"]);
+        assert_eq!(read(&npy(&dict("<U2", "False", "(2,)"), &wide(false).collect::<Vec<_>>())).unwrap(), want);
+        assert_eq!(read(&npy(&dict(">U2", "False", "(2,)"), &wide(true).collect::<Vec<_>>())).unwrap(), want);
+        assert_eq!(read(&npy(&dict("|S3", "False", "(2,)"), b"ab\0\0\0\0")).unwrap(), words(&["ab", ""]));
+        assert!(read(&npy(&dict("|S1", "False", "(1,)"), &[0xFF])).unwrap_err().message().contains("not Unicode"));
+        assert!(
+            read(&npy(&dict("<U1", "False", "(1,)"), &[0, 0xD8, 0, 0])).unwrap_err().message().contains("not Unicode")
+        );
+    }
+
+    #[test]
     fn refuses_headers_that_lie() {
         let cases = [
             (dict("<f4", "False", "(3,)"), "its header says [3] of <f4, which is 12 bytes, but 8 bytes follow"),
@@ -221,7 +289,7 @@ mod tests {
             (dict("<f4", "False", "(-2,)"), "not a NumPy array"),
             (dict("|O", "False", "(1,)"), "Python objects"),
             (dict("<c8", "False", "(1,)"), "dtype <c8 cannot be fed to a model"),
-            (dict("<U2", "False", "(1,)"), "dtype <U2 cannot be fed to a model"),
+            (dict("<U0", "False", "(1,)"), "dtype <U0 cannot be fed to a model"),
             (dict("", "False", "(1,)"), "dtype"),
             ("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (2,), }".to_owned(), "a structure"),
             ("(".repeat(9000), "structured dtype"),

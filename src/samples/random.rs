@@ -1,8 +1,8 @@
-//! Seeded random inputs, the stand-in where there are no samples.
+//! Seeded random inputs, used if there are no samples.
 //!
-//! Floats are drawn from N(0, 1). Integers mean something to a model, so their range is looked for in the graph: what
-//! a Gather takes as index is below the size of the axis that it indexes, what an Equal compares with a constant is
-//! that constant, what a recurrent node takes as `sequence_lens` is the full length. Every guess is told.
+//! Floats are drawn from N(0, 1). The range of integers is derived from the graph: an index of a Gather is below the size
+//! of the axis, an operand that an Equal compares with a constant is that constant, and `sequence_lens` of a recurrent node
+//! is the full length. Each guess is reported.
 
 use super::{Carry, Dim, Feed, Port, Samples, Signature, Stream, Tensor};
 use crate::error::{Cut, Error, ErrorKind, Result};
@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 /// Size of a dimension that nothing is known about: long enough for a recurrent state to settle.
 const LENGTH: usize = 32;
 
-/// Samples that were made up, and what had to be guessed for them.
+/// Generated samples, and the guesses that were necessary.
 #[derive(Clone, Debug)]
 pub struct Random {
     /// The samples.
@@ -27,7 +27,7 @@ pub struct Random {
     pub guesses: Vec<String>,
 }
 
-/// How many samples are made up, and of what shape.
+/// Number and shape of generated samples.
 #[derive(Clone, Copy, Debug)]
 pub struct RandomOptions<'a> {
     /// Sizes of symbolic dimensions, by symbol, or by `INPUT[AXIS]` for one without a symbol.
@@ -41,22 +41,25 @@ pub struct RandomOptions<'a> {
 }
 
 impl Random {
-    /// Makes up samples for a model.
+    /// Generates samples for a model. Inputs that cannot be given, or whose element type cannot be drawn, are left out.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a dimension or a carry that the model does not have, for an input of unknown rank, and for sizes
-    /// beyond [`limits::SAMPLE_BYTES`]; [`ErrorKind::Unsupported`] for an input of an element type that cannot be drawn.
+    /// beyond [`limits::SAMPLE_BYTES`].
     pub fn new(model: &Model, options: &RandomOptions) -> Result<Random> {
         let signature = Signature::of(model)?;
         Carry::check(options.carry, &signature)?;
-        let mut guesses = Vec::new();
+        let mut guesses: Vec<String> = Vec::new();
+        let closed = signature.closed.iter();
+        guesses.extend(closed.map(|c| format!("nothing can be drawn for input '{}': it is {}", c.name, c.what)));
         let shapes = shapes(&signature, options.dims, &mut guesses)?;
         let graph = Indexed { model, values: Values::new(&model.proto)? };
         let mut inputs = Vec::new();
         for (port, shape) in signature.inputs.iter().zip(&shapes) {
             if Tensor::zeros(port.element, &[]).is_none() {
-                let message = format!("element type {} cannot be drawn: give samples", port.element.as_str_name());
-                return Err(Error::new(ErrorKind::Unsupported, message).at_tensor(&port.name));
+                let element = port.element.as_str_name();
+                guesses.push(format!("nothing can be drawn for input '{}' of element type {element}", port.name));
+                continue;
             }
             let content = match options.carry.iter().any(|c| c.input == port.name) {
                 true => Content::Zeros,
@@ -73,6 +76,14 @@ impl Random {
         };
         Ok(Random { samples: Samples { streams, carry: options.carry.to_vec() }, guesses })
     }
+}
+
+/// How many entries the shortest axis has that the integers of an input index; `None` if they index nothing that is known.
+///
+/// # Errors
+/// Those of [`Values::new`].
+pub fn indexed(model: &Model, input: &str) -> Result<Option<i64>> {
+    Ok(Indexed { model, values: Values::new(&model.proto)? }.clues(input).indexed)
 }
 
 /// Refuses inputs that are too large together, naming the largest and whoever chose its size.

@@ -111,7 +111,7 @@ impl<'a> Reader<'a> {
         let names = archive.names()?;
         self.check_names(&names)?;
         let mut arrays = Feed::new();
-        for (entry, name) in names.into_iter().enumerate() {
+        for (entry, name) in names.into_iter().enumerate().filter(|(_, name)| !self.signature.is_closed(name)) {
             let port = self.signature.input(&name).expect("its name was checked");
             let tensor = archive.read(entry, &mut self.left, |header| {
                 check_type(port, header.element)?;
@@ -144,6 +144,9 @@ impl<'a> Reader<'a> {
         let mut files: Vec<(u64, &PathBuf)> = paths.iter().filter_map(|p| Some((input_number(p)?, p))).collect();
         files.sort();
         let mut feed = Feed::new();
+        let is_closed = |index: u64| self.signature.closed.iter().any(|closed| closed.place as u64 == index);
+        // What is not a tensor cannot be read as one.
+        files.retain(|(index, _)| !is_closed(*index));
         for (index, path) in files {
             let (name, tensor) = self.read_pb(path, index).map_err(|e| e.in_file(path))?;
             if feed.insert(name.clone(), tensor).is_some() {
@@ -161,7 +164,7 @@ impl<'a> Reader<'a> {
         file.by_ref().take(length).read_to_end(&mut bytes).map_err(|e| io(&e))?;
         let proto = decode_tensor(bytes.into()).map_err(|e| bad(e.message()))?;
         let by_name = self.signature.input(proto.name());
-        let by_index = || usize::try_from(index).ok().and_then(|i| self.signature.inputs.get(i));
+        let by_index = || usize::try_from(index).ok().and_then(|i| self.signature.input_at(i));
         let port = by_name.or_else(by_index).ok_or_else(|| {
             bad(format!(
                 "the model has no input {index} and none of this name, only {}",
@@ -186,7 +189,8 @@ impl<'a> Reader<'a> {
     }
 
     fn check_names(&self, names: &[String]) -> Result<()> {
-        if let Some(name) = names.iter().find(|n| self.signature.input(n).is_none()) {
+        let is_unknown = |name: &&String| self.signature.input(name).is_none() && !self.signature.is_closed(name);
+        if let Some(name) = names.iter().find(is_unknown) {
             let known = names_of(&self.signature.inputs);
             return Err(bad(format!("the model has no input of this name, only {known}")).at_tensor(name));
         }
@@ -396,6 +400,13 @@ fn from_proto(proto: &crate::onnx::TensorProto) -> Result<Tensor> {
     }
     let element = ElementType::of(proto)?;
     let shape = tensor::shape(proto)?;
+    if element == ElementType::String {
+        let text = |bytes: &bytes::Bytes| String::from_utf8(bytes.to_vec());
+        let strings = proto.string_data.iter().map(text).collect::<std::result::Result<Vec<_>, _>>();
+        let strings = strings.map_err(|_| bad("holds a string that is not Unicode"))?;
+        let strings = ndarray::ArrayD::from_shape_vec(IxDyn(&shape), strings);
+        return Ok(strings.map_err(|_| bad(format!("its strings are not of shape {shape:?}")))?.into());
+    }
     Tensor::from_little_endian(element, IxDyn(&shape), &tensor::inline_payload(proto)?)
         .ok_or_else(|| bad(format!("{} of shape {shape:?} cannot be fed", element.as_str_name())))
 }

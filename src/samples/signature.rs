@@ -1,7 +1,7 @@
-//! What a model takes and gives: names, element types and dimensions of its graph inputs and outputs.
+//! Inputs and outputs of a model: names, element types and dimensions.
 //!
-//! Dimensions in a model file are a declaration, not always the truth; those of inputs that are plain numbers are
-//! held against the samples, symbolic ones take any size.
+//! Declared dimensions in a model file can be wrong. Numeric dimensions of inputs are checked against the samples; symbolic
+//! ones accept any size.
 
 use super::{Carry, state};
 use crate::error::{Error, ErrorKind, Result};
@@ -32,11 +32,24 @@ pub struct Port {
     pub dims: Option<Vec<Dim>>,
 }
 
+/// A graph input that cannot be given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// Its name.
+    pub name: String,
+    /// What it is: `a sequence`.
+    pub what: &'static str,
+    /// How many inputs without a default come before it.
+    pub place: usize,
+}
+
 /// The inputs that a caller must give and the outputs, in the graph's order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Signature {
-    /// Graph inputs without a default (an initializer of the same name).
+    /// Graph inputs without a default (an initializer of the same name). An optional tensor is one that is given.
     pub inputs: Vec<Port>,
+    /// Inputs that cannot be given.
+    pub closed: Vec<Closed>,
     /// Graph outputs.
     pub outputs: Vec<Port>,
     /// What looks like states that the caller hands on from one call to the next.
@@ -47,17 +60,22 @@ impl Signature {
     /// Reads it from a model.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for an input that is not a tensor (a sequence, a map, an optional).
+    /// [`ErrorKind::Unsupported`] for an input without a type.
     pub fn of(model: &Model) -> Result<Signature> {
         let Some(graph) = &model.proto.graph else { return Ok(Signature::default()) };
         let defaults: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
-        let inputs = graph.input.iter().filter(|i| !defaults.contains(i.name())).map(Port::of);
-        let inputs = inputs.collect::<Result<Vec<_>>>()?;
+        let (mut inputs, mut closed) = (Vec::new(), Vec::new());
+        for (place, info) in graph.input.iter().filter(|i| !defaults.contains(i.name())).enumerate() {
+            match not_a_tensor(info) {
+                Some(what) => closed.push(Closed { name: info.name().to_owned(), what, place }),
+                None => inputs.push(Port::of(info)?),
+            }
+        }
         // An output of another type is not judged; that is found out when the model is run.
         let outputs: Vec<_> =
             graph.output.iter().map(|o| Port::of(o).unwrap_or_else(|_| Port::undeclared(o))).collect();
         let states = state::guess(model, &inputs, &outputs);
-        Ok(Signature { inputs, outputs, states })
+        Ok(Signature { inputs, closed, outputs, states })
     }
 
     /// Reads it from a model, to be shown: an input that is not a tensor is one of undefined type.
@@ -68,12 +86,25 @@ impl Signature {
         let inputs: Vec<_> = graph.input.iter().filter(|i| !defaults.contains(i.name())).map(port).collect();
         let outputs: Vec<_> = graph.output.iter().map(port).collect();
         let states = state::guess(model, &inputs, &outputs);
-        Signature { inputs, outputs, states }
+        Signature { inputs, closed: Vec::new(), outputs, states }
     }
 
     /// The input of that name.
     pub fn input(&self, name: &str) -> Option<&Port> {
         self.inputs.iter().find(|p| p.name == name)
+    }
+
+    /// The input that is the K-th of those without a default; `None` if it cannot be given, and if there is none.
+    pub fn input_at(&self, place: usize) -> Option<&Port> {
+        if self.closed.iter().any(|closed| closed.place == place) {
+            return None;
+        }
+        self.inputs.get(place - self.closed.iter().filter(|closed| closed.place < place).count())
+    }
+
+    /// Whether the input of that name cannot be given.
+    pub fn is_closed(&self, name: &str) -> bool {
+        self.closed.iter().any(|closed| closed.name == name)
     }
 
     /// The output of that name.
@@ -82,16 +113,39 @@ impl Signature {
     }
 }
 
+/// What a graph input is that no tensor can be given for; `None` for a tensor, an optional one, and an input without a
+/// type.
+pub(crate) fn not_a_tensor(info: &ValueInfoProto) -> Option<&'static str> {
+    use type_proto::Value;
+    match info.r#type.as_ref()?.value.as_ref()? {
+        Value::TensorType(_) => None,
+        Value::SequenceType(_) => Some("a sequence"),
+        Value::MapType(_) => Some("a map"),
+        Value::SparseTensorType(_) => Some("a sparse tensor"),
+        Value::OptionalType(_) if tensor_type(info).is_some() => None,
+        Value::OptionalType(_) => Some("an optional sequence"),
+        Value::OpaqueType(_) => Some("of an opaque type"),
+    }
+}
+
+/// The type of a tensor, or of a tensor that may be missing.
+pub(crate) fn tensor_type(info: &ValueInfoProto) -> Option<&type_proto::Tensor> {
+    use type_proto::Value;
+    match info.r#type.as_ref()?.value.as_ref()? {
+        Value::TensorType(tensor) => Some(tensor),
+        Value::OptionalType(optional) => match optional.elem_type.as_ref()?.value.as_ref()? {
+            Value::TensorType(tensor) => Some(tensor),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 impl Port {
     fn of(info: &ValueInfoProto) -> Result<Port> {
-        let fail = |what: &str| {
-            Err(Error::new(ErrorKind::Unsupported, format!("{what}, but only tensors can be given"))
-                .at_tensor(info.name()))
-        };
-        let tensor = match info.r#type.as_ref().and_then(|t| t.value.as_ref()) {
-            Some(type_proto::Value::TensorType(tensor)) => tensor,
-            Some(_) => return fail("is a sequence, a map or an optional"),
-            None => return fail("has no type"),
+        let Some(tensor) = tensor_type(info) else {
+            let message = "has no type of a tensor, but only tensors can be given";
+            return Err(Error::new(ErrorKind::Unsupported, message).at_tensor(info.name()));
         };
         let element = ElementType::try_from(tensor.elem_type()).unwrap_or(ElementType::Undefined);
         let dims = tensor.shape.as_ref().map(|shape| shape.dim.iter().map(Dim::of).collect());

@@ -26,6 +26,7 @@ pub enum Tensor {
     Uint32(Shared<u32>),
     Uint64(Shared<u64>),
     Bool(Shared<bool>),
+    String(Shared<String>),
 }
 
 /// Evaluates one expression for whatever array the tensor holds.
@@ -44,6 +45,7 @@ macro_rules! each {
             Tensor::Uint32($a) => $body,
             Tensor::Uint64($a) => $body,
             Tensor::Bool($a) => $body,
+            Tensor::String($a) => $body,
         }
     };
 }
@@ -60,7 +62,7 @@ macro_rules! from_array {
 }
 
 from_array!(f32 => Float, f16 => Float16, f64 => Double, i8 => Int8, i16 => Int16, i32 => Int32, i64 => Int64,
-            u8 => Uint8, u16 => Uint16, u32 => Uint32, u64 => Uint64, bool => Bool);
+            u8 => Uint8, u16 => Uint16, u32 => Uint32, u64 => Uint64, bool => Bool, String => String);
 
 /// Bytes of an array of this shape, with empty axes counted as of size 1; `None` where no machine holds so many, or for
 /// strings.
@@ -105,6 +107,7 @@ impl Tensor {
             Tensor::Uint32(_) => ElementType::Uint32,
             Tensor::Uint64(_) => ElementType::Uint64,
             Tensor::Bool(_) => ElementType::Bool,
+            Tensor::String(_) => ElementType::String,
         }
     }
 
@@ -172,7 +175,7 @@ impl Tensor {
                 }
             };
         }
-        row!(Float, Float16, Double, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32, Uint64, Bool)
+        row!(Float, Float16, Double, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32, Uint64, Bool, String)
     }
 
     /// The part `range` of axis 0.
@@ -191,7 +194,7 @@ impl Tensor {
                 }
             };
         }
-        slice!(Float, Float16, Double, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32, Uint64, Bool)
+        slice!(Float, Float16, Double, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32, Uint64, Bool, String)
     }
 
     /// Index of the first element that is NaN or infinite.
@@ -217,7 +220,8 @@ impl Tensor {
         matches!(self, Tensor::Float(_) | Tensor::Float16(_) | Tensor::Double(_))
     }
 
-    /// The elements as `f64`, in the same shape: exact but for 64-bit integers beyond 2^53. A bool is 0 or 1.
+    /// The elements as `f64`, in the same shape: exact but for 64-bit integers beyond 2^53. A bool is 0 or 1, a string a
+    /// number below 2^53 that tells it from others.
     pub fn to_f64(&self) -> ArrayD<f64> {
         match self {
             Tensor::Float(a) => a.mapv(f64::from),
@@ -232,6 +236,7 @@ impl Tensor {
             Tensor::Uint32(a) => a.mapv(f64::from),
             Tensor::Uint64(a) => a.mapv(|v| v as f64),
             Tensor::Bool(a) => a.mapv(|v| f64::from(u8::from(v))),
+            Tensor::String(a) => a.map(|v| fingerprint(v) as f64),
         }
     }
 
@@ -243,7 +248,7 @@ impl Tensor {
         }
     }
 
-    /// The elements as `i64`, in the same shape; `None` for floats.
+    /// The elements as `i64`, in the same shape, strings as in [`to_f64`](Self::to_f64); `None` for floats.
     pub fn to_i64(&self) -> Option<ArrayD<i64>> {
         Some(match self {
             Tensor::Int8(a) => a.mapv(i64::from),
@@ -255,9 +260,16 @@ impl Tensor {
             Tensor::Uint32(a) => a.mapv(i64::from),
             Tensor::Uint64(a) => a.mapv(|v| v as i64),
             Tensor::Bool(a) => a.mapv(i64::from),
+            Tensor::String(a) => a.map(|v| fingerprint(v)),
             Tensor::Float(_) | Tensor::Float16(_) | Tensor::Double(_) => return None,
         })
     }
+}
+
+/// A number below 2^53 for a string: FNV-1a, cut.
+fn fingerprint(text: &str) -> i64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+    (text.bytes().fold(0xCBF2_9CE4_8422_2325, step) >> 11) as i64
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! An output of the model that is a linear function of the last layer's states, as found in runs of the original.
 //!
-//! Whatever nodes are behind the last layer, if `output = A Y + b` holds for every step that was seen (by least squares
-//! on some steps, checked on others), then errors of `Y` can be weighed by what they do to the output. For
-//! probabilities the same is asked of their logarithms, less the mean of each row, which a Softmax does not see.
+//! If `output = A Y + b` holds for all recorded steps (fitted by least squares on some steps, checked on others), errors of
+//! `Y` can be weighted by their effect on the output, whatever nodes are in between. For probabilities the fit is of their
+//! logarithms minus the mean of each row, which does not change a Softmax.
 
 use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::Solve;
@@ -21,7 +21,7 @@ const WIDEST: usize = 2048;
 /// Added to the diagonal of the moments of `Y`, as a share of its mean.
 const RIDGE: f64 = 1e-10;
 
-/// `output = A Y + b`, and what an error of it costs.
+/// `output = A Y + b`, and the loss of its errors.
 pub(super) struct Head {
     /// The graph output.
     pub(super) output: String,
@@ -42,7 +42,7 @@ pub(super) enum Kind {
 }
 
 impl Head {
-    /// The first judged output that is linear in the states of `site`.
+    /// The first compared output that is linear in the states of `site`.
     pub(super) fn find(runs: &[Probe], site: usize, judge: &Judge) -> Option<Head> {
         judge.outputs.iter().find_map(|output| Head::of_output(runs, site, output))
     }
@@ -110,7 +110,7 @@ pub(super) struct Finals {
 }
 
 impl Finals {
-    /// The judged outputs that are the final states of `site`.
+    /// The compared outputs that are the final states of `site`.
     pub(super) fn find(runs: &[Probe], site: usize, judge: &Judge) -> Option<Finals> {
         let mut names = Vec::new();
         let mut weights = [0.0; 2];

@@ -1,16 +1,14 @@
-//! Tuning: atoms, row scales, biases and, where time is no object, codes are moved until the layers do what the
-//! original's do.
+//! Fine-tuning by distillation: atoms, row scales, biases and, with [`Effort::Full`], codes are adjusted so that the
+//! coded layers reproduce the original ones on the calibration samples. No labels are used; the stored bytes stay the same.
 //!
-//! Layers are taken in the order of the graph. The inputs of a layer are traced through the model as it is coded so
-//! far, so that a layer also mends what came before it; its targets are traced from the original. Gradients go back
-//! through time within a layer, and through layers that read one another where an output of the model is a linear
-//! function of the last one's states: these are tuned as one, against that output. There are no labels, and the stored
-//! bytes do not change.
+//! Layers are tuned in the order of the graph. The inputs of a layer are traced through the coded model, so a layer also
+//! compensates the errors of the layers before it; its targets are traced from the original. Gradients are propagated back
+//! through time within a layer. If an output of the model is a linear function of the last layer's states, consecutive
+//! layers are tuned together against that output.
 //!
-//! Inputs are exchanged at random on the way, so that the samples are not learned by heart.
-//! A part of the samples is left out to judge by: what is not better there is not kept. Neither is what brings a layer
-//! nearer to its own states but takes the outputs of the model away from theirs. Every run of the same model on
-//! the same samples gives the same bytes, for any number of threads.
+//! Inputs are recombined at random, to avoid overfitting (module `variants`). A part of the samples is held out: a result is
+//! kept if the loss is lower there, and if the loss at the outputs of the model does not rise. The same model and
+//! samples give the same bytes, for any number of threads.
 
 mod head;
 mod parameters;
@@ -26,14 +24,16 @@ use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
 use crate::cell::Spec;
-use crate::coding::{CodedUnit, CodedUnits, NewBias, Weights};
+use crate::code::{self, CodedSite, CodedSites};
+use crate::encode::NewBias;
 use crate::engine::{Engine, Overrides};
-use crate::error::Result;
-use crate::loss::{Judge, Reference};
+use crate::error::{ErrorKind, Result};
+use crate::loss::{Comparison, Judge, Reference};
 use crate::onnx::Model;
 use crate::progress::Progress;
 use crate::recurrent::{self, Matrix, OwnBias};
 use crate::samples::Samples;
+use crate::sites::{TensorId, Weights};
 use head::{Finals, Head};
 use parameters::{LATENT_RATE, Parameters, Place};
 use sequences::{Constants, Probe, Record, Tracing, Window, Windows};
@@ -51,12 +51,14 @@ const OPERATIONS: f64 = 8.0;
 const FAST_STEPS: std::ops::RangeInclusive<usize> = 24..=250;
 const FULL_STEPS: usize = 300;
 
-/// One in so many of the steps of [`Effort::Fast`] tells plans apart, if there are enough of them.
+/// The part of the steps of [`Effort::Fast`] that a trial of a plan takes, and the least number of steps for which a trial
+/// is meaningful.
 const TRIAL: usize = 4;
 const TRIAL_STEPS: usize = 48;
 
-/// Descents of [`Effort::Full`] at most, the share of the loss that one has to take off to pay, and how many in a row may not
-/// pay: on the g2p encoder at 12x the third took hardly anything off, and the five after it another 6 %.
+/// The largest number of descents of [`Effort::Full`], the relative reduction of the loss that counts as progress, and the
+/// number of descents in a row without progress after which it stops: on the g2p encoder at 12x the third gave almost none,
+/// and the five after it another 6 %.
 const DESCENTS: usize = 8;
 const PAYS: f64 = 0.006;
 const PATIENCE: usize = 2;
@@ -69,7 +71,7 @@ const SETTLING: usize = 5;
 /// Its largest rates, against those of a descent.
 const SETTLING_SHARE: f64 = 0.5;
 
-/// The share of the loss that tuning has to take off to be kept: less is as likely to be lost again on other samples.
+/// The relative reduction of the loss from which a result is kept: a smaller gain may not hold on other samples.
 const WORTH: f64 = 0.03;
 
 /// Steps of all sequences that a step of Adam is computed from, about, and the number of windows at least.
@@ -91,14 +93,14 @@ const LATENT_GROWTH: f64 = 0.4;
 const FULL_OPERATIONS: f64 = 4e13;
 const USUAL_DESCENTS: f64 = 5.0;
 
-/// Steps of sequences to tune on and to judge by, at most.
+/// The largest number of steps of sequences, tuned and held out together.
 const TRACED_STEPS: usize = 1 << 16;
 
-/// Windows to judge by, at most.
+/// The largest number of held-out windows.
 const JUDGED: usize = 128;
 
-/// Streams at least, where states are carried from feed to feed: the pieces of one stream have so much in common that what
-/// is better on those left out may well be worse on another stream.
+/// The least number of streams where states are carried from feed to feed: the pieces of one stream are so similar that
+/// a gain on held-out pieces does not show a gain on other streams.
 const STREAMS: usize = 4;
 
 /// Streams that are run to find out which layers read which.
@@ -110,8 +112,19 @@ pub enum Effort {
     /// A fixed number of operations, about a minute on two cores for a model of any size.
     #[default]
     Fast,
-    /// Codes are chosen again too, and it goes on until it stops paying.
+    /// Codes are chosen again too, until the loss no longer falls.
     Full,
+}
+
+impl Effort {
+    /// Its name in flags and files.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Effort::Fast => "fast",
+            Effort::Full => "full",
+        }
+    }
 }
 
 /// How to tune.
@@ -119,7 +132,7 @@ pub enum Effort {
 pub struct Options {
     /// How much is spent.
     pub effort: Effort,
-    /// Steps of Adam for each layer, in place of what the effort says.
+    /// Steps of Adam for each layer; overrides the effort.
     pub steps: Option<usize>,
     /// Orders samples and batches.
     pub seed: u64,
@@ -135,29 +148,29 @@ pub struct Subject<'a> {
     pub weights: &'a Weights,
 }
 
-/// What was tuned, and what it gave.
+/// The result of tuning.
 #[derive(Clone, Debug, Default)]
 pub struct TuneReport {
     /// In the order of tuning.
     pub layers: Vec<Tuned>,
-    /// The biases that were tuned too.
+    /// The tuned biases.
     pub biases: Vec<NewBias>,
-    /// The loss of the outputs that all layers were tuned against as one, on what was left out; `None` where they were not.
+    /// The loss on held-out samples of the output that all layers were tuned against; `None` if layers had different targets.
     pub left_out: Option<f64>,
 }
 
-/// What became of one layer, or of layers that were tuned as one.
+/// The result of one layer, or of layers that were tuned together.
 #[derive(Clone, Debug)]
 pub struct Tuned {
     /// The names of the nodes.
     pub nodes: Vec<String>,
-    /// What they were to match.
+    /// The target that they were tuned against.
     pub target: Target,
-    /// What came of it.
+    /// Whether the result was kept.
     pub outcome: Outcome,
 }
 
-/// What a layer is tuned against.
+/// The target of a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Its own hidden states in the original; the loss is `mean (Y^ - Y)^2 + 0.1 mean (C^ - C)^2`.
@@ -166,10 +179,10 @@ pub enum Target {
     Output(String),
 }
 
-/// What came of tuning.
+/// Outcome of tuning a layer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// It was better on samples left out, and is kept.
+    /// The loss on held-out samples is lower, and the result is kept.
     Kept {
         /// Loss on the samples left out, before.
         before: f64,
@@ -177,10 +190,10 @@ pub enum Outcome {
         after: f64,
         /// Steps of Adam.
         steps: usize,
-        /// A codebook that serves other layers too stayed as it was.
+        /// A codebook that is shared with other layers was not tuned.
         atoms_stay: bool,
     },
-    /// It was not better, or hardly, and is as it was.
+    /// The gain was too small, and the result was discarded.
     Dropped {
         /// Loss on the samples left out, before.
         before: f64,
@@ -188,14 +201,14 @@ pub enum Outcome {
         after: f64,
         /// Steps of Adam.
         steps: usize,
-        /// The loss of the whole model before and after, if it is for this that it was not kept.
+        /// The loss of the whole model before and after, if it rose and the result was discarded for that.
         outputs: Option<[f64; 2]>,
     },
-    /// It was not tried, for a reason.
+    /// The layer was not tuned, for this reason.
     Skipped(String),
 }
 
-/// How to tune a little, to tell plans apart; `None` for a model so large that so few steps would tell nothing.
+/// Options of a short tuning that compares plans; `None` for a model so large that a trial would have too few steps.
 pub fn trial(weights: &Weights, seed: u64) -> Option<Options> {
     let steps = fast_steps(weights.parameters() as usize) / TRIAL;
     (steps >= TRIAL_STEPS).then_some(Options { effort: Effort::Fast, steps: Some(steps), seed })
@@ -213,7 +226,7 @@ fn fast_steps(weights: usize) -> usize {
 /// Those of running the model on the samples.
 pub fn tune(
     &Subject { model, engine, weights }: &Subject<'_>,
-    coded: &mut CodedUnits,
+    coded: &mut CodedSites,
     samples: &Samples,
     reference: Option<&Reference<'_>>,
     options: &Options,
@@ -264,7 +277,7 @@ pub fn tune(
         batch: BATCH_STEPS,
         left_out: None,
     };
-    tuner.loss = tuner.output_loss();
+    tuner.loss = tuner.output_loss()?;
     let total: usize = sites.iter().map(Layer::weights).sum();
     tuner.descent = tuner.steps_of_a_descent(total);
     tuner.batch = tuner.steps_of_a_batch(total);
@@ -312,7 +325,7 @@ struct Layer {
     /// By direction.
     specs: Vec<Spec>,
     reverse: Vec<bool>,
-    /// W and R, by index in [`Weights::tensors`].
+    /// W and R, by the number of their [`TensorId`].
     tensors: [usize; 2],
     /// Its B, if that is stored for it alone.
     bias: Option<OwnBias>,
@@ -323,14 +336,14 @@ impl Layer {
     fn new(
         engine: &Engine,
         weights: &Weights,
-        coded: &CodedUnits,
+        coded: &CodedSites,
         nodes: Vec<usize>,
     ) -> Option<std::result::Result<Layer, String>> {
         let survey = &weights.survey;
         let tensors = Matrix::BOTH
             .map(|matrix| survey.weight_of(nodes[0], matrix).expect("both weights of a found node are found"));
-        let codes = weights.units.iter().zip(coded).filter(|(unit, _)| tensors.contains(&unit.weight));
-        let codes: Vec<&CodedUnit> = codes.filter_map(|(_, coded)| coded.as_ref()).collect();
+        let codes = code::stored(coded).filter(|(id, _)| tensors.contains(&weights.get(*id).tensor.0));
+        let codes: Vec<&CodedSite> = codes.map(|(_, coded)| coded).collect();
         if codes.is_empty() {
             return None;
         }
@@ -357,7 +370,7 @@ impl Layer {
         if !nodes.iter().all(alike) || specs.iter().any(|s| *s != specs[0]) {
             return Some(Err("nodes with other attributes use the same weights".into()));
         }
-        if let Some(odd) = specs[0].iter().flat_map(|s| s.activations).find(|a| !a.is_monotone()) {
+        if let Some(odd) = specs[0].iter().flat_map(|s| s.activations).find(|a| !a.has_slope_by_value()) {
             return Some(Err(format!("no derivative by its value for {odd:?}")));
         }
         let numbers: Option<Vec<usize>> =
@@ -415,13 +428,13 @@ fn reads(runs: &[Probe], before: usize, after: usize) -> bool {
 struct Tuner<'a> {
     engine: &'a Engine,
     weights: &'a Weights,
-    coded: &'a mut CodedUnits,
+    coded: &'a mut CodedSites,
     /// By index in `sites`.
     biases: BTreeMap<usize, NewBias>,
     sites: &'a [Layer],
     tracing: Tracing<'a>,
     reference: Option<&'a Reference<'a>>,
-    /// Of the outputs, as it is coded now; `None` if they have none on these samples: then the states alone decide.
+    /// Of the outputs, as it is coded now; `None` as [`output_loss`](Self::output_loss) has it: then the states alone decide.
     loss: Option<f64>,
     options: &'a Options,
     progress: &'a dyn Progress,
@@ -546,8 +559,7 @@ impl Tuner<'_> {
             return Ok(Tuned { nodes, target, outcome: Outcome::Dropped { before, after, steps, outputs: None } });
         }
         if let Some(first) = self.loss {
-            // Outputs that have no loss any more are as far away as can be.
-            let last = self.output_loss().unwrap_or(f64::INFINITY);
+            let last = self.output_loss()?.unwrap_or(f64::INFINITY);
             if last >= first || last.is_nan() {
                 (*self.coded, self.biases) = untuned;
                 let outcome = Outcome::Dropped { before, after, steps, outputs: Some([first, last]) };
@@ -593,19 +605,20 @@ impl Tuner<'_> {
         }
     }
 
-    /// The loss of the whole model as it is coded now.
-    fn output_loss(&self) -> Option<f64> {
-        self.reference?.compare(self.engine, &self.overrides()).ok()?.mean_loss().ok()
+    /// The loss of the whole model as it is coded now, as [`loss_of`] has it; `None` without a reference.
+    fn output_loss(&self) -> Result<Option<f64>> {
+        let Some(reference) = self.reference else { return Ok(None) };
+        loss_of(reference.compare(self.engine, &self.overrides()))
     }
 
     /// Where the units of some layers are in a stack of them.
     fn places(&self, layers: &[usize]) -> Vec<Place> {
         let mut places = Vec::new();
         for (layer, &site) in layers.iter().enumerate() {
-            for (unit, of) in self.weights.units.iter().enumerate() {
-                if let Some(matrix) = self.sites[site].tensors.iter().position(|&t| t == of.weight) {
-                    let (direction, row) = (of.unit.direction_index, of.unit.rows().start);
-                    places.push(Place { unit, layer, direction, matrix: Matrix::BOTH[matrix], row });
+            for of in &self.weights.all {
+                if let Some(matrix) = self.sites[site].tensors.iter().position(|&t| t == of.tensor.0) {
+                    let (direction, row) = (of.block.plane, of.block.rows.start);
+                    places.push(Place { site: of.id, layer, direction, matrix: Matrix::BOTH[matrix], row });
                 }
             }
         }
@@ -617,9 +630,9 @@ impl Tuner<'_> {
         let of_layer = |(&site, constants): (&usize, &Vec<Constants>)| {
             let site = &self.sites[site];
             let direction = |(d, constants): (usize, &Constants)| {
-                let [w, r] = site
-                    .tensors
-                    .map(|t| self.weights.tensors[t].index_axis(Axis(0), d).iter().copied().collect::<Vec<f32>>());
+                let [w, r] = site.tensors.map(|t| {
+                    self.weights.values(TensorId(t)).index_axis(Axis(0), d).iter().copied().collect::<Vec<f32>>()
+                });
                 let Constants { b, p } = constants.clone();
                 Direction { spec: site.specs[d].clone(), reverse: site.reverse[d], w, r, b, p }
             };
@@ -630,13 +643,31 @@ impl Tuner<'_> {
 
     /// The weights as they are coded now, for all nodes.
     fn overrides(&self) -> Overrides {
-        let mut overrides = self.weights.overrides(self.engine, |unit| self.coded[unit].as_ref());
+        let mut overrides = code::overrides(self.weights, self.engine, code::stored(self.coded));
         for bias in self.biases.values() {
             let nodes = bias.of.nodes.iter().map(|&node| &self.weights.survey.nodes[node]);
             let numbers = nodes.filter_map(|node| self.engine.number(&node.scope, node.index));
             overrides.biases.extend(numbers.map(|number| (number, bias.values.clone())));
         }
         overrides
+    }
+}
+
+/// The mean loss of a comparison: infinite where the coded model gives outputs of other shapes than the original, or NaN and
+/// infinities where the original gives numbers. `None` where the loss that is asked for has no meaning on these samples.
+///
+/// # Errors
+/// Those of running the coded model.
+fn loss_of(comparison: Result<Comparison>) -> Result<Option<f64>> {
+    let comparison = match comparison {
+        Err(error) if error.kind() == ErrorKind::Usage => return Ok(Some(f64::INFINITY)),
+        other => other?,
+    };
+    match comparison.mean_loss() {
+        Ok(loss) => Ok(Some(loss)),
+        Err(error) if error.kind() == ErrorKind::Engine => Ok(Some(f64::INFINITY)),
+        Err(error) if error.kind() == ErrorKind::Usage => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -670,6 +701,30 @@ fn share(step: usize, steps: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
+    use crate::loss::{Content, Judged, LossKind};
+    use crate::samples::Tensor;
+    use ndarray::ArrayD;
+
+    #[test]
+    fn only_a_loss_without_meaning_lifts_the_guard_of_the_outputs() {
+        let loss = |kind: LossKind, own: &[f32]| {
+            let judged = Judged { name: "y".into(), content: Content::Values, loss: kind, kl: false, dims: Vec::new() };
+            let tensor = |values: &[f32]| -> Vec<(String, Tensor)> {
+                vec![("y".into(), ArrayD::from_shape_vec(vec![values.len()], values.to_vec()).unwrap().into())]
+            };
+            let mut comparison = Judge { outputs: vec![judged] }.comparison();
+            let added = comparison.add(&tensor(&[1.0, 2.0, 3.0]), &tensor(own), None, 0);
+            loss_of(added.map(|()| comparison))
+        };
+        assert_eq!(loss(LossKind::Nmse, &[1.0, 2.0, 4.0]).unwrap(), Some(0.5));
+        assert_eq!(loss(LossKind::Nmse, &[1.0, f32::NAN, 3.0]).unwrap(), Some(f64::INFINITY));
+        assert_eq!(loss(LossKind::Nmse, &[1.0, 2.0]).unwrap(), Some(f64::INFINITY));
+        assert_eq!(loss(LossKind::CrossEntropy, &[1.0, 2.0, 4.0]).unwrap(), None);
+        for kind in [ErrorKind::Engine, ErrorKind::Limit, ErrorKind::Samples] {
+            assert_eq!(loss_of(Err(Error::new(kind, "it cannot be run"))).unwrap_err().kind(), kind);
+        }
+    }
 
     #[test]
     fn the_rate_goes_up_then_down_to_nothing() {

@@ -1,21 +1,22 @@
 //! The numbers of a coded stack: atoms, row scales and biases, moved by Adam (Kingma and Ba, 2015).
 //!
-//! What is tuned is what is stored: a weight is computed from atoms rounded to `i8` and scales rounded to their
-//! format, and the gradient is passed to the numbers before rounding as if there were none (the straight-through
+//! What is tuned is what is stored: a weight is computed from atoms rounded to `i8` and scales rounded to
+//! bytes, and the gradient is passed to the numbers before rounding as if there were none (the straight-through
 //! estimator of Bengio et al., 2013). So there is nothing to lose when the numbers are stored in the end.
 //!
-//! Codes can be chosen again too: each piece then has a *latent* of its own that the gradient moves, and takes the atom
-//! nearest to it. The latent starts at what is stored and goes along when atoms and scales move, so that a code changes
-//! only where the gradient keeps asking for it.
+//! Codes can be chosen again too: each piece then has a *latent*, a float copy of its weights. The gradient updates the
+//! latent, and the piece takes the atom nearest to it. The latent starts at the stored weights and follows the updates of
+//! atoms and scales, so a code changes only if the gradient points to another atom persistently.
 
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::stack::{Stack, StackGradients};
-use crate::coding::{CodedUnit, CodedUnits};
+use crate::code::{CodedSite, CodedSites};
 use crate::dictionary::{BlockSpec, Codebook, Coded};
 use crate::recurrent::Matrix;
+use crate::sites::SiteId;
 
 /// The largest step of an atom, against the rms of its codebook, and of a scale, against itself.
 const ATOM_RATE: f64 = 0.012;
@@ -30,16 +31,16 @@ const BIAS_RATE: f32 = 0.002;
 pub(super) const LATENT_RATE: f64 = 0.003;
 
 /// The codebook that has all levels for atoms.
-const EVERY_LEVEL: BlockSpec = BlockSpec { width: 1, atoms: 256 };
+const EVERY_LEVEL: BlockSpec = BlockSpec { width: 1 };
 
 /// Decay of the means of gradients and of their squares.
 const DECAY: [f32; 2] = [0.9, 0.98];
 
-/// Where a unit's rows are in a stack.
+/// Where a site's rows are in a stack.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
-    /// Index among the units of the model.
-    pub(super) unit: usize,
+    /// The site.
+    pub(super) site: SiteId,
     pub(super) layer: usize,
     pub(super) direction: usize,
     pub(super) matrix: Matrix,
@@ -99,8 +100,8 @@ struct Member {
     rows: usize,
     columns: usize,
     codes: Vec<u8>,
-    /// What one unit of the stored scale is worth, for scales that are bytes.
-    step: Option<f32>,
+    /// What one unit of the stored scale is worth.
+    step: f32,
     /// In units of `step`.
     scales: Tuned,
     /// Where codes are chosen again.
@@ -130,10 +131,10 @@ pub(super) struct Parameters {
 }
 
 impl Parameters {
-    /// The parameters of the coded units at `places` in `stack`, and the B of the layers that own theirs.
+    /// The parameters of the coded sites at `places` in `stack`, and the B of the layers that own theirs.
     pub(super) fn new(
         places: &[Place],
-        coded: &CodedUnits,
+        coded: &CodedSites,
         stack: &Stack,
         owns_bias: &[bool],
         latent_rate: Option<f64>,
@@ -141,12 +142,12 @@ impl Parameters {
         let mut books: Vec<Book> = Vec::new();
         let mut members = Vec::new();
         for &place in places {
-            let Some(unit) = coded[place.unit].as_ref().and_then(CodedUnit::block) else { continue };
+            let Some(unit) = coded[place.site].as_ref().and_then(CodedSite::block) else { continue };
             let known = books.iter().position(|book| Arc::ptr_eq(&book.original, &unit.codebook));
             let book = known.unwrap_or_else(|| {
-                let here = |other: usize| places.iter().any(|place| place.unit == other);
-                let elsewhere = coded.iter().enumerate().any(|(other, coded)| {
-                    let block = coded.as_ref().and_then(CodedUnit::block);
+                let here = |other: SiteId| places.iter().any(|place| place.site == other);
+                let elsewhere = coded.iter().any(|(other, coded)| {
+                    let block = coded.as_ref().and_then(CodedSite::block);
                     block.is_some_and(|c| Arc::ptr_eq(&c.codebook, &unit.codebook)) && !here(other)
                 });
                 books.push(Book::new(&unit.codebook, elsewhere));
@@ -206,8 +207,7 @@ impl Parameters {
         }
         for (member, (_, gradient)) in self.members.iter_mut().zip(&parts) {
             member.scales.advance(gradient, share, self.count);
-            let most = if member.step.is_some() { 255.0 } else { f32::MAX };
-            member.scales.values.iter_mut().for_each(|s| *s = s.clamp(0.0, most));
+            member.scales.values.iter_mut().for_each(|s| *s = s.clamp(0.0, f32::from(u8::MAX)));
         }
         let (books, count) = (&self.books, self.count);
         self.members.par_iter_mut().for_each(|member| {
@@ -242,17 +242,14 @@ impl Parameters {
         }
     }
 
-    /// Stores the parameters in the units.
-    pub(super) fn store(&self, coded: &mut CodedUnits) {
+    /// Stores the parameters in the sites.
+    pub(super) fn store(&self, coded: &mut CodedSites) {
         let books: Vec<Arc<Codebook>> = self.books.iter().map(Book::stored).collect();
         for member in &self.members {
-            let Some(unit) = coded[member.place.unit].as_mut().and_then(CodedUnit::block_mut) else { continue };
+            let Some(unit) = coded[member.place.site].as_mut().and_then(CodedSite::block_mut) else { continue };
             unit.codebook = books[member.book].clone();
             unit.codes.clone_from(&member.codes);
-            unit.scales = member.stored_scales();
-            if let Some(scales) = &mut unit.scale_codes {
-                scales.codes = member.scales.values.iter().map(|s| s.round() as u8).collect();
-            }
+            unit.scales.codes = member.scales.values.iter().map(|s| s.round() as u8).collect();
         }
     }
 }
@@ -286,11 +283,7 @@ impl Book {
 
 impl Member {
     fn new(place: Place, book: usize, coded: &Coded) -> Member {
-        let step = coded.scale_codes.as_ref().map(|scales| scales.step);
-        let values: Vec<f32> = match &coded.scale_codes {
-            Some(scales) => scales.codes.iter().map(|&code| f32::from(code)).collect(),
-            None => coded.scales.clone(),
-        };
+        let values: Vec<f32> = coded.scales.codes.iter().map(|&code| f32::from(code)).collect();
         let rates = values.iter().map(|v| v * SCALE_RATE as f32).collect();
         Member {
             place,
@@ -298,7 +291,7 @@ impl Member {
             rows: coded.rows,
             columns: coded.columns,
             codes: coded.codes.clone(),
-            step,
+            step: coded.scales.step,
             scales: Tuned::new(values, rates),
             latent: None,
         }
@@ -363,10 +356,7 @@ impl Member {
 
     /// The scales as they will be decoded.
     fn stored_scales(&self) -> Vec<f32> {
-        match self.step {
-            Some(step) => self.scales.values.iter().map(|s| s.round() * step).collect(),
-            None => self.scales.values.clone(),
-        }
+        self.scales.values.iter().map(|s| s.round() * self.step).collect()
     }
 
     fn rows_of_codes(&self, spec: BlockSpec) -> std::slice::ChunksExact<'_, u8> {
@@ -403,8 +393,7 @@ impl Member {
                 }
             }
         }
-        let unit = self.step.unwrap_or(1.0);
-        scales.iter_mut().for_each(|g| *g *= unit);
+        scales.iter_mut().for_each(|g| *g *= self.step);
         (atoms, scales)
     }
 }
@@ -423,20 +412,21 @@ fn reach(levels: &[f32], width: usize) -> Vec<f32> {
 mod tests {
     use super::*;
     use crate::cell::Gradients;
+    use crate::dictionary::{ATOMS, Scales};
 
-    /// A row of three pieces, the last one short, of atoms at 0, 10, 20 ... in both directions.
+    /// A row of three pieces, the last one short, of atoms at 0, 10, 20, 30 in both directions; the others are far away.
     fn row(codes: [u8; 3]) -> (Member, Book) {
-        let spec = BlockSpec { width: 2, atoms: 16 };
-        let codebook = Arc::new(Codebook { spec, atoms: (0..16).flat_map(|i| [10 * (i / 4), 10 * (i % 4)]).collect() });
+        let mut atoms: Vec<i8> = (0..16).flat_map(|i| [10 * (i / 4), 10 * (i % 4)]).collect();
+        atoms.resize(2 * ATOMS, -127);
+        let codebook = Arc::new(Codebook { spec: BlockSpec { width: 2 }, atoms });
         let coded = Coded {
             rows: 1,
             columns: 5,
             codes: codes.to_vec(),
-            scales: vec![0.5],
-            scale_codes: None,
+            scales: Scales { codes: vec![1], step: 0.5 },
             codebook: codebook.clone(),
         };
-        let place = Place { unit: 0, layer: 0, direction: 0, matrix: Matrix::W, row: 0 };
+        let place = Place { site: SiteId(0), layer: 0, direction: 0, matrix: Matrix::W, row: 0 };
         (Member::new(place, 0, &coded), Book::new(&codebook, false))
     }
 

@@ -1,4 +1,4 @@
-//! What the nodes that are tuned read and gave in runs of a model, cut into windows of bounded length.
+//! Inputs and states of the tuned nodes, recorded in runs of a model and cut into windows of bounded length.
 //!
 //! A *record* is one run of a node; consecutive runs that hand their state on, as the steps of a stream do, are one
 //! record. A *window* is a piece of one sequence of it: the inputs and the states at its start come from the model as
@@ -12,7 +12,6 @@ use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
-use crate::cell::Kind;
 use crate::engine::{Engine, Floats, Outputs, Overrides, Pass, Tap, Visit};
 use crate::error::Result;
 use crate::samples::{Samples, Stream};
@@ -45,7 +44,7 @@ pub(super) struct Track {
     /// `H_0` and `C_0 [B, H]`.
     h: Vec<f32>,
     c: Vec<f32>,
-    /// `Y` and `C [T, B, H]`; `C` is empty for a GRU.
+    /// `Y` and `C [T, B, H]`; `C` is empty but for an LSTM.
     pub(super) y: Vec<f32>,
     cells: Vec<f32>,
 }
@@ -113,7 +112,7 @@ impl Tap for Recorder<'_> {
 }
 
 fn cells(visit: &Visit, pass: &Pass) -> Vec<f32> {
-    if matches!(visit.kind, Kind::Lstm { .. }) { pass.inner.clone() } else { Vec::new() }
+    if visit.kind.has_cell_state() { pass.inner.clone() } else { Vec::new() }
 }
 
 impl Record {
@@ -171,8 +170,8 @@ impl Record {
         rows.flat_map(|i| self.tracks.iter().flat_map(move |track| &track.y[i * hidden..][..hidden])).copied().collect()
     }
 
-    /// `Y` and `C` at the last step of each sequence, `[B, H]`, of a record of one forward direction; `C` is empty for
-    /// a GRU.
+    /// `Y` and `C` at the last step of each sequence, `[B, H]`, of a record of one forward direction; `C` is empty
+    /// but for an LSTM.
     pub(super) fn finals(&self) -> Option<[Vec<f32>; 2]> {
         let [track] = &self.tracks[..] else { return None };
         if track.reverse || (0..self.batch).any(|b| self.length(b) == 0) {
@@ -217,7 +216,7 @@ pub(super) struct Window {
     pub(super) last: bool,
     /// `X [T, I]` of the first layer.
     pub(super) x: Vec<f32>,
-    /// `H` and `C` at the start, by layer and direction; `C` is empty for a GRU.
+    /// `H` and `C` at the start, by layer and direction; `C` is empty but for an LSTM.
     pub(super) states: Vec<Vec<[Vec<f32>; 2]>>,
     /// The original's `Y` and `C` of the last layer, by direction, `[T, H]`.
     pub(super) y: Vec<Vec<f32>>,
@@ -231,7 +230,7 @@ impl Window {
     }
 }
 
-/// Windows to tune on, and windows left out to judge by.
+/// Windows to tune on, and held-out windows.
 #[derive(Default)]
 pub(super) struct Windows {
     pub(super) tuned_on: Vec<Window>,

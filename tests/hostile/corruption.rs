@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dirnet::coding::{self, CodedUnit, CodedUnits, Weights, Writing};
-use dirnet::dictionary::{BlockSpec, Codebook, Coded};
+use dirnet::dictionary::{BlockSpec, Codebook, Coded, Scales};
 use dirnet::onnx::graph::for_each_tensor;
 use dirnet::onnx::{LoadOptions, Model};
 use dirnet::recurrent::{self, FindOptions};
@@ -213,13 +213,13 @@ fn examine(damaged: &[u8]) -> (bool, Option<Vec<u8>>) {
 /// The model with codes of no meaning.
 fn rewritten(model: &Model) -> Option<Model> {
     let weights = Weights::read(model, &FindOptions::default()).ok()?;
-    let spec = BlockSpec::new(2, 256).ok()?;
+    let spec = BlockSpec::new(2).ok()?;
     let codebook = Arc::new(Codebook { spec, atoms: vec![1; 512] });
     let coded = weights.units.iter().map(|unit| {
         let [rows, columns] = unit.unit.shape();
         let codes = vec![7; rows * spec.pieces(columns)];
-        let coded =
-            Coded { rows, columns, codes, scales: vec![0.5; rows], scale_codes: None, codebook: codebook.clone() };
+        let scales = Scales { codes: vec![1; rows], step: 0.5 };
+        let coded = Coded { rows, columns, codes, scales, codebook: codebook.clone() };
         Some(CodedUnit::Block(coded))
     });
     let coded: CodedUnits = coded.collect();

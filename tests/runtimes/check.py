@@ -1,4 +1,5 @@
-"""What must hold of every file that the tool writes, by onnx.checker and onnxruntime. Called by `run`.
+"""What must hold of every file that the tool writes, by onnx.checker and onnxruntime: of the models of models.toml and of
+RNN nodes made here. Called by `run`.
 
 Per model: the checker and onnxruntime accept the result if they accept the original; compressed and expanded give the same
 outputs to 1e-5 of the output's magnitude; onnxruntime folds the decoding away, so that its optimised graph has the operators
@@ -13,6 +14,7 @@ from pathlib import Path
 import onnx
 
 import catalogue
+import generated
 import judge
 
 EQUAL = 1e-5
@@ -112,6 +114,13 @@ def main():
     for model in models:
         print(f"checking {model.name}", file=sys.stderr, flush=True)
         check(tally, model, model.fast_arguments if fast else [])
+    with tempfile.TemporaryDirectory() as folder:
+        for number, made in enumerate(generated.RNN):
+            path = Path(folder) / f"{number}.onnx"
+            generated.write(made, path)
+            entry = {"name": made.name, "file": str(path), "origin": "generated", "ratio": made.ratio}
+            print(f"checking {made.name}", file=sys.stderr, flush=True)
+            check(tally, catalogue.Model.of(entry), [])
     print(f"{tally.passed} passed, {tally.failed} failed")
     sys.exit(1 if tally.failed else 0)
 

@@ -154,7 +154,7 @@ def attempt(runtime, model, feeds, outputs):
     if child.returncode == 0:
         return None
     lines = [line for line in said.splitlines() if line.strip()]
-    last = plain(lines[-1]) if lines else "nothing said"
+    last = plain(lines[-1]) if lines else "no message"
     return last if child.returncode > 0 else f"{signal.Signals(-child.returncode).name}: {last}"
 
 

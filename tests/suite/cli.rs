@@ -76,7 +76,13 @@ fn usage_errors_are_one_line_and_exit_2() {
 fn help_and_version_go_to_stdout() {
     let directory = scratch();
     assert_eq!(run(directory.path(), &["--version"]), format!("exit 0\ndirnet {}\n", env!("CARGO_PKG_VERSION")));
-    for command in ["inspect", "compress", "verify", "expand", "completions", "man"] {
+    let commands = run(directory.path(), &["--help"]);
+    let commands =
+        commands.split("Commands:").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("a list of them");
+    // What begins further to the right is the end of a line that was too long.
+    let commands: Vec<&str> = commands.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
+    assert!(commands.len() > 8 && commands.contains(&"sweep"), "{commands:?}");
+    for command in commands.into_iter().filter(|command| !["", "help"].contains(command)) {
         let help = run(directory.path(), &[command, "--help"]);
         assert!(help.starts_with("exit 0\n"), "{help}");
         assert!(help.contains("Example"), "{help}");
@@ -225,6 +231,25 @@ next: dirnet compress lstm256.onnx -o OUT --ratio 8 --calibration SAMPLES
 fn inspect_tells_how_a_stream_is_fed() {
     for (model, parts) in [
         (
+            "branches",
+            &[
+                "\nthen/then/rnn/LSTM (LSTM, forward, 6 -> 4)\n",
+                "\n  state  float  [2, batch, 4]\n",
+                "--calibration SAMPLES \\\n        --stream state=stateN\n",
+            ][..],
+        ),
+        ("twins", &["--stream h=hn \\\n        --stream c=cn\n"]),
+        ("half", &["--calibration SAMPLES\n"]),
+    ] {
+        let shown = run(&fixture("graphs"), &["inspect", &format!("{model}.onnx")]);
+        parts.iter().for_each(|part| assert!(shown.contains(part), "{part}: {shown}"));
+    }
+}
+
+#[test]
+fn inspect_tells_how_a_stream_of_real_models_is_fed() {
+    for (model, parts) in [
+        (
             "silero_vad_v5/silero_vad.onnx",
             &[
                 "\nIf_0_else_branch__Inline_0__/decoder/rnn/LSTM (LSTM, forward, 128 -> 128)\n",
@@ -236,11 +261,7 @@ fn inspect_tells_how_a_stream_is_fed() {
         ("pose_gru/gru_model.onnx", &["--calibration SAMPLES\n"]),
     ] {
         let Some(models) = corpus::models() else { return };
-        let path = models.join(model);
-        if !path.exists() {
-            return println!("skipped: there is no {}", path.display());
-        }
-        let shown = run(&models, &["inspect", &path.to_string_lossy()]);
+        let shown = run(&models, &["inspect", &models.join(model).to_string_lossy()]);
         parts.iter().for_each(|part| assert!(shown.contains(part), "{part}: {shown}"));
     }
 }
@@ -262,6 +283,7 @@ fn inspect_speaks_json() {
 /// Every broken model gets one line; those that are merely unusual are shown.
 #[test]
 fn broken_models_get_one_line() {
+    let mut seen = 0;
     for entry in std::fs::read_dir(crate::broken::folder()).expect("a folder of them") {
         let path = entry.expect("a directory entry").path();
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();
@@ -280,8 +302,10 @@ fn broken_models_get_one_line() {
                 assert!(shown.starts_with("exit 2\n! error: ") && shown.lines().count() == 2, "{name}: {shown}");
                 assert!(shown.contains("model.onnx: ") || shown.contains(".data: "), "{name}: {shown}");
             }
+            seen += 1;
         }
     }
+    assert!(seen > 30, "{seen} models");
 }
 
 /// The whole way: compress, inspect, verify, expand, and back again.
@@ -505,7 +529,7 @@ fn gates_are_pinned_by_the_configuration() {
     for (wrong, message) in [
         (
             "[nodes.'^/m/rnn/GRU_2$']\nbits = 4",
-            "[nodes.\"^/m/rnn/GRU_2$\"]: no LSTM or GRU node has such a name (did you mean '/m/rnn/GRU'?); there are \
+            "[nodes.\"^/m/rnn/GRU_2$\"]: no LSTM, GRU or RNN node has such a name (did you mean '/m/rnn/GRU'?); there are \
              '/m/rnn/GRU', '/m/rnn/GRU_1'",
         ),
         (
@@ -533,7 +557,10 @@ fn nothing_to_do_exits_1() {
     std::fs::write(&model, crate::broken::without_layers()).expect("writes");
     let model = model.to_string_lossy();
     let shown = run(directory.path(), &["compress", &model, "-o", "s.onnx"]);
-    assert_eq!(shown, format!("exit 1\n! error: {model}: nothing to compress: the model has no LSTM or GRU node\n"));
+    assert_eq!(
+        shown,
+        format!("exit 1\n! error: {model}: nothing to compress: the model has no LSTM, GRU or RNN node\n")
+    );
     assert!(run(directory.path(), &["inspect", &model]).starts_with("exit 0\n"));
 }
 
@@ -547,6 +574,7 @@ fn bench_measures_models_side_by_side() {
     let shown = run(directory.path(), &arguments);
     let found: serde_json::Value = serde_json::from_str(json_of(&shown)).expect("it is JSON");
     assert_eq!((&found["runs"], &found["samples"]), (&serde_json::json!(1), &serde_json::json!(16)));
+    assert_eq!(found["models"].as_array().map(Vec::len), Some(2));
     for (measured, path) in found["models"].as_array().expect("a list").iter().zip(&models) {
         assert_eq!(measured["path"], *path);
         let latency = |key: &str| measured["latency_ms"][key].as_f64().expect("a time");

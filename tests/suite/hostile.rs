@@ -28,7 +28,7 @@ use rand::{RngExt, SeedableRng};
 use targets::{KINDS, TARGETS, damage, graph, int, ints, node, of, value, wave};
 use tempfile::TempDir;
 
-use crate::{broken, corpus};
+use crate::{broken, corpus, docs};
 
 pub fn dirnet() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dirnet"));
@@ -702,17 +702,30 @@ fn the_bytes_do_not_depend_on_the_number_of_threads() {
     let ours = directory.path().join("fine.onnx");
     let charlm = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/charlm");
     let quick: &[&str] = &["--sensitivity", "local", "--tune-steps", "2"];
-    let mut cases =
-        vec![(ours, PathBuf::new(), &[][..]), (charlm.join("gru256.onnx"), charlm.join("calibration.npz"), quick)];
-    if let Some(models) = corpus::models() {
-        let real: [(&str, &str, &[&str]); 4] = [
-            ("amp_lstm24/model.onnx", "amp_lstm24/model.calibration.npz", &["--stream", "hin=hout", "cin=cout"]),
-            ("pose_gru/gru_model.onnx", "pose_gru/gru_model.calibration.npz", &[]),
-            ("derived/dtln_p1_fp16_cast/model.onnx", "", &[]),
-            ("g2p_id/encoder_model.onnx", "g2p_id/encoder_model.calibration.npz", &[]),
-        ];
-        cases.extend(real.map(|(model, samples, flags)| (models.join(model), models.join(samples), flags)));
-    }
+    let streaming = directory.path().join("vad.onnx");
+    docs::write_streaming(&streaming);
+    let cases = [
+        (ours, PathBuf::new(), &[][..]),
+        (streaming, PathBuf::new(), &["--stream", "state=stateN", "--tune-steps", "2"]),
+        (charlm.join("gru256.onnx"), charlm.join("calibration.npz"), quick),
+    ];
+    check_threads(&directory, cases);
+}
+
+#[test]
+fn the_bytes_of_real_models_do_not_depend_on_the_number_of_threads() {
+    let Some(models) = corpus::models() else { return };
+    let real: [(&str, &str, &[&str]); 4] = [
+        ("amp_lstm24/model.onnx", "amp_lstm24/model.calibration.npz", &["--stream", "hin=hout", "cin=cout"]),
+        ("pose_gru/gru_model.onnx", "pose_gru/gru_model.calibration.npz", &[]),
+        ("derived/dtln_p1_fp16_cast/model.onnx", "", &[]),
+        ("g2p_id/encoder_model.onnx", "g2p_id/encoder_model.calibration.npz", &[]),
+    ];
+    let cases = real.map(|(model, samples, flags)| (models.join(model), models.join(samples), flags));
+    check_threads(&TempDir::new().unwrap(), cases);
+}
+
+fn check_threads<const N: usize>(directory: &TempDir, cases: [(PathBuf, PathBuf, &[&str]); N]) {
     for (model, samples, flags) in cases {
         let outputs = ["1", "2", "8"].map(|threads| {
             let mut command = dirnet();

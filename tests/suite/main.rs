@@ -1,10 +1,12 @@
 //! The one integration test binary: every module tests one surface of the tool.
 
 mod architecture;
+mod attributes;
 mod broken;
 mod cli;
 mod compress;
 mod corpus;
+mod decode;
 mod docs;
 mod engine;
 mod forms;
@@ -12,11 +14,13 @@ mod hostile;
 #[cfg(unix)]
 mod interrupted;
 mod loss;
+mod made;
 mod numerics;
 mod onnx;
 mod projection;
 mod quick;
 mod recurrent;
+mod rnn;
 mod samples;
 #[cfg(unix)]
 mod side_files;

@@ -1,7 +1,7 @@
 //! Loading, saving and rewriting models: real ones come through whole, broken and hostile ones end in one clear line.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use dirnet::error::Result;
@@ -10,8 +10,7 @@ use dirnet::onnx::{ElementType, LoadOptions, Model, NodeNames, Origin, Rewriter,
 use prost::Message;
 use tempfile::TempDir;
 
-use crate::broken;
-use crate::corpus::model_files;
+use crate::{broken, corpus, made};
 
 #[path = "../../examples/generate_proto.rs"]
 mod generate_proto;
@@ -43,9 +42,18 @@ fn checked_in_messages_are_those_of_the_schema() {
 }
 
 #[test]
+fn made_models_come_through_a_round_trip_whole() {
+    come_through(made::model_files());
+}
+
+#[test]
 fn real_models_come_through_a_round_trip_whole() {
+    come_through(corpus::model_files().unwrap_or_default());
+}
+
+fn come_through(files: Vec<PathBuf>) {
     let directory = TempDir::new().unwrap();
-    for file in model_files() {
+    for file in files {
         let first = load(&file).unwrap();
         let copy = directory.path().join("copy.onnx");
         let written = first.save(&copy).unwrap();
@@ -68,24 +76,50 @@ fn real_models_come_through_a_round_trip_whole() {
 }
 
 #[test]
+fn payloads_of_made_models_are_slices_of_the_file() {
+    assert!(are_slices(made::model_files()) > 50);
+}
+
+#[test]
 fn payloads_of_real_models_are_slices_of_the_file() {
-    for file in model_files() {
+    let Some(files) = corpus::model_files() else { return };
+    assert!(are_slices(files) > 500);
+}
+
+/// How many payloads were seen.
+fn are_slices(files: Vec<PathBuf>) -> usize {
+    let mut seen = 0;
+    for file in files {
         let bytes = Bytes::from(fs::read(&file).unwrap());
         let range = bytes.as_ptr_range();
         let model = Model::from_bytes(bytes.clone(), &LoadOptions::default()).unwrap();
         for t in tensors(&model) {
             if let Some(raw) = t.raw_data.as_ref().filter(|raw| !raw.is_empty()) {
                 assert!(range.contains(&raw.as_ptr()), "{} of {} was copied", t.name(), file.display());
+                seen += 1;
             }
         }
     }
+    seen
 }
 
 /// What the compressor does, with constants of no meaning: every constant that feeds W or R alone goes, the rest stays.
 #[test]
+fn recurrent_weights_of_made_models_can_be_replaced() {
+    assert!(replace(made::model_files()) >= 10);
+}
+
+#[test]
 fn recurrent_weights_of_real_models_can_be_replaced() {
+    let Some(files) = corpus::model_files() else { return };
+    assert!(replace(files) >= 10);
+}
+
+/// In how many models the weights were initializers.
+fn replace(files: Vec<PathBuf>) -> usize {
     let directory = TempDir::new().unwrap();
-    for file in model_files() {
+    let mut replaced = 0;
+    for file in files {
         let mut model = load(&file).unwrap();
         let names = NodeNames::new(&model.proto);
         let mut sites = Vec::new();
@@ -114,6 +148,7 @@ fn recurrent_weights_of_real_models_can_be_replaced() {
         }
         let dropped = rewriter.finish().unwrap();
         if constant {
+            replaced += 1;
             assert!(!dropped.initializers.is_empty(), "{}", file.display());
             assert!(model.proto.encoded_len() < before + 400 * sites.len(), "{}", file.display());
         }
@@ -122,6 +157,7 @@ fn recurrent_weights_of_real_models_can_be_replaced() {
         assert_eq!(load(&copy).unwrap().self_contained().unwrap(), model.self_contained().unwrap());
         let _ = fs::remove_file(model::side_path(&copy));
     }
+    replaced
 }
 
 /// Where each broken file is found out, and by which words. Those of `Later` are sound as graphs: it is the recurrent
@@ -227,7 +263,7 @@ fn damaged_files_never_panic() {
 fn damaged_real_models_never_panic() {
     use rand::{RngExt, SeedableRng};
     let mut random = rand::rngs::ChaCha8Rng::seed_from_u64(1);
-    for file in model_files() {
+    for file in corpus::model_files().unwrap_or_default() {
         let whole = fs::read(&file).unwrap();
         let places = (0..whole.len().min(4096)).chain((0..2000).map(|_| random.random_range(0..whole.len())));
         for place in places.collect::<Vec<_>>() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use dirnet::coding::{self, CodedUnits, Learning, Weights, Writing};
 use dirnet::compress::Job;
-use dirnet::dictionary::{self, Band, Bands, Metric, ScaleFormat};
+use dirnet::dictionary::{self, Band, Bands, Metric};
 use dirnet::encode::{Form, Request};
 use dirnet::engine::Engine;
 use dirnet::loss::{Judge, LossSpec};
@@ -114,14 +114,8 @@ fn plan_of(weights: &Weights, atoms: impl Fn(usize) -> [usize; 2]) -> Plan {
 fn learn(weights: &Weights, plan: &Plan, peak: i8) -> CodedUnits {
     let eye = |columns: usize| Arc::new(Metric::new(Array2::<f32>::eye(columns).view(), 0.01).unwrap());
     let metrics: Vec<_> = weights.units.iter().map(|u| eye(u.unit.columns)).collect();
-    let options = dictionary::Options {
-        rounds: 1,
-        kmeans_iterations: 2,
-        refit_steps: 1,
-        sweeps: 0,
-        scale_format: ScaleFormat::Byte,
-        ..Default::default()
-    };
+    let options =
+        dictionary::Options { rounds: 1, kmeans_iterations: 2, refit_steps: 1, sweeps: 0, ..Default::default() };
     let how = Learning { metrics: &metrics, options, peaks: vec![peak; weights.units.len()] };
     coding::learn(weights, plan, &how, &Silent).unwrap().0
 }
@@ -166,7 +160,7 @@ fn layers_in_a_stack_share_one_dictionary() {
         assert_eq!(atoms(&result, 1, Matrix::W), atoms(&result, 0, Matrix::R), "{place}");
         assert!(atoms(&result, 1, Matrix::R).is_disjoint(&atoms(&result, 1, Matrix::W)), "{place}");
 
-        let sizing = Sizing { model: &model, weights: &weights, scales: ScaleFormat::Byte, writing: &writing };
+        let sizing = Sizing { model: &model, weights: &weights, writing: &writing };
         assert_eq!(result.saved_bytes().unwrap(), sizing.bytes(&plan).unwrap(), "{place}");
 
         // What the graph makes is what the codes stand for, and what expand stores.
@@ -215,7 +209,7 @@ fn the_fast_form_multiplies_by_few_atoms_and_then_by_codes() {
         // A W of two dictionaries keeps its layer portable, whose R shares one with a layer that is not.
         assert_eq!((scans(&portable), scans(&fast)), (0, 2), "{op} bidirectional={bidirectional}");
         let writing = writing(request);
-        let sizing = Sizing { model: &model, weights: &weights, scales: ScaleFormat::Byte, writing: &writing };
+        let sizing = Sizing { model: &model, weights: &weights, writing: &writing };
         assert_eq!(fast.saved_bytes().unwrap(), sizing.bytes(&plan).unwrap(), "{op}");
 
         // Vectors are rounded to eight bits, which is not nothing.

@@ -1,19 +1,124 @@
-//! Codes that are learned in a moment, for tests of what is made of them.
+//! Codes that are learned in a moment, for tests of what is made of them. What tests of coded models need of the stages
+//! between a model and its coded form is here, so that a change of these stages is one change of the tests.
 
 use std::sync::Arc;
 
-use dirnet::coding::{self, CodedUnits, Learning, Weights};
-use dirnet::dictionary::{Metric, Options, ScaleFormat};
-use dirnet::plan::Plan;
+use dirnet::coding::{self, CodedUnit, CodedUnits, Learning, WeightUnit, Weights, Writing};
+use dirnet::dictionary::{Band, Bands, BlockSpec, Coded, Metric, Options, ScaleFormat};
+use dirnet::encode::{Form, Request};
+use dirnet::onnx::{ElementType, Model};
+use dirnet::plan::{Choice, Plan, Sharing};
 use dirnet::progress::Silent;
-use ndarray::Array2;
+use dirnet::recurrent::{FindOptions, Matrix};
+use ndarray::{Array2, Axis, Slice};
 
 /// The units of a plan, where all errors count alike and atoms have levels up to `peak`.
-pub fn learn(weights: &Weights, plan: &Plan, scale_format: ScaleFormat, peak: i8) -> CodedUnits {
+pub fn learn(weights: &Weights, plan: &Plan, peak: i8) -> CodedUnits {
     let eye = |columns: usize| Arc::new(Metric::new(Array2::<f32>::eye(columns).view(), 0.01).unwrap());
     let metrics: Vec<_> = weights.units.iter().map(|u| eye(u.unit.columns)).collect();
-    let options =
-        Options { rounds: 1, kmeans_iterations: 2, refit_steps: 1, sweeps: 0, scale_format, ..Options::default() };
+    let options = Options { rounds: 1, kmeans_iterations: 2, refit_steps: 1, sweeps: 0, ..Options::default() };
     let how = Learning { metrics: &metrics, options, peaks: vec![peak; metrics.len()] };
     coding::learn(weights, plan, &how, &Silent).unwrap().0
+}
+
+/// A model whose weights were coded.
+pub struct Compressed {
+    /// The coded model.
+    pub model: Model,
+    /// What its codes stand for.
+    pub blocks: Vec<Decoded>,
+}
+
+/// One gate of W or R in one direction of one node, and the rows that its codes stand for.
+pub struct Decoded {
+    pub node: String,
+    pub matrix: Matrix,
+    pub direction: usize,
+    /// The first of its rows within the direction.
+    pub first: usize,
+    /// `[H, n]`, by the definition of the codes, in the element type that the model stores.
+    pub rows: Array2<f32>,
+    /// Whether its bits are defined: a product of matrices may be summed in any order.
+    pub exact: bool,
+}
+
+/// `model` in the portable form, each unit stored as `choose` says of it and its number.
+pub fn compressed(model: &Model, choose: impl Fn(usize, &WeightUnit) -> Choice) -> Compressed {
+    let weights = Weights::read(model, &FindOptions::default()).unwrap();
+    let choices: Vec<Choice> = weights.units.iter().enumerate().map(|(index, unit)| choose(index, unit)).collect();
+    let plan = Plan { sensitivity: vec![1.0; choices.len()], choices };
+    let coded = learn(&weights, &plan, ScaleFormat::Byte, 127);
+    let writing = Writing { note: "test".to_owned(), request: Request { form: Form::Portable, from: None } };
+    let written = coding::apply(model, &weights, &coded, &writing).unwrap();
+    let mut blocks = Vec::new();
+    for (index, (unit, coded)) in weights.units.iter().zip(&coded).enumerate() {
+        let weight = &weights.survey.weights[unit.weight];
+        let half = weights.survey.source(weight).element != ElementType::Float;
+        let (rows, exact) = match coded {
+            None => (weights.rows(index).to_owned(), true),
+            Some(CodedUnit::Block(coded)) => (stands_for(coded), true),
+            Some(CodedUnit::Projection(projected)) => {
+                let mut rows = Array2::zeros((projected.rows, projected.columns));
+                for part in &projected.parts {
+                    let columns = Slice::from(part.start..part.start + part.atoms.columns);
+                    for (codes, atoms) in part.codes.iter().zip(&part.atoms.bands) {
+                        let [codes, atoms] = [codes, atoms].map(|coded| stands_for(coded).mapv(f64::from));
+                        let mut target = rows.slice_axis_mut(Axis(1), columns);
+                        target += &codes.dot(&atoms).mapv(|v| v as f32);
+                    }
+                }
+                (rows, false)
+            }
+        };
+        let rows = if half { rows.mapv(|v| half::f16::from_f32(v).to_f32()) } else { rows };
+        for used in &weight.uses {
+            blocks.push(Decoded {
+                node: weights.survey.nodes[used.node].name.clone(),
+                matrix: used.matrix,
+                direction: unit.unit.direction_index,
+                first: unit.unit.rows().start,
+                rows: rows.clone(),
+                exact,
+            });
+        }
+    }
+    Compressed { model: written, blocks }
+}
+
+/// Block codes by their definition: weight `j` of row `i` is level `j mod d` of the atom of its piece, times the scale of
+/// the row, which is a byte times a step. Not by the function that the product has for it.
+fn stands_for(coded: &Coded) -> Array2<f32> {
+    let width = coded.codebook.spec.width;
+    let pieces = coded.columns.div_ceil(width);
+    Array2::from_shape_fn((coded.rows, coded.columns), |(i, j)| {
+        let atom = usize::from(coded.codes[i * pieces + j / width]);
+        let scale = coded.scale_codes.as_ref().map_or(coded.scales[i], |bytes| f32::from(bytes.codes[i]) * bytes.step);
+        f32::from(coded.codebook.atoms[atom * width + j % width]) * scale
+    })
+}
+
+/// Pieces of one width, with codebooks that serve whom `sharing` says.
+pub fn block(width: usize, sharing: Sharing) -> Choice {
+    Choice::Block { spec: BlockSpec { width, atoms: 256 }, sharing }
+}
+
+/// Widths of all kinds next to one another, of which some do not divide a row, and dense gates among coded ones.
+pub fn mixed(index: usize, unit: &WeightUnit) -> Choice {
+    let widths = [1, 2, 3, 4, 2, 5];
+    match (index + unit.unit.gate_index) % 7 {
+        6 => Choice::Dense,
+        _ => block(widths[index % 6], Sharing::ALL[(index / 2) % 4]),
+    }
+}
+
+/// Projection dictionaries of two bands, the second of which every other gate leaves out.
+pub fn projected(_: usize, unit: &WeightUnit) -> Choice {
+    let mut parts = [Bands::default(); 2];
+    for (part, section) in parts.iter_mut().zip(&unit.sections) {
+        let codes = if unit.unit.gate_index % 2 == 1 { 0 } else { 3 };
+        let atoms = (section.columns / 2).max(1) as u16;
+        let bands = [Band { atoms, width: 1, codes: 1 }, Band { atoms: 1, width: 2, codes }];
+        *part = Bands::new(&bands).expect("sound bands");
+    }
+    Choice::Projection { parts }
 }

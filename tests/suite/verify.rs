@@ -11,6 +11,7 @@ use dirnet::samples::{Carry, Samples, Signature};
 use dirnet::verify::{Check, CheckKind, Scope, Settings, Verdict, verify};
 
 use crate::corpus;
+use crate::made::made;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/charlm").join(name)
@@ -21,7 +22,7 @@ fn load(path: &Path) -> Model {
 }
 
 /// The model with its weights (float tensors of many elements) rounded to multiples of `step`.
-fn rounded(model: &Model, step: f32) -> Model {
+pub fn rounded(model: &Model, step: f32) -> Model {
     let mut proto = model.proto.clone();
     for tensor in &mut proto.graph.as_mut().unwrap().initializer {
         if tensor.data_type() == 1 && tensor.dims.len() == 3 {
@@ -136,17 +137,28 @@ fn a_result_that_cannot_be_run_is_an_error_where_its_original_can() {
 
 #[test]
 fn each_model_feeds_back_its_own_states() {
+    let step = made("step");
+    let (model, samples) = (step.model(), step.samples());
+    check_states(&model, &samples, 10);
+}
+
+#[test]
+fn each_of_real_models_feeds_back_its_own_states() {
     let Some(models) = corpus::models() else { return };
     let folder = models.join("dtln_pytorch");
     let states = ["h1_in=out_state1[0:1]", "c1_in=out_state1[1:2]", "h2_in=out_state1[2:3]", "c2_in=out_state1[3:4]"];
     let carry = states.map(|c| Carry::parse(c).unwrap());
     let model = load(&folder.join("model_p1.onnx"));
-    let samples = samples(&model, &folder.join("model_p1.holdout.npz"), &carry).subset(60);
-    let verdict = judge(&model, &model, &samples, &[]).unwrap();
+    check_states(&model, &samples(&model, &folder.join("model_p1.holdout.npz"), &carry).subset(60), 60);
+}
+
+/// Of a model whose states are not judged, on so many steps.
+fn check_states(model: &Model, samples: &Samples, steps: usize) {
+    let verdict = judge(model, model, samples, &[]).unwrap();
     let names: Vec<&str> = verdict.outputs.iter().map(|o| o.name.as_str()).collect();
-    assert_eq!((names.as_slice(), verdict.samples), (&["y1"][..], 60));
+    assert_eq!((names.as_slice(), verdict.samples), (&["y1"][..], steps));
     assert_eq!(verdict.outputs[0].max_abs, Some(0.0));
 
-    let weak = judge(&model, &rounded(&model, 0.1), &samples, &[]).unwrap();
+    let weak = judge(model, &rounded(model, 0.1), samples, &[]).unwrap();
     assert!(weak.outputs[0].nmse.unwrap() > 0.0);
 }

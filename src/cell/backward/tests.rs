@@ -1,7 +1,7 @@
 //! The gradients against finite differences of the loss `sum d_y (.) Y + d_c (.) C`, which is what they are defined by.
 
 use super::super::noise::numbers;
-use super::super::{Kind, forward, forward_traced};
+use super::super::{Activation, Kind, forward, forward_traced};
 use super::*;
 
 #[derive(Clone)]
@@ -96,11 +96,12 @@ impl Case {
     }
 }
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 5] = [
     Kind::Lstm { input_forget: false },
     Kind::Lstm { input_forget: true },
     Kind::Gru { linear_before_reset: false },
     Kind::Gru { linear_before_reset: true },
+    Kind::Rnn,
 ];
 
 #[test]
@@ -172,7 +173,9 @@ fn clips_and_kinks_stop_the_gradient() {
 #[test]
 #[should_panic(expected = "has no derivative by its value")]
 fn an_activation_that_turns_is_refused() {
-    Slope::new(Activation::Elu { alpha: -1. }, None);
+    let mut case = Case::plain(Kind::Rnn);
+    case.spec.activations[0] = Activation::Elu { alpha: -1. };
+    case.check();
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::verify::{Scope, Verdict};
 /// Nodes and outputs that are shown at once; the others are folded away.
 const OPEN: usize = 8;
 
-/// What `compress`, `verify` or `plan` tell.
+/// The report of `compress`, `verify` or `plan`.
 pub(super) fn report(report: &Report) -> String {
     let mut page = Markup::new();
     header(report, &mut page);
@@ -405,7 +405,7 @@ fn gate_class(gate: &str) -> &'static str {
     }
 }
 
-/// What another size would cost.
+/// The loss at other sizes.
 fn costs(report: &Report, page: &mut Markup) {
     if report.tradeoff.is_empty() {
         return;
@@ -430,7 +430,7 @@ fn costs(report: &Report, page: &mut Markup) {
     page.raw("</div></section>\n");
 }
 
-/// A size and what it loses.
+/// A size and its loss.
 struct Dot {
     bytes: u64,
     loss: f64,

@@ -1,0 +1,223 @@
+//! From a plan to coded sites: the codebooks, dictionaries and codes of a plan are learned.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ndarray::{Array2, Array3};
+use rayon::prelude::*;
+
+use crate::dictionary::{self, Bands, Coded, Item, Matrix, Metric, Part, Projected};
+use crate::engine::{Engine, Overrides};
+use crate::error::Result;
+use crate::plan::{DictionaryUse, Member, Plan, Storage};
+use crate::progress::Progress;
+use crate::recurrent::WeightUse;
+use crate::sites::{PerSite, SiteId, TensorId, Weights};
+
+/// The codes of a site.
+#[derive(Clone, Debug)]
+pub enum CodedSite {
+    /// Of a block dictionary.
+    Block(Coded),
+    /// Of projection dictionaries.
+    Projection(Projected),
+}
+
+impl CodedSite {
+    /// The rows `[rows, columns]` that the codes decode to.
+    #[must_use]
+    pub fn decode(&self) -> Array2<f32> {
+        match self {
+            CodedSite::Block(coded) => coded.decode(),
+            CodedSite::Projection(projected) => projected.decode(),
+        }
+    }
+
+    /// The codes, if they are of a block dictionary.
+    #[must_use]
+    pub fn block(&self) -> Option<&Coded> {
+        match self {
+            CodedSite::Block(coded) => Some(coded),
+            CodedSite::Projection(_) => None,
+        }
+    }
+
+    /// As [`block`](Self::block), to be changed.
+    pub fn block_mut(&mut self) -> Option<&mut Coded> {
+        match self {
+            CodedSite::Block(coded) => Some(coded),
+            CodedSite::Projection(_) => None,
+        }
+    }
+
+    /// How it is stored, for the choice of forms.
+    #[must_use]
+    pub fn storage(&self) -> Storage {
+        match self {
+            CodedSite::Block(_) => Storage::Block,
+            CodedSite::Projection(projected) => {
+                let [part] = &projected.parts[..] else { return Storage::Projections };
+                let dictionary = part.atoms.bands.iter().map(|band| (band.rows, band.codebook.spec.width)).collect();
+                Storage::Projection { dictionary, used: part.codes.len() }
+            }
+        }
+    }
+
+    /// Whether it has a codebook or a dictionary in common with another.
+    #[must_use]
+    pub fn shares_with(&self, other: &CodedSite) -> bool {
+        match (self, other) {
+            (CodedSite::Block(a), CodedSite::Block(b)) => Arc::ptr_eq(&a.codebook, &b.codebook),
+            (CodedSite::Projection(a), CodedSite::Projection(b)) => {
+                a.parts.iter().any(|a| b.parts.iter().any(|b| Arc::ptr_eq(&a.atoms, &b.atoms)))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The sites of a model as stored; `None` for a dense one.
+pub type CodedSites = PerSite<Option<CodedSite>>;
+
+/// How sites are learned: what an error in them costs, and how much effort is made.
+pub struct Learning<'a> {
+    /// The metric of each site.
+    pub metrics: &'a PerSite<Arc<Metric>>,
+    /// Effort and seed.
+    pub options: dictionary::Options,
+    /// The largest level of the atoms of each site.
+    pub peaks: PerSite<i8>,
+}
+
+/// Learns the codebooks and codes of a plan; a step of `progress` is a site. Returns the coded sites and their distortions
+/// (0 for a dense one).
+///
+/// # Errors
+/// As [`dictionary::learn`], naming the site.
+pub fn learn(
+    weights: &Weights,
+    plan: &Plan,
+    how: &Learning<'_>,
+    progress: &dyn Progress,
+) -> Result<(CodedSites, PerSite<f64>)> {
+    let groups = plan.codebooks(weights);
+    let learned: Vec<_> = groups
+        .par_iter()
+        .map(|(spec, members)| {
+            let matrix = |&id: &SiteId| Matrix {
+                weights: weights.rows(id),
+                metric: &how.metrics[id],
+                importance: plan.sensitivity[id],
+            };
+            let matrices: Vec<_> = members.iter().map(matrix).collect();
+            let options = options(how, members);
+            let learned = dictionary::learn(&matrices, *spec, &options)
+                .map_err(|e| e.at_node(weights.get(members[0]).to_string()));
+            progress.advance(members.len() as u64);
+            learned
+        })
+        .collect::<Result<_>>()?;
+    let mut coded: CodedSites = weights.sites().map(|_| None);
+    let mut distortion = weights.sites().map(|_| 0.0);
+    for ((_, members), learned) in groups.iter().zip(learned) {
+        for ((&id, one), d) in members.iter().zip(learned.coded).zip(learned.distortion) {
+            coded[id] = Some(CodedSite::Block(one));
+            distortion[id] = d;
+        }
+    }
+    project(weights, plan, how, &mut coded, progress)?;
+    for (id, one) in coded.iter() {
+        if let Some(projection @ CodedSite::Projection(_)) = one {
+            distortion[id] = distortion_of(weights, how.metrics, id, projection);
+        }
+    }
+    Ok((coded, distortion))
+}
+
+/// `tr((W-Q) S (W-Q)^T)` of a coded site.
+#[must_use]
+pub fn distortion_of(weights: &Weights, metrics: &PerSite<Arc<Metric>>, id: SiteId, coded: &CodedSite) -> f64 {
+    let error = &weights.rows(id) - &coded.decode();
+    metrics[id].distortion(error.view())
+}
+
+fn options(how: &Learning<'_>, members: &[SiteId]) -> dictionary::Options {
+    let peak = members.iter().map(|&id| how.peaks[id]).min().unwrap_or(i8::MAX);
+    dictionary::Options { peak, ..how.options.clone() }
+}
+
+/// Learns the projection dictionaries of a plan, one after the other: the codes of a section of a site are chosen to
+/// compensate the error of the sections coded before.
+fn project(
+    weights: &Weights,
+    plan: &Plan,
+    how: &Learning<'_>,
+    coded: &mut CodedSites,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let dictionaries = plan.dictionaries(weights);
+    let mut left: BTreeMap<SiteId, Array2<f32>> = BTreeMap::new();
+    let mut parts: BTreeMap<SiteId, Vec<Part>> = BTreeMap::new();
+    for member in dictionaries.iter().flat_map(|shared| &shared.members) {
+        left.entry(member.site).or_insert_with(|| weights.rows(member.site).to_owned());
+    }
+    for DictionaryUse { columns, members } in &dictionaries {
+        let bands: Vec<Bands> = members.iter().map(|member| member.bands).collect();
+        let items: Vec<Item<'_>> = left
+            .iter_mut()
+            .filter_map(|(&id, left)| {
+                let Member { section, .. } = members.iter().find(|member| member.site == id)?;
+                let sections = weights.sections(id);
+                let start = sections[*section].start;
+                let coded = |at: usize| parts.get(&id).is_some_and(|parts| parts.iter().any(|p| p.start == at));
+                let later = sections.iter().filter(|other| other.start != start && !coded(other.start));
+                let to_come = later.map(|other| other.start..other.start + other.columns).collect();
+                let importance = plan.sensitivity[id];
+                Some(Item { left: left.view_mut(), metric: &how.metrics[id], start, to_come, importance })
+            })
+            .collect();
+        let ids: Vec<SiteId> = members.iter().map(|member| member.site).collect();
+        let learned = dictionary::learn_projection(items, &bands, *columns, &options(how, &ids))
+            .map_err(|e| e.at_node(weights.get(ids[0]).to_string()))?;
+        for (id, part) in ids.into_iter().zip(learned) {
+            let parts = parts.entry(id).or_default();
+            parts.push(part);
+            progress.advance(u64::from(parts.len() == weights.sections(id).len()));
+        }
+    }
+    for (id, mut parts) in parts {
+        parts.sort_by_key(|part| part.start);
+        let [rows, columns] = weights.get(id).block.shape();
+        coded[id] = Some(CodedSite::Projection(Projected { rows, columns, parts }));
+    }
+    Ok(())
+}
+
+/// What `engine` has to use in place of the model's own constants so that it runs with `coded` sites.
+pub fn overrides<'c>(
+    weights: &Weights,
+    engine: &Engine,
+    coded: impl IntoIterator<Item = (SiteId, &'c CodedSite)>,
+) -> Overrides {
+    let mut tensors: BTreeMap<TensorId, Array3<f32>> = BTreeMap::new();
+    for (id, coded) in coded {
+        let site = weights.get(id);
+        let tensor = tensors.entry(site.tensor).or_insert_with(|| Array3::clone(weights.values(site.tensor)));
+        site.block.of_mut(tensor).assign(&coded.decode());
+    }
+    let mut overrides = Overrides::default();
+    for (tensor, values) in tensors.into_iter().map(|(tensor, values)| (tensor, Arc::new(values))) {
+        for WeightUse { node, matrix } in &weights.survey.weights[tensor.0].uses {
+            let node = &weights.survey.nodes[*node];
+            if let Some(number) = engine.number(&node.scope, node.index) {
+                overrides.weights.insert((number, *matrix), values.clone());
+            }
+        }
+    }
+    overrides
+}
+
+/// The sites that are coded.
+pub fn stored(coded: &CodedSites) -> impl Iterator<Item = (SiteId, &CodedSite)> {
+    coded.iter().filter_map(|(id, coded)| Some((id, coded.as_ref()?)))
+}

@@ -1,0 +1,819 @@
+//! The main job: from a model and samples to a smaller model.
+//!
+//! [`Compressor`] holds the policy: what is calibrated and measured, which plans compete, how a loss is searched for, when
+//! a model is fine-tuned, and what the user is warned of. [`Study`] holds the steps that it takes.
+
+mod inputs;
+mod moments;
+mod options;
+mod search;
+mod sensitivity;
+mod study;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use inputs::{HELD_OUT, InputOrigin, Inputs, random};
+pub use options::{Allocation, Codec, Options, Target};
+pub use search::{Found, smallest};
+pub use study::{Coded, PhaseSeconds, Rates, Study, Tried, Version, sized};
+
+use crate::encode::{self, Writing};
+use crate::engine::{Engine, Overrides};
+use crate::error::{Error, ErrorKind, Result};
+use crate::expand;
+use crate::loss::reach::{self, Changes};
+use crate::loss::{Comparison, Judge, LossSpec, Reference, obstacle};
+use crate::onnx::Model;
+use crate::plan::{self, Choice, Curves, Pins, Plan};
+use crate::progress::{Progress, Silent};
+use crate::samples::Samples;
+use crate::sites::{PerSite, Sites, Weights};
+use crate::tune::{self, TuneReport};
+use crate::verify::{self, Check, Settings, Verdict};
+
+/// The ratio of the smallest file that a search for a loss looks at, and how many sizes it looks at.
+const SMALLEST: f64 = 40.0;
+const LOOKS: usize = 9;
+/// The share of a plan's loss that one rate for all has to come down to. With few samples two ways of coding the same plan
+/// differ by almost as much, and what is a little better on them is not on others.
+const RIVAL: f64 = 0.5;
+
+/// Makes a model smaller.
+pub struct Compressor<'a> {
+    model: &'a Model,
+    inputs: Inputs,
+    options: Options,
+    judge: Judge,
+    sites: Sites,
+    pins: Pins,
+    /// `None` if the engine cannot run the model: each layer is then calibrated by itself.
+    engine: Option<Engine>,
+    /// Why it cannot.
+    refused: Option<Error>,
+    /// Whether the model was calibrated on the part of it that runs.
+    in_part: bool,
+    /// What the user should know so far.
+    warnings: Vec<String>,
+    progress: &'a dyn Progress,
+    study: Option<Study<'a>>,
+    budgets: Budgets,
+    /// Sizes that a search for a loss looked at, and their losses.
+    looks: Vec<(u64, f64)>,
+}
+
+/// What was measured of the sites, kept for the next target.
+#[derive(Default)]
+struct Budgets {
+    curves: Option<(Rates, Arc<Curves>)>,
+    /// By the widths of pieces that they were measured at; none for [`Allocation::Local`].
+    sensitivities: BTreeMap<Vec<usize>, Arc<PerSite<f64>>>,
+    /// Those of the plan that was made last.
+    sensitivity: Option<Arc<PerSite<f64>>>,
+}
+
+/// A plan and what it is expected to do.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// The plan.
+    pub plan: Plan,
+    /// Bytes of the file that it makes.
+    pub bytes: u64,
+    /// The sensitivities that it was made of, if they were measured or derived.
+    pub sensitivity: Option<Arc<PerSite<f64>>>,
+    /// The distortion that each site is expected to have, if that is known.
+    pub distortion: Option<PerSite<f64>>,
+    /// The loss that measured sensitivities predict.
+    pub predicted_loss: Option<f64>,
+}
+
+/// A compressed model and how it came about.
+#[derive(Clone, Debug)]
+pub struct Compressed {
+    /// The compressed model; `model.save(path)` writes it.
+    pub model: Model,
+    /// Its plan; distortions are those of the codes.
+    pub planned: Planned,
+    /// What fine-tuning did, if it ran.
+    pub tuning: Option<TuneReport>,
+}
+
+/// A size and its loss.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Look {
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// The loss of the worst output, measured; or the mean loss, predicted.
+    pub loss: f64,
+    /// Whether the models were run.
+    pub measured: bool,
+}
+
+/// One ratio of a sweep.
+#[derive(Clone, Debug)]
+pub struct SweepRow {
+    /// What was asked for.
+    pub ratio: f64,
+    /// What came of it, or why it cannot be reached.
+    pub reached: Result<Swept>,
+}
+
+/// What compressing at one ratio came to.
+#[derive(Clone, Debug)]
+pub struct Swept {
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// How far it is from the original on the held-out samples.
+    pub comparison: Comparison,
+}
+
+impl<'a> Compressor<'a> {
+    /// Finds what can be coded and prepares to run the model.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NothingToDo`] for a model without sites or whose sites are coded already; [`ErrorKind::Usage`] for
+    /// options that do not fit the model; those of reading the model.
+    pub fn new(model: &'a Model, inputs: Inputs, options: Options) -> Result<Compressor<'a>> {
+        let sites = Sites::find(model, &options.nodes)?;
+        Compressor::of_sites(model, sites, inputs, options, None)
+    }
+
+    /// As [`new`](Self::new), for sites that were found before. With `refused`, the model is not run, for that reason.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of_sites(
+        model: &'a Model,
+        sites: Sites,
+        inputs: Inputs,
+        options: Options,
+        refused: Option<Error>,
+    ) -> Result<Compressor<'a>> {
+        let located = |error: Error| located(model, error);
+        refuse_coded(model, &sites).map_err(located)?;
+        let pins = match &options.pins {
+            Some(pins) if pins.0.len() == sites.len() => pins.clone(),
+            Some(pins) => {
+                let message = format!("choices for {} sites, but the model has {}", pins.0.len(), sites.len());
+                return Err(Error::new(ErrorKind::Usage, message));
+            }
+            None => Pins(sites.map(|_| None)),
+        };
+        judge(model, &options.loss, &sites, &inputs.holdout)?;
+        let judge = judge(model, &options.loss, &sites, &inputs.calibration)?;
+        let mut warnings = Vec::new();
+        if encode::note(model).is_some() {
+            warnings.push("the file was compressed before and folded back to dense: take the original".to_owned());
+        }
+        let faulty = sites.survey.skipped.iter().filter(|skipped| skipped.warning);
+        warnings.extend(faulty.map(|skipped| format!("node '{}' is left alone: {}", skipped.node, skipped.reason)));
+        let (engine, refused) = match refused.map_or_else(|| Engine::new(model), Err) {
+            Ok(engine) => (Some(engine), None),
+            Err(error) if cannot_run(&error) => (None, Some(error)),
+            Err(error) => return Err(located(error)),
+        };
+        Ok(Compressor {
+            model,
+            inputs,
+            options,
+            judge,
+            sites,
+            pins,
+            engine,
+            refused,
+            in_part: false,
+            warnings,
+            progress: &Silent,
+            study: None,
+            budgets: Budgets::default(),
+            looks: Vec::new(),
+        })
+    }
+
+    /// Reports progress, and may be cancelled by it.
+    #[must_use]
+    pub fn with_progress(self, progress: &'a dyn Progress) -> Self {
+        Compressor { progress, ..self }
+    }
+
+    /// The original.
+    #[must_use]
+    pub fn original(&self) -> &'a Model {
+        self.model
+    }
+
+    /// The samples.
+    #[must_use]
+    pub fn inputs(&self) -> &Inputs {
+        &self.inputs
+    }
+
+    /// The sites of the model.
+    #[must_use]
+    pub fn sites(&self) -> &Sites {
+        &self.sites
+    }
+
+    /// What the user should know so far.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let study = self.study.iter().flat_map(|study| &study.warnings);
+        self.inputs.warnings.iter().chain(&self.warnings).chain(study).cloned().collect()
+    }
+
+    /// The calibrated model, once it was calibrated.
+    #[must_use]
+    pub fn study(&self) -> Option<&Study<'a>> {
+        self.study.as_ref()
+    }
+
+    /// The note that is written into the result.
+    #[must_use]
+    pub fn note(&self) -> String {
+        // It is part of what the same options give the same bytes of, so that nothing in it may depend on when or where.
+        serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "codec": self.options.codec.name(),
+            "form": self.options.form.form.name(),
+            "sensitivity": self.options.allocation.name(),
+            "tune": self.effort().map_or("off", tune::Effort::name),
+            "calibrated_on": self.inputs.describe(),
+            "seed": self.options.seed,
+        })
+        .to_string()
+    }
+
+    /// How much is spent on fine-tuning: something only where there are samples, unless it was asked for.
+    fn effort(&self) -> Option<tune::Effort> {
+        let usual = (self.inputs.origin != InputOrigin::Random).then_some(tune::Effort::Fast);
+        self.options.tune.unwrap_or(usual)
+    }
+
+    fn writing(&self) -> Writing {
+        Writing { request: self.options.form, note: self.note() }
+    }
+
+    /// Runs the original on all samples, and nothing else.
+    ///
+    /// # Errors
+    /// Those of running it.
+    pub fn probe(&self) -> Result<()> {
+        let engine = Engine::new(self.model)?;
+        for samples in [&self.inputs.calibration, &self.inputs.holdout] {
+            self.judge.reference(&engine, samples)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a target that cannot be met before anything is run for it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Target`], with the nearest that can be had.
+    pub fn check_target(&self, target: &Target) -> Result<()> {
+        // How small a projection dictionary can be depends on the samples.
+        if !matches!(target, Target::Ratio(_) | Target::MaxSize(_)) || self.options.codec != Codec::Block {
+            return Ok(());
+        }
+        let weights = self.weights(self.engine.as_ref())?;
+        let one_rate = self.engine.is_none() || self.options.allocation == Allocation::Uniform;
+        sized(self.model, &weights, &self.writing(), |sizing| {
+            let bytes = match *target {
+                Target::MaxSize(bytes) => bytes,
+                Target::Ratio(ratio) => sizing.target(ratio),
+                _ => u64::MAX,
+            };
+            plan::check_target(sizing, bytes, one_rate, |plan| self.pins.apply(plan))
+        })
+        .map_err(|error| located(self.model, error))
+    }
+
+    /// Calibrates, unless that was done before.
+    ///
+    /// # Errors
+    /// Those of running the model.
+    pub fn calibrate(&mut self) -> Result<()> {
+        if self.study.is_some() {
+            return Ok(());
+        }
+        let mut study = match &self.engine {
+            None => None,
+            Some(engine) => match self.study_with(Some(engine)) {
+                Ok(study) => Some(study),
+                // A sample that cannot be run is no reason to do without any.
+                Err(error) if error.kind() == ErrorKind::Engine => {
+                    self.refused = Some(obstacle(self.model, engine, &self.inputs.calibration, error)?);
+                    None
+                }
+                Err(error) if error.kind() == ErrorKind::Limit => {
+                    self.refused = Some(error);
+                    None
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        if study.is_none() {
+            self.engine = None;
+            study = self.study_of_part()?;
+        }
+        let mut study = match study {
+            Some(study) => study,
+            None => self.study_with(None)?,
+        };
+        study.writing = self.writing();
+        let random = self.inputs.origin == InputOrigin::Random;
+        if self.effort().is_some() && (self.engine.is_none() || random) {
+            let why = if random { "there are no samples" } else { "the model cannot be run" };
+            self.warnings.push(format!("not tuned: {why}"));
+        }
+        self.study = Some(study);
+        Ok(())
+    }
+
+    /// The weights; those that the engine holds are shared with it.
+    fn weights(&self, engine: Option<&Engine>) -> Result<Weights> {
+        Weights::read(self.model, self.sites.clone(), |node, matrix| {
+            engine.and_then(|engine| engine.weights(engine.number(&node.scope, node.index)?, matrix)).cloned()
+        })
+    }
+
+    fn study_with(&self, engine: Option<&Engine>) -> Result<Study<'a>> {
+        let weights = self.weights(engine)?;
+        let calibration = engine.map(|engine| (engine, &self.inputs.calibration));
+        Study::new(self.model, weights, calibration, self.options.seed, self.progress)
+    }
+
+    /// Calibrates a model that cannot be run to its outputs on the part of it that can; `None` if there is none.
+    fn study_of_part(&mut self) -> Result<Option<Study<'a>>> {
+        let Some(reason) = self.refused.clone() else { return Ok(None) };
+        // What ran into a limit must not be tried again.
+        let part = match reason.kind() {
+            ErrorKind::Engine => Engine::partial(self.model, &self.inputs.calibration),
+            _ => None,
+        };
+        let study = part.and_then(|engine| self.study_with(Some(&engine)).ok());
+        self.in_part = study.is_some();
+        self.warnings.push(if self.in_part { without_outputs(&reason) } else { without_engine(&reason) });
+        Ok(study)
+    }
+
+    /// How the model is fine-tuned, if it is: what is tuned on noise fits nothing else.
+    fn tuning(&self) -> Option<tune::Options> {
+        let effort = self.effort().filter(|_| self.inputs.origin != InputOrigin::Random && self.engine.is_some())?;
+        Some(tune::Options { effort, steps: self.options.tune_steps, seed: self.options.seed })
+    }
+
+    /// The best plan for a target, and what it is expected to do.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Target`] for a target that cannot be met, with the nearest that can; those of running the model.
+    pub fn plan(&mut self, target: &Target) -> Result<Planned> {
+        self.plan_of(target).map_err(|error| located(self.model, error))
+    }
+
+    fn plan_of(&mut self, target: &Target) -> Result<Planned> {
+        let plan = match target {
+            Target::MaxLoss(bound) => self.within(*bound)?.planned.plan,
+            target => self.plan_for(target)?,
+        };
+        let bytes = self.calibrated()?.bytes(&plan)?;
+        let distortion = self.promised(&plan);
+        self.planned(plan, bytes, distortion)
+    }
+
+    /// Compresses the model. For [`Target::MaxLoss`] a part of the calibration samples is held back for the search, for good.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn compress(&mut self, target: &Target) -> Result<Compressed> {
+        self.compress_to(target).map_err(|error| located(self.model, error))
+    }
+
+    fn compress_to(&mut self, target: &Target) -> Result<Compressed> {
+        if let Target::MaxLoss(bound) = target {
+            return self.within(*bound);
+        }
+        let plan = self.plan_for(target)?;
+        let mut coded = self.code(plan)?;
+        let tuning = self.tune(&mut coded)?;
+        self.compressed(coded, tuning)
+    }
+
+    /// Compresses the model at several ratios and runs each result on the held-out samples. Each is what
+    /// [`compress`](Self::compress) gives at that ratio.
+    ///
+    /// # Errors
+    /// Those of running the model; a ratio that cannot be reached is no error but a row.
+    pub fn sweep(&mut self, ratios: &[f64]) -> Result<Vec<SweepRow>> {
+        self.rows(ratios).map_err(|error| located(self.model, error))
+    }
+
+    fn rows(&mut self, ratios: &[f64]) -> Result<Vec<SweepRow>> {
+        let engine = match (&self.engine, &self.refused) {
+            (Some(engine), _) => engine,
+            (None, Some(error)) => return Err(error.clone()),
+            (None, None) => return Err(Error::new(ErrorKind::Engine, "the model cannot be run")),
+        };
+        let (judge, samples) = (self.judge.clone(), self.inputs.holdout.clone());
+        let reference = judge.reference(engine, &samples)?;
+        let mut rows = Vec::with_capacity(ratios.len());
+        for &ratio in ratios {
+            let reached = match self.compress_to(&Target::Ratio(ratio)) {
+                Ok(result) => Ok(Swept {
+                    bytes: result.planned.bytes,
+                    comparison: reference.compare(&Engine::new(&result.model)?, &Overrides::default())?,
+                }),
+                Err(error) if error.kind() == ErrorKind::Target => Err(error),
+                Err(error) => return Err(error),
+            };
+            rows.push(SweepRow { ratio, reached });
+        }
+        Ok(rows)
+    }
+
+    /// Runs original and result on the held-out samples and compares them.
+    ///
+    /// # Errors
+    /// As [`verify::verify`].
+    pub fn verify(&self, result: &Model, checks: &[Check]) -> Result<Verdict> {
+        let settings = Settings {
+            samples: &self.inputs.holdout,
+            calibrated_on: Some(self.inputs.origin.name()),
+            loss: &self.options.loss,
+            checks,
+            seed: self.options.seed,
+        };
+        verify::verify(self.model, result, &settings, self.progress).map_err(|error| located(self.model, error))
+    }
+
+    /// Frees what was calibrated and what runs the original: the models that are compared want their memory.
+    pub fn release(&mut self) {
+        (self.study, self.engine, self.budgets) = (None, None, Budgets::default());
+    }
+
+    fn calibrated(&mut self) -> Result<&mut Study<'a>> {
+        self.calibrate()?;
+        Ok(self.study.as_mut().expect("calibrated just now"))
+    }
+
+    /// The sizes that a search for a loss looked at.
+    pub fn looks(&self) -> impl Iterator<Item = Look> + '_ {
+        self.looks.iter().map(|&(bytes, loss)| Look { bytes, loss, measured: true })
+    }
+
+    /// What measured sensitivities predict at other ratios, from what was measured for the plans made so far.
+    pub fn forecast(&self, ratios: &[f64]) -> Vec<Look> {
+        let Some((curves, sensitivity)) = self.measured() else { return Vec::new() };
+        let Some(study) = &self.study else { return Vec::new() };
+        self.progress.phase("forecast", ratios.len() as u64);
+        let predicted = |ratio: &f64| {
+            let target = study.sized(|sizing| sizing.target(*ratio));
+            let plan = self.budgeted(study, self.options.codec, (&curves, &sensitivity), target);
+            self.progress.advance(1);
+            let plan = plan.ok()?;
+            let loss = Plan::predicted_loss(&sensitivity, &self.promised(&plan)?);
+            Some(Look { bytes: study.bytes(&plan).ok()?, loss, measured: false })
+        };
+        let looks = ratios.iter().filter_map(predicted).collect();
+        self.progress.done();
+        looks
+    }
+
+    /// The curves and sensitivities of the last plan that was made of measured ones.
+    fn measured(&self) -> Option<(Arc<Curves>, Arc<PerSite<f64>>)> {
+        if self.allocation() != Allocation::Measured {
+            return None;
+        }
+        let (_, curves) = self.budgets.curves.as_ref()?;
+        Some((curves.clone(), self.budgets.sensitivity.clone()?))
+    }
+
+    fn planned(&self, plan: Plan, bytes: u64, distortion: Option<PerSite<f64>>) -> Result<Planned> {
+        let sensitivity = self.budgets.sensitivity.clone();
+        let measured = sensitivity.as_ref().filter(|_| self.allocation() == Allocation::Measured);
+        let predicted_loss = measured.zip(distortion.as_ref()).map(|(s, d)| Plan::predicted_loss(s, d));
+        Ok(Planned { plan, bytes, sensitivity, distortion, predicted_loss })
+    }
+
+    fn compressed(&self, coded: Coded, tuning: Option<TuneReport>) -> Result<Compressed> {
+        let Coded { plan, distortion, model, .. } = coded;
+        let planned = self.planned(plan, model.saved_bytes()?, Some(distortion))?;
+        Ok(Compressed { model, planned, tuning })
+    }
+
+    /// The distortion of each site that the curves and dictionaries promise.
+    fn promised(&self, plan: &Plan) -> Option<PerSite<f64>> {
+        let (_, curves) = self.budgets.curves.as_ref()?;
+        let sensitivity = self.budgets.sensitivity.as_ref()?;
+        let projected = match projects(plan) {
+            true => Some(self.study.as_ref()?.dictionaries(sensitivity).ok()?.promised(plan)),
+            false => None,
+        };
+        let of_site = |id, choice: &Choice| match (choice, &projected) {
+            (Choice::Projection { .. }, Some(projected)) => projected[id],
+            (choice, _) => curves.distortion(id, *choice),
+        };
+        Some(plan.choices.map(of_site)).filter(|promised| promised.values().all(|d| d.is_finite()))
+    }
+
+    fn plan_for(&mut self, target: &Target) -> Result<Plan> {
+        if let Target::Plan { text, file } = target {
+            let equal = self.calibrated()?.equal();
+            return self.saved_plan(text, &equal).map_err(|error| match file {
+                Some(file) => error.in_file(file),
+                None => error,
+            });
+        }
+        let bytes = self.calibrated()?.sized(|sizing| match *target {
+            Target::MaxSize(bytes) => bytes,
+            Target::Ratio(ratio) => sizing.target(ratio),
+            Target::MaxLoss(_) | Target::Plan { .. } => unreachable!("both are handled by the callers"),
+        });
+        let best = self.untuned(bytes)?;
+        self.tuned_plan(best, bytes)
+    }
+
+    fn saved_plan(&self, text: &str, equal: &PerSite<f64>) -> Result<Plan> {
+        let plan = plan::read(text, &self.sites, equal)?;
+        match self.pins.contradicted(&plan) {
+            None => Ok(plan),
+            Some(id) => {
+                let site = self.sites.get(id);
+                let message =
+                    format!("{site} is stored in another way than [nodes] of the configuration says: change one");
+                Err(Error::new(ErrorKind::Usage, message))
+            }
+        }
+    }
+
+    /// `best`, or where the model is tuned fully, the plan that is best then.
+    fn tuned_plan(&mut self, best: Plan, target: u64) -> Result<Plan> {
+        let full = self.tuning().is_some_and(|tune| tune.effort == tune::Effort::Full && tune.steps.is_none());
+        let (Some(engine), Some((curves, sensitivity)), true) = (&self.engine, self.measured(), full) else {
+            return Ok(best);
+        };
+        // Only what follows from sensitivities alone can be rescaled with them.
+        if self.options.codec != Codec::Block || !self.pins.is_empty() || best.sensitivity != *sensitivity {
+            return Ok(best);
+        }
+        let allocate =
+            |study: &Study<'_>, moved: &PerSite<f64>| study.sized(|sizing| curves.allocate(sizing, moved, target));
+        let judged = (engine, &self.inputs.calibration, &self.judge);
+        let study = self.study.as_mut().expect("a plan was made of it");
+        study.tuned_plan(best, &curves, judged, allocate, self.progress)
+    }
+
+    /// How bits are divided: as asked for, as far as the model can be run.
+    fn allocation(&self) -> Allocation {
+        match (self.options.allocation, &self.engine) {
+            (Allocation::Measured, None) if self.in_part => Allocation::Local,
+            (_, None) if !self.in_part => Allocation::Uniform,
+            (allocation, _) => allocation,
+        }
+    }
+
+    /// The best plan before tuning.
+    fn untuned(&mut self, target: u64) -> Result<Plan> {
+        self.calibrate()?;
+        if self.allocation() == Allocation::Uniform {
+            self.progress.phase("allocate", 0);
+            let plan = self.blind(target);
+            self.progress.done();
+            return plan;
+        }
+        let (curves, sensitivity) = self.measure(target)?;
+        self.progress.phase("allocate", 0);
+        let budgets = (&*curves, &*sensitivity);
+        let codecs: &[Codec] = match self.options.codec {
+            Codec::Auto => &[Codec::Block, Codec::Auto, Codec::Projection],
+            Codec::Block => &[Codec::Block],
+            Codec::Projection => &[Codec::Projection],
+        };
+        // A codec that cannot reach the target is no candidate, as long as another can.
+        let (mut plans, mut failure) = (Vec::new(), None);
+        let study = self.study.as_ref().expect("calibrated above");
+        for &codec in codecs {
+            match self.budgeted(study, codec, budgets, target) {
+                Ok(plan) if plans.contains(&plan) => {}
+                // Block codes are divided best by those who look at nothing else.
+                Ok(plan) if codec == Codec::Auto && !plans.is_empty() && !projects(&plan) => {}
+                Ok(plan) => plans.push(plan),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        let uniform = self.blind(target).ok().filter(|_| self.allocation() == Allocation::Measured);
+        self.progress.done();
+        let mut plans = plans.into_iter();
+        let Some(mut best) = plans.next() else { return Err(failure.expect("no plan without an error")) };
+        let Some(engine) = &self.engine else { return Ok(best) };
+        let study = self.study.as_mut().expect("calibrated above");
+        let rivals = plans.map(|plan| (plan, wins as fn(Tried, Tried) -> bool));
+        for rival in rivals.chain(uniform.map(|plan| (plan, wins_by_far as fn(Tried, Tried) -> bool))) {
+            best = study.better(best, rival, engine, &self.inputs.calibration, &self.judge, self.progress)?;
+        }
+        Ok(best)
+    }
+
+    /// Curves, and sensitivities for a target: measured with codes of about its rate.
+    fn measure(&mut self, target: u64) -> Result<(Arc<Curves>, Arc<PerSite<f64>>)> {
+        let allocation = self.allocation();
+        let study = self.study.as_mut().expect("whoever measures has calibrated");
+        let bits = study.sized(|sizing| {
+            let weights = sizing.sites.parameters().max(1);
+            (target.saturating_sub(sizing.kept()) as f64 * 8.0 / weights as f64).clamp(1.5, 4.0)
+        });
+        let rates = if self.options.codec == Codec::Projection { Rates::Coarse } else { Rates::All };
+        let widths = study.coarse_widths(bits);
+        let curves = match self.budgets.curves.take().filter(|(known, _)| *known == rates && rates == Rates::All) {
+            Some((_, curves)) => curves,
+            None => Arc::new(study.curves(rates, bits, self.progress)?),
+        };
+        self.budgets.curves = Some((rates, curves.clone()));
+        let (local, key) = match allocation {
+            Allocation::Local => (true, Vec::new()),
+            _ => (false, widths),
+        };
+        let sensitivity = match (self.budgets.sensitivities.get(&key), local) {
+            (Some(known), _) => known.clone(),
+            (None, true) => Arc::new(study.local_sensitivity()),
+            (None, false) => {
+                let engine = self.engine.as_ref().expect("nothing is measured without an engine");
+                let samples = &self.inputs.calibration;
+                Arc::new(study.sensitivity(&key, engine, samples, &self.judge, self.progress)?)
+            }
+        };
+        self.budgets.sensitivities.insert(key, sensitivity.clone());
+        self.budgets.sensitivity = Some(sensitivity.clone());
+        Ok((curves, sensitivity))
+    }
+
+    /// A plan without sensitivities: all sites alike.
+    fn blind(&self, target: u64) -> Result<Plan> {
+        let study = self.study.as_ref().expect("whoever plans has calibrated");
+        let equal = study.equal();
+        study.sized(|sizing| {
+            if self.options.codec == Codec::Projection {
+                let dictionaries = study.dictionaries(&equal)?;
+                return self.pins.fit(sizing, target, |target| dictionaries.allocate(sizing, None, target));
+            }
+            self.pins.fit(sizing, target, |target| plan::uniform(sizing, &equal, target))
+        })
+    }
+
+    /// The plan of least predicted loss with a codec.
+    fn budgeted(
+        &self,
+        study: &Study<'_>,
+        codec: Codec,
+        (curves, sensitivity): (&Curves, &PerSite<f64>),
+        target: u64,
+    ) -> Result<Plan> {
+        study.sized(|sizing| {
+            if codec == Codec::Block {
+                return self.pins.fit(sizing, target, |target| curves.allocate(sizing, sensitivity, target));
+            }
+            let dictionaries = study.dictionaries(sensitivity)?;
+            let rivals = (codec == Codec::Auto).then_some(curves);
+            self.pins.fit(sizing, target, |target| dictionaries.allocate(sizing, rivals, target))
+        })
+    }
+
+    fn code(&mut self, plan: Plan) -> Result<Coded> {
+        let progress = self.progress;
+        self.calibrated()?.code(plan, progress)
+    }
+
+    fn tune(&mut self, coded: &mut Coded) -> Result<Option<TuneReport>> {
+        let (Some(options), Some(engine)) = (self.tuning(), &self.engine) else { return Ok(None) };
+        let study = self.study.as_mut().expect("whoever tunes has coded");
+        let report = study.tune(coded, engine, &self.inputs.calibration, &self.judge, &options, self.progress)?;
+        Ok(Some(report))
+    }
+
+    /// The smallest model whose loss on samples held back from the calibration stays at or under `bound`, in its worst
+    /// output.
+    ///
+    /// Tuning takes far longer than coding, and reduces the loss by about the same share at all sizes: the search is on
+    /// coded models, once for the bound and once for the bound divided by that share, and only its ends are tuned.
+    fn within(&mut self, bound: f64) -> Result<Compressed> {
+        if self.inputs.search.is_none() {
+            // What a size is searched on must not be calibrated on.
+            self.inputs.hold_back();
+            (self.study, self.budgets) = (None, Budgets::default());
+        }
+        self.calibrate()?;
+        let Some(engine) = &self.engine else {
+            let message = "--max-loss needs the model to be run, and it cannot be; use --ratio or --max-size";
+            return Err(Error::new(ErrorKind::Engine, message));
+        };
+        let judge = self.judge.clone();
+        let samples = self.inputs.search.clone().unwrap_or_else(|| self.inputs.calibration.clone());
+        let held = judge.reference(engine, &samples)?;
+        let (found, mut coded) = self.search(&held, bound)?;
+        let tuning = self.tune(&mut coded)?;
+        if tuning.is_none() {
+            return self.compressed(coded, None);
+        }
+        let gain = worst_loss(&coded, &held)? / found.loss;
+        if gain < 1.0 && gain > 0.0 {
+            let (_, mut smaller) = self.search(&held, bound / gain)?;
+            let tuned = self.tune(&mut smaller)?;
+            if worst_loss(&smaller, &held)? <= bound {
+                return self.compressed(smaller, tuned);
+            }
+        }
+        self.compressed(coded, tuning)
+    }
+
+    /// The smallest model that is within the bound before tuning.
+    fn search(&mut self, held: &Reference<'_>, bound: f64) -> Result<(Found, Coded)> {
+        let mut best: Option<Coded> = None;
+        let mut least = f64::INFINITY;
+        let mut looks = Vec::new();
+        let range = self.calibrated()?.sized(|sizing| sizing.target(SMALLEST)..=sizing.file);
+        let found = smallest(range, bound, LOOKS, |bytes| {
+            let coded = match self.untuned(bytes).and_then(|plan| self.code(plan)) {
+                Ok(coded) => coded,
+                // A size without a plan is merely too small; every other failure ends the search.
+                Err(error) if error.kind() == ErrorKind::Target => return Ok(f64::INFINITY),
+                Err(error) => return Err(error),
+            };
+            let loss = worst_loss(&coded, held)?;
+            looks.push((coded.model.saved_bytes()?, loss));
+            least = least.min(loss);
+            if loss <= bound {
+                // Each find is smaller than the one before.
+                best = Some(coded);
+            }
+            Ok(loss)
+        })?;
+        self.looks.append(&mut looks);
+        found.zip(best).ok_or_else(|| {
+            let message = format!("no plan keeps the loss at or under {bound}; the nearest is --max-loss {least:.3e}");
+            Error::new(ErrorKind::Target, message)
+        })
+    }
+}
+
+/// Refuses a model that is compressed already.
+///
+/// # Errors
+/// [`ErrorKind::NothingToDo`].
+pub fn refuse_coded(model: &Model, sites: &Sites) -> Result<()> {
+    let survey = &sites.survey;
+    if survey.weights.iter().any(|weight| expand::is_coded(model, survey.source(weight))) {
+        let message = "already compressed by dirnet: use the original, or run 'dirnet expand' first";
+        return Err(Error::new(ErrorKind::NothingToDo, message));
+    }
+    Ok(())
+}
+
+/// The outputs that are judged: those that the sites reach.
+fn judge(model: &Model, loss: &LossSpec, sites: &Sites, samples: &Samples) -> Result<Judge> {
+    let mut judge = Judge::new(model, loss, &samples.carry)?;
+    let nodes = sites.survey.nodes.iter().map(|node| (node.scope.clone(), node.index));
+    judge.keep_reached(&reach::outputs(model, &Changes::of_elements(nodes), &samples.carry)?)?;
+    Ok(judge)
+}
+
+/// Names the model's file.
+fn located(model: &Model, error: Error) -> Error {
+    match model.path() {
+        Some(path) => error.in_file(path),
+        None => error,
+    }
+}
+
+/// Whether another codec does better, by runs of the model and by distortions: with few samples, runs alone are luck.
+fn wins(ours: Tried, theirs: Tried) -> bool {
+    theirs.loss < ours.loss && theirs.predicted < ours.predicted
+}
+
+/// Whether one rate for all does better.
+fn wins_by_far(ours: Tried, theirs: Tried) -> bool {
+    theirs.loss < RIVAL * ours.loss
+}
+
+/// Whether a plan has projection dictionaries.
+fn projects(plan: &Plan) -> bool {
+    plan.choices.values().any(|choice| matches!(choice, Choice::Projection { .. }))
+}
+
+/// The loss of the worst output.
+fn worst_loss(coded: &Coded, held: &Reference<'_>) -> Result<f64> {
+    held.compare(&Engine::new(&coded.model)?, &Overrides::default())?.worst_loss()
+}
+
+fn cannot_run(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Engine | ErrorKind::Limit)
+}
+
+fn without_outputs(error: &Error) -> String {
+    format!(
+        "the model cannot be run to its outputs: it is calibrated on the samples as far as it runs, bits are divided by the \
+         derivatives of the gates, and it is not tuned ({error})"
+    )
+}
+
+fn without_engine(error: &Error) -> String {
+    format!("the model cannot be run: layers are calibrated on seeded random inputs, with one rate for all ({error})")
+}

@@ -1,0 +1,491 @@
+//! A calibrated model: its sites with their metrics, from which curves, sensitivities and codes are made.
+//!
+//! ```text
+//! sites -> second moments -> curves, sensitivities -> Plan -> coded sites -> Model
+//! ```
+//! Each step is a function of its own module; this one puts them in order. Which of them are taken is decided by
+//! [`Compressor`](super::Compressor).
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::moments::Moments;
+use super::sensitivity;
+use crate::calibrate::{self, SecondMoments};
+use crate::code::{self, CodedSites, Learning};
+use crate::dictionary::{self, BlockSpec, Metric};
+use crate::encode::{self, Forms, Writing};
+use crate::engine::Engine;
+use crate::error::{ErrorKind, Result};
+use crate::loss::Judge;
+use crate::onnx::Model;
+use crate::plan::{self, Choice, Curves, Dictionaries, Plan, Sharing, Sizing, Storage};
+use crate::progress::{Progress, Silent};
+use crate::samples::Samples;
+use crate::sites::{PerSite, SiteId, Weights};
+use crate::tune::{self, TuneReport};
+
+/// Seconds that each phase took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PhaseSeconds {
+    /// Running the original for second moments.
+    pub calibrate: f64,
+    /// Learning curves and the plan's codes.
+    pub learn: f64,
+    /// Measuring sensitivities and choosing.
+    pub allocate: f64,
+    /// Fine-tuning.
+    pub tune: f64,
+    /// Building the graph.
+    pub encode: f64,
+}
+
+/// A model that is being compressed: its weights, and what calibration measured.
+pub struct Study<'a> {
+    /// The original.
+    pub model: &'a Model,
+    /// Its sites and their weights.
+    pub weights: Weights,
+    /// Seeds everything random.
+    pub seed: u64,
+    /// How the result is written.
+    pub writing: Writing,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// Time per phase, so far.
+    pub seconds: PhaseSeconds,
+    metrics: PerSite<Arc<Metric>>,
+    /// Sensitivity of each site from the derivatives of its gate, where a sample reached it.
+    local: PerSite<Option<f64>>,
+    /// Steps of sequences that the calibration samples gave.
+    steps: f64,
+    /// All sites coded at a rate, with their distortions, by the width of pieces.
+    versions: Mutex<BTreeMap<usize, Arc<Version>>>,
+}
+
+/// All sites coded at one rate, and the distortion of each.
+pub type Version = (CodedSites, PerSite<f64>);
+
+/// What a plan came to.
+#[derive(Clone, Debug)]
+pub struct Coded {
+    /// The plan.
+    pub plan: Plan,
+    /// The stored sites.
+    pub sites: CodedSites,
+    /// Distortion of each site; zero for a dense one.
+    pub distortion: PerSite<f64>,
+    /// The compressed model.
+    pub model: Model,
+}
+
+/// How a plan did on calibration samples.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried {
+    /// The loss of the model that it makes.
+    pub loss: f64,
+    /// What sensitivities predict for the distortions of its sites.
+    pub predicted: f64,
+}
+
+/// Which points of the curves are learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rates {
+    /// All that plans may choose from.
+    All,
+    /// Those that sensitivities are measured at.
+    Coarse,
+}
+
+/// Steps of sequences that sensitivities are measured on, at about: they need only order the sites.
+const SENSITIVITY_STEPS: f64 = 8192.0;
+/// Products of weights and numbers that all coarse versions of one site may take together, and how many there are at most.
+const SENSITIVITY_PRODUCTS: f64 = (1u64 << 30) as f64;
+const MOST_VERSIONS: usize = 5;
+/// How much coarser codes of one kind of sites have to add to the loss, as a share, to be distinguished from noise, and by
+/// how much the sensitivity of the kind is changed at most.
+const LEAST_RISE: f64 = 0.05;
+const MOST_MOVED: f64 = 4.0;
+/// The share of the loss of a plan from which on another one is clearly worse: trials of one plan with other seeds differ by as
+/// much.
+const CLEARLY_WORSE: f64 = 1.1;
+/// Rounds of coding and refitting: for the curves, which need only the order of things, for plans that are compared, and
+/// for what is stored, where each round still takes some thousandths off the error.
+const CURVE_ROUNDS: usize = 1;
+const PLAN_ROUNDS: usize = 2;
+const FINAL_ROUNDS: usize = 8;
+
+impl<'a> Study<'a> {
+    /// Calibrates: runs the original on the samples, or each recurrent cell on noise where the engine is `None`.
+    ///
+    /// # Errors
+    /// Those of running the model.
+    pub fn new(
+        model: &'a Model,
+        weights: Weights,
+        calibration: Option<(&Engine, &Samples)>,
+        seed: u64,
+        progress: &dyn Progress,
+    ) -> Result<Study<'a>> {
+        let start = Instant::now();
+        let measured = match calibration {
+            Some((engine, samples)) => calibrate::measure(engine, &weights.survey.nodes, samples, progress)?,
+            None => SecondMoments::default(),
+        };
+        let steps = measured.vectors().max(1) as f64;
+        let numbers = weights.survey.nodes.iter().map(|n| calibration.and_then(|(e, _)| e.number(&n.scope, n.index)));
+        let moments =
+            Moments { weights: &weights, measured, numbers: numbers.collect(), seed, stand_ins: RefCell::default() };
+        let mut of_inputs = Vec::with_capacity(weights.inputs.len());
+        for input in &weights.inputs {
+            let moment = moments.of_input(input);
+            let damp = dictionary::damping(moment.halves());
+            of_inputs.push(Arc::new(Metric::new(moment.mean().view(), damp)?));
+        }
+        let local = weights.sites().map(|site| moments.local(site));
+        let warnings = if calibration.is_some() { moments.stand_ins.into_inner() } else { Vec::new() };
+        Ok(Study {
+            model,
+            metrics: weights.sites().map(|site| of_inputs[site.input.0].clone()),
+            weights,
+            seed,
+            writing: Writing::default(),
+            local,
+            steps,
+            warnings,
+            seconds: PhaseSeconds { calibrate: start.elapsed().as_secs_f64(), ..PhaseSeconds::default() },
+            versions: Mutex::default(),
+        })
+    }
+
+    /// Hands what decides the size of a plan to `work`.
+    pub fn sized<T>(&self, work: impl FnOnce(&Sizing<'_>) -> T) -> T {
+        sized(self.model, &self.weights, &self.writing, work)
+    }
+
+    /// Bytes of the file that a plan makes.
+    ///
+    /// # Errors
+    /// As [`encode::size`].
+    pub fn bytes(&self, plan: &Plan) -> Result<u64> {
+        encode::size(self.model, &self.weights, plan, &self.writing)
+    }
+
+    /// Learns the rate-distortion curves of all sites.
+    ///
+    /// # Errors
+    /// Those of the numerics.
+    pub fn curves(&mut self, rates: Rates, bits: f64, progress: &dyn Progress) -> Result<Curves> {
+        let start = Instant::now();
+        let coarse = self.coarse_widths(bits);
+        let mut curves = Curves::of_shapes(&self.weights);
+        let Some(points) = curves.points.values().next() else { return Ok(curves) };
+        let mut ways: Vec<(usize, Choice)> = points.iter().map(|point| point.choice).enumerate().collect();
+        ways.retain(|(_, choice)| match (rates, private_width(*choice)) {
+            _ if *choice == Choice::Dense => false,
+            (Rates::All, _) => true,
+            (Rates::Coarse, width) => width.is_some_and(|width| coarse.contains(&width)),
+        });
+        if rates == Rates::Coarse {
+            let points = curves.points.iter_mut().flat_map(|(_, points)| points);
+            points.filter(|point| point.choice != Choice::Dense).for_each(|point| point.distortion = f64::INFINITY);
+        }
+        progress.phase("curves", (ways.len() * self.weights.len()) as u64);
+        for (way, choice) in ways {
+            let (coded, distortion) = self.version(choice, progress)?;
+            for (id, points) in curves.points.iter_mut() {
+                points[way].distortion = distortion[id];
+            }
+            if let Some(width) = private_width(choice).filter(|width| coarse.contains(width)) {
+                self.keep(width, (coded, distortion));
+            }
+        }
+        progress.done();
+        self.seconds.learn += start.elapsed().as_secs_f64();
+        Ok(curves)
+    }
+
+    /// All sites coded in one way, as well as curves need it.
+    fn version(&self, choice: Choice, progress: &dyn Progress) -> Result<Version> {
+        let plan = Plan::alike(choice, &self.equal());
+        code::learn(&self.weights, &plan, &self.learning(CURVE_ROUNDS, None), progress)
+    }
+
+    fn keep(&self, width: usize, version: Version) -> Arc<Version> {
+        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        versions.entry(width).or_insert_with(|| Arc::new(version)).clone()
+    }
+
+    /// All sites coded with pieces of `width` and codebooks of their own: from the curves, or learned now.
+    fn coarse(&self, width: usize) -> Result<Arc<Version>> {
+        let known = self.versions.lock().unwrap_or_else(PoisonError::into_inner).get(&width).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let version = self.version(private(width), &Silent)?;
+        Ok(self.keep(width, version))
+    }
+
+    /// The widths of pieces at which sensitivities are measured for a plan of about `bits` a weight.
+    ///
+    /// One step coarser than the plan will be: far above noise, still small enough to be quadratic.
+    #[must_use]
+    pub fn coarse_widths(&self, bits: f64) -> Vec<usize> {
+        plan::widths_near(((8.0 / bits).round() as usize + 1).clamp(3, 8), self.most_versions())
+    }
+
+    /// Measures the loss per distortion of each site at the outputs that `judge` names, with codes of these widths.
+    ///
+    /// # Errors
+    /// Those of the numerics and of running the model.
+    pub fn sensitivity(
+        &mut self,
+        widths: &[usize],
+        engine: &Engine,
+        samples: &Samples,
+        judge: &Judge,
+        progress: &dyn Progress,
+    ) -> Result<PerSite<f64>> {
+        let start = Instant::now();
+        let samples = self.few(samples);
+        let reference = judge.reference(engine, &samples)?;
+        // In the order of the curves, which the order of equal versions depends on.
+        let mut widths = widths.to_vec();
+        widths.sort_unstable();
+        let versions = widths.iter().map(|&width| self.coarse(width)).collect::<Result<Vec<_>>>()?;
+        let measured = sensitivity::measure(engine, &self.weights, &versions, &reference, progress)?;
+        self.seconds.allocate += start.elapsed().as_secs_f64();
+        Ok(self.complete(&measured))
+    }
+
+    /// What projection dictionaries have to offer each site, given its sensitivity.
+    ///
+    /// # Errors
+    /// Those of the numerics.
+    pub fn dictionaries<'s>(&'s self, sensitivity: &'s PerSite<f64>) -> Result<Dictionaries<'s>> {
+        Dictionaries::mine(&self.weights, &self.metrics, sensitivity)
+    }
+
+    /// `plan`, or `rival` if `accept` says so, given how the models that both make do on calibration samples. What
+    /// sensitivities predict holds for small errors that do not interact; where it does not, one rate for all may be the
+    /// better plan.
+    ///
+    /// # Errors
+    /// Those of the numerics and of running the model.
+    pub fn better(
+        &mut self,
+        plan: Plan,
+        (rival, accept): (Plan, fn(Tried, Tried) -> bool),
+        engine: &Engine,
+        samples: &Samples,
+        judge: &Judge,
+        progress: &dyn Progress,
+    ) -> Result<Plan> {
+        let start = Instant::now();
+        let samples = self.few(samples);
+        let reference = judge.reference(engine, &samples)?;
+        progress.phase("compare plans", 2 * self.weights.len() as u64);
+        let attempt = |tried: &Plan| {
+            let how = self.learning(PLAN_ROUNDS, Some(tried));
+            let (coded, distortion) = code::learn(&self.weights, tried, &how, progress)?;
+            // Decoded, the weights want the room.
+            self.forget_factors();
+            let loss = sensitivity::loss(engine, &self.weights, &coded, &reference)?;
+            Ok(Tried { loss, predicted: Plan::predicted_loss(&plan.sensitivity, &distortion) })
+        };
+        let (ours, theirs): (Result<Tried>, Result<Tried>) = (attempt(&plan), attempt(&rival));
+        let accepted = accept(ours?, theirs?);
+        progress.done();
+        self.seconds.allocate += start.elapsed().as_secs_f64();
+        Ok(if accepted { rival } else { plan })
+    }
+
+    /// A plan for a model that is fine-tuned, from the best one for a model that is not, which was made of its
+    /// sensitivities.
+    ///
+    /// Fine-tuning removes far more of the error of some sites than of others, which sensitivities do not show. So each
+    /// kind of sites is quantised more coarsely in turn and the model fine-tuned a little: the loss after that, on samples
+    /// that were held back, rescales the sensitivities, and `allocate` makes another plan of them. It is taken unless it
+    /// does clearly worse once it is tuned: it follows from all these runs, and their comparison from two of them only.
+    ///
+    /// The plan stays where layers are not all tuned against the same outputs, whose losses could not be compared, and in a
+    /// model so large that a trial would have too few steps to show anything.
+    ///
+    /// # Errors
+    /// Those of the numerics, of running the model and of `allocate`.
+    pub fn tuned_plan(
+        &mut self,
+        plan: Plan,
+        curves: &Curves,
+        (engine, samples, judge): (&Engine, &Samples, &Judge),
+        allocate: impl Fn(&Study<'_>, &PerSite<f64>) -> Result<Plan>,
+        progress: &dyn Progress,
+    ) -> Result<Plan> {
+        let start = Instant::now();
+        let Some(options) = tune::trial(&self.weights, self.seed) else { return Ok(plan) };
+        let mut kinds: Vec<_> = self.weights.all.iter().map(|site| site.kind()).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        progress.phase("try plans", 2 + kinds.len() as u64);
+        let few = self.few(samples);
+        let reference = judge.reference(engine, &few)?;
+        let subject = tune::Subject { model: self.model, engine, weights: &self.weights };
+        let held_back = |plan: &Plan| -> Result<Option<f64>> {
+            let (mut sites, _) = code::learn(&self.weights, plan, &self.learning(PLAN_ROUNDS, Some(plan)), &Silent)?;
+            self.forget_factors();
+            let report = tune::tune(&subject, &mut sites, samples, Some(&reference), &options, &Silent)?;
+            Ok(report.left_out.filter(|loss| loss.is_finite() && *loss > 0.0))
+        };
+        let other = || -> Result<Option<Plan>> {
+            let Some(base) = held_back(&plan)? else { return Ok(None) };
+            let mut sensitivity = plan.sensitivity.clone();
+            for &kind in &kinds {
+                progress.advance(1);
+                let Some(coarser) = plan::coarser(&self.weights, &plan, kind) else { continue };
+                let [expected, before] = [&coarser, &plan].map(|p| curves.predicted_loss(p, &plan.sensitivity));
+                let expected = expected / before - 1.0;
+                if !(expected.is_finite() && expected > LEAST_RISE) {
+                    continue;
+                }
+                let Some(found) = held_back(&coarser)? else { continue };
+                let factor = ((found / base - 1.0) / expected).clamp(1.0 / MOST_MOVED, MOST_MOVED);
+                let sites = self.weights.all.iter().filter(|site| site.kind() == kind);
+                sites.for_each(|site| sensitivity[site.id] *= factor);
+            }
+            let other = match allocate(self, &sensitivity) {
+                Ok(other) if other.choices != plan.choices => Plan { sensitivity: plan.sensitivity.clone(), ..other },
+                Err(error) if !matches!(error.kind(), ErrorKind::Target | ErrorKind::NothingToDo) => return Err(error),
+                _ => return Ok(None),
+            };
+            let loss = held_back(&other)?;
+            Ok(loss.is_some_and(|loss| loss < CLEARLY_WORSE * base).then_some(other))
+        };
+        let other = other()?;
+        progress.done();
+        self.seconds.allocate += start.elapsed().as_secs_f64();
+        Ok(other.unwrap_or(plan))
+    }
+
+    /// Coarse versions of each site that its sensitivity is averaged over. The error of a large site is the sum of many, so
+    /// that one version is enough; for a small model, which needs more, more cost little.
+    fn most_versions(&self) -> usize {
+        let pass = self.steps.min(SENSITIVITY_STEPS) * self.weights.parameters() as f64;
+        ((SENSITIVITY_PRODUCTS / pass).round() as usize).clamp(1, MOST_VERSIONS)
+    }
+
+    /// Those of the calibration samples that sensitivities are measured and plans compared on.
+    fn few(&self, samples: &Samples) -> Samples {
+        samples.subset((SENSITIVITY_STEPS / self.steps * samples.len() as f64).ceil() as usize)
+    }
+
+    /// The effect of each site's distortion on the states of its own layer, from the derivatives of its gate in the
+    /// calibration runs: all layers count alike, and no further run is needed.
+    #[must_use]
+    pub fn local_sensitivity(&self) -> PerSite<f64> {
+        self.complete(&self.local)
+    }
+
+    fn complete(&self, known: &PerSite<Option<f64>>) -> PerSite<f64> {
+        let energy = known.map(|id, _| self.energy(id));
+        sensitivity::complete(&self.weights, known, &energy)
+    }
+
+    /// Learns a plan's codes and builds the model.
+    ///
+    /// # Errors
+    /// Those of the numerics, and as [`encode::apply`].
+    pub fn code(&mut self, plan: Plan, progress: &dyn Progress) -> Result<Coded> {
+        let start = Instant::now();
+        progress.phase("learn", self.weights.len() as u64);
+        let how = self.learning(FINAL_ROUNDS, Some(&plan));
+        let (sites, distortion) = code::learn(&self.weights, &plan, &how, progress)?;
+        progress.done();
+        self.seconds.learn += start.elapsed().as_secs_f64();
+        let start = Instant::now();
+        let model = encode::apply(self.model, &self.weights, &sites, &self.writing)?;
+        self.seconds.encode += start.elapsed().as_secs_f64();
+        Ok(Coded { plan, sites, distortion, model })
+    }
+
+    /// Fine-tunes the coded sites against the original on calibration samples, and builds the model anew. The bytes stay.
+    ///
+    /// # Errors
+    /// Those of running the model.
+    pub fn tune(
+        &mut self,
+        coded: &mut Coded,
+        engine: &Engine,
+        samples: &Samples,
+        judge: &Judge,
+        options: &tune::Options,
+        progress: &dyn Progress,
+    ) -> Result<TuneReport> {
+        let start = Instant::now();
+        let few = self.few(samples);
+        let reference = judge.reference(engine, &few)?;
+        let subject = tune::Subject { model: self.model, engine, weights: &self.weights };
+        let report = tune::tune(&subject, &mut coded.sites, samples, Some(&reference), options, progress)?;
+        for (id, stored) in code::stored(&coded.sites) {
+            coded.distortion[id] = code::distortion_of(&self.weights, &self.metrics, id, stored);
+        }
+        let biased = encode::with_biases(self.model, &report.biases)?;
+        coded.model = encode::apply(&biased, &self.weights, &coded.sites, &self.writing)?;
+        self.seconds.tune += start.elapsed().as_secs_f64();
+        Ok(report)
+    }
+
+    /// The energy `tr(W S W^T)` of a site: the distortion of storing zeros.
+    #[must_use]
+    pub fn energy(&self, id: SiteId) -> f64 {
+        self.metrics[id].distortion(self.weights.rows(id))
+    }
+
+    /// Sensitivities that weigh all sites alike: by the inverse of their energy, so that a relative error counts the same everywhere.
+    #[must_use]
+    pub fn equal(&self) -> PerSite<f64> {
+        self.weights.sites().map(|site| self.energy(site.id)).map(|_, &e| if e > 0.0 { 1.0 / e } else { 1.0 })
+    }
+
+    fn learning(&self, rounds: usize, plan: Option<&Plan>) -> Learning<'_> {
+        let options = dictionary::Options { seed: self.seed, rounds, ..Default::default() };
+        Learning { metrics: &self.metrics, options, peaks: self.peaks(plan) }
+    }
+
+    /// The largest level of the atoms of each site: what is multiplied as int8 keeps to seven bits. Without a plan, all
+    /// sites are taken for block codes.
+    fn peaks(&self, plan: Option<&Plan>) -> PerSite<i8> {
+        let storage = |id: SiteId| plan.map_or(Storage::Block, |plan| plan.choices[id].storage());
+        let forms = Forms::new(self.model, &self.weights).of_sites(self.writing.request, &storage);
+        forms.map(|_, form| form.peak())
+    }
+
+    fn forget_factors(&self) {
+        self.metrics.values().for_each(|metric| metric.forget_factors());
+    }
+}
+
+/// Hands what decides the size of a plan to `work`.
+pub fn sized<T>(model: &Model, weights: &Weights, writing: &Writing, work: impl FnOnce(&Sizing<'_>) -> T) -> T {
+    let forms = Forms::new(model, weights).of_sites(writing.request, &|_| Storage::Block);
+    let bytes = |plan: &Plan| encode::size(model, weights, plan, writing);
+    work(&Sizing {
+        sites: weights,
+        file: model.bytes(),
+        keeps_dense: forms.map(|_, form| *form == encode::Form::Portable),
+        bytes: &bytes,
+    })
+}
+
+fn private(width: usize) -> Choice {
+    Choice::Block { spec: BlockSpec { width }, sharing: Sharing::Unit }
+}
+
+/// The width of pieces of a choice whose codebook serves one site.
+fn private_width(choice: Choice) -> Option<usize> {
+    match choice {
+        Choice::Block { spec, sharing: Sharing::Unit } => Some(spec.width),
+        _ => None,
+    }
+}

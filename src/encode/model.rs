@@ -1,0 +1,199 @@
+//! The model with coded sites: their constants are replaced by subgraphs that decode them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Block, Form, Forms, Home, Layer, Request, Stored, Subject, Writer, fast, portable, vendor};
+use crate::code::{CodedSite, CodedSites};
+use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::{Model, Rewriter, Scope, tensor};
+use crate::plan::Storage;
+use crate::recurrent::{Cell, Matrix, OwnBias, Survey, WeightUse};
+use crate::sites::{Site, SiteId, TensorId, Weights};
+
+/// The metadata entry that says how a model was made.
+pub const NOTE: &str = "dirnet";
+
+/// How a result is written.
+#[derive(Clone, Debug, Default)]
+pub struct Writing {
+    /// The form of its recurrent nodes.
+    pub request: Request,
+    /// The text of the metadata entry [`NOTE`].
+    pub note: String,
+}
+
+/// The model with its weights replaced by what `coded` holds, in the form that `writing` asks for. A tensor all of whose
+/// sites are dense stays as it is.
+///
+/// # Errors
+/// As [`Rewriter::finish`].
+pub fn apply(model: &Model, weights: &Weights, coded: &CodedSites, writing: &Writing) -> Result<Model> {
+    let mut result = model.clone();
+    let mut rewriter = Rewriter::new(&mut result);
+    let survey = &weights.survey;
+    let storage = |id: SiteId| coded[id].as_ref().map_or(Storage::Dense, CodedSite::storage);
+    let forms = Forms::new(model, weights).assign(writing.request, &storage);
+    let kept: Vec<Kept<'_>> = weights.tensors().map(|tensor| Kept::new(weights, coded, tensor)).collect();
+    let mut writer = Writer::new(&mut rewriter);
+    let mut edits = Vec::new();
+    for (weight, kept) in survey.weights.iter().zip(&kept) {
+        if kept.is_dense() || forms[weight.uses[0].node].form != Form::Portable {
+            continue;
+        }
+        for uses in anchors(survey, &weight.uses).into_values() {
+            let place = common(survey, &uses);
+            writer.enter(&place);
+            let value = portable::write(&mut writer, &kept.stored, kept.home());
+            writer.place_in_front(&place);
+            edits.extend(uses.into_iter().map(|used| (used, value.clone())));
+        }
+    }
+    let replaced: Vec<usize> = (0..survey.nodes.len()).filter(|&n| forms[n].form != Form::Portable).collect();
+    // Not those that the forms were chosen by: this model may have others.
+    let biases = replaced.iter().any(|&n| forms[n].form == Form::Fast).then(|| survey.biases(model));
+    for &index in &replaced {
+        let node = &survey.nodes[index];
+        let [w, r] = Matrix::BOTH.map(|matrix| {
+            let weight = survey.weight_of(index, matrix).expect("both weights of a found node are found");
+            (&kept[weight].stored, kept[weight].home())
+        });
+        let layer = Layer {
+            node,
+            proto: model.node(&node.scope, node.index),
+            w,
+            r,
+            bias: match forms[index].form {
+                Form::Ort => None,
+                _ => biases.as_ref().and_then(|biases| biases[index].as_ref()?.as_ref().ok()),
+            },
+        };
+        match forms[index].form {
+            Form::Ort => vendor::write(&mut writer, &layer),
+            _ => fast::write(&mut writer, &layer),
+        }
+        writer.place_before(&node.scope, node.index);
+    }
+    for (WeightUse { node, matrix }, value) in edits {
+        let node = &survey.nodes[node];
+        rewriter.set_input(&node.scope, node.index, matrix.input(), &value);
+        node.source(matrix).frozen.iter().for_each(|input| rewriter.freeze_input(input));
+    }
+    for index in replaced {
+        let node = &survey.nodes[index];
+        rewriter.remove_node(&node.scope, node.index);
+        node.w.frozen.iter().chain(&node.r.frozen).for_each(|input| rewriter.freeze_input(input));
+        if forms[index].form == Form::Ort {
+            rewriter.import(vendor::DOMAIN, 1);
+        }
+    }
+    rewriter.set_metadata(NOTE, &writing.note);
+    rewriter.finish()?;
+    Ok(result)
+}
+
+/// What a model says of how it was made, if this tool made it.
+#[must_use]
+pub fn note(model: &Model) -> Option<&str> {
+    Some(model.proto.metadata_props.iter().find(|entry| entry.key() == NOTE)?.value())
+}
+
+/// What nodes have in place of their B.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewBias {
+    /// The B.
+    pub of: OwnBias,
+    /// `[directions, 2*G*H]`, row-major.
+    pub values: Arc<Vec<f32>>,
+}
+
+/// The model with other biases. Its size is the same.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for one of another size than the B that it is to replace.
+pub fn with_biases(model: &Model, biases: &[NewBias]) -> Result<Model> {
+    for bias in biases {
+        let tensor = model.initializer(&bias.of.definition);
+        let stored = tensor.and_then(|tensor| tensor.raw_data.as_ref()).map_or(0, |raw| raw.len() / size_of::<f32>());
+        if stored != bias.values.len() {
+            let name = tensor.map_or("", |tensor| tensor.name());
+            let message = format!("tensor '{name}': {} biases for the {stored} that it holds", bias.values.len());
+            return Err(Error::new(ErrorKind::Usage, message));
+        }
+    }
+    let definitions: Vec<_> = biases.iter().map(|bias| bias.of.definition.clone()).collect();
+    Ok(model.with_initializers(&definitions, |place, tensor| {
+        tensor.raw_data = tensor::float("", &[biases[place].values.len()], &biases[place].values).raw_data;
+    }))
+}
+
+/// A weight as it is stored, and where.
+struct Kept<'a> {
+    stored: Stored<'a>,
+    constants: Scope,
+    codebooks: Scope,
+}
+
+impl<'a> Kept<'a> {
+    fn new(weights: &'a Weights, coded: &'a CodedSites, tensor: TensorId) -> Self {
+        let survey = &weights.survey;
+        let uses = &survey.weights[tensor.0].uses;
+        let WeightUse { node, matrix } = uses[0];
+        let source = survey.source(&survey.weights[tensor.0]);
+        let block = |site: &Site| match &coded[site.id] {
+            None => Block::Dense(weights.rows(site.id)),
+            Some(CodedSite::Block(coded)) => Block::Coded(coded),
+            Some(CodedSite::Projection(projected)) => Block::Projected(projected),
+        };
+        let stored = Stored {
+            of: Subject::Weight(tensor.0),
+            start: 0,
+            name: format!("{}/{matrix}", survey.nodes[node].name),
+            element: source.element,
+            directions: source.shape[0],
+            columns: source.shape[2],
+            blocks: weights.of_tensor(tensor).map(block).collect(),
+            gates: survey.nodes[node].cell.gates(),
+        };
+        let constants = common(survey, uses);
+        let shared = weights.of_tensor(tensor).any(|site| is_shared(weights, coded, site));
+        Kept { stored, codebooks: if shared { Scope::root() } else { constants.clone() }, constants }
+    }
+
+    fn home(&self) -> Home<'_> {
+        Home { constants: &self.constants, codebooks: &self.codebooks }
+    }
+
+    fn is_dense(&self) -> bool {
+        self.stored.blocks.iter().all(|block| matches!(block, Block::Dense(_)))
+    }
+}
+
+/// Whether a site of another tensor uses the codebook or dictionary of this one too.
+fn is_shared(weights: &Weights, coded: &CodedSites, site: &Site) -> bool {
+    let Some(this) = &coded[site.id] else { return false };
+    let shares = |other: &Site| coded[other.id].as_ref().is_some_and(|coded| coded.shares_with(this));
+    weights.all.iter().any(|other| other.tensor != site.tensor && shares(other))
+}
+
+/// Uses by the innermost Loop or Scan body that they are in. Values must be computed inside such a body: not every
+/// runtime lets one capture a value that a node outside computes. For a GRU the same holds of the branches of an If, where
+/// MNN crashes.
+fn anchors(survey: &Survey, uses: &[WeightUse]) -> BTreeMap<Scope, Vec<WeightUse>> {
+    let mut anchors: BTreeMap<Scope, Vec<WeightUse>> = BTreeMap::new();
+    for &used in uses {
+        let node = &survey.nodes[used.node];
+        let captures = |op: &String| op == "If" && node.cell != Cell::Gru;
+        let depth = node.bodies.iter().rposition(|op| !captures(op)).map_or(0, |i| i + 1);
+        let body = node.scope.steps()[..depth].iter().fold(Scope::root(), |scope, &step| scope.child(step));
+        anchors.entry(body).or_default().push(used);
+    }
+    anchors
+}
+
+/// The innermost graph around all uses.
+pub(crate) fn common(survey: &Survey, uses: &[WeightUse]) -> Scope {
+    let mut scopes = uses.iter().map(|u| &survey.nodes[u.node].scope);
+    let first = scopes.next().cloned().unwrap_or_default();
+    scopes.fold(first, |common, scope| common.common(scope))
+}

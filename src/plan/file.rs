@@ -1,0 +1,202 @@
+//! A plan as a TOML file, to be read, edited and applied again.
+//!
+//! Every site is named by its place (node, tensor, direction, gate), so that a file fits the model that it was made for
+//! and any other with the same layers, whatever their weights. Reading checks that each site is named exactly once.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dictionary::{ATOMS, Band, Bands, BlockSpec, MAX_BANDS, MAX_WIDTH};
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::{Choice, Plan, Sharing};
+use crate::sites::{PerSite, Site, Sites};
+
+/// The version of the format.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: u32,
+    unit: Vec<Entry>,
+}
+
+/// One site: its place, then what is stored.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    node: String,
+    tensor: String,
+    direction: String,
+    gate: String,
+    codec: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    width: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    atoms: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sharing: Option<String>,
+    /// The bands of each projection dictionary, each as `[atoms, width of the pieces of an atom, width of the pieces of a
+    /// row of codes]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bands: Option<Vec<Vec<[u16; 3]>>>,
+    /// Weighs sites that share a codebook; taken to matter by their energy alike if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sensitivity: Option<f64>,
+}
+
+/// Node, tensor, direction, gate.
+type Place = (String, String, String, String);
+
+fn place(site: &Site) -> Place {
+    let gate = site.gate();
+    (gate.node.clone(), gate.matrix.to_string(), gate.direction.name().to_owned(), gate.gate.to_owned())
+}
+
+/// The text of a plan.
+///
+/// # Errors
+/// If a name cannot be written as TOML.
+pub fn write(sites: &Sites, plan: &Plan) -> Result<String> {
+    let entry = |site: &Site| {
+        let (choice, sensitivity) = (plan.choices[site.id], plan.sensitivity[site.id]);
+        let (node, tensor, direction, gate) = place(site);
+        let codec = choice.codec().to_owned();
+        let (mut width, mut atoms, mut sharing, mut bands) = (None, None, None, None);
+        match choice {
+            Choice::Dense => {}
+            Choice::Block { spec, sharing: reach } => {
+                (width, atoms, sharing) = (Some(spec.width), Some(ATOMS), Some(reach.name().to_owned()));
+            }
+            Choice::Projection { parts } => {
+                let numbers = |band: Band| [band.atoms, band.width.into(), band.codes.into()];
+                let parts = parts.iter().filter(|part| !part.is_empty());
+                bands = Some(parts.map(|part| part.iter().map(numbers).collect()).collect());
+            }
+        }
+        let sensitivity = Some(sensitivity);
+        Entry { node, tensor, direction, gate, codec, width, atoms, sharing, bands, sensitivity }
+    };
+    let unit = sites.all.iter().map(entry).collect();
+    let body = toml::to_string(&File { version: VERSION, unit })
+        .map_err(|error| Error::new(ErrorKind::Usage, format!("the plan cannot be written: {error}")))?;
+    Ok(format!(
+        "# How each unit is stored: width weights to an atom, so many atoms, in a codebook for a unit, matrix, node or\n\
+         # the whole model. Leave a unit alone with codec = \"dense\". Bands of a projection dictionary: atoms, numbers of an\n\
+         # atom in a piece of it, codes in a piece of a row. Apply with: dirnet compress MODEL -o OUT --plan FILE\n\
+         {body}"
+    ))
+}
+
+/// Reads the plan for some weights from its text. A site without a sensitivity takes that of `usual`.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for a text that is not a plan, or not one for these weights, naming the site.
+pub fn read(text: &str, sites: &Sites, usual: &PerSite<f64>) -> Result<Plan> {
+    let file: File = toml::from_str(text).map_err(|error| {
+        let line = error.span().and_then(|span| text.get(..span.start)).map_or(0, |head| head.matches('\n').count());
+        usage(format!("line {}: {}", line + 1, error.message().trim()))
+    })?;
+    if file.version != VERSION {
+        return Err(usage(format!("plan of version {}, expected {VERSION}", file.version)));
+    }
+    let mut planned: BTreeMap<Place, (Choice, Option<f64>)> = BTreeMap::new();
+    for entry in file.unit {
+        let choice = choice(&entry)?;
+        if let Some(sensitivity) = entry.sensitivity.filter(|s| !(*s > 0.0 && s.is_finite())) {
+            return Err(usage(format!("sensitivity {sensitivity}: it has to be above 0")).at_node(&entry.node));
+        }
+        let place = (entry.node, entry.tensor, entry.direction, entry.gate);
+        if let Some((place, _)) = planned.get_key_value(&place) {
+            return Err(usage(format!("{} is planned twice", show(place))));
+        }
+        planned.insert(place, (choice, entry.sensitivity));
+    }
+    let (mut choices, mut sensitivities) = (Vec::new(), Vec::new());
+    for site in &sites.all {
+        let place = place(site);
+        let found = planned.remove(&place).ok_or_else(|| usage(format!("there is no unit for {}", show(&place))));
+        let (choice, sensitivity) = found?;
+        check(choice, site, sites)?;
+        choices.push(choice);
+        sensitivities.push(sensitivity.unwrap_or(usual[site.id]));
+    }
+    let plan = Plan { choices: choices.into(), sensitivity: sensitivities.into() };
+    match planned.into_keys().next() {
+        Some(place) => Err(usage(format!("{} is not among the weights of the model", show(&place)))),
+        None => Ok(plan),
+    }
+}
+
+fn choice(entry: &Entry) -> Result<Choice> {
+    let at = |message: String| usage(message).at_node(&entry.node);
+    let block = (entry.width, entry.atoms, entry.sharing.as_deref());
+    match (entry.codec.as_str(), block, &entry.bands) {
+        ("dense", (None, None, None), None) => Ok(Choice::Dense),
+        ("block", (Some(width), Some(atoms), Some(sharing)), None) => {
+            let spec = BlockSpec::new(width).map_err(|error| at(error.to_string()))?;
+            if atoms != ATOMS {
+                return Err(at(format!("{atoms} atoms: only codebooks of {ATOMS} can be stored")));
+            }
+            let reach = Sharing::ALL.into_iter().find(|reach| reach.name() == sharing);
+            let sharing = reach
+                .ok_or_else(|| at(format!("sharing '{sharing}' is unknown, expected unit, matrix, node or model")))?;
+            Ok(Choice::Block { spec, sharing })
+        }
+        ("projection", (None, None, None), Some(bands)) => projection(bands).map_err(at),
+        ("dense", ..) => Err(at("a dense unit has no width, atoms, sharing or bands".to_owned())),
+        ("block", ..) => Err(at("a block unit needs width, atoms and sharing, and nothing else".to_owned())),
+        ("projection", ..) => Err(at("a projection unit needs bands, and nothing else".to_owned())),
+        (codec, ..) => Err(at(format!("codec '{codec}' is unknown, expected block, projection or dense"))),
+    }
+}
+
+/// The bands of a site's dictionaries, or what is wrong with them.
+fn projection(bands: &[Vec<[u16; 3]>]) -> std::result::Result<Choice, String> {
+    let byte = |number: u16| u8::try_from(number).unwrap_or(u8::MAX);
+    let part = |bands: &Vec<[u16; 3]>| {
+        let bands: Vec<Band> =
+            bands.iter().map(|&[atoms, width, codes]| Band { atoms, width: byte(width), codes: byte(codes) }).collect();
+        Bands::new(&bands).filter(|bands| bands.used().next().is_some()).ok_or_else(|| {
+            format!(
+                "bands {bands:?}: 1 to {MAX_BANDS} of [atoms, width, codes], atoms at least 1, widths and codes 1 to \
+                 {MAX_WIDTH}, codes 0 where a band and those after it are not used"
+            )
+        })
+    };
+    let parts: Vec<Bands> = bands.iter().map(part).collect::<std::result::Result<_, _>>()?;
+    match parts[..] {
+        [one] => Ok(Choice::Projection { parts: [one, Bands::default()] }),
+        [first, second] => Ok(Choice::Projection { parts: [first, second] }),
+        _ => Err(format!("bands of {} dictionaries, expected one or two", parts.len())),
+    }
+}
+
+/// Checks that a choice is one for this site.
+fn check(choice: Choice, site: &Site, sites: &Sites) -> Result<()> {
+    let Choice::Projection { parts } = choice else { return Ok(()) };
+    let sections = sites.sections(site.id);
+    let given = parts.iter().filter(|part| !part.is_empty()).count();
+    if given != sections.len() {
+        let (expected, place) = (sections.len(), show(&place(site)));
+        return Err(usage(format!("{place} has bands of {given} dictionaries, expected {expected}")));
+    }
+    match sections.iter().zip(&parts).find(|(section, part)| part.atoms() > section.columns) {
+        Some((section, part)) => Err(usage(format!(
+            "{} has {} atoms, its vectors have {} components",
+            show(&place(site)),
+            part.atoms(),
+            section.columns
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn show((node, tensor, direction, gate): &Place) -> String {
+    format!("{node}/{tensor}/{direction}/{gate}")
+}
+
+fn usage(message: String) -> Error {
+    Error::new(ErrorKind::Usage, message)
+}

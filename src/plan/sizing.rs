@@ -1,0 +1,54 @@
+//! What a plan takes of the file.
+
+use super::Plan;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sites::{PerSite, Sites};
+
+/// What decides the size of the files that plans make.
+pub struct Sizing<'a> {
+    /// The sites.
+    pub sites: &'a Sites,
+    /// Bytes of the file as it is.
+    pub file: u64,
+    /// Whether a site may stay dense: where it is to be multiplied as int8, it may not.
+    pub keeps_dense: PerSite<bool>,
+    /// Bytes of the file that a plan makes, exactly.
+    pub bytes: &'a (dyn Fn(&Plan) -> Result<u64> + Sync),
+}
+
+impl Sizing<'_> {
+    /// Bytes of the file that a plan makes.
+    ///
+    /// # Errors
+    /// Those of writing the graph.
+    pub fn bytes(&self, plan: &Plan) -> Result<u64> {
+        (self.bytes)(plan)
+    }
+
+    /// Bytes of the file that are no weights of sites.
+    #[must_use]
+    pub fn kept(&self) -> u64 {
+        self.file.saturating_sub(self.sites.survey.stored_bytes())
+    }
+
+    /// The largest file in which the weights of the sites take `ratio` times fewer bytes than before.
+    #[must_use]
+    pub fn target(&self, ratio: f64) -> u64 {
+        self.kept() + (self.sites.survey.stored_bytes() as f64 / ratio) as u64
+    }
+
+    pub(super) fn too_small(&self, target: u64, smallest: u64) -> Error {
+        let before = self.sites.survey.stored_bytes();
+        let nearest = match smallest.checked_sub(self.kept()) {
+            Some(after) if after > 0 && after < before => {
+                format!("the nearest is {smallest} bytes, --ratio {:.2}", floor2(before as f64 / after as f64))
+            }
+            _ => "its weights are too small for any codebook to pay".to_owned(),
+        };
+        Error::new(ErrorKind::Target, format!("no plan makes a file of at most {target} bytes; {nearest}"))
+    }
+}
+
+fn floor2(x: f64) -> f64 {
+    (x * 100.0).floor() / 100.0
+}
