@@ -249,6 +249,250 @@ fn a_target_that_cannot_be_written_is_an_error() {
     assert!(found.1.starts_with(line) && found.1.lines().count() == 1, "{found:?}");
 }
 
+/// Exit codes say what became of the job, whatever became of the words.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stderr_that_cannot_be_written_leaves_the_exit_code() {
+    let directory = TempDir::new().unwrap();
+    write(&directory, "fine.onnx", &fine());
+    write(&directory, "endless.onnx", &endless());
+    let cases: [(&str, i32); 4] = [
+        ("inspect nope.onnx", 2),
+        ("inspect --no-such-flag", 2),
+        ("verify fine.onnx fine.onnx --min-snr 10", 0),
+        ("verify endless.onnx fine.onnx --verify-timeout 1", 1),
+    ];
+    for (arguments, code) in cases {
+        for redirection in ["2>/dev/full", "2>&-", "2>&1 >/dev/null | true"] {
+            let dirnet = env!("CARGO_BIN_EXE_dirnet");
+            let script = match redirection.contains('|') {
+                // A reader that is gone before anything is written; the code goes around it.
+                true => format!(
+                    "{{ sleep 0.3; {dirnet} {arguments} >/dev/null; echo $? >code; }} 2>&1 | true; sleep 0; cat code"
+                ),
+                false => format!("{dirnet} {arguments} >/dev/null {redirection}; echo $?"),
+            };
+            let output = Command::new("sh").args(["-c", &script]).current_dir(directory.path()).output().unwrap();
+            let found = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            assert_eq!(found, code.to_string(), "{arguments} {redirection}");
+        }
+    }
+}
+
+#[test]
+fn long_names_make_short_lines() {
+    let directory = TempDir::new().unwrap();
+    let mut proto = fine();
+    let graph = proto.graph.as_mut().unwrap();
+    graph.node[0].name = Some("N".repeat(3_000_000));
+    graph.node[0].attribute[0].i = Some(0);
+    write(&directory, "name.onnx", &proto);
+    let mut proto = fine();
+    proto.graph.as_mut().unwrap().node[0].input[1] = "I".repeat(3_000_000);
+    write(&directory, "input.onnx", &proto);
+    let mut proto = fine();
+    let tensor = &mut proto.graph.as_mut().unwrap().initializer[0];
+    Place { location: "L".repeat(3_000_000), offset: 0, length: None }.write_to(tensor);
+    write(&directory, "location.onnx", &proto);
+    for model in ["name.onnx", "input.onnx", "location.onnx"] {
+        let start = Instant::now();
+        let (code, line) = run(directory.path(), &["inspect", model]);
+        assert_eq!((code, line.lines().count()), (Some(2), 1), "{line}");
+        assert!(line.len() < 3000 && line.starts_with(&format!("error: {model}: ")), "{} bytes", line.len());
+        assert!(start.elapsed() < Duration::from_secs(10), "{model}");
+    }
+}
+
+#[test]
+fn names_too_long_are_refused_before_any_work() {
+    let directory = TempDir::new().unwrap();
+    write(&directory, "endless.onnx", &endless());
+    let long = |extension: &str| format!("{}.{extension}", "n".repeat(255 - extension.len()));
+    let (onnx, json, toml) = (long("onnx"), long("json"), long("toml"));
+    let cases: [&[&str]; 3] = [
+        &["compress", "endless.onnx", "-o", &onnx],
+        &["compress", "endless.onnx", "-o", "o.onnx", "--report", &json],
+        &["plan", "endless.onnx", "--save", &toml],
+    ];
+    for arguments in cases {
+        let (code, line) = run(directory.path(), arguments);
+        assert_eq!(code, Some(2), "{line}");
+        assert!(line.contains("File name too long") && line.lines().count() == 1, "{line}");
+    }
+    assert_eq!(names(directory.path()), ["endless.onnx"]);
+}
+
+#[test]
+fn more_threads_than_any_machine_has_are_refused() {
+    let (code, line) = run(Path::new("."), &["inspect", "nope.onnx", "--threads", "2000"]);
+    assert_eq!(code, Some(2));
+    assert!(line.contains("2000 is not in 1..=512"), "{line}");
+}
+
+#[test]
+fn attributes_without_end_are_refused() {
+    let directory = TempDir::new().unwrap();
+    let mut proto = fine();
+    proto.graph.as_mut().unwrap().node[1].attribute = vec![Default::default(); 1_000_000];
+    write(&directory, "model.onnx", &proto);
+    let (code, line) = run(directory.path(), &["inspect", "model.onnx"]);
+    assert_eq!(code, Some(2), "{line}");
+    assert!(line.contains("1000000 attributes are more than any operator has"), "{line}");
+}
+
+#[test]
+fn files_of_other_formats_are_named() {
+    let directory = TempDir::new().unwrap();
+    let cases: [(&str, &[u8], &str); 5] = [
+        ("model.onnx", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n", "run 'git lfs pull'"),
+        ("model.ort", b"\x20\0\0\0ORTM\0\0\0\0", "give the .onnx file that it was made from"),
+        ("model.pth", b"PK\x03\x04\0\0\x08\x08\0\0 model/data.pklFB", "torch.onnx.export"),
+        ("model.onnx.gz", b"\x1f\x8b\x08\0", "gunzip"),
+        ("model.zip", b"PK\x03\x04\0\0\x08\x08\0\0 model.onnx", "unzip"),
+    ];
+    for (name, bytes, words) in cases {
+        fs::write(directory.path().join(name), bytes).unwrap();
+        let (code, line) = run(directory.path(), &["inspect", name]);
+        assert_eq!(code, Some(2), "{line}");
+        let begins = format!("error: {name}: not an ONNX model: it is ");
+        assert!(line.starts_with(&begins) && line.contains(words) && line.lines().count() == 1, "{line}");
+    }
+}
+
+/// Sizes that multiply to more than there is, wherever they come from.
+#[test]
+fn dimensions_whose_product_overflows_are_one_line() {
+    let directory = TempDir::new().unwrap();
+    let mut proto = fine();
+    proto.graph.as_mut().unwrap().input[0] = typed("x", 1, &[1 << 62, 1, 16]);
+    write(&directory, "big.onnx", &proto);
+    let mut proto = fine();
+    let graph = proto.graph.as_mut().unwrap();
+    graph.input[0] = typed("x", 1, &[0, 1, 16]);
+    write(&directory, "open.onnx", &proto);
+    let huge = format!("x[0]={}", u64::MAX);
+    let (large, also) = ("x[0]=4611686018427387904", "x[0]=100000000");
+    let cases: [(&[&str], &str); 8] = [
+        (&["compress", "big.onnx", "-o", "o.onnx"], "give samples"),
+        (&["verify", "big.onnx", "big.onnx"], "give samples"),
+        (&["bench", "big.onnx", "--runs", "1"], "give samples"),
+        (&["plan", "big.onnx"], "give samples"),
+        (&["sweep", "big.onnx"], "give samples"),
+        (&["compress", "open.onnx", "-o", "o.onnx", "--dim", &huge], "with --dim"),
+        (&["verify", "open.onnx", "open.onnx", "--dim", large], "with --dim"),
+        (&["plan", "open.onnx", "--dim", also], "with --dim"),
+    ];
+    for (arguments, words) in cases {
+        let (code, line) = run(directory.path(), arguments);
+        assert_eq!((code, line.lines().count()), (Some(2), 1), "{line}");
+        assert!(line.contains("tensor 'x': 16 random inputs of shape [") && line.trim().ends_with(words), "{line}");
+    }
+}
+
+#[test]
+fn samples_that_take_too_much_memory_are_to_blame_and_no_model() {
+    let directory = TempDir::new().unwrap();
+    let mut proto = fine();
+    proto.graph.as_mut().unwrap().input[0] = typed("x", 1, &[0, 1, 16]);
+    write(&directory, "open.onnx", &proto);
+    let limits = ["--dim", "x[0]=500000", "--verify-memory", "50MB"];
+    let (code, line) = run(directory.path(), &[&["verify", "open.onnx", "open.onnx"], &limits[..]].concat());
+    assert_eq!(code, Some(2), "{line}");
+    assert!(line.starts_with("error: the samples take more than 50.0 MB of memory; use fewer"), "{line}");
+}
+
+#[test]
+fn layers_that_cannot_be_compressed_say_what_to_do() {
+    let reason = |proto: &ModelProto, freeze_inputs| {
+        let model = Model::from_bytes(proto.encode_to_vec().into(), &LoadOptions::default()).unwrap();
+        let options = FindOptions { freeze_inputs, ..FindOptions::default() };
+        Weights::find(&model, &options).map(|_| ()).map_err(|error| error.to_string())
+    };
+    let words = |proto: &ModelProto| reason(proto, false).unwrap_err();
+    let with_bias = |input: usize, shape: &[usize], value: f32| {
+        let mut proto = fine();
+        let graph = proto.graph.as_mut().unwrap();
+        graph.node[0].input.resize(input + 1, String::new());
+        graph.node[0].input[input] = "extra".to_owned();
+        graph.initializer.push(tensor::float("extra", shape, &vec![value; shape.iter().product()]));
+        proto
+    };
+    for (input, name, shape) in
+        [(3, "B", &[1, 256][..]), (5, "initial_h", &[1, 1, 32]), (6, "initial_c", &[1, 1, 32]), (7, "P", &[1, 96])]
+    {
+        for value in [f32::NAN, f32::INFINITY] {
+            let line = words(&with_bias(input, shape, value));
+            assert!(line.contains(&format!("{name} holds NaN or infinite values")), "{line}");
+        }
+        assert_eq!(reason(&with_bias(input, shape, 0.1), false), Ok(()));
+    }
+    let mut four = fine();
+    four.graph.as_mut().unwrap().node[0].output.extend(["b", "c", "d"].map(str::to_owned));
+    assert!(words(&four).contains("4 outputs, but LSTM has at most 3"), "{}", words(&four));
+    let mut old = fine();
+    old.opset_import[0].version = Some(6);
+    let graph = old.graph.as_mut().unwrap();
+    graph.input.extend(["W", "R"].map(value));
+    let line = words(&old);
+    assert!(["'W'", "'R'", "--freeze-inputs", "opset 6"].iter().all(|word| line.contains(word)), "all at once: {line}");
+    let line = reason(&old, true).unwrap_err();
+    assert!(line.contains("opset 6") && !line.contains("--freeze-inputs"), "{line}");
+    let mut quantised = fine();
+    quantised.opset_import.push(OperatorSetIdProto { domain: Some("com.microsoft".to_owned()), version: Some(1) });
+    let layer = &mut quantised.graph.as_mut().unwrap().node[0];
+    (layer.op_type, layer.domain) = (Some("DynamicQuantizeLSTM".to_owned()), Some("com.microsoft".to_owned()));
+    assert!(words(&quantised).contains("compress the float model that it was made from"), "{}", words(&quantised));
+}
+
+/// A cell in a Loop, as tf2onnx leaves it where it knows no better, and one for each step, as a tracer does.
+#[test]
+fn layers_that_were_written_out_are_recognised() {
+    let cell = |x: &str, k: usize| {
+        let name = |part: &str| format!("{part}{k}");
+        vec![
+            node("MatMul", &[x, "W"], &name("p"), vec![]),
+            node("Sigmoid", &[&name("p")], &name("s"), vec![]),
+            node("Tanh", &[&name("p")], &name("t"), vec![]),
+            node("Mul", &[&name("s"), &name("t")], &name("h"), vec![]),
+        ]
+    };
+    let model = |nodes: Vec<NodeProto>| {
+        let yes =
+            TensorProto { name: Some("yes".into()), data_type: Some(9), int32_data: vec![1], ..Default::default() };
+        let initializer = vec![tensor::float("W", &[4, 4], &wave(16)), tensor::int64("rounds", &[], &[3]), yes];
+        let graph = GraphProto {
+            node: nodes,
+            initializer,
+            input: vec![typed("x", 1, &[1, 4])],
+            output: vec![value("y")],
+            ..Default::default()
+        };
+        Model::from_bytes(of(graph).encode_to_vec().into(), &LoadOptions::default()).unwrap()
+    };
+    let reason = |model: &Model| Weights::find(model, &FindOptions::default()).unwrap_err().to_string();
+    let body = GraphProto {
+        name: Some("body".to_owned()),
+        node: [cell("v", 0), vec![node("Identity", &["go"], "on", vec![])]].concat(),
+        input: vec![typed("i", 7, &[]), typed("go", 9, &[]), typed("v", 1, &[1, 4])],
+        output: vec![typed("on", 9, &[]), typed("h0", 1, &[1, 4])],
+        ..Default::default()
+    };
+    let looped = reason(&model(vec![node("Loop", &["rounds", "yes", "x"], "y", vec![graph("body", body)])]));
+    let unrolled = (0..4).flat_map(|k| cell(&if k == 0 { "x".to_owned() } else { format!("h{}", k - 1) }, k)).collect();
+    let unrolled = reason(&model([unrolled, vec![node("Identity", &["h3"], "y", vec![])]].concat()));
+    for line in [&looped, &unrolled] {
+        for word in
+            ["fixed batch size", "Masking", "recurrent_dropout", "activations", "nn.LSTM", "nothing to compress"]
+        {
+            assert!(line.contains(word), "{line}");
+        }
+    }
+    assert!(looped.contains("written out as a Loop") && unrolled.contains("multiplied 4 times"), "{looped} {unrolled}");
+    let two = (0..2).flat_map(|k| cell(&if k == 0 { "x".to_owned() } else { format!("h{}", k - 1) }, k)).collect();
+    let plain = reason(&model([two, vec![node("Identity", &["h1"], "y", vec![])]].concat()));
+    assert_eq!(plain, "nothing to compress: the model has no LSTM or GRU node", "tied weights alone are no layer");
+}
+
 #[test]
 fn an_output_is_no_input_by_whatever_path() {
     let directory = TempDir::new().unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU};
 use signal_hook::flag::register_conditional_default;
 use tempfile::TempDir;
 
@@ -25,7 +25,7 @@ fn temporaries(directory: &Path) -> Vec<String> {
 /// Children inherit which signals are ignored, and in the background of a script some are. What is handled here, as if it were
 /// not, is not ignored there.
 fn heed_signals() {
-    for signal in [SIGHUP, SIGINT, SIGTERM] {
+    for signal in [SIGHUP, SIGINT, SIGTERM, SIGQUIT, SIGXCPU, SIGUSR1, SIGUSR2, SIGALRM] {
         register_conditional_default(signal, Arc::new(AtomicBool::new(true))).unwrap();
     }
 }
@@ -80,6 +80,43 @@ fn a_signal_leaves_nothing_behind() {
             assert_eq!(shown(&child.wait_with_output().unwrap()), (Some(code), String::new()), "{arguments:?}");
             assert_eq!(names(directory.path()), before, "{arguments:?}");
         }
+    }
+    // Those that batch systems send, and Ctrl-\.
+    for (signal, number) in
+        [("-QUIT", SIGQUIT), ("-XCPU", SIGXCPU), ("-USR1", SIGUSR1), ("-USR2", SIGUSR2), ("-ALRM", SIGALRM)]
+    {
+        let child = start(&directory, &expand);
+        wait("nothing is written", || temporaries(directory.path()).first().cloned());
+        send(signal, child.id());
+        assert_eq!(shown(&child.wait_with_output().unwrap()), (Some(128 + number), String::new()), "{signal}");
+        assert_eq!(names(directory.path()), before, "{signal}");
+    }
+}
+
+/// `ulimit -f`, as CI and batch systems set it: whatever is written, by whichever command, is an error like a full disk.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error_and_leaves_nothing() {
+    let directory = TempDir::new().unwrap();
+    write(&directory, "fine.onnx", &fine());
+    let compress = [&["compress", "fine.onnx", "-o", "small.onnx", "--no-verify", "-q"][..], &QUICK].concat();
+    assert_eq!(run(directory.path(), &compress), (Some(0), String::new()));
+    let before = names(directory.path());
+    let again = compress.iter().map(|&word| if word == "small.onnx" { "out.onnx" } else { word }).collect::<Vec<_>>();
+    let plan = [&["plan", "fine.onnx", "--save", "out.toml", "-q"][..], &QUICK].concat();
+    let expand = ["expand", "small.onnx", "-o", "out.onnx", "-q"];
+    let inspect = ["inspect", "fine.onnx", "--report", "out.html", "-q"];
+    for (arguments, file) in
+        [(&again[..], "out.onnx"), (&plan, "out.toml"), (&expand, "out.onnx"), (&inspect, "out.html")]
+    {
+        let script = format!("ulimit -f 0; exec {} \"$@\"", env!("CARGO_BIN_EXE_dirnet"));
+        let limited =
+            Command::new("sh").args(["-c", &script, "sh"]).args(arguments).current_dir(directory.path()).output();
+        let (code, line) = shown(&limited.unwrap());
+        assert_eq!(code, Some(2), "{line}");
+        assert!(line.starts_with(&format!("error: {file}: File too large")) && line.contains("ulimit -f"), "{line}");
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert_eq!(names(directory.path()), before, "{arguments:?}");
     }
 }
 

@@ -372,6 +372,210 @@ fn small_npz() -> Vec<u8> {
     fs::read(Npz::new(dir.path(), "a.npz").with("x", counted([2, 2, 3])).with("n", array![1i64, 2]).finish()).unwrap()
 }
 
+#[test]
+fn states_beyond_any_machine_are_refused() {
+    let mut signature = signature();
+    signature.inputs[2].dims = Some(vec![Dim::Size(2), Dim::Size(1 << 62)]);
+    let dir = scratch();
+    let path = Npz::new(dir.path(), "a.npz").with("x", counted([4, 5, 3])).with("n", Array1::<i64>::zeros(5)).finish();
+    let carry = [Carry::parse("state=y").unwrap()];
+    signature.outputs[0].dims = None;
+    let line = read(&path, &signature, &carry).unwrap_err().to_string();
+    assert!(line.contains("'state': a state of shape [2, 4611686018427387904] exceeds 4 GiB"), "{line}");
+    assert_eq!(Tensor::zeros(ElementType::Float, &[1 << 62, 4]), None);
+}
+
+#[test]
+fn samples_without_elements_are_refused() {
+    let dir = scratch();
+    let names = |path: PathBuf| read(path, &one_input(), &[]).unwrap_err().to_string();
+    let all = Npz::new(dir.path(), "a.npz").with("x", Array3::<f32>::zeros((1000, 0, 3))).finish();
+    assert!(names(all).contains("tensor 'x': 1000 samples without elements"));
+    let one = Npz::new(dir.path(), "b.npz").with("x", Array2::<f32>::zeros((0, 3))).finish();
+    assert!(names(one).contains("tensor 'x': shape [0, 3] has no elements"));
+    // Nothing in the file bounds the other axes: a header says them all.
+    let mut open = one_input();
+    open.inputs[0].dims = Some(["a", "b", "c"].map(|symbol| Dim::Symbol(symbol.to_owned())).to_vec());
+    let wide = Npz::new(dir.path(), "c.npz").with("x", ArrayD::<f32>::zeros(IxDyn(&[1, 1 << 40, 0, 16]))).finish();
+    let line = read(wide, &open, &[]).unwrap_err().to_string();
+    assert!(line.contains("tensor 'x': shape [1, 1099511627776, 0, 16] has no elements, and axes beyond"), "{line}");
+    // A cache that is empty at the start is none of these.
+    let mut two = signature();
+    two.inputs[2].dims = Some(vec![Dim::Size(2), Dim::Symbol("past".to_owned())]);
+    let path = Npz::new(dir.path(), "d.npz")
+        .with("x", counted([2, 3]))
+        .with("n", array![1i64, 2])
+        .with("state", Array2::<f32>::zeros((2, 0)))
+        .finish();
+    assert_eq!(read(path, &two, &[]).unwrap().len(), 1);
+}
+
+#[test]
+fn two_arrays_of_one_name_are_refused() {
+    let dir = scratch();
+    let path = Npz::new(dir.path(), "a.npz").with("x", counted([4, 2, 3])).with("n", array![7i64, 8]).finish();
+    let mut bytes = fs::read(&path).unwrap();
+    for at in 0..bytes.len() - 5 {
+        if bytes[at..].starts_with(b"n.npy") {
+            bytes[at] = b'x';
+        }
+    }
+    fs::write(&path, bytes).unwrap();
+    assert!(read(&path, &signature(), &carry()).unwrap_err().message().contains("two arrays of one name"));
+    let path = Npz::new(dir.path(), "b.npz").with("x", counted([2, 3])).with("x.npy", counted([2, 3])).finish();
+    let line = read(&path, &one_input(), &[]).unwrap_err().to_string();
+    assert!(line.contains("two arrays of"), "{line}");
+}
+
+/// A file without a directory at its end is not searched to its first byte: a sparse one has terabytes.
+#[test]
+fn a_sparse_archive_is_not_searched() {
+    let dir = scratch();
+    let path = dir.path().join("sparse.npz");
+    let record = |entries: u8| {
+        let mut record = b"PK\x05\x06\0\0\0\0".to_vec();
+        record.extend([entries, 0, entries, 0, 46, 0, 0, 0, 77, 0, 0, 0, 0, 0]);
+        record
+    };
+    for (length, end, words) in [
+        (3 << 30, vec![], "not an npz file: it is cut off"),
+        (3 << 30, record(1), "not an npz file"),
+        (3 << 30, [record(1), vec![0; 60_000]].concat(), "not an npz file"),
+        (1 << 40, record(1), "1024 GiB, but samples may have 4 GiB in all"),
+    ] {
+        let mut file = File::create(&path).unwrap();
+        file.write_all(b"PK\x03\x04").unwrap();
+        file.set_len(length).unwrap();
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).unwrap();
+        file.write_all(&end).unwrap();
+        let start = std::time::Instant::now();
+        let line = read(&path, &one_input(), &[]).unwrap_err().to_string();
+        assert!(line.contains(words), "{line}");
+        assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn damaged_archives_are_described_in_plain_words() {
+    let dir = scratch();
+    let whole = fs::read(Npz::new(dir.path(), "a.npz").with("x", counted([20, 2, 3])).finish()).unwrap();
+    let of = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        read(&path, &one_input(), &[]).unwrap_err().message().to_owned()
+    };
+    assert_eq!(of("cut.npz", &whole[..whole.len() / 2]), "not an npz file: it is cut off, or something else");
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 3] ^= 255;
+    assert_eq!(of("flipped.npz", &flipped), "is damaged: its compressed bytes or their checksum are wrong");
+    assert!(of("pointer.npz", b"version https://git-lfs.github.com/spec/v1\n").contains("git lfs pull"));
+    assert!(of("pickle.npy", b"\x80\x04\x95\0\0\0\0\0\0\0\0").contains("a Python pickle"));
+    assert!(of("x.pt", b"PK\x03\x04 x/data.pkl").contains("a PyTorch file"));
+    assert!(of("empty.npz", b"").contains("is an empty file"));
+    let text = ArrayD::<f32>::zeros(IxDyn(&[1]));
+    write_npy(dir.path().join("t.npy"), &text).unwrap();
+    let header =
+        String::from_utf8_lossy(&fs::read(dir.path().join("t.npy")).unwrap()).replace("<f4", "<U1").into_bytes();
+    assert!(!of("t2.npy", &header).contains("Err"), "{}", of("t2.npy", &header));
+}
+
+#[cfg(unix)]
+#[test]
+fn directories_that_link_to_themselves_end() {
+    let dir = scratch();
+    for name in ["test_data_set_0", "test_data_set_1", "a.npz"] {
+        std::os::unix::fs::symlink(".", dir.path().join(name)).unwrap();
+    }
+    assert!(read(dir.path(), &one_input(), &[]).unwrap_err().message().contains("a directory too deep"));
+}
+
+/// Files of the system say to be empty, and some of them are waited for.
+#[cfg(target_os = "linux")]
+#[test]
+fn files_of_the_system_are_not_waited_for() {
+    let dir = scratch();
+    let path = dir.path().join("log.npy");
+    std::os::unix::fs::symlink("/proc/kmsg", &path).unwrap();
+    assert!(read(&path, &one_input(), &[]).is_err());
+    assert!(Model::load("/proc/kmsg".as_ref(), &LoadOptions::default()).is_err());
+}
+
+mod states {
+    use super::*;
+    use crate::hostile::targets::{int, node, of};
+    use crate::hostile::typed;
+    use dirnet::onnx::{GraphProto, NodeProto, tensor};
+
+    fn lstm(name: &str, inputs: &[&str], outputs: [&str; 3]) -> NodeProto {
+        let mut lstm = node("LSTM", inputs, "", vec![int("hidden_size", 4)]);
+        lstm.output = outputs.map(str::to_owned).to_vec();
+        lstm.name = Some(name.to_owned());
+        lstm
+    }
+
+    fn guessed(nodes: Vec<NodeProto>, inputs: &[(&str, i32, &[i64])], outputs: &[(&str, i32, &[i64])]) -> String {
+        let ports =
+            |all: &[(&str, i32, &[i64])]| all.iter().map(|(name, kind, shape)| typed(name, *kind, shape)).collect();
+        let weights = [("W", vec![1, 16, 4]), ("R", vec![1, 16, 4])];
+        let mut initializer: Vec<_> =
+            weights.iter().map(|(name, shape)| tensor::float(name, shape, &vec![0.1; 64])).collect();
+        initializer.extend([("zero", 0), ("one", 1), ("two", 2)].map(|(name, v)| tensor::int64(name, &[1], &[v])));
+        let graph =
+            GraphProto { node: nodes, initializer, input: ports(inputs), output: ports(outputs), ..Default::default() };
+        let model = Model::from_proto(of(graph), &LoadOptions::default()).unwrap();
+        let states = Signature::of(&model).unwrap().states;
+        assert_eq!(Signature::shown(&model).states, states);
+        states.iter().map(Carry::to_string).collect::<Vec<_>>().join(" ")
+    }
+
+    /// As tf2onnx writes a Keras model with states: h and c in one tensor, and names that say nothing.
+    #[test]
+    fn a_state_is_known_by_the_node_that_it_goes_into_and_comes_from() {
+        let slice = |from: &str, to: &str, output: &str| node("Slice", &["input_3", from, to, "zero"], output, vec![]);
+        let nodes = vec![
+            slice("zero", "one", "h"),
+            slice("one", "two", "c"),
+            lstm("lstm", &["input_2", "W", "R", "", "", "h", "c"], ["y", "hn", "cn"]),
+            node("Squeeze", &["y", "one"], "activation_2", vec![]),
+            node("Concat", &["hn", "cn"], "tf_op_layer_stack_2", vec![int("axis", 0)]),
+        ];
+        let inputs: &[(&str, i32, &[i64])] = &[("input_2", 1, &[1, 1, 4]), ("input_3", 1, &[2, 1, 4])];
+        let outputs: &[(&str, i32, &[i64])] =
+            &[("activation_2", 1, &[1, 1, 4]), ("tf_op_layer_stack_2", 1, &[2, 1, 4])];
+        assert_eq!(guessed(nodes, inputs, outputs), "input_3=tf_op_layer_stack_2");
+    }
+
+    #[test]
+    fn h_and_c_of_one_shape_are_told_apart_and_so_are_parts_of_an_output() {
+        let of = |outputs: &[(&str, i32, &[i64])]| {
+            let nodes = vec![
+                lstm("lstm", &["x", "W", "R", "", "", "a", "b"], ["y", "p", "q"]),
+                node("Concat", &["p", "q"], "both", vec![int("axis", 0)]),
+            ];
+            guessed(nodes, &[("x", 1, &[1, 1, 4]), ("b", 1, &[1, 1, 4]), ("a", 1, &[1, 1, 4])], outputs)
+        };
+        assert_eq!(of(&[("q", 1, &[1, 1, 4]), ("p", 1, &[1, 1, 4])]), "b=q a=p");
+        assert_eq!(of(&[("both", 1, &[2, 1, 4])]), "b=both[1:2] a=both[0:1]");
+    }
+
+    #[test]
+    fn a_mask_is_no_state_and_a_cache_is() {
+        let of = |nodes: Vec<NodeProto>, kind: i32| {
+            let ports: [&[(&str, i32, &[i64])]; 2] =
+                [&[("x", 1, &[1, 4]), ("in", kind, &[1, 4])], &[("y", 1, &[1, 4]), ("out", kind, &[1, 4])]];
+            let [mut inputs, mut outputs] = ports.map(<[_]>::to_vec);
+            (inputs[1].0, outputs[1].0) = ("mask_in", "mask_out");
+            guessed([vec![node("Mul", &["x", "x"], "y", vec![])], nodes].concat(), &inputs, &outputs)
+        };
+        let node = |op: &str, inputs: &[&str]| node(op, inputs, "mask_out", vec![]);
+        assert_eq!(of(vec![node("Identity", &["mask_in"])], 1), "", "it is handed on");
+        assert_eq!(of(vec![node("Abs", &["mask_in"])], 1), "", "nothing new goes into it");
+        assert_eq!(of(vec![node("And", &["mask_in", "mask_in"])], 9), "", "no state is made of truths");
+        assert_eq!(of(vec![node("Max", &["mask_in", "x"])], 1), "mask_in=mask_out", "the graph decides, not the name");
+        assert_eq!(of(vec![node("Add", &["mask_in", "one"])], 7), "mask_in=mask_out", "a counter of steps");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -233,3 +233,56 @@ fn a_failed_save_leaves_nothing() {
     assert!(!directory.path().join("model/out.onnx").exists());
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "model and secret");
 }
+
+/// Tied weights: tensors that share bytes of a side file share them in what is written, be the ranges the same or not.
+#[test]
+fn ranges_that_tensors_share_are_written_once() {
+    let directory = TempDir::new().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let values: Vec<f32> = (0..4096).map(|v| v as f32).collect();
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    fs::write(at("all.bin"), &bytes).unwrap();
+    let tensor = |index: usize, location: &str, first: usize, count: usize, length: bool| {
+        let mut tensor = tensor::float(&format!("t{index}"), &[0], &[]);
+        tensor.dims = vec![count as i64];
+        let length = length.then_some(4 * count as u64);
+        Place { location: location.to_owned(), offset: 4 * first as u64, length }.write_to(&mut tensor);
+        tensor
+    };
+    let mut tensors: Vec<TensorProto> = (0..300).map(|i| tensor(i, "all.bin", 0, 1024, true)).collect();
+    tensors.extend((300..600).map(|i| tensor(i, "./all.bin", i - 300 + 1024, 512, true)));
+    tensors.push(tensor(600, "all.bin", 3072, 1024, false));
+    let graph = GraphProto { initializer: tensors.clone(), ..Default::default() };
+    let proto = ModelProto { ir_version: Some(8), graph: Some(graph), ..Default::default() };
+    fs::write(at("model.onnx"), proto.encode_to_vec()).unwrap();
+
+    let model = load(&at("model.onnx")).unwrap();
+    let written = model.save(&at("out.onnx")).unwrap();
+    let side = at("out.onnx.data").metadata().unwrap().len();
+    assert_eq!(side, 4 * (1024 + 811 + 1024) + 20, "each byte once, pieces at cache lines");
+    assert_eq!(written, side + at("out.onnx").metadata().unwrap().len());
+    assert!(written.abs_diff(model.saved_bytes().unwrap()) <= 8 * 601, "but for the name of the side file");
+    let back = load(&at("out.onnx")).unwrap();
+    assert_eq!(back.bytes(), written);
+    let found = back.proto.graph.as_ref().unwrap().initializer.iter();
+    for (before, after) in tensors.iter().zip(found) {
+        let place = Place::of(before).unwrap();
+        let first = place.offset as usize / 4;
+        let expected = &values[first..first + before.dims[0] as usize];
+        assert_eq!(back.floats(after).unwrap().as_slice().unwrap(), expected, "{}", before.name());
+    }
+}
+
+/// The names of all that could be written are tried before any work; every name that the system allows will do.
+#[test]
+fn names_that_are_too_long_are_found_before() {
+    let (directory, file) = with_side_file("w.data");
+    let model = load(&file).unwrap();
+    let at = |length: usize| directory.path().join("n".repeat(length));
+    let refused = |length: usize| model.check_target(&at(length)).unwrap_err().to_string();
+    assert!(refused(256).contains("name too long"), "{}", refused(256));
+    assert!(refused(251).contains(".data: File name too long"), "{}", refused(251));
+    model.check_target(&at(250)).unwrap();
+    model.save(&at(250)).unwrap();
+    assert_eq!(load(&at(250)).unwrap().floats(initializer(&model)).unwrap().len(), 3);
+}
