@@ -1,6 +1,5 @@
 //! Weights and samples at the edges of what numbers can do: what comes out is finite, whatever went in was.
 
-
 use dirnet::code;
 use dirnet::compress::Rates;
 use dirnet::compress::Study;
