@@ -469,7 +469,8 @@ impl<'a> Study<'a> {
 /// Hands what decides the size of a plan to `work`.
 pub fn sized<T>(model: &Model, weights: &Weights, writing: &Writing, work: impl FnOnce(&Sizing<'_>) -> T) -> T {
     let forms = Forms::new(model, weights).of_sites(writing.request, &|_| Storage::Block);
-    let bytes = |plan: &Plan| encode::size(model, weights, plan, writing);
+    let sizes = encode::Sizes::new(model, weights, writing);
+    let bytes = |plan: &Plan| sizes.bytes(plan);
     work(&Sizing {
         sites: weights,
         file: model.bytes(),

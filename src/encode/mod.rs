@@ -25,8 +25,10 @@ pub use form::{Assigned, Form, Request, assign};
 pub use forms::{Forms, MultiplyAdds};
 pub use found::{Found, codec, find};
 pub(crate) use model::common;
+use model::note_of;
 pub use model::{NOTE, NewBias, Writing, apply, note, with_biases};
-pub use size::size;
+pub use size::{Sizes, size};
+use writer::is_shared_constant;
 pub use writer::{Home, Writer};
 
 use crate::dictionary::{Coded, Projected};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{Block, Form, Forms, Home, Layer, Request, Stored, Subject, Writer, fast, portable, vendor};
 use crate::code::{CodedSite, CodedSites};
 use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::proto::ModelProto;
 use crate::onnx::{Model, Rewriter, Scope, tensor};
 use crate::plan::Storage;
 use crate::recurrent::{Cell, Matrix, OwnBias, Survey, WeightUse};
@@ -96,6 +97,13 @@ pub fn apply(model: &Model, weights: &Weights, coded: &CodedSites, writing: &Wri
 #[must_use]
 pub fn note(model: &Model) -> Option<&str> {
     Some(model.proto.metadata_props.iter().find(|entry| entry.key() == NOTE)?.value())
+}
+
+/// A model's message with the note.
+pub(super) fn note_of(model: &Model, note: &str) -> ModelProto {
+    let mut noted = model.clone();
+    Rewriter::new(&mut noted).set_metadata(NOTE, note);
+    noted.proto
 }
 
 /// What nodes have in place of their B.

@@ -17,6 +17,14 @@ use crate::onnx::{AttributeProto, ElementType, NodeProto, Rewriter, Scope, Tenso
 /// The first opset whose Slice takes its ranges as inputs.
 const SLICE_INPUTS: i64 = 10;
 
+/// What the names of constants begin with that everything in a graph shares.
+const SHARED: &str = "dirnet/";
+
+/// Whether a constant of this name may serve several tensors.
+pub(super) fn is_shared_constant(name: &str) -> bool {
+    name.starts_with(SHARED)
+}
+
 /// Writes coded tensors into the graphs of one model. Constants go to the model at once; nodes gather until the caller
 /// says where they go.
 pub struct Writer<'r, 'm> {
@@ -273,7 +281,7 @@ impl<'r, 'm> Writer<'r, 'm> {
             return name.clone();
         }
         let text: Vec<_> = values.iter().map(i64::to_string).collect();
-        let name = self.rewriter.fresh(&format!("dirnet/{}", text.join("x")));
+        let name = self.rewriter.fresh(&format!("{SHARED}{}", text.join("x")));
         self.rewriter.add_constant(scope, tensor::int64(&name, &[values.len()], values));
         self.integers.push((scope.clone(), values.to_vec(), name.clone()));
         name
@@ -285,7 +293,7 @@ impl<'r, 'm> Writer<'r, 'm> {
             return name.clone();
         }
         let name =
-            self.own_constant(scope, &format!("dirnet/index/{index}"), |n| tensor::int64(n, &[], &[index as i64]));
+            self.own_constant(scope, &format!("{SHARED}index/{index}"), |n| tensor::int64(n, &[], &[index as i64]));
         self.indices.push((scope.clone(), index, name.clone()));
         name
     }

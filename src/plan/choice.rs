@@ -33,7 +33,7 @@ impl Sharing {
 }
 
 /// How one site is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Choice {
     /// As it is.
     Dense,

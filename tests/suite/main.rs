@@ -5,6 +5,7 @@ mod attributes;
 mod broken;
 mod cli;
 mod compress;
+mod compressor;
 mod corpus;
 mod decode;
 mod docs;
@@ -24,5 +25,6 @@ mod rnn;
 mod samples;
 #[cfg(unix)]
 mod side_files;
+mod sizes;
 mod tune;
 mod verify;
