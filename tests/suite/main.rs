@@ -7,6 +7,7 @@ mod compress;
 mod corpus;
 mod docs;
 mod engine;
+mod false_pass;
 mod forms;
 mod hostile;
 #[cfg(unix)]
