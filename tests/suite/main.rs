@@ -10,6 +10,7 @@ mod corpus;
 mod decode;
 mod docs;
 mod engine;
+mod false_pass;
 mod forms;
 mod hostile;
 #[cfg(unix)]
