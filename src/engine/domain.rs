@@ -25,7 +25,8 @@ const MICROSOFT: [&str; 11] = [
 ];
 
 /// Operators of the domain of classical machine learning that are run.
-const LEARNING: [&str; 2] = ["ArrayFeatureExtractor", "LabelEncoder"];
+const LEARNING: [&str; 5] =
+    ["ArrayFeatureExtractor", "LabelEncoder", "LinearClassifier", "LinearRegressor", "Normalizer"];
 
 /// Operators that tract knows by name, but that are not in the standard domain.
 const NOT_STANDARD: [&str; 19] = [

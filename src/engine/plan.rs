@@ -16,7 +16,6 @@ use crate::recurrent::Cell;
 use crate::samples::{Feed, Tensor, signature};
 use prost::Message;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tract_onnx::prelude::{
     DatumType, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, IntoTValue, TractResult,
@@ -74,8 +73,6 @@ pub(super) struct Plans {
     branches: bool,
     /// Some operator draws random numbers.
     pub(super) draws: bool,
-    /// The model was run for values of integers only.
-    needs_integers: AtomicBool,
     kept: usize,
     recent: Mutex<VecDeque<(Key, Slot)>>,
 }
@@ -123,34 +120,20 @@ impl Plans {
         call("reading the model", || fold::constants(&mut parsed))?;
         let inputs = parsed.inputs.iter().map(|outlet| parsed.nodes[outlet.node].name.clone()).collect();
         let kept = (KEPT_BYTES / size.max(1)).clamp(KEPT.0, KEPT.1);
-        Ok(Plans {
-            parsed,
-            inputs,
-            unused,
-            undrawn,
-            outputs,
-            branches,
-            draws,
-            needs_integers: AtomicBool::new(false),
-            kept,
-            recent: Mutex::default(),
-        })
+        Ok(Plans { parsed, inputs, unused, undrawn, outputs, branches, draws, kept, recent: Mutex::default() })
     }
 
     /// Runs `work` with the plan for a feed. Where the model cannot be planned or run, because a shape shows only when it
     /// runs, it is planned for the integers of the feed too.
     pub(super) fn with<T>(&self, feed: &Feed, work: impl Fn(&Plan) -> Result<T>) -> Result<T> {
         let run = |baked: Baked| self.for_feed(feed, baked).and_then(|plan| work(&plan));
-        if self.needs_integers.load(Ordering::Relaxed) {
-            return run(Baked::Integers);
+        // For each feed by itself, so that its result does not depend on what ran before.
+        match run(Baked::Choices) {
+            Err(error) if error.kind() == ErrorKind::Engine && self.can_bake(feed) => {
+                run(Baked::Integers).map_err(|_| error)
+            }
+            other => other,
         }
-        let error = match run(Baked::Choices) {
-            Err(error) if error.kind() == ErrorKind::Engine && self.can_bake(feed) => error,
-            other => return other,
-        };
-        let result = run(Baked::Integers).map_err(|_| error)?;
-        self.needs_integers.store(true, Ordering::Relaxed);
-        Ok(result)
     }
 
     /// Whether a feed holds integers that are not baked in anyway.
