@@ -11,8 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use dirnet::coding::Weights;
-use dirnet::compress::Job;
+use dirnet::compress::Study;
 use dirnet::dictionary::BlockSpec;
 use dirnet::error::Error;
 use dirnet::expand;
@@ -22,12 +21,13 @@ use dirnet::onnx::proto::{OperatorSetIdProto, ValueInfoProto};
 use dirnet::onnx::{
     AttributeProto, ElementType, GraphProto, LoadOptions, Model, ModelProto, NodeProto, TensorProto, tensor,
 };
+use dirnet::plan;
 use dirnet::plan::{Choice, Plan, Sharing};
-use dirnet::plan_file;
 use dirnet::progress::Silent;
 use dirnet::recurrent::{self, FindOptions};
 use dirnet::report::Inspection;
 use dirnet::samples::{Dim, Port, Samples, Signature};
+use dirnet::sites::{PerSite, SiteId, Weights};
 use prost::Message;
 use tempfile::TempDir;
 
@@ -197,14 +197,14 @@ fn configuration(data: &[u8]) {
 /// A saved plan, for a model that it may fit.
 fn plan(data: &[u8]) {
     thread_local! {
-        static WEIGHTS: Weights = Weights::read(&tiny(), &FindOptions::default()).expect("there are weights");
+        static WEIGHTS: Weights = Weights::find(&tiny(), &FindOptions::default()).expect("there are weights");
     }
     let Ok(text) = std::str::from_utf8(data) else { return };
-    WEIGHTS.with(|weights| match plan_file::read(text, weights, &usual(weights)) {
+    WEIGHTS.with(|weights| match plan::read(text, weights, &usual(weights)) {
         Err(error) => one_line(&error),
         Ok(plan) => {
-            let again = plan_file::write(weights, &plan).expect("a plan that was read can be written");
-            let again = plan_file::read(&again, weights, &usual(weights)).expect("what was written can be read");
+            let again = plan::write(weights, &plan).expect("a plan that was read can be written");
+            let again = plan::read(&again, weights, &usual(weights)).expect("what was written can be read");
             assert_eq!(again.choices, plan.choices);
         }
     });
@@ -213,7 +213,7 @@ fn plan(data: &[u8]) {
 /// A model is compressed into one that can be read, expanded, and is of the size that was promised, or refused.
 fn compress(data: &[u8]) {
     let Ok(model) = Model::from_bytes(Bytes::copy_from_slice(data), &OPTIONS) else { return };
-    let Ok(weights) = Weights::read(&model, &FindOptions::default()) else { return };
+    let Ok(weights) = Weights::find(&model, &FindOptions::default()) else { return };
     if weights.parameters() > 1 << 14 {
         return;
     }
@@ -222,19 +222,19 @@ fn compress(data: &[u8]) {
     }
 }
 
-fn usual(weights: &Weights) -> Vec<f64> {
-    vec![1.0; weights.units.len()]
+fn usual(weights: &Weights) -> PerSite<f64> {
+    weights.sites().map(|_| 1.0)
 }
 
 fn code(model: &Model, weights: Weights) -> Result<(), Error> {
-    let mut job = Job::new(model, weights, None, 0, &Silent)?;
+    let mut job = Study::new(model, weights, None, 0, &Silent)?;
     let spec = BlockSpec::new(2)?;
-    let choices = vec![Choice::Block { spec, sharing: Sharing::Matrix }; job.weights.units.len()];
+    let choices = job.weights.sites().map(|_| Choice::Block { spec, sharing: Sharing::Matrix });
     let plan = Plan { choices, sensitivity: usual(&job.weights) };
-    let promised = job.sizing().bytes(&plan)?;
+    let promised = job.bytes(&plan)?;
     let coded = job.code(plan, &Silent)?;
     assert_eq!(promised, coded.model.saved_bytes().expect("no side files"));
-    assert!(coded.distortion.iter().all(|d| d.is_finite()), "{:?}", coded.distortion);
+    assert!(coded.distortion.values().all(|d| d.is_finite()), "{:?}", coded.distortion);
     let again = Model::from_bytes(coded.model.proto.encode_to_vec().into(), &OPTIONS).expect("can be read again");
     expand::expand(&again).expect("can be expanded");
     Ok(())
@@ -366,15 +366,11 @@ fn configurations() -> Vec<Vec<u8>> {
 }
 
 fn plans() -> Vec<Vec<u8>> {
-    let weights = Weights::read(&tiny(), &FindOptions::default()).expect("there are weights");
+    let weights = Weights::find(&tiny(), &FindOptions::default()).expect("there are weights");
     let spec = BlockSpec::new(2).expect("a sound shape");
-    let mut choices = vec![Choice::Block { spec, sharing: Sharing::Node }; weights.units.len()];
-    choices[0] = Choice::Dense;
-    vec![
-        plan_file::write(&weights, &Plan { choices, sensitivity: usual(&weights) })
-            .expect("can be written")
-            .into_bytes(),
-    ]
+    let mut choices = weights.sites().map(|_| Choice::Block { spec, sharing: Sharing::Node });
+    choices[SiteId(0)] = Choice::Dense;
+    vec![plan::write(&weights, &Plan { choices, sensitivity: usual(&weights) }).expect("can be written").into_bytes()]
 }
 
 /// Kinds of [`damage`].

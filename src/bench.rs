@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Engine, Overrides};
 use crate::error::Result;
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::samples::Samples;
 
 /// Number of passes over the samples.
@@ -53,7 +53,7 @@ pub fn measure(engine: &Engine, samples: &Samples, runs: Runs, progress: &dyn Pr
         if run >= runs.warm_up {
             times.push(time);
         }
-        progress.advance(1);
+        progress::advance(progress, 1)?;
     }
     progress.done();
     Ok(Latency::of(times))

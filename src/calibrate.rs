@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use crate::cell::{self, Spec};
 use crate::engine::{Engine, Overrides, Pass, Tap, Visit};
 use crate::error::Result;
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::recurrent::{Direction, RecurrentNode, Vector};
 use crate::samples::Samples;
 
@@ -153,7 +153,7 @@ pub fn measure(
             engine
                 .run_stream(stream, &samples.carry, &Overrides::default(), Some(&sums))
                 .map_err(|e| e.in_file(&stream.origin))?;
-            progress.advance(stream.feeds.len() as u64);
+            progress::advance(progress, stream.feeds.len() as u64)?;
         }
         Ok(sums.finish())
     };

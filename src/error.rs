@@ -36,6 +36,8 @@ pub enum ErrorKind {
     Target,
     /// Verification failed a check.
     Check,
+    /// The caller cancelled the work.
+    Cancelled,
 }
 
 /// An error with its place.

@@ -1,73 +1,91 @@
-//! dirnet makes ONNX models with LSTM and GRU layers 8 to 16 times smaller without retraining.
+//! dirnet makes ONNX models with LSTM, GRU and RNN layers 8 to 16 times smaller without retraining.
 //!
 //! The weights W and R of the recurrent nodes are replaced by codes, codebooks and standard operators that decode them when
-//! a runtime loads the model; everything else in the file stays the same. The crate is the library behind the command line
-//! tool of the same name. `docs/how-it-works.md` explains the method, `docs/glossary.md` the terms.
+//! a runtime loads the model; everything else in the file stays as it is. The crate is the library behind the command line
+//! tool of the same name.
 //!
 //! # Usage
-//! Load, plan, code, verify:
+//! Load, compress, verify, save: what `dirnet compress` does by default, to the same bytes.
 //! ```
-//! use dirnet::coding::Weights;
-//! use dirnet::compress::Job;
-//! use dirnet::engine::Engine;
-//! use dirnet::loss::LossSpec;
-//! use dirnet::onnx::{LoadOptions, Model};
-//! use dirnet::planner;
-//! use dirnet::progress::Silent;
-//! use dirnet::recurrent::FindOptions;
-//! use dirnet::samples::{Samples, Signature};
-//! use dirnet::verify::{Settings, verify};
+//! use dirnet::{Compressor, Inputs, Model, Options, Samples, Target};
 //!
 //! # fn main() -> dirnet::error::Result<()> {
-//! let model = Model::load("fixtures/charlm/gru256.onnx".as_ref(), &LoadOptions::default())?;
-//! let weights = Weights::read(&model, &FindOptions::default())?;
-//! let all = Samples::read(&["fixtures/charlm/calibration.npz".into()], &Signature::of(&model)?, &[])?;
-//! let (calibration, holdout) = all.hold_out(5).expect("there are several samples");
-//!
-//! // The second moments of the layers' inputs on calibration samples weight the errors of their weights.
-//! let engine = Engine::new(&model)?;
-//! let mut job = Job::new(&model, weights, Some((&engine, &calibration)), 0, &Silent)?;
-//! // The same number of bits for all gates; `Job::curves` and `Job::sensitivity` measure how to allocate them.
-//! let plan = planner::uniform(&job.sizing(), &job.equal(), job.sizing().target(8.0))?;
-//! let coded = job.code(plan, &Silent)?;
-//!
-//! let loss = LossSpec::default();
-//! let settings = Settings { samples: &holdout, calibrated_on: None, loss: &loss, checks: &[], seed: 0 };
-//! let verdict = verify(&model, &coded.model, &settings, &Silent)?;
-//! assert!(verdict.outputs[0].snr_db > Some(20.0));
-//! assert!(coded.model.saved_bytes()? * 6 < model.bytes());
+//! # let out = std::env::temp_dir().join(format!("dirnet-doctest-{}.onnx", std::process::id()));
+//! let model = Model::open("fixtures/charlm/gru256.onnx")?;
+//! let samples = Samples::open(&model, "fixtures/charlm/calibration.npz")?;
+//! let mut compressor = Compressor::new(&model, Inputs::new(samples, None), Options::default())?;
+//! let small = compressor.compress(&Target::Ratio(8.0))?;
+//! let verdict = compressor.verify(&small.model, &[])?;
+//! assert!(verdict.passed && verdict.outputs[0].snr_db > Some(30.0));
+//! small.model.save(&out)?;
+//! # assert!(small.model.saved_bytes()? * 6 < model.bytes());
+//! # std::fs::remove_file(out).expect("it was written");
 //! # Ok(())
 //! # }
 //! ```
-//! `coded.model.save(path)` writes the file: to a temporary sibling first, which is then renamed.
+//! [`report::Report`] says what was done, as a table, JSON, HTML or Markdown; [`Compressor::plan`] and
+//! [`Compressor::sweep`] say what it would cost; [`expand()`] goes back to dense weights.
 //!
 //! # Design
-//! Modules import one another in one direction only, from bytes to reports: only [`onnx`] uses protobuf, only [`engine`]
-//! uses the inference runtime, and [`dictionary`] is numerics on plain matrices. The library never prints and never
-//! exits; long work reports to a [`progress::Progress`]. Errors name file, node and tensor ([`error::Error`]).
-//! The same input, settings and version give the same bytes for any number of threads.
+//! Data flows one way: `Model -> sites -> samples, second moments -> curves -> Plan -> coded sites -> Model -> verification ->
+//! report`, and modules import one another in that order only. [`onnx`] is the only one that knows protobuf, the engine the
+//! only one that knows the runtime, the dictionary is numerics and knows no model. The library never prints and never exits;
+//! long work tells a [`progress::Progress`] how far it is, which may cancel it. Errors name file, node and tensor
+//! ([`error::Error`]). The same input, options and version give the same bytes for any number of threads.
+//!
+//! The engine turns panics of the runtime into errors, so the crate must be built with `panic = "unwind"` (the default).
+//! The first run of a model wraps the process's panic hook, once, so that the messages of panics that are caught do not reach
+//! stderr; all other panics go to the hook that was there. A program that sets a hook of its own does so before that.
+//!
+//! # Features
+//! `cli` (default) builds the binary. A library build without it (`default-features = false`) has no dependencies for
+//! arguments, progress bars and terminals.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::exit))]
 
-pub mod bench;
-pub mod calibrate;
-pub mod cell;
-pub mod code;
 pub mod compress;
-pub mod dictionary;
-pub mod encode;
-pub mod engine;
 pub mod error;
-pub mod expand;
-pub mod limits;
 pub mod loss;
 pub mod onnx;
-pub mod plan;
 pub mod progress;
-pub mod recurrent;
 pub mod report;
 pub mod samples;
-pub mod sites;
-pub mod tune;
 pub mod verify;
+
+// The stages in between. They are public for the tests, benches and fuzz targets of this repository, and may change.
+#[doc(hidden)]
+pub mod bench;
+#[doc(hidden)]
+pub mod calibrate;
+#[doc(hidden)]
+pub mod cell;
+#[doc(hidden)]
+pub mod code;
+#[doc(hidden)]
+pub mod dictionary;
+#[doc(hidden)]
+pub mod encode;
+#[doc(hidden)]
+pub mod engine;
+#[doc(hidden)]
+pub mod expand;
+#[doc(hidden)]
+pub mod limits;
+#[doc(hidden)]
+pub mod plan;
+#[doc(hidden)]
+pub mod recurrent;
+#[doc(hidden)]
+pub mod sites;
+#[doc(hidden)]
+pub mod tune;
+
+pub use compress::{Compressed, Compressor, Inputs, Options, Planned, Target};
+pub use error::{Error, ErrorKind, Result};
+pub use expand::expand;
+pub use onnx::Model;
+pub use plan::Plan;
+pub use report::Report;
+pub use samples::Samples;
+pub use verify::{Check, Verdict};

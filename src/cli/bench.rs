@@ -67,7 +67,7 @@ pub fn run(args: &Args, arguments: &[OsString]) -> Result<()> {
     for (index, path) in args.models.iter().enumerate() {
         let figures = guard::measure(index, path, args.limits, arguments)?;
         report.models.push(serde_json::from_str(&figures).context("a measuring process gave no figures")?);
-        progress.advance(1);
+        let _ = progress.advance(1);
     }
     progress.done();
     args.output.show(&report)

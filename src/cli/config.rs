@@ -443,9 +443,8 @@ mod tests {
             hidden: 8,
             columns: 8,
         };
-        let block = |width, sharing| {
-            Some(Choice::Block { spec: BlockSpec::new(width, ATOMS).expect("a width on offer"), sharing })
-        };
+        let block =
+            |width, sharing| Some(Choice::Block { spec: BlockSpec::new(width).expect("a width on offer"), sharing });
         let node = &file.overrides[0].node;
         let choice = |matrix, gate| node.choice(&unit(matrix, gate)).expect("sound");
         assert_eq!(choice(Matrix::W, "f"), block(2, Sharing::Unit));

@@ -223,7 +223,7 @@ pub fn arm(limits: Limits) {
     // The supervisor holds the other end: it is closed when the supervisor is gone, however that came.
     thread::spawn(|| {
         let _ = io::stdin().lock().read_to_end(&mut Vec::new());
-        interrupt::leave(BAD_INPUT);
+        interrupt::cancel(BAD_INPUT);
     });
 }
 
@@ -387,7 +387,7 @@ impl Worker {
                 (Some(Message::Figures(text)), _) => said.figures = Some(text),
                 (Some(_), None) => {}
                 (Some(Message::Phase(name, total)), Some(progress)) => progress.phase(&name, total),
-                (Some(Message::Advance(n)), Some(progress)) => progress.advance(n),
+                (Some(Message::Advance(n)), Some(progress)) => drop(progress.advance(n)),
                 (Some(Message::Done), Some(progress)) => progress.done(),
             }
             line.clear();

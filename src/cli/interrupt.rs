@@ -9,11 +9,12 @@
 //! other.
 
 use std::process::{self, ChildStdin};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 #[cfg(unix)]
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::Arc;
 
 use dirnet::onnx::atomic;
 
@@ -45,6 +46,24 @@ impl Drop for Lifeline {
 
 fn take() -> Option<ChildStdin> {
     LIFELINE.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// Whether this worker is to end at the next occasion.
+static CANCELLED: AtomicBool = AtomicBool::new(false);
+
+/// How long a worker that was cancelled may take to the next occasion.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Whether the work was cancelled.
+pub fn is_cancelled() -> bool {
+    CANCELLED.load(Ordering::SeqCst)
+}
+
+/// Cancels the work through its progress, and leaves if that takes too long: a call into the engine cannot be interrupted.
+pub fn cancel(code: u8) -> ! {
+    CANCELLED.store(true, Ordering::SeqCst);
+    std::thread::sleep(GRACE);
+    leave(code)
 }
 
 /// Leaves at once, with nothing half written behind.

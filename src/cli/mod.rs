@@ -212,6 +212,11 @@ fn say(text: &str) {
 
 /// Shows what went wrong on one line and says with which code to leave.
 fn failure(error: &Error) -> ExitCode {
+    let kind = error.downcast_ref::<dirnet::error::Error>().map(dirnet::error::Error::kind);
+    if kind == Some(ErrorKind::Cancelled) {
+        // Whoever cancelled knows.
+        return ExitCode::from(BAD_INPUT);
+    }
     // Joined the way that anyhow's `{:#}` does; each is escaped already if it came from the library.
     let words = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref() {
         Some(system) => dirnet::error::words(system),

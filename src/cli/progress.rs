@@ -1,14 +1,16 @@
 //! Progress on stderr: bars on a terminal, elsewhere (a log, a CI job) lines; nothing with `-q`.
 
 use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use dirnet::progress::{Progress, Silent};
+use dirnet::progress::Progress;
 use dirnet::report::duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::guard::{self, Message};
+use super::interrupt;
 
 /// A phase that took longer says so in a log when it is over.
 const LONG: Duration = Duration::from_secs(2);
@@ -28,23 +30,34 @@ struct Phase {
 
 /// What the library should report its progress to: this process shows none, but the one that waits for it may.
 pub fn progress(quiet: bool) -> Box<dyn Progress> {
-    if quiet || !guard::is_watched() { Box::new(Silent) } else { Box::new(Reporter) }
+    Box::new(Reporter { shown: !quiet && guard::is_watched() })
 }
 
-/// Tells the supervisor.
-struct Reporter;
+/// Reports to the supervisor, if that shows progress, and cancels once the supervisor is gone.
+struct Reporter {
+    shown: bool,
+}
+
+impl Reporter {
+    fn tell(&self, message: &Message) {
+        if self.shown {
+            guard::tell(message);
+        }
+    }
+}
 
 impl Progress for Reporter {
     fn phase(&self, name: &str, total: u64) {
-        guard::tell(&Message::Phase(name.to_owned(), total));
+        self.tell(&Message::Phase(name.to_owned(), total));
     }
 
-    fn advance(&self, n: u64) {
-        guard::tell(&Message::Advance(n));
+    fn advance(&self, n: u64) -> ControlFlow<()> {
+        self.tell(&Message::Advance(n));
+        if interrupt::is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     fn done(&self) {
-        guard::tell(&Message::Done);
+        self.tell(&Message::Done);
     }
 }
 
@@ -83,12 +96,13 @@ impl Progress for Bar {
         self.replace(Some(bar));
     }
 
-    fn advance(&self, n: u64) {
+    fn advance(&self, n: u64) -> ControlFlow<()> {
         if let Ok(current) = self.0.lock()
             && let Some(bar) = &*current
         {
             bar.inc(n);
         }
+        ControlFlow::Continue(())
     }
 
     fn done(&self) {
@@ -120,7 +134,9 @@ impl<W: Write + Send> Progress for Lines<W> {
         self.replace(Some(Phase { name: name.to_owned(), start: Instant::now() }));
     }
 
-    fn advance(&self, _n: u64) {}
+    fn advance(&self, _n: u64) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
 
     fn done(&self) {
         self.replace(None);
@@ -135,7 +151,7 @@ mod tests {
     fn a_log_names_phases_and_times_the_long_ones() {
         let lines = Lines(Mutex::new((Vec::new(), None)));
         lines.phase("calibrate", 3);
-        lines.advance(3);
+        assert!(lines.advance(3).is_continue());
         lines.done();
         lines.phase("learn", 0);
         lines.0.lock().unwrap().1.as_mut().unwrap().start -= LONG * 2;

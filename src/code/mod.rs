@@ -10,7 +10,7 @@ use crate::dictionary::{self, Bands, Coded, Item, Matrix, Metric, Part, Projecte
 use crate::engine::{Engine, Overrides};
 use crate::error::Result;
 use crate::plan::{DictionaryUse, Member, Plan, Storage};
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::recurrent::WeightUse;
 use crate::sites::{PerSite, SiteId, TensorId, Weights};
 
@@ -113,7 +113,7 @@ pub fn learn(
             let options = options(how, members);
             let learned = dictionary::learn(&matrices, *spec, &options)
                 .map_err(|e| e.at_node(weights.get(members[0]).to_string()));
-            progress.advance(members.len() as u64);
+            progress::advance(progress, members.len() as u64)?;
             learned
         })
         .collect::<Result<_>>()?;
@@ -182,7 +182,7 @@ fn project(
         for (id, part) in ids.into_iter().zip(learned) {
             let parts = parts.entry(id).or_default();
             parts.push(part);
-            progress.advance(u64::from(parts.len() == weights.sections(id).len()));
+            progress::advance(progress, u64::from(parts.len() == weights.sections(id).len()))?;
         }
     }
     for (id, mut parts) in parts {

@@ -468,7 +468,9 @@ impl<'a> Compressor<'a> {
         let predicted = |ratio: &f64| {
             let target = study.sized(|sizing| sizing.target(*ratio));
             let plan = self.budgeted(study, self.options.codec, (&curves, &sensitivity), target);
-            self.progress.advance(1);
+            if self.progress.advance(1).is_break() {
+                return None;
+            }
             let plan = plan.ok()?;
             let loss = Plan::predicted_loss(&sensitivity, &self.promised(&plan)?);
             Some(Look { bytes: study.bytes(&plan).ok()?, loss, measured: false })
@@ -625,7 +627,7 @@ impl<'a> Compressor<'a> {
         let widths = study.coarse_widths(bits);
         let curves = match self.budgets.curves.take().filter(|(known, _)| *known == rates && rates == Rates::All) {
             Some((_, curves)) => curves,
-            None => Arc::new(study.curves(rates, bits, self.progress)?),
+            None => Arc::new(study.curves(bits, rates, self.progress)?),
         };
         self.budgets.curves = Some((rates, curves.clone()));
         let (local, key) = match allocation {

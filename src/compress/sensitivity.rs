@@ -15,7 +15,7 @@ use crate::code::{self, CodedSites};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::loss::Reference;
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::sites::{PerSite, Sites, Weights};
 
 /// Losses below this share of the median of sites, or of the greatest of a site's versions, are noise: no site is taken to
@@ -51,7 +51,7 @@ pub fn measure(
                 let loss = reference.compare(engine, &overrides)?.mean_loss()?;
                 versions.push((loss / distortion[id]).max(0.0));
             }
-            progress.advance(1);
+            progress::advance(progress, 1)?;
         }
         measured.push((!versions.is_empty()).then(|| geometric_mean(&versions)));
     }

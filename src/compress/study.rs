@@ -22,7 +22,7 @@ use crate::error::{ErrorKind, Result};
 use crate::loss::Judge;
 use crate::onnx::Model;
 use crate::plan::{self, Choice, Curves, Dictionaries, Plan, Sharing, Sizing, Storage};
-use crate::progress::{Progress, Silent};
+use crate::progress::{self, Progress, Silent};
 use crate::samples::Samples;
 use crate::sites::{PerSite, SiteId, Weights};
 use crate::tune::{self, TuneReport};
@@ -177,7 +177,7 @@ impl<'a> Study<'a> {
     ///
     /// # Errors
     /// Those of the numerics.
-    pub fn curves(&mut self, rates: Rates, bits: f64, progress: &dyn Progress) -> Result<Curves> {
+    pub fn curves(&mut self, bits: f64, rates: Rates, progress: &dyn Progress) -> Result<Curves> {
         let start = Instant::now();
         let coarse = self.coarse_widths(bits);
         let mut curves = Curves::of_shapes(&self.weights);
@@ -342,7 +342,7 @@ impl<'a> Study<'a> {
             let Some(base) = held_back(&plan)? else { return Ok(None) };
             let mut sensitivity = plan.sensitivity.clone();
             for &kind in &kinds {
-                progress.advance(1);
+                progress::advance(progress, 1)?;
                 let Some(coarser) = plan::coarser(&self.weights, &plan, kind) else { continue };
                 let [expected, before] = [&coarser, &plan].map(|p| curves.predicted_loss(p, &plan.sensitivity));
                 let expected = expected / before - 1.0;

@@ -141,13 +141,15 @@ struct Random {
     shape: Option<TVec<usize>>,
 }
 
-fn key(node: &pb::NodeProto) -> TractResult<u64> {
+fn key(node: &pb::NodeProto) -> u64 {
     let mut hash = Hash::default();
     hash.bytes(node.output.first().map_or("", String::as_str).as_bytes());
-    if let Some(seed) = node.get_attr_opt::<f32>("seed")? {
-        hash.number(seed.to_bits().into());
+    // A float, but an integer in Dropout.
+    if let Some(seed) = node.attribute.iter().find(|attribute| attribute.name == "seed") {
+        hash.number(seed.f.to_bits().into());
+        hash.number(seed.i as u64);
     }
-    Ok(hash.0)
+    hash.0
 }
 
 fn read(_context: &ParsingContext, node: &pb::NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
@@ -168,7 +170,7 @@ fn read(_context: &ParsingContext, node: &pb::NodeProto) -> TractResult<(Box<dyn
     let shape: Option<Vec<usize>> = if node.input.is_empty() { Some(node.get_attr_vec("shape")?) } else { None };
     let datum_type = node.get_attr_opt("dtype")?.or(default);
     let shape = shape.map(TVec::from);
-    Ok((own(Random { key: key(node)?, draw, datum_type, shape }), vec![]))
+    Ok((own(Random { key: key(node), draw, datum_type, shape }), vec![]))
 }
 
 impl Kernel for Random {
@@ -259,7 +261,7 @@ fn dropout(context: &ParsingContext, node: &pb::NodeProto) -> TractResult<(Box<d
     };
     let mut outputs = optional_outputs(node).map(|slot| slot.is_some());
     let outputs = [outputs.next().unwrap_or(false), outputs.next().unwrap_or(false)];
-    Ok((own(Dropout { key: key(node)?, ratio, training, outputs }), vec![]))
+    Ok((own(Dropout { key: key(node), ratio, training, outputs }), vec![]))
 }
 
 impl Kernel for Dropout {

@@ -53,6 +53,14 @@ pub(super) trait Kernel: Clone + Debug + Send + Sync + 'static {
     /// # Errors
     /// For values that the operator does not take.
     fn eval(&self, inputs: &[TValue]) -> TractResult<TVec<Tensor>>;
+
+    /// The same for a kernel that hands on what others hold too.
+    ///
+    /// # Errors
+    /// As [`eval`](Self::eval).
+    fn values(&self, inputs: &[TValue]) -> TractResult<TVec<TValue>> {
+        Ok(self.eval(inputs)?.into_iter().map(IntoTValue::into_tvalue).collect())
+    }
 }
 
 /// A kernel as an operator of tract.
@@ -112,7 +120,7 @@ impl<K: Kernel> Own<K> {
             if is_dimension(&value) { Ok(value.cast_to::<i64>()?.into_owned().into_tvalue()) } else { Ok(value) }
         };
         let inputs: TVec<TValue> = inputs.into_iter().map(plain).collect::<TractResult<_>>()?;
-        Ok(self.0.eval(&inputs)?.into_iter().map(IntoTValue::into_tvalue).collect())
+        self.0.values(&inputs)
     }
 }
 

@@ -1,9 +1,10 @@
 //! Models planned by tract for concrete shapes, kept for the next feed of the same shapes.
 
 use super::guard::{self, call};
+use super::probe::Planted;
 use super::{
-    Outputs, branch, cell_of, cut, dimension, domain, draw, error, exact, fold, inline, lost, lower, operator, repeat,
-    standard, value,
+    Outputs, branch, cell_of, cut, dimension, domain, draw, error, exact, fold, inline, lost, lower, operator, probe,
+    repeat, standard, value,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
@@ -89,9 +90,10 @@ pub(super) struct Plan {
 
 impl Plans {
     /// Plans of the model; of the part of it that makes `outputs`, values of its graph, where those are given.
-    pub(super) fn new(model: &Model, outputs: Option<&[String]>) -> Result<Plans> {
+    pub(super) fn new(model: &Model, outputs: Option<&[String]>, planted: &Planted) -> Result<Plans> {
         guard::check_constants(model)?;
         let (mut copy, unused) = prepared(model, outputs)?;
+        planted.activate(&mut copy);
         lower::lower(&mut copy);
         let graph = copy.graph.as_ref().ok_or_else(|| error("the model has no graph"))?;
         let outputs = graph.output.iter().map(|o| o.name().to_owned()).collect();
@@ -112,6 +114,7 @@ impl Plans {
         dimension::register(&mut tract.op_register);
         draw::register(&mut tract.op_register);
         standard::register(&mut tract.op_register);
+        probe::register(&mut tract.op_register);
         // Not `model_for_read`, which copies the bytes once more and keeps them.
         let messages = call("reading the model", || Ok(tract_onnx::pb::ModelProto::decode(&*bytes)?))?;
         drop(bytes);

@@ -3,7 +3,8 @@
 //! - Missing: `ReverseSequence`, `Unique`, `Compress`, `LabelEncoder` (of `ai.onnx.ml`).
 //! - Of too few types, or of constants only: `TopK`, `CumSum`, `OneHot`, `GatherND`, `ScatterND`, `Equal`, `Squeeze`.
 //! - Of other operator sets than tract knows: `Upsample`, `Resize` of operator set 10.
-//! - Wrong: `Softplus` and `LogSoftmax` are infinite for large inputs, `Celu` and `Swish` ignore their factor.
+//! - Wrong: `ReduceMax` and `ReduceMin` of infinite numbers and NaN, `Softplus` and `LogSoftmax`
+//!   of large ones, `Celu` and `Swish` with a factor.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -42,6 +43,8 @@ pub(super) fn register(operators: &mut OnnxOpRegister) {
     operators.insert("Celu", celu);
     operators.insert("Swish", swish);
     operators.insert("LabelEncoder", label_encoder);
+    operators.insert("ReduceMax", extreme);
+    operators.insert("ReduceMin", extreme);
     operators.insert("Resize", resize);
     operators.insert("Upsample", upsample);
 }
@@ -635,6 +638,95 @@ impl Kernel for SqueezeAll {
     fn eval(&self, inputs: &[TValue]) -> TractResult<TVec<Tensor>> {
         let shape: Vec<usize> = inputs[0].shape().iter().copied().filter(|&size| size != 1).collect();
         Ok(tvec![inputs[0].clone().into_tensor().into_shape(&shape)?])
+    }
+}
+
+/// The largest or smallest elements over some axes: infinite ones, NaN and flags too.
+#[derive(Clone, Debug)]
+struct Extreme {
+    largest: bool,
+    /// Where they are attributes.
+    axes: Option<Vec<i64>>,
+    keeps: bool,
+    /// No axes are none, not all.
+    none_is_none: bool,
+}
+
+fn extreme(_context: &ParsingContext, node: &pb::NodeProto) -> Read {
+    let flag = |name: &str, default: i64| Ok::<_, TractError>(node.get_attr_opt(name)?.unwrap_or(default) != 0);
+    let (keeps, none_is_none) = (flag("keepdims", 1)?, flag("noop_with_empty_axes", 0)?);
+    let axes = node.get_attr_opt_vec("axes")?;
+    Ok((own(Extreme { largest: node.op_type == "ReduceMax", axes, keeps, none_is_none }), vec![]))
+}
+
+impl Extreme {
+    /// For each axis whether it is reduced.
+    fn reduced(&self, rank: usize, given: &[i64]) -> TractResult<Vec<bool>> {
+        let axes = self.axes.as_deref().unwrap_or(given);
+        let mut reduced = vec![axes.is_empty() && !self.none_is_none; rank];
+        for &a in axes {
+            reduced[axis(a, rank)?] = true;
+        }
+        Ok(reduced)
+    }
+
+    fn shape(&self, shape: &[usize], reduced: &[bool]) -> TVec<usize> {
+        let sizes = shape.iter().zip(reduced);
+        sizes.filter_map(|(&size, &gone)| if gone { self.keeps.then_some(1) } else { Some(size) }).collect()
+    }
+
+    /// The extremes of values, at places in a result of some length that begins as `first`.
+    fn of<T: Copy>(values: &[T], places: &[usize], len: usize, first: T, better: impl Fn(T, T) -> bool) -> Vec<T> {
+        let mut best = vec![first; len];
+        for (&value, &place) in values.iter().zip(places) {
+            if better(value, best[place]) {
+                best[place] = value;
+            }
+        }
+        best
+    }
+}
+
+impl Kernel for Extreme {
+    fn name(&self) -> &'static str {
+        if self.largest { "ReduceMax" } else { "ReduceMin" }
+    }
+
+    fn facts(&self, inputs: &[Known]) -> TractResult<Option<Facts>> {
+        let x = inputs.first().context("no input")?;
+        let given = match inputs.get(1) {
+            None => Vec::new(),
+            Some(Known { value: Some(axes), .. }) => integers(axes)?,
+            Some(_) => return Ok(None),
+        };
+        let reduced = self.reduced(x.shape.len(), &given)?;
+        Ok(Some(tvec![(x.datum_type, self.shape(&x.shape, &reduced))]))
+    }
+
+    fn eval(&self, inputs: &[TValue]) -> TractResult<TVec<Tensor>> {
+        let x = &inputs[0];
+        let given = inputs.get(1).map(|axes| integers(axes)).transpose()?.unwrap_or_default();
+        let reduced = self.reduced(x.rank(), &given)?;
+        // With the axes kept, so that places can be told.
+        let kept: Vec<usize> =
+            x.shape().iter().zip(&reduced).map(|(&size, &gone)| if gone { 1 } else { size }).collect();
+        let (places, len) = (broadcast_places(&kept, x.shape()), kept.iter().product());
+        let shape = self.shape(x.shape(), &reduced);
+        let largest = self.largest;
+        if x.datum_type().is_float() {
+            let first = if largest { f64::NEG_INFINITY } else { f64::INFINITY };
+            let better = |new: f64, old: f64| new.is_nan() || (largest && new > old) || (!largest && new < old);
+            let best = Extreme::of(&doubles(x)?, &places, len, first, better);
+            return Ok(tvec![from_doubles(&best, &shape, x.datum_type())?]);
+        }
+        let first = match (x.datum_type() == bool::datum_type(), largest) {
+            (true, _) => i64::from(!largest),
+            (false, true) => i64::MIN,
+            (false, false) => i64::MAX,
+        };
+        let better = |new: i64, old: i64| if largest { new > old } else { new < old };
+        let best = Extreme::of(&integers(x)?, &places, len, first, better);
+        Ok(tvec![Tensor::from_shape(&shape, &best)?.cast_to_dt(x.datum_type())?.into_owned()])
     }
 }
 

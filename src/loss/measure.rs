@@ -5,7 +5,7 @@
 use super::{Comparison, Judge};
 use crate::engine::{Engine, Outputs, Overrides};
 use crate::error::Result;
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::samples::{Samples, Stream};
 use rayon::prelude::*;
 
@@ -58,7 +58,7 @@ impl Judge {
             let (original, compressed) =
                 rayon::join(|| run(original, stream, samples, &none), || run(compressed, stream, samples, &none));
             let comparison = empty.with_stream(samples, number, &original?, &compressed?);
-            progress.advance(stream.feeds.len() as u64);
+            progress::advance(progress, stream.feeds.len() as u64)?;
             comparison
         })
     }

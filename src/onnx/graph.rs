@@ -116,7 +116,7 @@ pub fn at<'m>(model: &'m ModelProto, scope: &Scope) -> Option<&'m GraphProto> {
 }
 
 /// The graph at `scope` for editing; outside this module only [`Rewriter`](super::Rewriter) edits a model's graphs.
-pub(super) fn at_mut<'m>(model: &'m mut ModelProto, scope: &Scope) -> Option<&'m mut GraphProto> {
+pub(crate) fn at_mut<'m>(model: &'m mut ModelProto, scope: &Scope) -> Option<&'m mut GraphProto> {
     scope.0.iter().try_fold(model.graph.as_mut()?, |graph, step| {
         let attribute = graph.node.get_mut(step.node)?.attribute.get_mut(step.attribute)?;
         match step.graph {

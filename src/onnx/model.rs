@@ -52,6 +52,14 @@ impl Model {
         })
     }
 
+    /// Loads a model file of a version that this crate knows; [`load`](Self::load) has options.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::load(path.as_ref(), &LoadOptions::default())
+    }
+
     /// Decodes a model from memory and checks it. Values in side files cannot be read.
     ///
     /// # Errors

@@ -532,7 +532,7 @@ fn units_are_gates_in_the_order_of_their_rows() {
     graph.node[0] = node("GRU", &["x", "W", "R"], &["y"], vec![int("hidden_size", 2), direction]);
     let found = survey(proto);
     let units = found.nodes[0].blocks();
-    let names: Vec<String> = units.iter().map(Unit::to_string).collect();
+    let names: Vec<String> = units.iter().map(GateBlock::to_string).collect();
     assert_eq!(names[..4], ["y/W/forward/z", "y/W/forward/r", "y/W/forward/h", "y/W/reverse/z"]);
     assert_eq!(names[11], "y/R/reverse/h");
     assert_eq!((units[11].rows(), units[11].shape(), units[11].direction_index), (4..6, [2, 2], 1));

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{SCHEMA, Show, Tool, table};
+#[cfg(feature = "cli")]
+use super::table;
+use super::{SCHEMA, Show, Tool};
 use crate::bench::Latency;
 use crate::error::Result;
 use crate::verify::ENGINE;
@@ -55,6 +57,7 @@ impl Bench {
 }
 
 impl Show for Bench {
+    #[cfg(feature = "cli")]
     fn table(&self, style: &table::Style) -> String {
         table::bench(self, style)
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::{SCHEMA, Show, Skipped, Tool, table};
+#[cfg(feature = "cli")]
+use super::table;
+use super::{SCHEMA, Show, Skipped, Tool};
 use crate::dictionary::ATOMS;
 use crate::encode;
 use crate::error::Result;
@@ -236,6 +238,7 @@ fn codebooks(source: &Source) -> Vec<u64> {
 }
 
 impl Show for Inspection {
+    #[cfg(feature = "cli")]
     fn table(&self, style: &table::Style) -> String {
         table::inspection(self, style)
     }

@@ -1,9 +1,12 @@
 //! JUnit XML, which every CI system reads: a test case for each check and output, so that the one that failed is named.
 
+use std::time::Duration;
+
+use quick_junit::{NonSuccessKind, Property, TestCase, TestCaseStatus, TestSuite};
+
 use super::grid::{bound, measured};
-use super::markup::Markup;
 use super::{Command, Report};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Escaped, Result};
 use crate::loss::Figures;
 use crate::verify::{Checked, Verdict};
 
@@ -23,44 +26,53 @@ pub(super) fn report(report: &Report) -> Result<String> {
     let Some(verdict) = &report.verify else {
         return Err(Error::new(ErrorKind::Usage, "JUnit shows what was judged, and the models were not run"));
     };
-    let cases = cases(verdict);
-    let failed = cases.iter().filter(|case| case.failure.is_some()).count();
     let name = match report.command {
         Command::Compress => "dirnet compress",
         Command::Verify => "dirnet verify",
         Command::Plan => "dirnet plan",
     };
-    let seconds = format!("{:.3}", report.seconds.verify.unwrap_or(report.seconds.total));
-    let mut xml = Markup::new();
-    xml.raw("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
-    for tag in ["<testsuites", "  <testsuite"] {
-        xml.raw(tag).attribute("name", name).attribute("tests", &cases.len().to_string());
-        xml.attribute("failures", &failed.to_string()).attribute("errors", "0").attribute("time", &seconds).raw(">\n");
-    }
-    xml.raw("    <properties>\n");
-    for (name, value) in [
-        ("model", report.model.path.clone()),
+    let seconds = report.seconds.verify.unwrap_or(report.seconds.total);
+    let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    let mut suite = TestSuite::new(name);
+    suite.set_time(time);
+    let properties = [
+        ("model", shown(&report.model.path)),
         ("engine", verdict.engine.to_owned()),
         ("samples", verdict.samples.to_string()),
         ("bytes_before", report.model.bytes_before.to_string()),
         ("bytes_after", report.model.bytes_after.map_or_else(String::new, |bytes| bytes.to_string())),
-    ] {
-        xml.raw("      <property").attribute("name", name).attribute("value", &value).raw("/>\n");
-    }
-    xml.raw("    </properties>\n");
-    for case in cases {
-        xml.raw("    <testcase").attribute("classname", case.output).attribute("name", &case.name);
-        xml.attribute("time", "0").raw(">\n");
-        if let Some(failure) = case.failure {
-            xml.raw("      <failure").attribute("message", failure).attribute("type", "check").raw(">");
-            xml.text(&case.told).raw("</failure>\n");
-        } else {
-            xml.raw("      <system-out>").text(&case.told).raw("</system-out>\n");
+    ];
+    suite.add_properties(properties.map(|(name, value)| Property::new(name, value)));
+    suite.add_test_cases(cases(verdict).iter().map(Case::junit));
+    let mut all = quick_junit::Report::new(name);
+    all.set_time(time).add_test_suite(suite);
+    all.to_string().map_err(|error| Error::new(ErrorKind::Io, format!("JUnit cannot be written: {error}")))
+}
+
+impl Case<'_> {
+    fn junit(&self) -> TestCase {
+        let status = match self.failure {
+            None => TestCaseStatus::success(),
+            Some(failure) => {
+                let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+                status.set_message(shown(failure)).set_type("check").set_description(shown(&self.told));
+                status
+            }
+        };
+        let passed = self.failure.is_none();
+        let mut case = TestCase::new(shown(&self.name), status);
+        case.set_classname(shown(self.output)).set_time(Duration::ZERO);
+        if passed {
+            case.set_system_out(shown(&self.told));
         }
-        xml.raw("    </testcase>\n");
+        case
     }
-    xml.raw("  </testsuite>\n</testsuites>\n");
-    Ok(xml.finish())
+}
+
+/// Text with control characters escaped as everywhere else: the crate would drop them, and two names could become one.
+/// What XML has no way to write becomes U+FFFD.
+fn shown(text: &str) -> String {
+    Escaped(text).to_string().replace(['\u{fffe}', '\u{ffff}'], "\u{fffd}")
 }
 
 /// A case for each output, which fails for numbers that are not finite, then one for each check, then what remains.
@@ -117,9 +129,13 @@ mod tests {
     fn the_check_that_failed_is_named() {
         let mut report = example::report();
         let xml = report.junit().expect("was judged");
-        assert!(xml.contains("<testcase classname=\"logits\" name=\"--min-snr 30\" time=\"0\">"), "{xml}");
-        assert!(xml.contains("message=\"output &#39;logits&#39;: --min-snr 30 is missed by 3.3: 26.7\""), "{xml}");
-        assert!(xml.contains("tests=\"2\" failures=\"1\" errors=\"0\""), "{xml}");
+        assert!(xml.contains("<testcase name=\"--min-snr 30\" classname=\"logits\" time=\"0.000\">"), "{xml}");
+        assert!(xml.contains("message=\"output &apos;logits&apos;: --min-snr 30 is missed by 3.3: 26.7\""), "{xml}");
+        assert!(xml.contains("tests=\"2\" skipped=\"0\" failures=\"1\" errors=\"0\""), "{xml}");
+        let verdict = report.verify.as_mut().expect("was judged");
+        verdict.outputs[0].name = "a\u{1b}[1m<b>\u{ffff}".to_owned();
+        let xml = report.junit().expect("was judged");
+        assert!(xml.contains("classname=\"a\\u{1b}[1m&lt;b&gt;\u{fffd}\""), "{xml}");
         report.verify = None;
         assert!(report.junit().is_err());
     }

@@ -1,4 +1,4 @@
-//! Building HTML, SVG and XML without a way to forget escaping.
+//! Building HTML and SVG without a way to forget escaping.
 //!
 //! Markup is what the program's text says (`&'static str`); everything else goes through [`Markup::text`] or
 //! [`Markup::attribute`], which escape it. Names come from model files, which nobody vouches for.

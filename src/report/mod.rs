@@ -18,6 +18,7 @@ mod markdown;
 mod markup;
 mod size;
 mod sweep;
+#[cfg(feature = "cli")]
 pub mod table;
 mod units;
 
@@ -46,7 +47,17 @@ pub const SCHEMA: u32 = 1;
 
 /// A result that can be shown.
 pub trait Show {
+    /// As text, for a page that has no layout of its own: the table for a terminal, or JSON in a build without tables.
+    fn text(&self) -> String {
+        #[cfg(feature = "cli")]
+        let text = self.table(&table::Style::default());
+        #[cfg(not(feature = "cli"))]
+        let text = self.json().unwrap_or_default();
+        text
+    }
+
     /// For a terminal, at most 80 columns wide unless a name is too long.
+    #[cfg(feature = "cli")]
     fn table(&self, style: &table::Style) -> String;
 
     /// For scripts.
@@ -57,12 +68,12 @@ pub trait Show {
 
     /// A self-contained page for the browser: no script, no network.
     fn html(&self) -> String {
-        html::plain(&self.table(&table::Style::default()))
+        html::plain(&self.text())
     }
 
     /// For a comment on a pull request, or the summary of a CI job.
     fn markdown(&self) -> String {
-        markdown::plain(&self.table(&table::Style::default()))
+        markdown::plain(&self.text())
     }
 
     /// For the test reports of CI systems: a test case for each output and each check.
@@ -516,6 +527,7 @@ impl Report {
 }
 
 impl Show for Report {
+    #[cfg(feature = "cli")]
     fn table(&self, style: &table::Style) -> String {
         table::report(self, style)
     }

@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
-use super::{Report, SCHEMA, Seconds, Show, Tool, table};
+#[cfg(feature = "cli")]
+use super::table;
+use super::{Report, SCHEMA, Seconds, Show, Tool};
 use crate::compress::{Compressor, SweepRow, Swept};
 use crate::error::Result;
 use crate::loss::Figures;
@@ -80,6 +82,7 @@ impl Sweep {
 }
 
 impl Show for Sweep {
+    #[cfg(feature = "cli")]
     fn table(&self, style: &table::Style) -> String {
         table::sweep(self, style)
     }

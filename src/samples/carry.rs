@@ -154,6 +154,7 @@ mod tests {
         let (one, batch) = (Dim::Size(1), Dim::Symbol("batch".to_owned()));
         Signature {
             inputs: vec![port("h", vec![one.clone(), batch.clone(), Dim::Size(8)]), port("x", vec![batch.clone()])],
+            closed: Vec::new(),
             outputs: vec![port("states", vec![Dim::Size(4), one, Dim::Size(8)]), port("y", vec![batch])],
             states: Vec::new(),
         }

@@ -21,6 +21,7 @@ pub use signature::{Dim, Port, Signature};
 pub use tensor::Tensor;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::Model;
 use ndarray::ArrayD;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -53,6 +54,14 @@ pub struct Samples {
 }
 
 impl Samples {
+    /// Reads samples of a model without carried states from a file or directory; [`read`](Self::read) takes several.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn open(model: &Model, path: impl AsRef<Path>) -> Result<Samples> {
+        Samples::read(&[path.as_ref().to_owned()], &Signature::of(model)?, &[])
+    }
+
     /// Reads samples from files and directories, in the order given:
     ///
     /// - `.npz`: arrays under the names of the inputs. An array with one axis more than its input holds samples along

@@ -396,7 +396,7 @@ fn read_npy(path: &Path, left: &mut u64, check: impl Fn(&Header) -> Result<()>) 
 }
 
 /// The value of a tensor in ONNX's own form.
-fn from_proto(proto: &crate::onnx::TensorProto) -> Result<Tensor> {
+pub(super) fn from_proto(proto: &crate::onnx::TensorProto) -> Result<Tensor> {
     if tensor::is_external(proto) {
         return Err(bad("its values are in a side file"));
     }

@@ -96,8 +96,9 @@ pub struct Section {
 enum Shared {
     /// X of the nodes that use this W.
     Input(TensorId),
-    /// The states, or with `reset` the reset states, in a direction of the nodes that use this R.
-    State { r: TensorId, direction: usize, reset: bool },
+    /// The states in a direction of the nodes that use this R, whether or not a gate resets them first: `r (.) H` has the
+    /// components of `H`, and the fast form multiplies both by the same atoms.
+    State { r: TensorId, direction: usize },
 }
 
 impl Block {
@@ -306,17 +307,15 @@ fn sections(
             known.len() - 1
         })
     };
-    let state = |r, direction, reset| Shared::State { r, direction, reset };
+    let state = |r, direction| Shared::State { r, direction };
     let feeder = survey.feeder(survey.weights[tensor.0].uses[0].node);
     let whole = match vector {
-        Vector::State(direction) => state(tensor, direction, false),
-        Vector::ResetState(direction) => state(tensor, direction, true),
+        Vector::State(direction) | Vector::ResetState(direction) => state(tensor, direction),
         Vector::Input => match feeder.and_then(|node| Some((node, survey.weight_of(node, Matrix::R)?))) {
             Some((node, r)) => {
                 let attributes = &survey.nodes[node].attributes;
                 let columns = attributes.hidden;
-                let section =
-                    |d: usize| Section { start: d * columns, columns, shared: number(state(TensorId(r), d, false)) };
+                let section = |d: usize| Section { start: d * columns, columns, shared: number(state(TensorId(r), d)) };
                 return (0..attributes.direction.count()).map(section).collect();
             }
             None => Shared::Input(tensor),

@@ -8,18 +8,10 @@ use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::Solve;
 use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
 
+use super::schedule::{EXACT, RIDGE, WIDEST};
 use super::sequences::{Probe, Site};
 use crate::engine::Outputs;
 use crate::loss::{Content, Judge, Judged, LossKind};
-
-/// Squared error over energy up to which an output counts as linear.
-const EXACT: f64 = 1e-6;
-
-/// Widest `Y` and output: beyond that the fit costs more than the tuning.
-const WIDEST: usize = 2048;
-
-/// Added to the diagonal of the moments of `Y`, as a share of its mean.
-const RIDGE: f64 = 1e-10;
 
 /// `output = A Y + b`, and the loss of its errors.
 pub(super) struct Head {

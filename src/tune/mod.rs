@@ -12,6 +12,7 @@
 
 mod head;
 mod parameters;
+mod schedule;
 mod sequences;
 mod stack;
 mod variants;
@@ -30,81 +31,19 @@ use crate::engine::{Engine, Overrides};
 use crate::error::{ErrorKind, Result};
 use crate::loss::{Comparison, Judge, Reference};
 use crate::onnx::Model;
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::recurrent::{self, Matrix, OwnBias};
 use crate::samples::Samples;
 use crate::sites::{TensorId, Weights};
 use head::{Finals, Head};
-use parameters::{LATENT_RATE, Parameters, Place};
+use parameters::{Parameters, Place};
+use schedule::{
+    BATCH_STEPS, DESCENTS, FULL_STEPS, JUDGED, PATIENCE, PAYS, PROBES, SETTLING_SHARE, STREAMS, TRACED_STEPS, WORTH,
+    share,
+};
 use sequences::{Constants, Probe, Record, Tracing, Window, Windows};
 use stack::{Direction, Goal, Stack};
 use variants::Variants;
-
-/// Multiplications and additions that all steps of [`Effort::Fast`] may take together: about a minute on two cores.
-const FAST_OPERATIONS: f64 = 5.3e12;
-
-/// Operations for a weight and a step of a sequence: twice each the product, its gradient in the weight, that in what it
-/// is multiplied with, and the product in the original.
-const OPERATIONS: f64 = 8.0;
-
-/// Steps of Adam in one descent, from the largest rate to none.
-const FAST_STEPS: std::ops::RangeInclusive<usize> = 24..=250;
-const FULL_STEPS: usize = 300;
-
-/// The part of the steps of [`Effort::Fast`] that a trial of a plan takes, and the least number of steps for which a trial
-/// is meaningful.
-const TRIAL: usize = 4;
-const TRIAL_STEPS: usize = 48;
-
-/// The largest number of descents of [`Effort::Full`], the relative reduction of the loss that counts as progress, and the
-/// number of descents in a row without progress after which it stops: on the g2p encoder at 12x the third gave almost none,
-/// and the five after it another 6 %.
-const DESCENTS: usize = 8;
-const PAYS: f64 = 0.006;
-const PATIENCE: usize = 2;
-
-/// A descent that chooses codes ends with one for each so many of its steps in which they stay: what the last changes of
-/// code did is made up for by atoms, scales and biases. On the g2p encoder at 12x, 100 steps took 2 to 5 % off the loss
-/// on words that were left out, the more codes had changed before.
-const SETTLING: usize = 5;
-
-/// Its largest rates, against those of a descent.
-const SETTLING_SHARE: f64 = 0.5;
-
-/// The relative reduction of the loss from which a result is kept: a smaller gain may not hold on other samples.
-const WORTH: f64 = 0.03;
-
-/// Steps of all sequences that a step of Adam is computed from, about, and the number of windows at least.
-///
-/// What asks for another code is small against the noise of the gradients: on the g2p encoder at 12x it takes some 1500
-/// windows for as much signal as noise, in all directions of the curvature alike, so that no filter helps. There, full
-/// batches with settling left 0.0268 of the loss where batches of 2048 steps without had left 0.0283, in four times the time
-/// (and 23.6 and 25.7 dB on other words, not 23.5 and 25.4). A model whose steps cost more has smaller ones.
-const BATCH_STEPS: usize = 2048;
-const FULL_BATCH_STEPS: usize = 8192;
-const BATCH_WINDOWS: usize = 32;
-
-/// The power of the steps in a batch that the rate of latents goes with. Half would hold the noise of a step where it is; four
-/// tenths make the 0.0042 that was measured to be good for full batches of the g2p encoder.
-const LATENT_GROWTH: f64 = 0.4;
-
-/// Multiplications and additions of so many descents of [`Effort::Full`] from which on their batches are smaller, down to
-/// [`BATCH_STEPS`]: some ten minutes on two cores, without what the system takes for memory.
-const FULL_OPERATIONS: f64 = 4e13;
-const USUAL_DESCENTS: f64 = 5.0;
-
-/// The largest number of steps of sequences, tuned and held out together.
-const TRACED_STEPS: usize = 1 << 16;
-
-/// The largest number of held-out windows.
-const JUDGED: usize = 128;
-
-/// The least number of streams where states are carried from feed to feed: the pieces of one stream are so similar that
-/// a gain on held-out pieces does not show a gain on other streams.
-const STREAMS: usize = 4;
-
-/// Streams that are run to find out which layers read which.
-const PROBES: usize = 6;
 
 /// How much is spent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -210,13 +149,8 @@ pub enum Outcome {
 
 /// Options of a short tuning that compares plans; `None` for a model so large that a trial would have too few steps.
 pub fn trial(weights: &Weights, seed: u64) -> Option<Options> {
-    let steps = fast_steps(weights.parameters() as usize) / TRIAL;
-    (steps >= TRIAL_STEPS).then_some(Options { effort: Effort::Fast, steps: Some(steps), seed })
-}
-
-fn fast_steps(weights: usize) -> usize {
-    let step = OPERATIONS * weights as f64 * BATCH_STEPS as f64;
-    ((FAST_OPERATIONS / step) as usize).clamp(*FAST_STEPS.start(), *FAST_STEPS.end())
+    let steps = schedule::trial_steps(weights.parameters() as usize)?;
+    Some(Options { effort: Effort::Fast, steps: Some(steps), seed })
 }
 
 /// Tunes the coded units of a model in place. The outputs of `reference` may serve as targets, and their mean loss may
@@ -451,38 +385,33 @@ impl Tuner<'_> {
         match (self.options.steps, self.options.effort) {
             (Some(steps), _) => steps,
             (None, Effort::Full) => FULL_STEPS,
-            (None, Effort::Fast) => fast_steps(weights),
+            (None, Effort::Fast) => schedule::fast_steps(weights),
         }
     }
 
     fn steps_of_a_batch(&self, weights: usize) -> usize {
         match self.options.effort {
             Effort::Fast => BATCH_STEPS,
-            Effort::Full => {
-                let descents = USUAL_DESCENTS * (FULL_STEPS + FULL_STEPS / SETTLING) as f64;
-                let steps = FULL_OPERATIONS / (OPERATIONS * weights as f64 * descents);
-                (steps as usize).clamp(BATCH_STEPS, FULL_BATCH_STEPS)
-            }
+            Effort::Full => schedule::full_batch_steps(weights),
         }
     }
 
-    /// The largest step of latents, where codes are chosen again: larger batches have less noise, and bear larger steps.
+    /// The largest step of latents, where codes are chosen again.
     fn latent_rate(&self, windows: &[Window]) -> Option<f64> {
         let (size, mean) = self.batch_of(windows);
-        let batches = (size * mean) as f64 / BATCH_STEPS as f64;
-        (self.options.effort == Effort::Full).then(|| LATENT_RATE * batches.max(1.0).powf(LATENT_GROWTH))
+        (self.options.effort == Effort::Full).then(|| schedule::latent_rate(size * mean))
     }
 
     /// How many windows are a batch, and the mean of their steps.
     fn batch_of(&self, windows: &[Window]) -> (usize, usize) {
         let mean = windows.iter().map(|w| w.steps).sum::<usize>() / windows.len().max(1);
-        let size = (self.batch / mean.max(1)).clamp(BATCH_WINDOWS, self.batch / 8).min(windows.len());
+        let size = schedule::batch_windows(self.batch, mean).min(windows.len());
         (size, mean)
     }
 
     /// Steps of one descent in which codes stay.
     fn settling(&self) -> usize {
-        if self.options.effort == Effort::Full { self.descent / SETTLING } else { 0 }
+        if self.options.effort == Effort::Full { schedule::settling(self.descent) } else { 0 }
     }
 
     /// Steps of one descent in all.
@@ -508,7 +437,7 @@ impl Tuner<'_> {
                 if descent > 0 {
                     break;
                 }
-                self.progress.advance((self.steps() * descents) as u64);
+                progress::advance(self.progress, (self.steps() * descents) as u64)?;
                 return Ok(Tuned { nodes, target, outcome: Outcome::Skipped(reason) });
             }
             // Only where it gets the original's own inputs is it known what the original does on others.
@@ -527,7 +456,7 @@ impl Tuner<'_> {
             let output = stack.output_loss(&left_out);
             let first = self.left_out.map_or(output, |[first, _]| first);
             self.left_out = Some([first, output]);
-            self.descend(&mut stack, variants.as_ref(), &mut parameters, &windows.tuned_on, descent);
+            self.descend(&mut stack, variants.as_ref(), &mut parameters, &windows.tuned_on, descent)?;
             let after = stack.loss(&left_out);
             if after < before {
                 self.left_out = Some([first, stack.output_loss(&left_out)]);
@@ -544,12 +473,12 @@ impl Tuner<'_> {
                 }
                 losses = Some((first, after));
             } else if losses.is_none() {
-                self.progress.advance((self.steps() * (descents - 1)) as u64);
+                progress::advance(self.progress, (self.steps() * (descents - 1)) as u64)?;
                 return Ok(Tuned { nodes, target, outcome: Outcome::Dropped { before, after, steps, outputs: None } });
             }
             idle = if after <= before * (1.0 - PAYS) { 0 } else { idle + 1 };
             if after.is_nan() || idle == PATIENCE {
-                self.progress.advance((self.steps() * (descents - 1 - descent)) as u64);
+                progress::advance(self.progress, (self.steps() * (descents - 1 - descent)) as u64)?;
                 break;
             }
         }
@@ -577,7 +506,7 @@ impl Tuner<'_> {
         parameters: &mut Parameters,
         windows: &[Window],
         descent: usize,
-    ) {
+    ) -> Result<()> {
         let seed = self.options.seed ^ (descent as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let all: Vec<&Window> = windows.iter().collect();
@@ -601,8 +530,9 @@ impl Tuner<'_> {
             };
             parameters.advance(&gradients, share);
             parameters.write(stack);
-            self.progress.advance(1);
+            progress::advance(self.progress, 1)?;
         }
+        Ok(())
     }
 
     /// The loss of the whole model as it is coded now, as [`loss_of`] has it; `None` without a reference.
@@ -691,13 +621,6 @@ fn spread(windows: &[Window], count: usize) -> Vec<&Window> {
     (0..count).map(|i| &windows[i * windows.len() / count]).collect()
 }
 
-/// The share of the largest step: up over the first steps, then half a cosine down to nothing.
-fn share(step: usize, steps: usize) -> f64 {
-    const WARM_UP: f64 = 5.0;
-    let done = step as f64 / steps.max(1) as f64;
-    ((step as f64 + 1.0) / WARM_UP).min(1.0) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -709,7 +632,14 @@ mod tests {
     #[test]
     fn only_a_loss_without_meaning_lifts_the_guard_of_the_outputs() {
         let loss = |kind: LossKind, own: &[f32]| {
-            let judged = Judged { name: "y".into(), content: Content::Values, loss: kind, kl: false, dims: Vec::new() };
+            let judged = Judged {
+                name: "y".into(),
+                content: Content::Values,
+                loss: kind,
+                kl: false,
+                dims: Vec::new(),
+                reached: true,
+            };
             let tensor = |values: &[f32]| -> Vec<(String, Tensor)> {
                 vec![("y".into(), ArrayD::from_shape_vec(vec![values.len()], values.to_vec()).unwrap().into())]
             };
@@ -724,11 +654,5 @@ mod tests {
         for kind in [ErrorKind::Engine, ErrorKind::Limit, ErrorKind::Samples] {
             assert_eq!(loss_of(Err(Error::new(kind, "it cannot be run"))).unwrap_err().kind(), kind);
         }
-    }
-
-    #[test]
-    fn the_rate_goes_up_then_down_to_nothing() {
-        assert!(share(0, 100) < share(2, 100) && share(5, 100) > 0.9);
-        assert!(share(50, 100) < 0.6 && share(99, 100) < 0.01);
     }
 }

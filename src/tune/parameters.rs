@@ -12,29 +12,15 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::schedule::{ATOM_RATE, BIAS_RATE, DECAY, SCALE_RATE};
 use super::stack::{Stack, StackGradients};
 use crate::code::{CodedSite, CodedSites};
 use crate::dictionary::{BlockSpec, Codebook, Coded};
 use crate::recurrent::Matrix;
 use crate::sites::SiteId;
 
-/// The largest step of an atom, against the rms of its codebook, and of a scale, against itself.
-const ATOM_RATE: f64 = 0.012;
-const SCALE_RATE: f64 = 0.006;
-
-/// The largest step of a bias, against 1; B has two that add up, so that it is double for most.
-const BIAS_RATE: f32 = 0.002;
-
-/// The largest step of a latent weight, against the rms of its row: with larger ones the noise of the gradients takes codes
-/// away from where they were good. This is for batches of [`super::BATCH_STEPS`]. On the g2p encoder with full ones, 0.004
-/// changes a twelfth of the codes in the first descent; 0.008 changed a sixth, and left 10 to 13 % more loss.
-pub(super) const LATENT_RATE: f64 = 0.003;
-
 /// The codebook that has all levels for atoms.
 const EVERY_LEVEL: BlockSpec = BlockSpec { width: 1 };
-
-/// Decay of the means of gradients and of their squares.
-const DECAY: [f32; 2] = [0.9, 0.98];
 
 /// Where a site's rows are in a stack.
 #[derive(Clone, Copy)]
@@ -410,6 +396,7 @@ fn reach(levels: &[f32], width: usize) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::schedule::LATENT_RATE;
     use super::*;
     use crate::cell::Gradients;
     use crate::dictionary::{ATOMS, Scales};

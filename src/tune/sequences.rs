@@ -12,18 +12,10 @@ use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
+use super::schedule::{AT_ONCE, HELD_OUT, WINDOW, WINDOW_FLOATS};
 use crate::engine::{Engine, Floats, Outputs, Overrides, Pass, Tap, Visit};
 use crate::error::Result;
 use crate::samples::{Samples, Stream};
-
-/// Steps of a window at most: gradients are cut there, and memory does not grow with the length of a sequence.
-const WINDOW: usize = 64;
-
-/// Floats of all windows at most: a quarter of a gigabyte.
-const WINDOW_FLOATS: usize = 1 << 26;
-
-/// Streams that are run at the same time. Fixed, because windows are counted after each such round.
-const AT_ONCE: usize = 4;
 
 /// One run of a node, or several that hand their state on.
 #[derive(Default)]
@@ -245,9 +237,6 @@ pub(super) struct Windows {
     pub(super) drifted: bool,
 }
 
-/// Of the sequences, every so many is left out.
-const LEFT_OUT: usize = 5;
-
 /// What the original did on one stream: records by site, and the outputs of each step.
 pub(super) type Probe = (BTreeMap<usize, Site>, Vec<Outputs>);
 
@@ -373,13 +362,13 @@ fn cut(records: &[&Record], target: &Record, b: usize) -> Vec<Window> {
 
 /// Leaves out a fifth: whole sequences, or the last windows where there are too few sequences.
 fn split(sequences: Vec<Vec<Window>>, result: &mut Windows) {
-    let whole = sequences.len() >= LEFT_OUT;
+    let whole = sequences.len() >= HELD_OUT;
     for (i, mut windows) in sequences.into_iter().enumerate() {
         if whole {
-            let part = if i % LEFT_OUT == LEFT_OUT - 1 { &mut result.left_out } else { &mut result.tuned_on };
+            let part = if i % HELD_OUT == HELD_OUT - 1 { &mut result.left_out } else { &mut result.tuned_on };
             part.append(&mut windows);
         } else {
-            let kept = windows.len() - windows.len().div_ceil(LEFT_OUT);
+            let kept = windows.len() - windows.len().div_ceil(HELD_OUT);
             result.left_out.extend(windows.split_off(kept));
             result.tuned_on.append(&mut windows);
         }

@@ -5,21 +5,9 @@ use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::head::{Finals, Head};
+use super::schedule::{CELL_SHARE, GROUP, GROUPS_AT_ONCE, OTHER_STATES};
 use super::sequences::Window;
 use crate::cell::{self, Gradients, Input, Output, Spec, Trace, backward, forward_traced};
-
-/// Windows that run together as one batch. Fixed, so that the bits do not depend on the number of threads.
-const GROUP: usize = 16;
-
-/// Groups whose gradients are held at the same time.
-const GROUPS_AT_ONCE: usize = 4;
-
-/// What an error of `C` counts against one of `Y`.
-const CELL_SHARE: f64 = 0.1;
-
-/// What the mean error of the states on the way counts against that of the last one, where only this is an output. There
-/// is more to learn from many states than from one: with the last alone, what was gained on the samples was lost on others.
-const ON_THE_WAY: f64 = 3.0;
 
 /// One direction of a layer.
 pub(super) struct Direction {
@@ -79,7 +67,7 @@ impl Stack {
 
     /// The mean loss over all steps of the windows.
     pub(super) fn loss(&self, windows: &[&Window]) -> f64 {
-        self.loss_with(windows, ON_THE_WAY)
+        self.loss_with(windows, OTHER_STATES)
     }
 
     fn loss_with(&self, windows: &[&Window], on_the_way: f64) -> f64 {
@@ -99,7 +87,7 @@ impl Stack {
             let parts: Vec<(f64, StackGradients)> = groups
                 .par_chunks(GROUP)
                 .map(|group| {
-                    let run = self.group(group, total, ON_THE_WAY);
+                    let run = self.group(group, total, OTHER_STATES);
                     (run.loss, self.back(&run))
                 })
                 .collect();

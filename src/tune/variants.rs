@@ -10,21 +10,9 @@
 use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 
+use super::schedule::{CANDIDATES, EXCHANGED, SPLICED};
 use super::sequences::Window;
 use super::stack::Stack;
-
-/// The share of the steps that get another input. With more the samples count for less: on the character model at 16x the
-/// divergence on other text was 0.0085 nats without, 0.0081 at a share of 0.06 and 0.0083 at one of 0.15, before sequences
-/// were spliced too.
-const EXCHANGED: f64 = 0.04;
-
-/// The share of the steps after which another sequence is followed. On the g2p encoder at 12x, codes chosen again, words that
-/// were left out lost 0.0139 without and 0.0132 at shares of 0.2 to 1; on the character model a share of 0.1 took as much off
-/// the loss as exchanging, and one of 0.5 less.
-const SPLICED: f64 = 0.15;
-
-/// Sequences that are looked at for one to follow.
-const CANDIDATES: usize = 40;
 
 /// Makes variants of windows.
 pub(super) struct Variants<'a> {

@@ -21,13 +21,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dirnet::coding::{self, CodedUnit, CodedUnits, Weights, Writing};
+use dirnet::code::CodedSite;
 use dirnet::dictionary::{BlockSpec, Codebook, Coded, Scales};
+use dirnet::encode::{self, Writing};
 use dirnet::onnx::graph::for_each_tensor;
 use dirnet::onnx::{LoadOptions, Model};
 use dirnet::recurrent::{self, FindOptions};
 use dirnet::report::Inspection;
 use dirnet::samples::Signature;
+use dirnet::sites::Weights;
 use prost::Message;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
@@ -212,19 +214,18 @@ fn examine(damaged: &[u8]) -> (bool, Option<Vec<u8>>) {
 
 /// The model with codes of no meaning.
 fn rewritten(model: &Model) -> Option<Model> {
-    let weights = Weights::read(model, &FindOptions::default()).ok()?;
+    let weights = Weights::find(model, &FindOptions::default()).ok()?;
     let spec = BlockSpec::new(2).ok()?;
     let codebook = Arc::new(Codebook { spec, atoms: vec![1; 512] });
-    let coded = weights.units.iter().map(|unit| {
-        let [rows, columns] = unit.unit.shape();
+    let coded = weights.sites().map(|unit| {
+        let [rows, columns] = unit.block.shape();
         let codes = vec![7; rows * spec.pieces(columns)];
         let scales = Scales { codes: vec![1; rows], step: 0.5 };
         let coded = Coded { rows, columns, codes, scales, codebook: codebook.clone() };
-        Some(CodedUnit::Block(coded))
+        Some(CodedSite::Block(coded))
     });
-    let coded: CodedUnits = coded.collect();
     let writing = Writing { note: "corruption".to_owned(), ..Writing::default() };
-    coding::apply(model, &weights, &coded, &writing).ok()
+    encode::apply(model, &weights, &coded, &writing).ok()
 }
 
 /// onnx.checker in another process.

@@ -388,7 +388,7 @@ fn junit_names_the_check_that_failed() {
     let shown = run(directory.path(), &[&verify[..], &["--min-snr", "20"]].concat());
     assert!(shown.starts_with("exit 0\n<?xml") && shown.contains("name=\"--min-snr 20\""), "{shown}");
     let shown = run(directory.path(), &[&verify[..], &["--max-abs=0", "--min-agreement=1"]].concat());
-    assert!(shown.contains("tests=\"3\" failures=\"0\""), "{shown}");
+    assert!(shown.contains("tests=\"3\" skipped=\"0\" failures=\"0\""), "{shown}");
     let shown = run(directory.path(), &["sweep", &model, "--format", "junit"]);
     assert!(shown.starts_with("exit 2\n! error: JUnit shows what was judged"), "{shown}");
 }

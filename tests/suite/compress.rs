@@ -3,13 +3,14 @@
 
 use std::path::Path;
 
-use dirnet::coding::{self, Weights, Writing};
-use dirnet::dictionary::ScaleFormat;
+use dirnet::compress;
+use dirnet::encode::{self, Writing};
 use dirnet::error::{Error, ErrorKind};
 use dirnet::expand;
 use dirnet::onnx::{AttributeProto, GraphProto, LoadOptions, Model, NodeProto, tensor};
-use dirnet::planner::{self, Sizing};
+use dirnet::plan;
 use dirnet::recurrent::{self, FindOptions};
+use dirnet::sites::Weights;
 use ndarray::{Axis, Slice};
 use prost::Message;
 
@@ -19,33 +20,35 @@ use crate::made::{self, fixture};
 use crate::{corpus, quick};
 
 /// Whether there was something to compress, and it could be made so small.
-fn round_trip(path: &Path, ratio: f64, scales: ScaleFormat) -> Result<(), Error> {
+fn round_trip(path: &Path, ratio: f64) -> Result<(), Error> {
     let model = Model::load(path, &LoadOptions::default()).unwrap();
-    let weights = Weights::read(&model, &FindOptions::default())?;
+    let weights = Weights::find(&model, &FindOptions::default())?;
     let writing = Writing { note: "test".to_owned(), ..Writing::default() };
-    let sizing = Sizing { model: &model, weights: &weights, writing: &writing };
-    let target = sizing.target(ratio);
-    let equal = vec![1.0; weights.units.len()];
-    let plan = planner::uniform(&sizing, &equal, target)?;
-    let coded = quick::learn(&weights, &plan, scales, 127);
-    let result = coding::apply(&model, &weights, &coded, &writing).unwrap();
+    let equal = weights.sites().map(|_| 1.0);
+    let (target, plan) = compress::sized(&model, &weights, &writing, |sizing| {
+        let target = sizing.target(ratio);
+        (target, plan::uniform(sizing, &equal, target))
+    });
+    let plan = plan?;
+    let coded = quick::learn(&weights, &plan, 127);
+    let result = encode::apply(&model, &weights, &coded, &writing).unwrap();
     let bytes = result.saved_bytes().unwrap();
     assert!(bytes <= target, "{}: {bytes} > {target}", path.display());
-    assert_eq!(bytes, sizing.bytes(&plan).unwrap(), "{}", path.display());
+    assert_eq!(bytes, encode::size(&model, &weights, &plan, &writing).unwrap(), "{}", path.display());
 
     let again = recurrent::find(&result, &FindOptions::default()).unwrap();
     let names = |s: &recurrent::Survey| s.nodes.iter().map(|n| n.name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&again), names(&weights.survey), "{}", path.display());
-    for (unit, coded) in weights.units.iter().zip(&coded) {
-        let used = weights.survey.weights[unit.weight].uses[0];
+    for (unit, coded) in weights.all.iter().map(|site| (site, &coded[site.id])) {
+        let used = weights.survey.weights[unit.tensor.0].uses[0];
         let values = again.nodes[used.node].source(used.matrix).values(&result).unwrap();
-        let rows = values.index_axis(Axis(0), unit.unit.direction_index);
-        let rows = rows.slice_axis(Axis(0), Slice::from(unit.unit.rows()));
+        let rows = values.index_axis(Axis(0), unit.block.plane);
+        let rows = rows.slice_axis(Axis(0), Slice::from(unit.block.rows.clone()));
         let mut expected = coded.as_ref().unwrap().decode();
-        if weights.survey.source(&weights.survey.weights[unit.weight]).element != dirnet::onnx::ElementType::Float {
+        if weights.survey.source(&weights.survey.weights[unit.tensor.0]).element != dirnet::onnx::ElementType::Float {
             expected.mapv_inplace(|v| half::f16::from_f32(v).to_f32());
         }
-        assert!(rows == expected, "{}: {}", path.display(), unit.unit);
+        assert!(rows == expected, "{}: {}", path.display(), unit);
     }
 
     let expanded = expand::expand(&result).unwrap();
@@ -70,23 +73,24 @@ fn a_target_that_one_rate_meets_is_not_refused_beforehand() {
         ..GraphProto::default()
     });
     let model = Model::from_bytes(proto.encode_to_vec().into(), &LoadOptions::default()).unwrap();
-    let weights = Weights::read(&model, &FindOptions::default()).unwrap();
+    let weights = Weights::find(&model, &FindOptions::default()).unwrap();
     let writing = Writing::default();
-    let sizing = Sizing { model: &model, weights: &weights, writing: &writing };
-    let equal = vec![1.0; weights.units.len()];
-    let meets = |ratio: f64| planner::uniform(&sizing, &equal, sizing.target(ratio)).is_ok();
-    let ratios: Vec<f64> = (4..40).map(|half| f64::from(half) / 2.0).collect();
-    assert!(ratios.iter().any(|&ratio| meets(ratio)) && ratios.iter().any(|&ratio| !meets(ratio)));
-    for ratio in ratios {
-        let checked = planner::check_target(&sizing, sizing.target(ratio), true, |_| {});
-        assert_eq!(checked.is_ok(), meets(ratio), "at a ratio of {ratio}");
-    }
+    let equal = weights.sites().map(|_| 1.0);
+    compress::sized(&model, &weights, &writing, |sizing| {
+        let meets = |ratio: f64| plan::uniform(sizing, &equal, sizing.target(ratio)).is_ok();
+        let ratios: Vec<f64> = (4..40).map(|half| f64::from(half) / 2.0).collect();
+        assert!(ratios.iter().any(|&ratio| meets(ratio)) && ratios.iter().any(|&ratio| !meets(ratio)));
+        for ratio in ratios {
+            let checked = plan::check_target(sizing, sizing.target(ratio), true, |_| {});
+            assert_eq!(checked.is_ok(), meets(ratio), "at a ratio of {ratio}");
+        }
+    });
 }
 
 #[test]
 fn what_is_written_fits_the_target_and_goes_back() {
     for name in ["lstm256", "gru256"] {
-        round_trip(&fixture(&format!("charlm/{name}.onnx")), 6.0, ScaleFormat::Byte).unwrap();
+        round_trip(&fixture(&format!("charlm/{name}.onnx")), 6.0).unwrap();
     }
     // In layers of 4 units no codebook pays, unless the nodes that cut the weights out of others go with them; and weights
     // that are quantised are not ours to code.
@@ -96,7 +100,7 @@ fn what_is_written_fits_the_target_and_goes_back() {
             "vendor" => Some(ErrorKind::NothingToDo),
             _ => Some(ErrorKind::Target),
         };
-        let refused = round_trip(&made.path(), 6.0, ScaleFormat::Byte).err();
+        let refused = round_trip(&made.path(), 6.0).err();
         assert_eq!(refused.as_ref().map(Error::kind), wanted, "{}: {refused:?}", made.name);
     }
 }
@@ -106,7 +110,7 @@ fn what_is_written_of_real_models_fits_the_target_and_goes_back() {
     let Some(files) = corpus::model_files() else { return };
     let (mut done, mut nothing, mut small) = (0, 0, 0);
     for path in files {
-        match round_trip(&path, 6.0, ScaleFormat::Byte).map_err(|e| e.kind()) {
+        match round_trip(&path, 6.0).map_err(|e| e.kind()) {
             Ok(()) => done += 1,
             Err(ErrorKind::NothingToDo) => nothing += 1,
             Err(ErrorKind::Target) => small += 1,

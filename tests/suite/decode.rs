@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use dirnet::coding::WeightUnit;
 use dirnet::onnx::model::side_path;
 use dirnet::onnx::{GraphProto, LoadOptions, Model, ModelProto, NodeProto, TensorProto};
 use dirnet::plan::{Choice, Sharing};
 use dirnet::recurrent::Matrix;
+use dirnet::sites::{Section, Site};
 use prost::Message;
 
 use crate::forms::{self, Case, GRU, LSTM};
@@ -282,7 +282,7 @@ fn product(a: &Value, b: &Value) -> Value {
 }
 
 /// Codes `model` as `choose` says, and compares what the file decodes with what the codes stand for.
-fn check(place: &str, model: &Model, choose: impl Fn(usize, &WeightUnit) -> Choice) {
+fn check(place: &str, model: &Model, choose: impl Fn(&Site, &[Section]) -> Choice) {
     let folder = tempfile::tempdir().unwrap();
     let coded = quick::compressed(model, choose);
     let weights = File::save(&coded.model, &folder.path().join("coded.onnx")).weights();

@@ -1,8 +1,8 @@
 //! Forms: each computes what the portable one does, to the rounding of its vectors to eight bits, and goes back.
 
-use dirnet::coding::{self, Weights, Writing};
 use dirnet::dictionary::BlockSpec;
-use dirnet::encode::{Form, Request, Storage};
+use dirnet::encode::{self, Writing};
+use dirnet::encode::{Form, Request};
 use dirnet::engine::{Engine, Overrides};
 use dirnet::error::ErrorKind;
 use dirnet::expand;
@@ -12,9 +12,10 @@ use dirnet::onnx::proto::{
     tensor_shape_proto, type_proto,
 };
 use dirnet::onnx::{ElementType, LoadOptions, Model, tensor};
-use dirnet::plan::{Choice, Plan, Sharing};
+use dirnet::plan::{Choice, Plan, Sharing, Storage};
 use dirnet::recurrent::FindOptions;
 use dirnet::samples::{Feed, Random, RandomOptions};
+use dirnet::sites::{Site, Weights};
 
 use crate::{corpus, made, quick};
 
@@ -142,12 +143,11 @@ pub fn info(name: &str, element: ElementType, dims: &[&str]) -> ValueInfoProto {
 
 /// Units of every second gate with atoms of 2, the others with atoms of 1: matrices of several codebooks.
 fn plan(weights: &Weights) -> Plan {
-    let choice = |u: usize| Choice::Block {
-        spec: BlockSpec { width: 1 + weights.units[u].unit.gate_index % 2 },
+    let choice = |site: &Site| Choice::Block {
+        spec: BlockSpec { width: 1 + site.gate().gate_index % 2 },
         sharing: Sharing::Node,
     };
-    let units = weights.units.len();
-    Plan { choices: (0..units).map(choice).collect(), sensitivity: vec![1.0; units] }
+    Plan { choices: weights.sites().map(choice), sensitivity: weights.sites().map(|_| 1.0) }
 }
 
 fn writing(form: Form) -> Writing {
@@ -178,15 +178,15 @@ fn feed(model: &Model) -> Feed {
 fn check(case: &Case, form: Form, taken: Form) {
     let place = format!("{} {} {form:?} opset {}", case.op, case.direction, case.opset);
     let model = model(case);
-    let weights = Weights::read(&model, &FindOptions::default()).unwrap();
-    let assigned = weights.forms(&model, writing(form).request, |_| Storage::Block);
+    let weights = Weights::find(&model, &FindOptions::default()).unwrap();
+    let assigned = quick::forms(&weights, &model, writing(form).request, |_| Storage::Block);
     assert_eq!(assigned[0].form, taken, "{place}: {:?}", assigned[0].reason);
     assert_eq!(assigned[0].reason.is_some(), taken == Form::Portable, "{place}");
     let plan = plan(&weights);
     let coded = quick::learn(&weights, &plan, 63);
     let [portable, other] =
-        [Form::Portable, form].map(|form| coding::apply(&model, &weights, &coded, &writing(form)).unwrap());
-    assert_eq!(other.saved_bytes().unwrap(), coding::size(&model, &weights, &plan, &writing(form)).unwrap(), "{place}");
+        [Form::Portable, form].map(|form| encode::apply(&model, &weights, &coded, &writing(form)).unwrap());
+    assert_eq!(other.saved_bytes().unwrap(), encode::size(&model, &weights, &plan, &writing(form)).unwrap(), "{place}");
     let feed = &feed(&model);
     let difference = distance(&portable, &other, feed);
     if taken == Form::Portable {
@@ -245,10 +245,10 @@ fn nodes_with_names_like_those_of_others_keep_their_own_constants() {
         graph.initializer.append(&mut other.initializer);
         graph.output.append(&mut other.output);
         let model = Model::from_proto(first, &LoadOptions::default()).unwrap();
-        let weights = Weights::read(&model, &FindOptions::default()).unwrap();
+        let weights = Weights::find(&model, &FindOptions::default()).unwrap();
         let coded = quick::learn(&weights, &plan(&weights), 63);
         let [dense, ours] = [Form::Portable, form]
-            .map(|form| expand::expand(&coding::apply(&model, &weights, &coded, &writing(form)).unwrap()).unwrap());
+            .map(|form| expand::expand(&encode::apply(&model, &weights, &coded, &writing(form)).unwrap()).unwrap());
         assert!(distance(&dense, &ours, &feed(&model)) < 1e-12, "{} {form:?}", op.op);
     }
 }
@@ -269,7 +269,7 @@ fn what_a_form_cannot_do_stays_portable() {
 
 /// The forms that the nodes of a model were given; every one that stays portable has a reason.
 fn assigned(place: &str, model: &Model, weights: &Weights, form: Form) -> Vec<Form> {
-    let assigned = weights.forms(model, writing(form).request, |_| Storage::Block);
+    let assigned = quick::forms(&weights, &model, writing(form).request, |_| Storage::Block);
     assert_eq!(assigned.len(), weights.survey.nodes.len(), "{place}");
     for (node, assigned) in weights.survey.nodes.iter().zip(&assigned) {
         assert_eq!(assigned.form == Form::Portable, assigned.reason.is_some(), "{place}: {}", node.name);
@@ -284,12 +284,12 @@ fn made_models_take_forms_where_they_can() {
     let mut seen = Vec::new();
     for made in made::ALL.iter().filter(|made| made.name != "vendor") {
         let model = made.model();
-        let weights = Weights::read(&model, &FindOptions::default()).unwrap();
+        let weights = Weights::find(&model, &FindOptions::default()).unwrap();
         let (plan, carry) = (plan(&weights), made.carry());
-        let coded = quick::learn(&weights, &plan, ScaleFormat::Byte, 63);
+        let coded = quick::learn(&weights, &plan, 63);
         let written = [Portable, Fast, Ort].map(|form| {
-            let written = coding::apply(&model, &weights, &coded, &writing(form)).unwrap();
-            let size = coding::size(&model, &weights, &plan, ScaleFormat::Byte, &writing(form));
+            let written = encode::apply(&model, &weights, &coded, &writing(form)).unwrap();
+            let size = encode::size(&model, &weights, &plan, &writing(form));
             assert_eq!(written.saved_bytes().unwrap(), size.unwrap(), "{} {form:?}", made.name);
             written
         });
@@ -330,7 +330,7 @@ fn real_models_take_forms_where_they_can() {
     let (mut nodes, mut fast) = (0, 0);
     for path in files {
         let model = Model::load(&path, &LoadOptions::default()).unwrap();
-        let weights = match Weights::read(&model, &FindOptions::default()) {
+        let weights = match Weights::find(&model, &FindOptions::default()) {
             Ok(weights) => weights,
             Err(e) => {
                 assert_eq!(e.kind(), ErrorKind::NothingToDo, "{}: {e}", path.display());
@@ -338,10 +338,10 @@ fn real_models_take_forms_where_they_can() {
             }
         };
         let plan = plan(&weights);
-        let portable = coding::size(&model, &weights, &plan, ScaleFormat::Byte, &writing(Form::Portable)).unwrap();
+        let portable = encode::size(&model, &weights, &plan, &writing(Form::Portable)).unwrap();
         for form in [Form::Fast, Form::Ort] {
             let place = format!("{} {form:?}", path.display());
-            let bytes = coding::size(&model, &weights, &plan, ScaleFormat::Byte, &writing(form));
+            let bytes = encode::size(&model, &weights, &plan, &writing(form));
             let bytes = bytes.unwrap_or_else(|e| panic!("{place}: {e}"));
             let forms = assigned(&place, &model, &weights, form);
             let all_portable = forms.iter().all(|&form| form == Form::Portable);

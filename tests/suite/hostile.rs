@@ -9,8 +9,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dirnet::coding::Weights;
-use dirnet::encode::{Assigned, Form, Request, Storage};
+use dirnet::encode::{Assigned, Form, Request};
 use dirnet::error::ErrorKind;
 use dirnet::expand;
 use dirnet::onnx::external_data::Place;
@@ -19,8 +18,10 @@ use dirnet::onnx::proto::{
     OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
 use dirnet::onnx::{GraphProto, LoadOptions, Model, ModelProto, NodeProto, TensorProto, model, tensor};
+use dirnet::plan::Storage;
 use dirnet::recurrent::FindOptions;
 use dirnet::samples::{Samples, Signature};
+use dirnet::sites::Weights;
 use proptest::prelude::*;
 use prost::Message;
 use rand::rngs::ChaCha8Rng;
@@ -686,8 +687,9 @@ fn a_bias_without_end_costs_the_fast_form_only() {
     graph.node.swap(0, 1);
     graph.node[1].input.push("B".to_owned());
     let model = Model::from_bytes(proto.encode_to_vec().into(), &LoadOptions::default()).unwrap();
-    let weights = Weights::read(&model, &FindOptions::default()).unwrap();
-    let taken = |form| weights.forms(&model, Request { form, from: Some(1) }, |_| Storage::Block).remove(0);
+    let weights = Weights::find(&model, &FindOptions::default()).unwrap();
+    let taken =
+        |form| crate::quick::forms(&weights, &model, Request { form, from: Some(1) }, |_| Storage::Block).remove(0);
     assert_eq!(taken(Form::Portable), Assigned { form: Form::Portable, reason: None });
     let fast = taken(Form::Fast);
     let reason = fast.reason.unwrap_or_default();

@@ -4,21 +4,23 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use dirnet::coding::{self, CodedUnits, Learning, Weights, Writing};
-use dirnet::compress::Job;
+use dirnet::code::{self, CodedSites, Learning};
+use dirnet::compress::Rates;
+use dirnet::compress::Study;
 use dirnet::dictionary::{self, Band, Bands, Metric};
-use dirnet::encode::{Form, Request};
+use dirnet::encode::{self, Writing};
+use dirnet::encode::{Form, Forms, Request};
 use dirnet::engine::Engine;
 use dirnet::loss::{Judge, LossSpec};
 use dirnet::onnx::proto::attribute_proto::AttributeType;
 use dirnet::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use dirnet::onnx::{ElementType, LoadOptions, Model, tensor};
 use dirnet::plan::{Choice, Plan};
-use dirnet::planner::{Rates, Sizing};
 use dirnet::progress::Silent;
 use dirnet::recurrent::{FindOptions, Matrix};
 use dirnet::samples::{Random, RandomOptions, Samples, Signature};
-use dirnet::{expand, plan_file};
+use dirnet::sites::{Site, Weights};
+use dirnet::{expand, plan};
 use ndarray::Array2;
 use prost::Message;
 
@@ -98,26 +100,26 @@ fn plan(weights: &Weights) -> Plan {
 
 /// Two bands of so many atoms for every dictionary, the second of which gate 1 does not use.
 fn plan_of(weights: &Weights, atoms: impl Fn(usize) -> [usize; 2]) -> Plan {
-    let choice = |unit: &coding::WeightUnit| {
+    let choice = |unit: &Site| {
         let mut parts = [Bands::default(); 2];
-        for (part, section) in parts.iter_mut().zip(&unit.sections) {
-            let codes = if unit.unit.gate_index == 1 { 0 } else { 3 };
+        for (part, section) in parts.iter_mut().zip(weights.sections(unit.id)) {
+            let codes = if unit.gate().gate_index == 1 { 0 } else { 3 };
             let [first, second] = atoms(section.columns).map(|atoms| atoms as u16);
             let bands = [Band { atoms: first, width: 1, codes: 1 }, Band { atoms: second, width: 2, codes }];
             *part = Bands::new(&bands).expect("sound bands");
         }
         Choice::Projection { parts }
     };
-    Plan { choices: weights.units.iter().map(choice).collect(), sensitivity: vec![1.0; weights.units.len()] }
+    Plan { choices: weights.sites().map(choice), sensitivity: weights.sites().map(|_| 1.0) }
 }
 
-fn learn(weights: &Weights, plan: &Plan, peak: i8) -> CodedUnits {
+fn learn(weights: &Weights, plan: &Plan, peak: i8) -> CodedSites {
     let eye = |columns: usize| Arc::new(Metric::new(Array2::<f32>::eye(columns).view(), 0.01).unwrap());
-    let metrics: Vec<_> = weights.units.iter().map(|u| eye(u.unit.columns)).collect();
+    let metrics = weights.sites().map(|site| eye(site.block.columns));
     let options =
         dictionary::Options { rounds: 1, kmeans_iterations: 2, refit_steps: 1, sweeps: 0, ..Default::default() };
-    let how = Learning { metrics: &metrics, options, peaks: vec![peak; weights.units.len()] };
-    coding::learn(weights, plan, &how, &Silent).unwrap().0
+    let how = Learning { metrics: &metrics, options, peaks: weights.sites().map(|_| peak) };
+    code::learn(weights, plan, &how, &Silent).unwrap().0
 }
 
 /// Names of the stored codes of atoms behind W or R of a node.
@@ -146,11 +148,11 @@ fn layers_in_a_stack_share_one_dictionary() {
     for (op, bidirectional) in [("LSTM", false), ("LSTM", true), ("GRU", false), ("GRU", true)] {
         let place = format!("{op} bidirectional={bidirectional}");
         let model = stack(op, bidirectional);
-        let weights = Weights::read(&model, &FindOptions::default()).unwrap();
+        let weights = Weights::find(&model, &FindOptions::default()).unwrap();
         let plan = plan(&weights);
         let coded = learn(&weights, &plan, i8::MAX);
         let writing = Writing { note: "test".to_owned(), ..Writing::default() };
-        let result = coding::apply(&model, &weights, &coded, &writing).unwrap();
+        let result = encode::apply(&model, &weights, &coded, &writing).unwrap();
 
         // X, the states of layer 0 and those of layer 1: two bands each.
         let directions = if bidirectional { 2 } else { 1 };
@@ -160,19 +162,19 @@ fn layers_in_a_stack_share_one_dictionary() {
         assert_eq!(atoms(&result, 1, Matrix::W), atoms(&result, 0, Matrix::R), "{place}");
         assert!(atoms(&result, 1, Matrix::R).is_disjoint(&atoms(&result, 1, Matrix::W)), "{place}");
 
-        let sizing = Sizing { model: &model, weights: &weights, writing: &writing };
-        assert_eq!(result.saved_bytes().unwrap(), sizing.bytes(&plan).unwrap(), "{place}");
+        let size = encode::size(&model, &weights, &plan, &writing).unwrap();
+        assert_eq!(result.saved_bytes().unwrap(), size, "{place}");
 
         // What the graph makes is what the codes stand for, and what expand stores.
         let survey = dirnet::recurrent::find(&result, &FindOptions::default()).unwrap();
-        for (unit, coded) in weights.units.iter().zip(&coded) {
-            let used = weights.survey.weights[unit.weight].uses[0];
+        for (unit, coded) in weights.all.iter().map(|site| (site, &coded[site.id])) {
+            let used = weights.survey.weights[unit.tensor.0].uses[0];
             let source = survey.nodes[used.node].source(used.matrix);
             assert_eq!(expand::codec(&result, source), Some("projection"), "{place}");
-            let mut values = source.values(&result).unwrap();
-            let error = &unit.rows_mut(&mut values).view() - &coded.as_ref().unwrap().decode();
+            let values = source.values(&result).unwrap();
+            let error = &unit.block.of(&values) - &coded.as_ref().unwrap().decode();
             let worst = error.iter().fold(0.0f32, |m, e| m.max(e.abs()));
-            assert!(worst < 1e-5, "{place} {}: {worst}", unit.unit);
+            assert!(worst < 1e-5, "{place} {}: {worst}", unit);
         }
         let expanded = expand::expand(&result).unwrap();
         let (dense, small, large) = (run(&model), run(&result), run(&expanded));
@@ -182,11 +184,11 @@ fn layers_in_a_stack_share_one_dictionary() {
         assert!(error < 0.5 * energy(&mut dense.iter().copied()), "{place}: {error}");
 
         // The plan says all that is needed, and other forms leave such nodes as they are.
-        let text = plan_file::write(&weights, &plan).unwrap();
-        assert_eq!(plan_file::read(&text, &weights, &plan.sensitivity).unwrap(), plan, "{place}");
+        let text = plan::write(&weights, &plan).unwrap();
+        assert_eq!(plan::read(&text, &weights, &plan.sensitivity).unwrap(), plan, "{place}");
         let request = Request { form: Form::Fast, from: Some(1) };
         let fast = Writing { request, ..writing.clone() };
-        let same = coding::apply(&model, &weights, &coded, &fast).unwrap();
+        let same = encode::apply(&model, &weights, &coded, &fast).unwrap();
         assert_eq!(same.saved_bytes().unwrap(), result.saved_bytes().unwrap(), "{place}");
     }
 }
@@ -195,13 +197,13 @@ fn layers_in_a_stack_share_one_dictionary() {
 fn the_fast_form_multiplies_by_few_atoms_and_then_by_codes() {
     for (op, bidirectional) in [("LSTM", false), ("LSTM", true), ("GRU", false), ("GRU", true)] {
         let model = stack(op, bidirectional);
-        let weights = Weights::read(&model, &FindOptions::default()).unwrap();
+        let weights = Weights::find(&model, &FindOptions::default()).unwrap();
         let plan = plan_of(&weights, |_| [4, 2]);
         let coded = learn(&weights, &plan, Form::Fast.peak());
         let request = Request { form: Form::Fast, from: Some(1) };
         let writing = |request| Writing { note: "test".to_owned(), request };
         let [portable, fast] = [Request::default(), request]
-            .map(|request| coding::apply(&model, &weights, &coded, &writing(request)).unwrap());
+            .map(|request| encode::apply(&model, &weights, &coded, &writing(request)).unwrap());
         let scans = |model: &Model| {
             let nodes = &model.proto.graph.as_ref().unwrap().node;
             nodes.iter().filter(|node| node.op_type() == "Scan").count()
@@ -209,8 +211,8 @@ fn the_fast_form_multiplies_by_few_atoms_and_then_by_codes() {
         // A W of two dictionaries keeps its layer portable, whose R shares one with a layer that is not.
         assert_eq!((scans(&portable), scans(&fast)), (0, 2), "{op} bidirectional={bidirectional}");
         let writing = writing(request);
-        let sizing = Sizing { model: &model, weights: &weights, writing: &writing };
-        assert_eq!(fast.saved_bytes().unwrap(), sizing.bytes(&plan).unwrap(), "{op}");
+        let size = encode::size(&model, &weights, &plan, &writing).unwrap();
+        assert_eq!(fast.saved_bytes().unwrap(), size, "{op}");
 
         // Vectors are rounded to eight bits, which is not nothing.
         let rounding = distance(&run(&portable), &run(&fast));
@@ -223,7 +225,8 @@ fn the_fast_form_multiplies_by_few_atoms_and_then_by_codes() {
         }
         // 6 atoms: 6 columns and 6 rows' codes in place of a row of 24, less what the rows of X have to gain. This GRU
         // multiplies two vectors, H and r H, by the atoms.
-        let work = weights.work(&plan.choices, &weights.forms(&model, request, |u| plan.choices[u].storage()));
+        let forms = Forms::new(&model, &weights);
+        let work = forms.work(&plan.choices, &forms.assign(request, &|id| plan.choices[id].storage()));
         let rows = if op == "LSTM" { 96 } else { 72 };
         let again = if op == "LSTM" { 0 } else { 2 * 6 * 24 };
         assert_eq!(work.before, (rows * (10 + 3 * 24)) as u64, "{op}");
@@ -231,7 +234,7 @@ fn the_fast_form_multiplies_by_few_atoms_and_then_by_codes() {
         assert_eq!(work.after, work.factored, "{op}");
         // Where it was measured to pay, it takes more than fewer multiply-adds.
         let request = Request { form: Form::Fast, from: None };
-        let forms = weights.forms(&model, request, |u| plan.choices[u].storage());
+        let forms = forms.assign(request, &|id| plan.choices[id].storage());
         assert!(forms.iter().all(|assigned| assigned.form == Form::Portable), "{op}");
     }
 }
@@ -240,11 +243,11 @@ fn the_fast_form_multiplies_by_few_atoms_and_then_by_codes() {
 fn damaged_files_are_expanded_or_refused() {
     for (op, bidirectional) in [("LSTM", true), ("GRU", false)] {
         let model = stack(op, bidirectional);
-        let weights = Weights::read(&model, &FindOptions::default()).unwrap();
+        let weights = Weights::find(&model, &FindOptions::default()).unwrap();
         let coded = learn(&weights, &plan_of(&weights, |_| [4, 2]), Form::Fast.peak());
         for form in [Form::Portable, Form::Fast] {
             let writing = Writing { note: "test".to_owned(), request: Request { form, from: Some(1) } };
-            let sound = coding::apply(&model, &weights, &coded, &writing).unwrap();
+            let sound = encode::apply(&model, &weights, &coded, &writing).unwrap();
             expand::expand(&sound).unwrap();
             let sound = sound.proto.encode_to_vec();
             let mut expanded = 0;
@@ -261,9 +264,9 @@ fn damaged_files_are_expanded_or_refused() {
 
 #[test]
 fn bands_that_do_not_fit_are_refused() {
-    let weights = Weights::read(&stack("LSTM", true), &FindOptions::default()).unwrap();
+    let weights = Weights::find(&stack("LSTM", true), &FindOptions::default()).unwrap();
     let plan = plan(&weights);
-    let text = plan_file::write(&weights, &plan).unwrap();
+    let text = plan::write(&weights, &plan).unwrap();
     let one = "bands = [[[5, 1, 1], [4, 2, 3]]]";
     assert!(text.contains(one), "{text}");
     for (bands, reason) in [
@@ -273,7 +276,7 @@ fn bands_that_do_not_fit_are_refused() {
         ("bands = [[[5, 17, 1]]]", "1 to 16"),
         ("bands = [[[5, 1, 1]]]\nwidth = 2", "needs bands, and nothing else"),
     ] {
-        let error = plan_file::read(&text.replacen(one, bands, 1), &weights, &plan.sensitivity).unwrap_err();
+        let error = plan::read(&text.replacen(one, bands, 1), &weights, &plan.sensitivity).unwrap_err();
         assert!(error.to_string().contains(reason), "{bands}: {error}");
     }
 }
@@ -285,33 +288,33 @@ fn a_plan_with_dictionaries_meets_its_target_and_its_promise() {
     let signature = Signature::of(&model).unwrap();
     let samples = Samples::read(&[folder.join("calibration.npz")], &signature, &[]).unwrap().subset(3);
     let engine = Engine::new(&model).unwrap();
-    let weights = Weights::read(&model, &FindOptions::default()).unwrap();
-    let mut job = Job::new(&model, weights, Some((&engine, &samples)), 0, &Silent).unwrap();
+    let weights = Weights::find(&model, &FindOptions::default()).unwrap();
+    let mut job = Study::new(&model, weights, Some((&engine, &samples)), 0, &Silent).unwrap();
     let curves = job.curves(3.0, Rates::All, &Silent).unwrap();
     let judge = Judge::new(&model, &LossSpec::parse(&["kl"]).unwrap(), &[]).unwrap();
-    let sensitivity = job.sensitivity(&curves, &engine, &samples, &judge, &Silent).unwrap();
-    let target = job.sizing().target(10.0);
+    let sensitivity = job.sensitivity(&job.coarse_widths(3.0), &engine, &samples, &judge, &Silent).unwrap();
+    let target = job.sized(|sizing| sizing.target(10.0));
     let dictionaries = job.dictionaries(&sensitivity).unwrap();
-    let plan = dictionaries.allocate(&job.sizing(), None, target).unwrap();
+    let allocate = |curves| job.sized(|sizing| dictionaries.allocate(sizing, curves, target)).unwrap();
+    let plan = allocate(None);
     let promised = dictionaries.promised(&plan);
-    let mixed = dictionaries.allocate(&job.sizing(), Some(&curves), target).unwrap();
-    assert!(job.sizing().bytes(&mixed).unwrap() <= target);
+    assert!(job.bytes(&allocate(Some(&curves))).unwrap() <= target);
 
     let kept = model.bytes() - job.weights.survey.stored_bytes();
     let code = || {
-        let weights = Weights::read(&model, &FindOptions::default()).unwrap();
-        let mut job = Job::new(&model, weights, Some((&engine, &samples)), 0, &Silent).unwrap();
+        let weights = Weights::find(&model, &FindOptions::default()).unwrap();
+        let mut job = Study::new(&model, weights, Some((&engine, &samples)), 0, &Silent).unwrap();
         job.code(plan.clone(), &Silent).unwrap()
     };
     let coded = code();
     let bytes = coded.model.saved_bytes().unwrap();
     assert!(bytes <= target && bytes - kept > (target - kept) * 96 / 100, "{bytes} of {target}");
-    let loss = |distortion: &[f64]| distortion.iter().zip(&sensitivity).map(|(d, s)| d * s).sum::<f64>();
+    let loss = |distortion| Plan::predicted_loss(&sensitivity, distortion);
     let (promised, kept) = (loss(&promised), loss(&coded.distortion));
     assert!(kept < 1.3 * promised && kept > 0.4 * promised, "{kept} for {promised}");
 
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let alone = pool.install(code);
-    let values = |units: &CodedUnits| units.iter().flatten().map(|unit| unit.decode()).collect::<Vec<_>>();
-    assert_eq!(values(&coded.units), values(&alone.units));
+    let values = |sites: &CodedSites| code::stored(sites).map(|(_, site)| site.decode()).collect::<Vec<_>>();
+    assert_eq!(values(&coded.sites), values(&alone.sites));
 }

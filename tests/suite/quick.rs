@@ -3,22 +3,29 @@
 
 use std::sync::Arc;
 
-use dirnet::coding::{self, CodedUnit, CodedUnits, Learning, WeightUnit, Weights, Writing};
-use dirnet::dictionary::{Band, Bands, BlockSpec, Coded, Metric, Options, ScaleFormat};
-use dirnet::encode::{Form, Request};
+use dirnet::code::{self, CodedSite, CodedSites, Learning};
+use dirnet::dictionary::{Band, Bands, BlockSpec, Coded, Metric, Options};
+use dirnet::encode::{self, Writing};
+use dirnet::encode::{Assigned, Form, Forms, Request};
 use dirnet::onnx::{ElementType, Model};
-use dirnet::plan::{Choice, Plan, Sharing};
+use dirnet::plan::{Choice, Plan, Sharing, Storage};
 use dirnet::progress::Silent;
 use dirnet::recurrent::{FindOptions, Matrix};
+use dirnet::sites::{Section, Site, SiteId, Weights};
 use ndarray::{Array2, Axis, Slice};
 
 /// The units of a plan, where all errors count alike and atoms have levels up to `peak`.
-pub fn learn(weights: &Weights, plan: &Plan, peak: i8) -> CodedUnits {
+pub fn learn(weights: &Weights, plan: &Plan, peak: i8) -> CodedSites {
     let eye = |columns: usize| Arc::new(Metric::new(Array2::<f32>::eye(columns).view(), 0.01).unwrap());
-    let metrics: Vec<_> = weights.units.iter().map(|u| eye(u.unit.columns)).collect();
+    let metrics = weights.sites().map(|site| eye(site.block.columns));
     let options = Options { rounds: 1, kmeans_iterations: 2, refit_steps: 1, sweeps: 0, ..Options::default() };
-    let how = Learning { metrics: &metrics, options, peaks: vec![peak; metrics.len()] };
-    coding::learn(weights, plan, &how, &Silent).unwrap().0
+    let how = Learning { metrics: &metrics, options, peaks: weights.sites().map(|_| peak) };
+    code::learn(weights, plan, &how, &Silent).unwrap().0
+}
+
+/// The forms of a model's nodes where its sites are stored as `storage` says.
+pub fn forms(weights: &Weights, model: &Model, request: Request, storage: impl Fn(SiteId) -> Storage) -> Vec<Assigned> {
+    Forms::new(model, weights).assign(request, &storage)
 }
 
 /// A model whose weights were coded.
@@ -43,21 +50,21 @@ pub struct Decoded {
 }
 
 /// `model` in the portable form, each unit stored as `choose` says of it and its number.
-pub fn compressed(model: &Model, choose: impl Fn(usize, &WeightUnit) -> Choice) -> Compressed {
-    let weights = Weights::read(model, &FindOptions::default()).unwrap();
-    let choices: Vec<Choice> = weights.units.iter().enumerate().map(|(index, unit)| choose(index, unit)).collect();
-    let plan = Plan { sensitivity: vec![1.0; choices.len()], choices };
-    let coded = learn(&weights, &plan, ScaleFormat::Byte, 127);
+pub fn compressed(model: &Model, choose: impl Fn(&Site, &[Section]) -> Choice) -> Compressed {
+    let weights = Weights::find(model, &FindOptions::default()).unwrap();
+    let choices = weights.sites().map(|site| choose(site, weights.sections(site.id)));
+    let plan = Plan { choices, sensitivity: weights.sites().map(|_| 1.0) };
+    let coded = learn(&weights, &plan, 127);
     let writing = Writing { note: "test".to_owned(), request: Request { form: Form::Portable, from: None } };
-    let written = coding::apply(model, &weights, &coded, &writing).unwrap();
+    let written = encode::apply(model, &weights, &coded, &writing).unwrap();
     let mut blocks = Vec::new();
-    for (index, (unit, coded)) in weights.units.iter().zip(&coded).enumerate() {
-        let weight = &weights.survey.weights[unit.weight];
+    for (unit, coded) in weights.all.iter().map(|site| (site, &coded[site.id])) {
+        let weight = &weights.survey.weights[unit.tensor.0];
         let half = weights.survey.source(weight).element != ElementType::Float;
         let (rows, exact) = match coded {
-            None => (weights.rows(index).to_owned(), true),
-            Some(CodedUnit::Block(coded)) => (stands_for(coded), true),
-            Some(CodedUnit::Projection(projected)) => {
+            None => (weights.rows(unit.id).to_owned(), true),
+            Some(CodedSite::Block(coded)) => (stands_for(coded), true),
+            Some(CodedSite::Projection(projected)) => {
                 let mut rows = Array2::zeros((projected.rows, projected.columns));
                 for part in &projected.parts {
                     let columns = Slice::from(part.start..part.start + part.atoms.columns);
@@ -75,8 +82,8 @@ pub fn compressed(model: &Model, choose: impl Fn(usize, &WeightUnit) -> Choice) 
             blocks.push(Decoded {
                 node: weights.survey.nodes[used.node].name.clone(),
                 matrix: used.matrix,
-                direction: unit.unit.direction_index,
-                first: unit.unit.rows().start,
+                direction: unit.block.plane,
+                first: unit.block.rows.clone().start,
                 rows: rows.clone(),
                 exact,
             });
@@ -92,30 +99,31 @@ fn stands_for(coded: &Coded) -> Array2<f32> {
     let pieces = coded.columns.div_ceil(width);
     Array2::from_shape_fn((coded.rows, coded.columns), |(i, j)| {
         let atom = usize::from(coded.codes[i * pieces + j / width]);
-        let scale = coded.scale_codes.as_ref().map_or(coded.scales[i], |bytes| f32::from(bytes.codes[i]) * bytes.step);
+        let scale = f32::from(coded.scales.codes[i]) * coded.scales.step;
         f32::from(coded.codebook.atoms[atom * width + j % width]) * scale
     })
 }
 
 /// Pieces of one width, with codebooks that serve whom `sharing` says.
 pub fn block(width: usize, sharing: Sharing) -> Choice {
-    Choice::Block { spec: BlockSpec { width, atoms: 256 }, sharing }
+    Choice::Block { spec: BlockSpec { width }, sharing }
 }
 
 /// Widths of all kinds next to one another, of which some do not divide a row, and dense gates among coded ones.
-pub fn mixed(index: usize, unit: &WeightUnit) -> Choice {
+pub fn mixed(unit: &Site, _: &[Section]) -> Choice {
+    let index = unit.id.0;
     let widths = [1, 2, 3, 4, 2, 5];
-    match (index + unit.unit.gate_index) % 7 {
+    match (index + unit.gate().gate_index) % 7 {
         6 => Choice::Dense,
         _ => block(widths[index % 6], Sharing::ALL[(index / 2) % 4]),
     }
 }
 
 /// Projection dictionaries of two bands, the second of which every other gate leaves out.
-pub fn projected(_: usize, unit: &WeightUnit) -> Choice {
+pub fn projected(unit: &Site, sections: &[Section]) -> Choice {
     let mut parts = [Bands::default(); 2];
-    for (part, section) in parts.iter_mut().zip(&unit.sections) {
-        let codes = if unit.unit.gate_index % 2 == 1 { 0 } else { 3 };
+    for (part, section) in parts.iter_mut().zip(sections) {
+        let codes = if unit.gate().gate_index % 2 == 1 { 0 } else { 3 };
         let atoms = (section.columns / 2).max(1) as u16;
         let bands = [Band { atoms, width: 1, codes: 1 }, Band { atoms: 1, width: 2, codes }];
         *part = Bands::new(&bands).expect("sound bands");

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use dirnet::calibrate;
-use dirnet::coding::{self, Weights, Writing};
-use dirnet::compress::Job;
-use dirnet::dictionary::{BlockSpec, ScaleFormat};
-use dirnet::encode::{Form, Request, Storage};
+use dirnet::code;
+use dirnet::compress::Study;
+use dirnet::dictionary::BlockSpec;
+use dirnet::encode::{self, Writing};
+use dirnet::encode::{Form, Request};
 use dirnet::engine::Engine;
 use dirnet::error::ErrorKind;
 use dirnet::expand;
@@ -15,10 +16,11 @@ use dirnet::loss::{Judge, LossSpec};
 use dirnet::onnx::proto::AttributeProto;
 use dirnet::onnx::proto::attribute_proto::AttributeType;
 use dirnet::onnx::{LoadOptions, Model};
-use dirnet::plan::{Choice, Plan, Sharing};
+use dirnet::plan::{Choice, Plan, Sharing, Storage};
 use dirnet::progress::Silent;
 use dirnet::recurrent::{Cell, Direction, FindOptions, find};
 use dirnet::samples::{Feed, Random, RandomOptions, Samples, Tensor};
+use dirnet::sites::Weights;
 use dirnet::tune::{self, Options, Outcome, Subject};
 use ndarray::ArrayD;
 use ndarray_npy::NpzReader;
@@ -90,7 +92,7 @@ fn an_rnn_is_found_with_what_it_reads() {
     let both = node("bidirectional");
     assert_eq!((both.cell, both.attributes.direction), (Cell::Rnn, Direction::Bidirectional));
     assert_eq!(both.reads.names(), ["B", "initial_h"]);
-    let units: Vec<String> = both.units().iter().map(ToString::to_string).collect();
+    let units: Vec<String> = both.blocks().iter().map(ToString::to_string).collect();
     assert_eq!(units, ["rnn/W/forward/i", "rnn/W/reverse/i", "rnn/R/forward/i", "rnn/R/reverse/i"]);
     assert!(!node("reverse_without_bias").reads.bias);
     assert_eq!(node("clip").attributes.unusual(Cell::Rnn), ["clip = 0.4"]);
@@ -104,13 +106,12 @@ fn samples(model: &Model, count: usize) -> Samples {
 }
 
 fn plan(weights: &Weights) -> Plan {
-    let spec = BlockSpec::new(2, 256).unwrap();
-    let units = weights.units.len();
-    Plan { choices: vec![Choice::Block { spec, sharing: Sharing::Model }; units], sensitivity: vec![1.0; units] }
+    let spec = BlockSpec::new(2).unwrap();
+    Plan::alike(Choice::Block { spec, sharing: Sharing::Model }, &weights.sites().map(|_| 1.0))
 }
 
 fn read(model: &Model) -> Weights {
-    Weights::read(model, &FindOptions::default()).unwrap()
+    Weights::find(model, &FindOptions::default()).unwrap()
 }
 
 #[test]
@@ -124,17 +125,14 @@ fn a_coded_rnn_computes_what_its_codes_stand_for_and_expands() {
         let model = forms::model(&case);
         let weights = read(&model);
         let plan = plan(&weights);
-        let coded = quick::learn(&weights, &plan, ScaleFormat::Byte, 127);
+        let coded = quick::learn(&weights, &plan, 127);
         let writing = Writing::default();
-        let compressed = coding::apply(&model, &weights, &coded, &writing).unwrap();
-        assert_eq!(
-            compressed.saved_bytes().unwrap(),
-            coding::size(&model, &weights, &plan, ScaleFormat::Byte, &writing).unwrap()
-        );
+        let compressed = encode::apply(&model, &weights, &coded, &writing).unwrap();
+        assert_eq!(compressed.saved_bytes().unwrap(), encode::size(&model, &weights, &plan, &writing).unwrap());
         let samples = samples(&model, 1);
         let feed = samples.feeds().next().unwrap();
         let engine = Engine::new(&model).unwrap();
-        let overrides = weights.overrides(&engine, |unit| coded[unit].as_ref());
+        let overrides = code::overrides(&weights, &engine, code::stored(&coded));
         let wanted = engine.run_with(feed, &overrides, None).unwrap();
         assert_ne!(engine.run(feed, None).unwrap(), wanted);
         assert_eq!(Engine::new(&compressed).unwrap().run(feed, None).unwrap(), wanted);
@@ -149,7 +147,7 @@ fn an_rnn_stays_portable_whatever_form_is_asked_for() {
     let model = forms::model(&RNN);
     let weights = read(&model);
     for form in [Form::Fast, Form::Ort] {
-        let assigned = &weights.forms(&model, Request { form, from: None }, |_| Storage::Block)[0];
+        let assigned = &quick::forms(&weights, &model, Request { form, from: None }, |_| Storage::Block)[0];
         assert_eq!(assigned.form, Form::Portable);
         assert_eq!(assigned.reason.as_deref(), Some("RNN nodes have the portable form only"));
     }
@@ -178,9 +176,9 @@ fn an_rnn_is_tuned_against_its_states_and_against_outputs() {
     for (model, judged) in [(&tanh, false), (&leaky, false), (&leaky, true)] {
         let samples = samples(model, 40);
         let engine = Engine::new(model).unwrap();
-        let job = || Job::new(model, read(model), Some((&engine, &samples)), 0, &Silent).unwrap();
+        let job = || Study::new(model, read(model), Some((&engine, &samples)), 0, &Silent).unwrap();
         let weights = read(model);
-        let mut coded = job().code(plan(&weights), &Silent).unwrap().units;
+        let mut coded = job().code(plan(&weights), &Silent).unwrap().sites;
         let judge = Judge::new(model, &LossSpec::default(), &[]).unwrap();
         let reference = judged.then(|| judge.reference(&engine, &samples).unwrap());
         let subject = Subject { model, engine: &engine, weights: &weights };
@@ -198,7 +196,7 @@ fn an_activation_that_turns_is_not_tuned_through() {
     let samples = samples(&model, 10);
     let engine = Engine::new(&model).unwrap();
     let weights = read(&model);
-    let mut coded = quick::learn(&weights, &plan(&weights), ScaleFormat::Byte, 127);
+    let mut coded = quick::learn(&weights, &plan(&weights), 127);
     let subject = Subject { model: &model, engine: &engine, weights: &weights };
     let report = tune::tune(&subject, &mut coded, &samples, None, &Options::default(), &Silent).unwrap();
     let Outcome::Skipped(reason) = &report.layers[0].outcome else { panic!("{report:?}") };

@@ -25,6 +25,7 @@ fn signature() -> Signature {
             port("n", ElementType::Int64, std::slice::from_ref(&batch)),
             port("state", ElementType::Float, &[Dim::Size(2), batch.clone()]),
         ],
+        closed: Vec::new(),
         outputs: vec![
             port("y", ElementType::Float, &[batch.clone(), Dim::Size(4)]),
             port("next", ElementType::Float, &[Dim::Size(2), batch]),

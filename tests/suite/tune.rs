@@ -4,20 +4,23 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
 
-use dirnet::coding::{self, CodedUnit, CodedUnits, NewBias, Weights, Writing};
-use dirnet::compress::Job;
+use dirnet::code::{self, CodedSite, CodedSites};
+use dirnet::compress::Rates;
+use dirnet::compress::Study;
 use dirnet::dictionary::BlockSpec;
+use dirnet::encode::{self, NewBias, Writing};
 use dirnet::encode::{Form, Request};
 use dirnet::engine::Engine;
 use dirnet::error::ErrorKind;
 use dirnet::loss::{Judge, LossSpec};
 use dirnet::onnx::proto::GraphProto;
 use dirnet::onnx::{ElementType, LoadOptions, Model};
+use dirnet::plan;
 use dirnet::plan::{Choice, Plan, Sharing};
-use dirnet::planner::{self, Rates};
 use dirnet::progress::Silent;
 use dirnet::recurrent::FindOptions;
 use dirnet::samples::{Random, RandomOptions, Samples, Signature};
+use dirnet::sites::{PerSite, Weights};
 use dirnet::tune::{self, Effort, Options, Outcome, Subject, Target, TuneReport};
 
 use crate::forms::{self, Case};
@@ -36,22 +39,22 @@ fn charlm(name: &str) -> Fixture {
 }
 
 /// The model coded at 2 bits a weight, one codebook for all units that `sharing` reaches.
-fn coded(fixture: &Fixture, engine: &Engine, sharing: Sharing) -> (Weights, CodedUnits) {
-    let weights = || Weights::read(&fixture.model, &FindOptions::default()).expect("it has recurrent nodes");
-    let mut job = Job::new(&fixture.model, weights(), Some((engine, &fixture.samples)), 0, &Silent).expect("it runs");
+fn coded(fixture: &Fixture, engine: &Engine, sharing: Sharing) -> (Weights, CodedSites) {
+    let weights = || Weights::find(&fixture.model, &FindOptions::default()).expect("it has recurrent nodes");
+    let mut job = Study::new(&fixture.model, weights(), Some((engine, &fixture.samples)), 0, &Silent).expect("it runs");
     let spec = BlockSpec::new(4).expect("there is such a spec");
-    let choices = vec![Choice::Block { spec, sharing }; job.weights.units.len()];
+    let choices = job.weights.sites().map(|_| Choice::Block { spec, sharing });
     let plan = Plan { choices, sensitivity: job.equal() };
-    (weights(), job.code(plan, &Silent).expect("it can be coded").units)
+    (weights(), job.code(plan, &Silent).expect("it can be coded").sites)
 }
 
 fn tuned(
     fixture: &Fixture,
     engine: &Engine,
     weights: &Weights,
-    units: &CodedUnits,
+    units: &CodedSites,
     judge: Option<&Judge>,
-) -> (CodedUnits, TuneReport) {
+) -> (CodedSites, TuneReport) {
     let mut units = units.clone();
     let options = Options { steps: Some(24), ..Options::default() };
     let reference = judge.map(|judge| judge.reference(engine, &fixture.samples).expect("it runs"));
@@ -61,11 +64,11 @@ fn tuned(
     (units, report)
 }
 
-fn blocks(units: &CodedUnits) -> impl Iterator<Item = &dirnet::dictionary::Coded> {
-    units.iter().flatten().filter_map(CodedUnit::block)
+fn blocks(units: &CodedSites) -> impl Iterator<Item = &dirnet::dictionary::Coded> {
+    units.values().flatten().filter_map(CodedSite::block)
 }
 
-fn stored(units: &CodedUnits) -> Vec<(Vec<i8>, Vec<u8>, Vec<u8>)> {
+fn stored(units: &CodedSites) -> Vec<(Vec<i8>, Vec<u8>, Vec<u8>)> {
     let one =
         |unit: &dirnet::dictionary::Coded| (unit.codebook.atoms.clone(), unit.codes.clone(), unit.scales.codes.clone());
     blocks(units).map(one).collect()
@@ -101,21 +104,21 @@ fn all_that_is_tuned_is_written_in_every_form() {
     let engine = Engine::new(&fixture.model).expect("it runs");
     let (weights, units) = coded(&fixture, &engine, Sharing::Matrix);
     let feed = fixture.samples.feeds().next().expect("there are samples");
-    let write = |model: &Model, units: &CodedUnits, form: Form| {
+    let write = |model: &Model, units: &CodedSites, form: Form| {
         let request = Request { form, from: Some(1) };
-        coding::apply(model, &weights, units, &Writing { request, note: "test".to_owned() }).expect("it is a model")
+        encode::apply(model, &weights, units, &Writing { request, note: "test".to_owned() }).expect("it is a model")
     };
     let untuned = write(&fixture.model, &units, Form::Fast);
 
     let mut after = units.clone();
     let options = Options { effort: Effort::Full, steps: Some(120), seed: 0 };
-    let tune = |after: &mut CodedUnits| {
+    let tune = |after: &mut CodedSites| {
         let subject = Subject { model: &fixture.model, engine: &engine, weights: &weights };
         tune::tune(&subject, after, &fixture.samples, None, &options, &Silent).expect("it runs")
     };
     let report = tune(&mut after);
     assert!(matches!(report.layers[0].outcome, Outcome::Kept { .. }), "{report:?}");
-    let codes = |units: &CodedUnits| blocks(units).flat_map(|unit| unit.codes.clone()).collect::<Vec<u8>>();
+    let codes = |units: &CodedSites| blocks(units).flat_map(|unit| unit.codes.clone()).collect::<Vec<u8>>();
     let changed = codes(&units).iter().zip(&codes(&after)).filter(|(a, b)| a != b).count();
     assert!((1..codes(&units).len() / 4).contains(&changed), "{changed}");
     let [bias] = &report.biases[..] else { panic!("{report:?}") };
@@ -127,9 +130,9 @@ fn all_that_is_tuned_is_written_in_every_form() {
     assert_eq!((stored(&after), &report.biases), (stored(&alone), &report_alone.biases));
 
     // What is written computes what the tuner judged by, and is as large as what was not tuned.
-    let biased = coding::with_biases(&fixture.model, &report.biases).expect("the biases are of its size");
+    let biased = encode::with_biases(&fixture.model, &report.biases).expect("the biases are of its size");
     let [portable, fast] = [Form::Portable, Form::Fast].map(|form| write(&biased, &after, form));
-    let mut overrides = weights.overrides(&engine, |unit| after[unit].as_ref());
+    let mut overrides = code::overrides(&weights, &engine, code::stored(&after));
     overrides.biases = [(0, bias.values.clone())].into();
     let judged = engine.run_with(feed, &overrides, None).expect("it runs");
     assert_eq!(Engine::new(&portable).expect("it runs").run(feed, None).expect("it runs"), judged);
@@ -138,13 +141,13 @@ fn all_that_is_tuned_is_written_in_every_form() {
     assert_eq!(fast.saved_bytes().expect("it has a size"), untuned.saved_bytes().expect("it has a size"));
 
     let short = NewBias { values: Arc::new(vec![0.0; 7]), ..bias.clone() };
-    assert_eq!(coding::with_biases(&fixture.model, &[short]).err().map(|e| e.kind()), Some(ErrorKind::Usage));
+    assert_eq!(encode::with_biases(&fixture.model, &[short]).err().map(|e| e.kind()), Some(ErrorKind::Usage));
 }
 
 #[test]
 fn biases_belong_to_all_that_read_them() {
     let model = charlm("lstm256.onnx").model;
-    let survey = Weights::find(&model, &FindOptions::default()).expect("it has recurrent nodes");
+    let survey = Weights::find(&model, &FindOptions::default()).expect("it has recurrent nodes").survey.clone();
     let [first, second] = [0, 1].map(|node| survey.nodes[node].index);
     let owners = |change: &dyn Fn(&mut GraphProto)| -> Vec<Vec<usize>> {
         let mut proto = model.proto.clone();
@@ -202,18 +205,18 @@ fn budgets_are_judged_again_by_what_tuning_leaves() {
     let samples = Random::new(&model, &random).expect("inputs are floats").samples;
     let engine = Engine::new(&model).expect("it runs");
     let judge = Judge::new(&model, &LossSpec::default(), &samples.carry).expect("it has outputs");
-    let weights = || Weights::read(&model, &FindOptions::default()).expect("it has recurrent nodes");
+    let weights = || Weights::find(&model, &FindOptions::default()).expect("it has recurrent nodes");
     let again = |threads: usize, answer: &(dyn Fn(&Plan) -> dirnet::error::Result<Plan> + Sync)| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("there can be threads");
         pool.install(|| {
-            let mut job = Job::new(&model, weights(), Some((&engine, &samples)), 0, &Silent).expect("it runs");
+            let mut job = Study::new(&model, weights(), Some((&engine, &samples)), 0, &Silent).expect("it runs");
             let curves = job.curves(2.0, Rates::All, &Silent).expect("there are curves");
             let spec = BlockSpec::new(4).expect("there is such a spec");
-            let choices = vec![Choice::Block { spec, sharing: Sharing::Unit }; job.weights.units.len()];
+            let choices = job.weights.sites().map(|_| Choice::Block { spec, sharing: Sharing::Unit });
             let plan = Plan { choices, sensitivity: job.equal() };
             let asked = RefCell::new(Vec::new());
-            let allocate = |_: &Job<'_>, moved: &[f64]| {
-                asked.borrow_mut().push(moved.to_vec());
+            let allocate = |_: &Study<'_>, moved: &PerSite<f64>| {
+                asked.borrow_mut().push(moved.clone());
                 answer(&plan)
             };
             let judged = (&engine, &samples, &judge);
@@ -227,7 +230,7 @@ fn budgets_are_judged_again_by_what_tuning_leaves() {
     let (plan, found, asked) = again(2, &failing(ErrorKind::Target));
     assert_eq!(found, plan);
     let [moved] = &asked[..] else { panic!("asked for {} plans", asked.len()) };
-    let factors: Vec<f64> = moved.iter().zip(&plan.sensitivity).map(|(moved, s)| moved / s).collect();
+    let factors: Vec<f64> = moved.zip(&plan.sensitivity).map(|(_, moved, s)| moved / s).collect();
     assert!(factors.iter().all(|f| (0.2499..4.001).contains(f)) && factors.iter().any(|f| *f != 1.0), "{factors:?}");
     assert_eq!(again(1, &failing(ErrorKind::NothingToDo)).2, asked);
 
@@ -235,7 +238,7 @@ fn budgets_are_judged_again_by_what_tuning_leaves() {
     let with = |width: usize| {
         move |plan: &Plan| {
             let spec = BlockSpec::new(width)?;
-            let choices = vec![Choice::Block { spec, sharing: Sharing::Unit }; plan.choices.len()];
+            let choices = plan.choices.map(|_, _| Choice::Block { spec, sharing: Sharing::Unit });
             Ok(Plan { choices, ..plan.clone() })
         }
     };
@@ -246,41 +249,19 @@ fn budgets_are_judged_again_by_what_tuning_leaves() {
 #[test]
 fn units_of_one_kind_are_made_coarser_as_far_as_they_can_be() {
     let fixture = charlm("gru256.onnx");
-    let weights = Weights::read(&fixture.model, &FindOptions::default()).expect("it has recurrent nodes");
+    let weights = Weights::find(&fixture.model, &FindOptions::default()).expect("it has recurrent nodes");
     let block = |width| Choice::Block { spec: BlockSpec::new(width).expect("a spec"), sharing: Sharing::Unit };
-    let kinds = planner::kinds(&weights);
-    let mut plan = Plan { choices: vec![block(8); weights.units.len()], sensitivity: vec![1.0; weights.units.len()] };
-    let coarser = planner::coarser(&weights, &plan, kinds[0]).expect("there is a wider piece");
-    for (unit, choice) in coarser.choices.iter().enumerate() {
-        let wanted = if planner::kind(&weights, unit) == kinds[0] { block(10) } else { block(8) };
+    let mut kinds: Vec<_> = weights.all.iter().map(|site| site.kind()).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    let mut plan = Plan::alike(block(8), &weights.sites().map(|_| 1.0));
+    let coarser = plan::coarser(&weights, &plan, kinds[0]).expect("there is a wider piece");
+    for (id, choice) in coarser.choices.iter() {
+        let wanted = if weights.get(id).kind() == kinds[0] { block(10) } else { block(8) };
         assert_eq!(*choice, wanted);
     }
-    for (unit, choice) in plan.choices.iter_mut().enumerate() {
-        *choice = if unit % 2 == 0 { Choice::Dense } else { block(16) };
+    for (id, choice) in plan.choices.iter_mut() {
+        *choice = if id.0 % 2 == 0 { Choice::Dense } else { block(16) };
     }
-    assert!(kinds.into_iter().all(|kind| planner::coarser(&weights, &plan, kind).is_none()));
-}
-
-/// Whether the outputs suffer is not known where the model cannot be run: that is an error, not leave to keep what helps.
-#[test]
-fn a_model_that_cannot_be_run_is_an_error_and_not_a_missing_loss() {
-    let model = forms::model(&forms::LSTM);
-    let dims = [("T".to_owned(), 7), ("B".to_owned(), 3)];
-    let random = |model: &Model, seed: u64, count: usize| {
-        let options = RandomOptions { dims: &dims, carry: &[], seed, count };
-        Random::new(model, &options).expect("inputs are floats").samples
-    };
-    let engine = Engine::new(&model).expect("it runs");
-    let fixture = Fixture { samples: random(&model, 3, 10), model };
-    let (weights, mut units) = coded(&fixture, &engine, Sharing::Unit);
-    // Outputs of the same names on samples that this model cannot read.
-    let other = forms::model(&Case { lengths: true, ..forms::LSTM });
-    let foreign = random(&other, 4, 2);
-    let judge = Judge::new(&other, &LossSpec::default(), &[]).expect("it has outputs");
-    let reference = judge.reference(&Engine::new(&other).expect("it runs"), &foreign).expect("it runs");
-    let subject = Subject { model: &fixture.model, engine: &engine, weights: &weights };
-    let options = Options { steps: Some(2), ..Options::default() };
-    let result = tune::tune(&subject, &mut units, &fixture.samples, Some(&reference), &options, &Silent);
-    let error = result.expect_err("the model has no input of that name");
-    assert_eq!(error.kind(), ErrorKind::Samples, "{error}");
+    assert!(kinds.into_iter().all(|kind| plan::coarser(&weights, &plan, kind).is_none()));
 }

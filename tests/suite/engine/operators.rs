@@ -455,10 +455,13 @@ fn shapes_that_depend_on_integers_of_the_feed_are_planned_for_them() {
 }
 
 #[test]
-fn large_numbers_stay_finite() {
+fn large_numbers_keep_their_size() {
     let x = feed([("x", floats(&[1, 3], &[-200., 100., 200.]))]);
     let soft = run(vec![node("LogSoftmax", &["x"], "y", vec![])], vec![], &x);
     assert_eq!(soft, [floats(&[1, 3], &[-400., -100., 0.])]);
+    let masked = feed([("x", floats(&[2, 2], &[f32::NEG_INFINITY, f32::NEG_INFINITY, 1., 3.]))]);
+    let most = node("ReduceMax", &["x"], "y", vec![ints("axes", &[-1]), int("keepdims", 0)]);
+    assert_eq!(run(vec![most], vec![], &masked), [floats(&[2], &[f32::NEG_INFINITY, 3.])]);
     assert_eq!(run(vec![node("Softplus", &["x"], "y", vec![])], vec![], &x), [floats(&[1, 3], &[0., 100., 200.])]);
 }
 
