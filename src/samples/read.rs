@@ -226,7 +226,9 @@ impl<'a> Reader<'a> {
             let stacked = is_stacked(name, tensor);
             if stacked && tensor.shape()[0] != count {
                 let found = tensor.shape()[0];
-                return Err(bad(format!("holds {found} samples, but '{lead}' holds {count}")).at_tensor(name));
+                return Err(
+                    bad(format!("holds {found} samples, but '{}' holds {count}", error::Cut(&lead))).at_tensor(name)
+                );
             }
             for (i, feed) in feeds.iter_mut().enumerate() {
                 feed.insert(name.clone(), if stacked { tensor.row(i) } else { tensor.clone() });

@@ -490,7 +490,7 @@ fn layers_that_were_written_out_are_recognised() {
     assert!(looped.contains("written out as a Loop") && unrolled.contains("multiplied 4 times"), "{looped} {unrolled}");
     let two = (0..2).flat_map(|k| cell(&if k == 0 { "x".to_owned() } else { format!("h{}", k - 1) }, k)).collect();
     let plain = reason(&model([two, vec![node("Identity", &["h1"], "y", vec![])]].concat()));
-    assert_eq!(plain, "nothing to compress: the model has no LSTM or GRU node", "tied weights alone are no layer");
+    assert_eq!(plain, "nothing to compress: the model has no LSTM, GRU or RNN node", "tied weights alone are no layer");
 }
 
 #[test]
