@@ -15,7 +15,7 @@ use dirnet::tune::Effort;
 
 use super::args::{self, Limits, Nodes, Output, Run, Samples};
 use super::config::{self, Overrides};
-use super::guard::{self, Guarded};
+use crate::process::guard::{self, Guarded};
 
 /// The flags.
 #[derive(Args)]

@@ -12,7 +12,7 @@ use dirnet::onnx::Model;
 use dirnet::samples::{Carry, Samples, Signature};
 
 use super::args;
-use super::guard::{self, Message};
+use crate::process::guard::{self, Message};
 
 /// Tells the supervisor that the memory which is taken now is that of samples, and how large they are.
 fn told<T>(work: impl FnOnce() -> Result<T>, samples: impl FnOnce(&T) -> [&Samples; 2]) -> Result<T> {

@@ -7,8 +7,6 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::Dimension;
-
 use crate::engine::{Engine, Overrides};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;

@@ -68,7 +68,7 @@ fn load(proto: &ModelProto) -> Model {
 }
 
 fn array(shape: &[usize], seed: usize) -> ArrayD<f32> {
-    let len = shape.iter().product();
+    let len: usize = shape.iter().product();
     Array::from_shape_vec(IxDyn(shape), wave(len + seed)[seed..].to_vec()).unwrap()
 }
 

@@ -32,10 +32,11 @@ use dirnet::onnx::atomic;
 use dirnet::progress::Progress;
 use dirnet::report::Bytes;
 
-use super::args::Limits;
-use super::progress::display;
-use super::{BAD_INPUT, FAILED, interrupt, say};
+use super::interrupt;
 use crate::ALLOCATOR;
+use crate::cli::args::Limits;
+use crate::cli::progress::display;
+use crate::cli::{BAD_INPUT, FAILED, say};
 
 /// The first argument of a worker; the next two are its [`Role`], and whether its progress is shown.
 const WORKER: &str = "__worker";
