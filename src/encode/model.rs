@@ -148,11 +148,7 @@ impl<'a> Kept<'a> {
         let uses = &survey.weights[tensor.0].uses;
         let WeightUse { node, matrix } = uses[0];
         let source = survey.source(&survey.weights[tensor.0]);
-        let block = |site: &Site| match &coded[site.id] {
-            None => Block::Dense(weights.rows(site.id)),
-            Some(CodedSite::Block(coded)) => Block::Coded(coded),
-            Some(CodedSite::Projection(projected)) => Block::Projected(projected),
-        };
+        let block = |site: &Site| Block::new(coded[site.id].as_ref(), weights.rows(site.id));
         let stored = Stored {
             of: Subject::Weight(tensor.0),
             start: 0,
@@ -173,7 +169,7 @@ impl<'a> Kept<'a> {
     }
 
     fn is_dense(&self) -> bool {
-        self.stored.blocks.iter().all(|block| matches!(block, Block::Dense(_)))
+        self.stored.blocks.iter().all(Block::is_dense)
     }
 }
 

@@ -13,13 +13,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prost::Message;
 
 use super::{Writing, apply, is_shared_constant, note_of};
-use crate::code::{CodedSite, CodedSites};
-use crate::dictionary::{Atoms, Band, BlockSpec, Codebook, Coded, Part, Projected, Scales};
+use crate::code::blank;
 use crate::error::Result;
 use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto};
 use crate::onnx::tensor::is_external;
 use crate::onnx::{Model, graph};
-use crate::plan::{Choice, DictionaryUse, Plan};
+use crate::plan::{Choice, Plan};
 use crate::sites::{TensorId, Weights};
 
 /// Up to this IR version the codes may raise the version of the whole file, so that parts do not add up.
@@ -309,71 +308,4 @@ fn link(leader: &mut [usize], tensors: BTreeSet<usize>) {
 /// As [`apply`].
 pub fn size(model: &Model, weights: &Weights, plan: &Plan, writing: &Writing) -> Result<u64> {
     apply(model, weights, &blank(weights, plan), writing)?.saved_bytes()
-}
-
-/// What a plan stores, without content.
-fn blank(weights: &Weights, plan: &Plan) -> CodedSites {
-    let mut coded: CodedSites = weights.sites().map(|_| None);
-    let mut blank = Blank { books: 0 };
-    for (spec, members) in plan.codebooks(weights) {
-        let book = blank.book(spec);
-        for id in members {
-            let [rows, columns] = weights.get(id).block.shape();
-            coded[id] = Some(CodedSite::Block(blank.coded(rows, columns, &book)));
-        }
-    }
-    for DictionaryUse { columns, members } in plan.dictionaries(weights) {
-        let bands = members[0].bands.iter();
-        let bands = bands.map(|band| {
-            let book = blank.book(BlockSpec { width: usize::from(band.width) });
-            blank.coded(usize::from(band.atoms), columns, &book)
-        });
-        let atoms = Arc::new(Atoms { columns, bands: bands.collect() });
-        let mut books: BTreeMap<(usize, Band), Book> = BTreeMap::new();
-        for member in members {
-            let [rows, all] = weights.get(member.site).block.shape();
-            let codes = member.bands.used().enumerate().map(|(index, band)| {
-                let spec = BlockSpec { width: usize::from(band.codes) };
-                let book = books.entry((index, band)).or_insert_with(|| blank.book(spec));
-                blank.coded(rows, usize::from(band.atoms), book)
-            });
-            let start = weights.sections(member.site)[member.section].start;
-            let part = Part { start, atoms: atoms.clone(), codes: codes.collect() };
-            match &mut coded[member.site] {
-                Some(CodedSite::Projection(projected)) => projected.parts.push(part),
-                none => *none = Some(CodedSite::Projection(Projected { rows, columns: all, parts: vec![part] })),
-            }
-        }
-    }
-    coded
-}
-
-/// Makes codes without content.
-struct Blank {
-    books: usize,
-}
-
-/// A codebook and the step of the scales of all that are learned with it.
-struct Book {
-    codebook: Arc<Codebook>,
-    step: f32,
-}
-
-impl Blank {
-    fn book(&mut self, spec: BlockSpec) -> Book {
-        self.books += 1;
-        let codebook = Arc::new(Codebook { spec, atoms: vec![0; spec.codebook_bytes()] });
-        // Steps differ between codebooks, as those that are learned do, and from the 1 of dense rows.
-        Book { codebook, step: (self.books + 1) as f32 }
-    }
-
-    fn coded(&self, rows: usize, columns: usize, book: &Book) -> Coded {
-        Coded {
-            rows,
-            columns,
-            codes: vec![0; rows * book.codebook.spec.pieces(columns)],
-            scales: Scales { codes: vec![1; rows], step: book.step },
-            codebook: book.codebook.clone(),
-        }
-    }
 }
