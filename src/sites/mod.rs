@@ -16,13 +16,12 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use ndarray::{Array3, ArrayView2, ArrayViewMut2, Axis, Slice};
-use rayon::prelude::*;
 
 pub use per_site::PerSite;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{ElementType, Model};
-use crate::recurrent::{self, FindOptions, GateBlock, Matrix, RecurrentNode, Survey, Vector, WeightUse};
+use crate::recurrent::{self, Constants, FindOptions, GateBlock, Matrix, RecurrentNode, Survey, Vector, WeightUse};
 
 /// A site, by its place in [`Sites::all`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -348,14 +347,15 @@ impl Weights {
     pub fn read(
         model: &Model,
         sites: Sites,
-        held: impl Fn(&RecurrentNode, Matrix) -> Option<Arc<Array3<f32>>> + Sync,
+        held: impl Fn(&RecurrentNode, Matrix) -> Option<Arc<Array3<f32>>>,
     ) -> Result<Weights> {
         let survey = &sites.survey;
-        let read = |weight: &recurrent::Weight| {
+        let mut constants = Constants::new(model)?;
+        let mut read = |weight: &recurrent::Weight| {
             let WeightUse { node, matrix } = weight.uses[0];
-            held(&survey.nodes[node], matrix).map_or_else(|| survey.source(weight).values(model).map(Arc::new), Ok)
+            held(&survey.nodes[node], matrix).map_or_else(|| constants.values(survey.source(weight)).map(Arc::new), Ok)
         };
-        let values = survey.weights.par_iter().map(read).collect::<Result<_>>()?;
+        let values = survey.weights.iter().map(&mut read).collect::<Result<_>>()?;
         Ok(Weights { sites, values })
     }
 
