@@ -35,7 +35,10 @@ def main():
     parser.add_argument("names", nargs="*")
     asked = parser.parse_args()
     different = 0
-    for model in read(names=asked.names):
+    models, absent = read(names=asked.names)
+    for name in absent:
+        print(f"not there  {name}")
+    for model in models:
         with tempfile.TemporaryDirectory() as folder:
             results = []
             for build, binary in (("before", asked.before), ("after", asked.after)):
