@@ -270,10 +270,17 @@ fn leave_out_the_same(
     if differences.is_empty() {
         return Ok(vec!["the models do not differ in anything that computes".to_owned()]);
     }
+    let mut changes = differences.changes;
     if !differences.whole.is_empty() {
-        return Ok(Vec::new());
+        // What another operator set changes is not known: what the layers reach is judged, and what turns out to differ.
+        for (scope, graph) in original.graphs() {
+            let layers = graph.node.iter().enumerate().filter(|(_, node)| difference::cell(node).is_some());
+            layers.for_each(|(index, _)| changes.add(&scope, index, reach::Flow::Elements));
+        }
     }
-    let reached = reach::outputs(original, &differences.changes, &samples.carry)?;
+    let mut reached = reach::outputs(original, &changes, &samples.carry)?;
+    let variable = reach::variable(original)?;
+    reached.retain(|output| variable.contains(output));
     if judge.keep_reached(&reached).is_ok() {
         return Ok(Vec::new());
     }

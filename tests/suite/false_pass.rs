@@ -503,6 +503,24 @@ fn a_check_of_all_is_not_met_by_outputs_that_no_weight_reaches() {
 }
 
 #[test]
+fn a_constant_binds_no_check_however_it_is_computed() {
+    let original = labels(vec![], &["label", "version"]);
+    let mut result = coded(original.clone(), 1.0);
+    initializer(&mut result, "v", tensor::float("v", &[3], &[1.5, 0.5, 2.0]));
+    nodes(&mut result)[2] = node("Add", &["v", "v"], "version", vec![]);
+    let verdict = judge(&original, &result, &samples(), &snr(20.0)).unwrap();
+    assert_eq!(verdict.failures, ["--min-snr has no meaning for any output that was run"]);
+    let mut newer = coded(original.clone(), 1.0);
+    newer.opset_import[0].version = Some(16);
+    let verdict = judge(&original, &newer, &samples(), &snr(20.0)).unwrap();
+    assert_eq!(verdict.failures, ["--min-snr has no meaning for any output that was run"]);
+    let mut wrong = coded(original.clone(), 0.0);
+    initializer(&mut wrong, "v", tensor::float("v", &[3], &[3.0, 1.0, 5.0]));
+    let verdict = judge(&original, &wrong, &samples(), &snr(60.0)).unwrap();
+    assert!(verdict.failures[0].starts_with("output 'version': --min-snr 60 is missed"), "{:?}", verdict.failures);
+}
+
+#[test]
 fn outputs_that_no_weight_reaches_do_not_dilute_the_loss() {
     let alone = labels(vec![], &["u"]);
     let among = labels(vec![], &["u", "version", "size"]);
