@@ -283,7 +283,7 @@ impl<'a> Compressor<'a> {
         }
         let weights = self.weights(self.engine.as_ref())?;
         let one_rate = self.engine.is_none() || self.options.allocation == Allocation::Uniform;
-        sized(self.model, &weights, &self.writing(), |sizing| {
+        sized(self.model, &weights, &self.writing(), &encode::Measured::default(), |sizing| {
             let bytes = match *target {
                 Target::MaxSize(bytes) => bytes,
                 Target::Ratio(ratio) => sizing.target(ratio),
@@ -326,7 +326,7 @@ impl<'a> Compressor<'a> {
             Some(study) => study,
             None => self.study_with(None)?,
         };
-        study.writing = self.writing();
+        study.write_as(self.writing());
         let random = self.inputs.origin == InputOrigin::Random;
         if self.effort().is_some() && (self.engine.is_none() || random) {
             let why = if random { "there are no samples" } else { "the model cannot be run" };

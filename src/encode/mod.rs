@@ -29,7 +29,7 @@ pub use found::{Found, codec, find};
 pub(crate) use model::common;
 use model::note_of;
 pub use model::{NOTE, NewBias, Writing, apply, note, with_biases};
-pub use size::{Sizes, size};
+pub use size::{Measured, Sizes, size};
 use writer::is_shared_constant;
 pub use writer::{Home, Writer};
 

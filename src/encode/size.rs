@@ -8,7 +8,7 @@
 //! Invariant: the sum is the size of the file that [`apply`] makes of the same plan, to the byte.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use prost::Message;
 
@@ -29,10 +29,16 @@ pub struct Sizes<'a> {
     model: &'a Model,
     weights: &'a Weights,
     writing: &'a Writing,
+    measured: &'a Measured,
+}
+
+/// What was measured for the sizes of one model, written in one way.
+#[derive(Debug, Default)]
+pub struct Measured {
     /// Tensors that are written together whatever the plan, by the first of them.
-    linked: Vec<usize>,
+    linked: OnceLock<Vec<usize>>,
     /// Lengths of the original; `None` for a model of which parts do not add up.
-    base: Option<Lengths>,
+    base: OnceLock<Option<Lengths>>,
     parts: Mutex<BTreeMap<Vec<(TensorId, Vec<Choice>)>, Arc<Growth>>>,
 }
 
@@ -184,11 +190,15 @@ fn graphs(attribute: &AttributeProto) -> impl Iterator<Item = &GraphProto> {
 }
 
 impl<'a> Sizes<'a> {
-    /// Of plans for these weights, written in this way.
+    /// Of plans for these weights, written in this way. `measured` is of the same arguments, or empty.
     #[must_use]
-    pub fn new(model: &'a Model, weights: &'a Weights, writing: &'a Writing) -> Self {
-        let base = adds_up(model).then(|| Lengths::of(&note_of(model, &writing.note), None));
-        Sizes { model, weights, writing, linked: linked(weights, writing), base, parts: Mutex::default() }
+    pub fn new(model: &'a Model, weights: &'a Weights, writing: &'a Writing, measured: &'a Measured) -> Self {
+        Sizes { model, weights, writing, measured }
+    }
+
+    fn base(&self) -> Option<&'a Lengths> {
+        let base = || adds_up(self.model).then(|| Lengths::of(&note_of(self.model, &self.writing.note), None));
+        self.measured.base.get_or_init(base).as_ref()
     }
 
     /// Bytes of the file that a plan makes, exactly.
@@ -196,7 +206,7 @@ impl<'a> Sizes<'a> {
     /// # Errors
     /// As [`apply`].
     pub fn bytes(&self, plan: &Plan) -> Result<u64> {
-        let Some(base) = &self.base else { return size(self.model, self.weights, plan, self.writing) };
+        let Some(base) = self.base() else { return size(self.model, self.weights, plan, self.writing) };
         let mut all = Growth::default();
         for part in self.parts_of(plan) {
             let growth = self.growth(base, plan, &part)?;
@@ -218,7 +228,7 @@ impl<'a> Sizes<'a> {
 
     /// The tensors of a plan that are written together.
     fn parts_of(&self, plan: &Plan) -> Vec<Vec<TensorId>> {
-        let mut leader = self.linked.clone();
+        let mut leader = self.measured.linked.get_or_init(|| linked(self.weights, self.writing)).clone();
         let codebooks = plan.codebooks(self.weights).into_iter().map(|(_, sites)| sites);
         let dictionaries = plan.dictionaries(self.weights).into_iter();
         let dictionaries = dictionaries.map(|shared| shared.members.into_iter().map(|member| member.site).collect());
@@ -240,7 +250,7 @@ impl<'a> Sizes<'a> {
             (tensor, sites.map(|site| plan.choices[site.id]).collect::<Vec<_>>())
         };
         let key: Vec<_> = part.iter().map(choices).collect();
-        let known = self.parts.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let known = self.measured.parts.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some(known) = known {
             return Ok(known);
         }
@@ -256,7 +266,7 @@ impl<'a> Sizes<'a> {
             growth.shared.insert((Vec::new(), IMPORT.to_owned()), after.outside - base.outside);
         }
         let growth = Arc::new(growth);
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner).insert(key, growth.clone());
+        self.measured.parts.lock().unwrap_or_else(PoisonError::into_inner).insert(key, growth.clone());
         Ok(growth)
     }
 }

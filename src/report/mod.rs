@@ -473,7 +473,7 @@ impl Report {
         report.model.ratio = ratio(study.model.bytes(), outcome.bytes);
         let choices = &outcome.plan.choices;
         let forms = Forms::new(study.model, &study.weights);
-        let assigned = forms.assign(study.writing.request, &|id| choices[id].storage());
+        let assigned = forms.assign(study.writing().request, &|id| choices[id].storage());
         report.recurrent = Some(Recurrent {
             bytes_before: before,
             bytes_after: after,
@@ -482,7 +482,7 @@ impl Report {
             multiply_adds: forms.work(choices, &assigned),
         });
         report.units = units::of_plan(study, outcome, after);
-        report.settings = serde_json::from_str(&study.writing.note).ok();
+        report.settings = serde_json::from_str(&study.writing().note).ok();
         report.skipped = survey.skipped.iter().map(Skipped::from).collect();
         report.forms = forms_of(study, assigned);
         let ran = |seconds: f64| (seconds > 0.0).then_some(seconds);
