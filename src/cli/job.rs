@@ -96,9 +96,6 @@ pub struct How {
     /// Move atoms, scales and biases until the layers do what the original's do; the size stays [default: fast with samples, else off]
     #[arg(long, value_enum, value_name = "EFFORT")]
     pub tune: Option<Tune>,
-    /// Steps of the tuning, in place of what the effort says
-    #[arg(long, value_name = "N")]
-    pub tune_steps: Option<usize>,
 }
 
 /// How recurrent nodes are written.
@@ -137,7 +134,6 @@ impl How {
                 Tune::Fast => Some(Effort::Fast),
                 Tune::Full => Some(Effort::Full),
             }),
-            tune_steps: self.tune_steps,
             ..Options::default()
         }
     }

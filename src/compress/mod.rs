@@ -366,7 +366,7 @@ impl<'a> Compressor<'a> {
     /// How the model is fine-tuned, if it is: what is tuned on noise fits nothing else.
     fn tuning(&self) -> Option<tune::Options> {
         let effort = self.effort().filter(|_| self.inputs.origin != InputOrigin::Random && self.engine.is_some())?;
-        Some(tune::Options { effort, steps: self.options.tune_steps, seed: self.options.seed })
+        Some(tune::Options { effort, steps: None, seed: self.options.seed })
     }
 
     /// The best plan for a target, and what it is expected to do.
@@ -557,7 +557,7 @@ impl<'a> Compressor<'a> {
 
     /// `best`, or where the model is tuned fully, the plan that is best then.
     fn tuned_plan(&mut self, best: Plan, target: u64) -> Result<Plan> {
-        let full = self.tuning().is_some_and(|tune| tune.effort == tune::Effort::Full && tune.steps.is_none());
+        let full = self.tuning().is_some_and(|tune| tune.effort == tune::Effort::Full);
         let (Some(engine), Some((curves, sensitivity)), true) = (&self.engine, self.measured(), full) else {
             return Ok(best);
         };

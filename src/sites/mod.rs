@@ -21,7 +21,9 @@ pub use per_site::PerSite;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{ElementType, Model};
-use crate::recurrent::{self, Constants, FindOptions, GateBlock, Matrix, RecurrentNode, Survey, Vector, WeightUse};
+use crate::recurrent::{
+    self, Cell, Constants, FindOptions, GateBlock, Matrix, RecurrentNode, Survey, Vector, WeightUse,
+};
 
 /// A site, by its place in [`Sites::all`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -136,16 +138,25 @@ impl Site {
         gate
     }
 
-    /// What sites behave alike: the matrix and gate that it is, `R f`.
+    /// The sites that it behaves like: the operator, matrix and gate that it is, `LSTM R f`.
     #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> SiteKind {
         let gate = self.gate();
-        (gate.matrix, gate.gate)
+        SiteKind { cell: gate.cell, matrix: gate.matrix, gate: gate.gate }
     }
 }
 
-/// The matrix and gate of a site: tuning makes up for about the same share of the errors of all sites of a kind.
-pub type Kind = (Matrix, &'static str);
+/// What sites have in common that behave alike, for where nothing was measured: fine-tuning removes about the same share of
+/// the errors of all sites of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SiteKind {
+    /// The operator.
+    pub cell: Cell,
+    /// W or R.
+    pub matrix: Matrix,
+    /// The gate.
+    pub gate: &'static str,
+}
 
 impl fmt::Display for Site {
     /// `node/R/forward/f`
