@@ -126,6 +126,19 @@ fn files_that_onnxruntime_optimised_name_the_original() {
     }
 }
 
+#[test]
+fn attributes_that_the_engine_would_ignore_are_refused() {
+    let x = feed([("x", floats(&[1, 4, 2, 2], &[1.; 16])), ("w", floats(&[4, 1, 3, 3], &[1.; 36]))]);
+    for (operator, inputs, attribute) in [
+        ("ConvTranspose", &["x", "w"][..], ints("output_shape", &[5, 5])),
+        ("SpaceToDepth", &["x"], text("mode", "CRD")),
+        ("GlobalLpPool", &["x"], int("p", 3)),
+    ] {
+        let message = refusal(of_nodes(vec![node(operator, inputs, "y", vec![attribute])], vec![], &x));
+        assert!(message.contains(&format!("node 'y': cannot be run: operator {operator} with ")), "{message}");
+    }
+}
+
 /// `my.Scale(X, K?) = X * factor`, as a graph of inner functions; `factor` is 3 by default.
 fn scale() -> FunctionProto {
     let constant = node("Constant", &[], "k", vec![reference("value_float", "factor", 1)]);
