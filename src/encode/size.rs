@@ -10,14 +10,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use prost::Message;
-
 use super::{Writing, apply, is_shared_constant, note_of};
 use crate::code::blank;
 use crate::error::Result;
 use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto};
 use crate::onnx::tensor::is_external;
-use crate::onnx::{Model, graph};
+use crate::onnx::{Model, field_bytes, graph, message_bytes};
 use crate::plan::{Choice, Plan};
 use crate::sites::{TensorId, Weights};
 
@@ -81,45 +79,35 @@ struct AttributeLengths {
     graphs: Vec<GraphLengths>,
 }
 
-/// Bytes of a field that holds a message, of a number below 16.
-fn field(length: i64) -> i64 {
-    let length = u64::try_from(length).unwrap_or(0);
-    1 + prost::encoding::encoded_len_varint(length) as i64 + length as i64
-}
-
-fn held(message: &impl Message) -> i64 {
-    field(message.encoded_len() as i64)
-}
-
 impl Lengths {
     fn of(model: &ModelProto, known: Option<&GraphLengths>) -> Lengths {
         let Some(graph) = &model.graph else { return Lengths::default() };
-        let outside = model.encoded_len() as i64 - held(graph);
+        let outside = message_bytes(model) - field_bytes(message_bytes(graph));
         Lengths { outside, graph: GraphLengths::of(graph, known) }
     }
 
     /// The length of the message.
     fn total(&self, growth: &BTreeMap<Path, i64>) -> i64 {
-        self.outside + field(self.graph.total(&mut Vec::new(), growth))
+        self.outside + field_bytes(self.graph.total(&mut Vec::new(), growth))
     }
 }
 
 impl GraphLengths {
     /// Of a graph; with `known`, the lengths of the same graph before an edit, nodes that were not in it count as own.
     fn of(graph: &GraphProto, known: Option<&GraphLengths>) -> GraphLengths {
-        let mut lengths = GraphLengths { own: graph.encoded_len() as i64, ..GraphLengths::default() };
+        let mut lengths = GraphLengths { own: message_bytes(graph), ..GraphLengths::default() };
         for node in graph.node.iter().filter(|node| graph::bodies(node).next().is_some()) {
             let name = node.output.first().cloned().unwrap_or_default();
             let before = known.map(|known| known.holders.get(&name));
             if matches!(before, Some(None)) {
                 continue;
             }
-            lengths.own -= held(node);
+            lengths.own -= field_bytes(message_bytes(node));
             let entry = holder(node, before.flatten());
             lengths.holders.insert(name, entry);
         }
         for tensor in graph.initializer.iter().filter(|tensor| is_shared_constant(tensor.name())) {
-            lengths.shared.insert(tensor.name().to_owned(), held(tensor));
+            lengths.shared.insert(tensor.name().to_owned(), field_bytes(message_bytes(tensor)));
         }
         lengths
     }
@@ -133,13 +121,13 @@ impl GraphLengths {
                 let mut length = attribute.own;
                 for graph in &attribute.graphs {
                     path.push((name.clone(), place));
-                    length += field(graph.total(path, growth));
+                    length += field_bytes(graph.total(path, growth));
                     path.pop();
                     place += 1;
                 }
-                node += field(length);
+                node += field_bytes(length);
             }
-            total += field(node);
+            total += field_bytes(node);
         }
         total
     }
@@ -169,14 +157,14 @@ impl GraphLengths {
 
 /// Lengths of a node that holds graphs.
 fn holder(node: &NodeProto, before: Option<&(i64, Vec<AttributeLengths>)>) -> (i64, Vec<AttributeLengths>) {
-    let mut own = node.encoded_len() as i64;
+    let mut own = message_bytes(node);
     let mut attributes = Vec::new();
     for attribute in node.attribute.iter().filter(|attribute| graphs(attribute).next().is_some()) {
         let known = before.and_then(|(_, known)| known.get(attributes.len()));
-        own -= held(attribute);
-        let mut lengths = AttributeLengths { own: attribute.encoded_len() as i64, graphs: Vec::new() };
+        own -= field_bytes(message_bytes(attribute));
+        let mut lengths = AttributeLengths { own: message_bytes(attribute), graphs: Vec::new() };
         for graph in graphs(attribute) {
-            lengths.own -= held(graph);
+            lengths.own -= field_bytes(message_bytes(graph));
             let known = known.and_then(|known| known.graphs.get(lengths.graphs.len()));
             lengths.graphs.push(GraphLengths::of(graph, known));
         }
@@ -278,7 +266,7 @@ const IMPORT: &str = "\0import";
 fn adds_up(model: &Model) -> bool {
     let external = |graph: &GraphProto| graph.initializer.iter().any(is_external);
     model.ir_version() > OLD_IR
-        && (model.proto.encoded_len() as u64) < crate::limits::PROTOBUF_BYTES
+        && (message_bytes(&model.proto) as u64) < crate::limits::PROTOBUF_BYTES
         && !model.graphs().iter().any(|(_, graph)| external(graph))
         && !model.proto.functions.iter().flat_map(|f| &f.node).any(|node| graph::bodies(node).next().is_some())
 }
