@@ -2,8 +2,9 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod process;
 
-/// Counts what is allocated, and refuses what is beyond a limit once there is one: see `cli::guard`.
+/// Counts what is allocated, and refuses what is beyond a limit once there is one: see `process::guard`.
 #[global_allocator]
 static ALLOCATOR: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::System, usize::MAX);
 

@@ -12,6 +12,7 @@
 //! satisfy no check that is not theirs by name; an output of which no element could be compared fails.
 
 mod difference;
+mod finite;
 mod layers;
 
 use std::collections::BTreeSet;
@@ -136,6 +137,14 @@ pub struct Verdict {
     pub warnings: Vec<String>,
 }
 
+impl Verdict {
+    /// Adds reasons not to pass.
+    fn fail(&mut self, failures: impl IntoIterator<Item = String>) {
+        self.failures.extend(failures);
+        self.passed = self.failures.is_empty();
+    }
+}
+
 /// An output that a check of all outputs is not held against.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Unbound {
@@ -202,6 +211,7 @@ pub fn verify(
         judge.measure_kl(check.output.as_deref());
     }
     let warnings = leave_out_the_same(original, compressed, settings.samples, &mut judge)?;
+    let not_finite = [not_finite(original, "original")?, not_finite(compressed, "compressed model")?];
     // Planning unfolds the coded weights: that is done before the original's take memory too.
     let compressed_engine = Engine::new(compressed).and_then(|engine| {
         let first = settings.samples.streams.first();
@@ -222,6 +232,7 @@ pub fn verify(
             let (worst, mean) = (comparison.worst_loss().ok(), comparison.mean_loss().ok());
             let mut verdict = verdict(Scope::Model, None, settings, comparison.figures());
             verdict.warnings.splice(0..0, warnings);
+            verdict.fail(not_finite.into_iter().flatten());
             Ok(Verdict { loss: mean, loss_worst: worst, loss_mean: mean, ..verdict })
         }
         // Whose fault it is shows when the original is run alone.
@@ -238,6 +249,16 @@ pub fn verify(
     }
 }
 
+/// Why no run of a model can be trusted, if its recurrent layers are not made of numbers.
+fn not_finite(model: &Model, which: &str) -> Result<Option<String>> {
+    let line = |(node, input): (String, &str)| {
+        format!(
+            "node '{node}': {input} holds NaN or infinite values in the {which}, of which runtimes make what they like"
+        )
+    };
+    Ok(finite::fault(model)?.map(line))
+}
+
 /// Leaves outputs that do not depend on what differs between the models out of the judgement.
 fn leave_out_the_same(
     original: &Model,
@@ -249,10 +270,17 @@ fn leave_out_the_same(
     if differences.is_empty() {
         return Ok(vec!["the models do not differ in anything that computes".to_owned()]);
     }
+    let mut changes = differences.changes;
     if !differences.whole.is_empty() {
-        return Ok(Vec::new());
+        // What another operator set changes is not known: what the layers reach is judged, and what turns out to differ.
+        for (scope, graph) in original.graphs() {
+            let layers = graph.node.iter().enumerate().filter(|(_, node)| difference::cell(node).is_some());
+            layers.for_each(|(index, _)| changes.add(&scope, index, reach::Flow::Elements));
+        }
     }
-    let reached = reach::outputs(original, &differences.changes, &samples.carry)?;
+    let mut reached = reach::outputs(original, &changes, &samples.carry)?;
+    let variable = reach::variable(original)?;
+    reached.retain(|output| variable.contains(output));
     if judge.keep_reached(&reached).is_ok() {
         return Ok(Vec::new());
     }
@@ -353,6 +381,11 @@ fn counts(figures: &Figures) -> bool {
     figures.reached || differs || figures.non_finite > 0
 }
 
+/// Whether both models give one number and nothing else: what they compute is lost on the way.
+fn is_constant(figures: &Figures) -> bool {
+    figures.constant && figures.max_abs == Some(0.0)
+}
+
 /// Why an output fails whatever the checks are.
 fn not_comparable(figures: &Figures) -> Option<String> {
     let Figures { name, non_finite, nan, infinite, elements, .. } = figures;
@@ -388,6 +421,7 @@ fn unbound_reason(kind: CheckKind, figures: &Figures) -> &'static str {
     match kind {
         _ if !counts(figures) => "nothing that differs between the models reaches it",
         _ if figures.elements == 0 => "no element of it could be compared",
+        _ if is_constant(figures) => "both models give one constant",
         CheckKind::MaxNmse | CheckKind::MinSnr => "it holds integers: use --min-agreement",
         CheckKind::MinAgreement => "it has fewer than two classes",
         CheckKind::MaxAbs | CheckKind::MaxKl => "it has no such figure",
@@ -411,7 +445,8 @@ fn hold(checks: &[Check], outputs: &[Figures]) -> Held {
             |f: &&Figures| check.output.as_ref().map_or(!own.contains(f.name.as_str()), |name| *name == f.name);
         let mut bound = false;
         for figures in outputs.iter().filter(is_for) {
-            let value = check.kind.value(figures).filter(|_| check.output.is_some() || counts(figures));
+            let counted = counts(figures) && !is_constant(figures);
+            let value = check.kind.value(figures).filter(|_| check.output.is_some() || counted);
             let Some(value) = value else {
                 let reason = unbound_reason(check.kind, figures);
                 held.unbound.push(Unbound { output: figures.name.clone(), check: check.kind.name(), reason });
@@ -536,7 +571,7 @@ mod tests {
     #[test]
     fn an_exact_match_passes_and_a_changed_constant_does_not() {
         let exact = Figures { max_abs: Some(0.0), rmse: Some(0.0), nmse: Some(0.0), snr_db: None, ..figures("y") };
-        let constant = Figures { nmse: None, snr_db: None, ..figures("y") };
+        let constant = Figures { constant: true, nmse: None, snr_db: None, ..figures("y") };
         let checks = [check(CheckKind::MinSnr, None, 90.0), check(CheckKind::MaxNmse, None, 0.1)];
         let Held { checked, failures, .. } = hold(&checks, &[exact]);
         assert!(failures.is_empty() && checked[0].value.is_none());
@@ -571,6 +606,11 @@ mod tests {
         assert!(hold(&[check(CheckKind::MinSnr, Some("version"), 20.0)], &both).failures.is_empty(), "it is named");
         let none = hold(&[check(CheckKind::MinSnr, None, 20.0)], std::slice::from_ref(&constant)).failures;
         assert!(none[0].ends_with("depends on what differs between the models"), "{none:?}");
+        let lost = Figures { constant: true, reached: true, ..constant.clone() };
+        assert_eq!(
+            hold(&[check(CheckKind::MinSnr, None, 20.0)], &[lost]).unbound[0].reason,
+            "both models give one constant"
+        );
         let differs = Figures { max_abs: Some(0.5), snr_db: Some(3.0), ..constant };
         assert_eq!(
             hold(&[check(CheckKind::MinSnr, None, 20.0)], &[differs]).failures.len(),

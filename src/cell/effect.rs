@@ -67,7 +67,10 @@ impl<'a> Effects<'a> {
     /// If R has not the length that its documentation says.
     pub fn new(spec: &Spec, weights: &Weights<'a>) -> Effects<'a> {
         let hidden = spec.hidden;
-        let last = &weights.r[(spec.kind.gates() - 1) * hidden * hidden..];
+        let last = match spec.kind {
+            Kind::Gru { linear_before_reset: false } => &weights.r[2 * hidden * hidden..],
+            _ => &[],
+        };
         Effects {
             kind: spec.kind,
             hidden,

@@ -15,8 +15,8 @@ use dirnet::progress::Silent;
 use dirnet::report::{Bench, Benched};
 
 use super::args::{self, Limits, Output, Run, TestSamples};
-use super::guard::{self, Message};
 use super::progress::display;
+use crate::process::guard::{self, Message};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -12,10 +12,10 @@ use dirnet::report::Report;
 
 use super::args::{self, CHECKS, Checks, Output, TARGET, Target};
 use super::config::{self, Overrides};
-use super::guard::{self, Guarded};
 use super::job::{Files, Flags, Setup};
 use super::output;
 use super::progress::progress;
+use crate::process::guard::{self, Guarded};
 
 const EXAMPLES: &str = "\
 Examples:

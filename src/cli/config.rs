@@ -440,6 +440,7 @@ mod tests {
         let file = File::parse(Path::new("x"), text.to_owned()).expect("sound");
         let unit = |matrix, gate| GateBlock {
             node: "rnn".to_owned(),
+            cell: dirnet::recurrent::Cell::Lstm,
             matrix,
             direction: Direction::Forward,
             direction_index: 0,

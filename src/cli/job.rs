@@ -15,7 +15,7 @@ use dirnet::tune::Effort;
 
 use super::args::{self, Limits, Nodes, Output, Run, Samples};
 use super::config::{self, Overrides};
-use super::guard::{self, Guarded};
+use crate::process::guard::{self, Guarded};
 
 /// The flags.
 #[derive(Args)]
@@ -97,9 +97,6 @@ pub struct How {
     /// samples, else off]
     #[arg(long, value_enum, value_name = "EFFORT")]
     pub tune: Option<Tune>,
-    /// Run N steps of fine-tuning (overrides --tune)
-    #[arg(long, value_name = "N", hide_short_help = true)]
-    pub tune_steps: Option<usize>,
 }
 
 /// How recurrent nodes are written.
@@ -138,7 +135,6 @@ impl How {
                 Tune::Fast => Some(Effort::Fast),
                 Tune::Full => Some(Effort::Full),
             }),
-            tune_steps: self.tune_steps,
             ..Options::default()
         }
     }

@@ -5,20 +5,18 @@
 //! the JSON of `--format json`, and the exit code, which is 0 for done, 1 when a check failed or a target cannot be met
 //! or there was nothing to do, 2 for bad usage or bad input, and 128 plus its number where a signal ended it.
 
-mod args;
+pub mod args;
 mod bench;
 mod completions;
 mod compress;
 mod config;
 mod expand;
-mod guard;
 mod inspect;
-mod interrupt;
 mod job;
 mod man;
 mod output;
 mod plan;
-mod progress;
+pub mod progress;
 mod samples;
 mod sweep;
 mod value;
@@ -29,14 +27,15 @@ use std::io::Write;
 use std::panic;
 use std::process::ExitCode;
 
+use crate::process::{guard, interrupt};
 use anyhow::Error;
 use clap::error::ErrorKind as ClapErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use dirnet::error::{ErrorKind, Escaped, shortened};
 
 /// What the whole process ends with.
-const FAILED: u8 = 1;
-const BAD_INPUT: u8 = 2;
+pub const FAILED: u8 = 1;
+pub const BAD_INPUT: u8 = 2;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -206,7 +205,7 @@ fn one_line(error: &clap::Error, command: &str) -> String {
 }
 
 /// Writes to stderr, at once. Where that cannot be written (a full disk, a reader that is gone) the exit code has to do.
-fn say(text: &str) {
+pub fn say(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 

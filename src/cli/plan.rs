@@ -11,9 +11,9 @@ use dirnet::report::Report;
 
 use super::args::{Output, Target};
 use super::config::Overrides;
-use super::guard::{self, Guarded};
 use super::job::{Files, Flags, Setup};
 use super::progress::progress;
+use crate::process::guard::{self, Guarded};
 
 const EXAMPLES: &str = "\
 Examples:

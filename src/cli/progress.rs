@@ -9,8 +9,8 @@ use dirnet::progress::Progress;
 use dirnet::report::duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::guard::{self, Message};
-use super::interrupt;
+use crate::process::guard::{self, Message};
+use crate::process::interrupt;
 
 /// A phase that took longer says so in a log when it is over.
 const LONG: Duration = Duration::from_secs(2);

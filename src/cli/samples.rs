@@ -12,18 +12,18 @@ use dirnet::onnx::Model;
 use dirnet::samples::{Carry, Samples, Signature};
 
 use super::args;
-use super::guard::{self, Message};
+use crate::process::guard::{self, Message};
 
-/// Tells the supervisor that the memory which is taken now is that of samples.
-fn told<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    if guard::is_worker() {
-        guard::tell(&Message::Samples(true));
+/// Tells the supervisor that the memory which is taken now is that of samples, and how large they are.
+fn told<T>(work: impl FnOnce() -> Result<T>, samples: impl FnOnce(&T) -> [&Samples; 2]) -> Result<T> {
+    if !guard::is_worker() {
+        return work();
     }
-    let done = work();
-    if guard::is_worker() {
-        guard::tell(&Message::Samples(false));
-    }
-    done
+    guard::tell(&Message::Samples(None));
+    let done = work()?;
+    let largest = samples(&done).map(Samples::largest_bytes).into_iter().max();
+    guard::tell(&Message::Samples(largest));
+    Ok(done)
 }
 
 impl args::Samples {
@@ -34,12 +34,12 @@ impl args::Samples {
 
     /// Reads or makes up what a model is calibrated with and judged on.
     pub fn inputs(&self, model: &Model) -> Result<Inputs> {
-        told(|| self.calibrating_and_judging(model))
+        told(|| self.calibrating_and_judging(model), |inputs| [&inputs.calibration, &inputs.holdout])
     }
 
     /// Reads or makes up what two models are compared on, and nothing else.
     pub fn judged(&self, model: &Model) -> Result<(Samples, Vec<String>)> {
-        told(|| self.judging(model))
+        told(|| self.judging(model), |(samples, _)| [samples; 2])
     }
 
     fn calibrating_and_judging(&self, model: &Model) -> Result<Inputs> {

@@ -9,10 +9,10 @@ use dirnet::report::{Seconds, Sweep};
 
 use super::args::Output;
 use super::config::Overrides;
-use super::guard::{self, Guarded};
 use super::job::{Files, Flags, Setup};
 use super::progress::progress;
 use super::value;
+use crate::process::guard::{self, Guarded};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -12,9 +12,9 @@ use dirnet::report::{Command, Report, Seconds};
 use dirnet::verify::{self, Settings};
 
 use super::args::{self, Checks, Limits, Output, Run, TestSamples};
-use super::guard::{self, Guarded};
 use super::output;
 use super::progress::progress;
+use crate::process::guard::{self, Guarded};
 
 const EXAMPLES: &str = "\
 Examples:

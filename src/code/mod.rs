@@ -1,10 +1,14 @@
 //! From a plan to coded sites: the codebooks, dictionaries and codes of a plan are learned.
 
+mod blank;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ndarray::{Array2, Array3};
 use rayon::prelude::*;
+
+pub use blank::blank;
 
 use crate::dictionary::{self, Bands, Coded, Item, Matrix, Metric, Part, Projected};
 use crate::engine::{Engine, Overrides};

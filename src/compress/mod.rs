@@ -58,8 +58,10 @@ pub struct Compressor<'a> {
     progress: &'a dyn Progress,
     study: Option<Study<'a>>,
     budgets: Budgets,
+    /// Bytes that the last plan may take.
+    target: Option<u64>,
     /// Sizes that a search for a loss looked at, and their losses.
-    looks: Vec<(u64, f64)>,
+    looks: Vec<Look>,
 }
 
 /// What was measured of the sites, kept for the next target.
@@ -77,6 +79,8 @@ struct Budgets {
 pub struct Planned {
     /// The plan.
     pub plan: Plan,
+    /// Bytes of the file that were asked for, at most; those of a saved plan are what it makes.
+    pub target: u64,
     /// Bytes of the file that it makes.
     pub bytes: u64,
     /// The sensitivities that it was made of, if they were measured or derived.
@@ -103,8 +107,10 @@ pub struct Compressed {
 pub struct Look {
     /// Bytes of the file.
     pub bytes: u64,
-    /// The loss of the worst output, measured; or the mean loss, predicted.
-    pub loss: f64,
+    /// The mean loss of the outputs: measured, or predicted from sensitivities.
+    pub loss_mean: Option<f64>,
+    /// The loss of the worst output, which `--max-loss` bounds; only measured.
+    pub loss_worst: Option<f64>,
     /// Whether the models were run.
     pub measured: bool,
 }
@@ -188,6 +194,7 @@ impl<'a> Compressor<'a> {
             progress: &Silent,
             study: None,
             budgets: Budgets::default(),
+            target: None,
             looks: Vec::new(),
         })
     }
@@ -278,7 +285,7 @@ impl<'a> Compressor<'a> {
         }
         let weights = self.weights(self.engine.as_ref())?;
         let one_rate = self.engine.is_none() || self.options.allocation == Allocation::Uniform;
-        sized(self.model, &weights, &self.writing(), |sizing| {
+        sized(self.model, &weights, &self.writing(), &encode::Measured::default(), |sizing| {
             let bytes = match *target {
                 Target::MaxSize(bytes) => bytes,
                 Target::Ratio(ratio) => sizing.target(ratio),
@@ -321,7 +328,7 @@ impl<'a> Compressor<'a> {
             Some(study) => study,
             None => self.study_with(None)?,
         };
-        study.writing = self.writing();
+        study.write_as(self.writing());
         let random = self.inputs.origin == InputOrigin::Random;
         if self.effort().is_some() && (self.engine.is_none() || random) {
             let why = if random { "there are no samples" } else { "the model cannot be run" };
@@ -361,7 +368,7 @@ impl<'a> Compressor<'a> {
     /// How the model is fine-tuned, if it is: what is tuned on noise fits nothing else.
     fn tuning(&self) -> Option<tune::Options> {
         let effort = self.effort().filter(|_| self.inputs.origin != InputOrigin::Random && self.engine.is_some())?;
-        Some(tune::Options { effort, steps: self.options.tune_steps, seed: self.options.seed })
+        Some(tune::Options { effort, steps: None, seed: self.options.seed })
     }
 
     /// The best plan for a target, and what it is expected to do.
@@ -459,7 +466,7 @@ impl<'a> Compressor<'a> {
 
     /// The sizes that a search for a loss looked at.
     pub fn looks(&self) -> impl Iterator<Item = Look> + '_ {
-        self.looks.iter().map(|&(bytes, loss)| Look { bytes, loss, measured: true })
+        self.looks.iter().copied()
     }
 
     /// What measured sensitivities predict at other ratios, from what was measured for the plans made so far.
@@ -475,7 +482,7 @@ impl<'a> Compressor<'a> {
             }
             let plan = plan.ok()?;
             let loss = Plan::predicted_loss(&sensitivity, &self.promised(&plan)?);
-            Some(Look { bytes: study.bytes(&plan).ok()?, loss, measured: false })
+            Some(Look { bytes: study.bytes(&plan).ok()?, loss_mean: Some(loss), loss_worst: None, measured: false })
         };
         let looks = ratios.iter().filter_map(predicted).collect();
         self.progress.done();
@@ -495,7 +502,7 @@ impl<'a> Compressor<'a> {
         let sensitivity = self.budgets.sensitivity.clone();
         let measured = sensitivity.as_ref().filter(|_| self.allocation() == Allocation::Measured);
         let predicted_loss = measured.zip(distortion.as_ref()).map(|(s, d)| Plan::predicted_loss(s, d));
-        Ok(Planned { plan, bytes, sensitivity, distortion, predicted_loss })
+        Ok(Planned { plan, target: self.target.unwrap_or(bytes), bytes, sensitivity, distortion, predicted_loss })
     }
 
     fn compressed(&self, coded: Coded, tuning: Option<TuneReport>) -> Result<Compressed> {
@@ -521,6 +528,7 @@ impl<'a> Compressor<'a> {
 
     fn plan_for(&mut self, target: &Target) -> Result<Plan> {
         if let Target::Plan { text, file } = target {
+            self.target = None;
             let equal = self.calibrated()?.equal();
             return self.saved_plan(text, &equal).map_err(|error| match file {
                 Some(file) => error.in_file(file),
@@ -550,7 +558,7 @@ impl<'a> Compressor<'a> {
 
     /// `best`, or where the model is tuned fully, the plan that is best then.
     fn tuned_plan(&mut self, best: Plan, target: u64) -> Result<Plan> {
-        let full = self.tuning().is_some_and(|tune| tune.effort == tune::Effort::Full && tune.steps.is_none());
+        let full = self.tuning().is_some_and(|tune| tune.effort == tune::Effort::Full);
         let (Some(engine), Some((curves, sensitivity)), true) = (&self.engine, self.measured(), full) else {
             return Ok(best);
         };
@@ -577,6 +585,7 @@ impl<'a> Compressor<'a> {
     /// The best plan before tuning.
     fn untuned(&mut self, target: u64) -> Result<Plan> {
         self.calibrate()?;
+        self.target = Some(target);
         if self.allocation() == Allocation::Uniform {
             self.progress.phase("allocate", 0);
             let plan = self.blind(target);
@@ -712,19 +721,31 @@ impl<'a> Compressor<'a> {
         let samples = self.inputs.search.clone().unwrap_or_else(|| self.inputs.calibration.clone());
         let held = judge.reference(engine, &samples)?;
         let (found, mut coded) = self.search(&held, bound)?;
+        self.recall(found.bytes)?;
         let tuning = self.tune(&mut coded)?;
         if tuning.is_none() {
             return self.compressed(coded, None);
         }
-        let gain = worst_loss(&coded, &held)? / found.loss;
+        let gain = compared(&coded, &held)?.worst_loss()? / found.loss;
         if gain < 1.0 && gain > 0.0 {
-            let (_, mut smaller) = self.search(&held, bound / gain)?;
+            let (other, mut smaller) = self.search(&held, bound / gain)?;
             let tuned = self.tune(&mut smaller)?;
-            if worst_loss(&smaller, &held)? <= bound {
+            if compared(&smaller, &held)?.worst_loss()? <= bound {
+                self.recall(other.bytes)?;
                 return self.compressed(smaller, tuned);
             }
+            self.recall(found.bytes)?;
         }
         self.compressed(coded, tuning)
+    }
+
+    /// Makes what was measured for a target that of the plan that is taken.
+    fn recall(&mut self, target: u64) -> Result<()> {
+        self.target = Some(target);
+        if self.allocation() != Allocation::Uniform {
+            self.measure(target)?;
+        }
+        Ok(())
     }
 
     /// The smallest model that is within the bound before tuning.
@@ -740,8 +761,14 @@ impl<'a> Compressor<'a> {
                 Err(error) if error.kind() == ErrorKind::Target => return Ok(f64::INFINITY),
                 Err(error) => return Err(error),
             };
-            let loss = worst_loss(&coded, held)?;
-            looks.push((coded.model.saved_bytes()?, loss));
+            let comparison = compared(&coded, held)?;
+            let loss = comparison.worst_loss()?;
+            looks.push(Look {
+                bytes: coded.model.saved_bytes()?,
+                loss_mean: comparison.mean_loss().ok(),
+                loss_worst: Some(loss),
+                measured: true,
+            });
             least = least.min(loss);
             if loss <= bound {
                 // Each find is smaller than the one before.
@@ -801,9 +828,9 @@ fn projects(plan: &Plan) -> bool {
     plan.choices.values().any(|choice| matches!(choice, Choice::Projection { .. }))
 }
 
-/// The loss of the worst output.
-fn worst_loss(coded: &Coded, held: &Reference<'_>) -> Result<f64> {
-    held.compare(&Engine::new(&coded.model)?, &Overrides::default())?.worst_loss()
+/// How far a coded model is from the original on some samples.
+fn compared(coded: &Coded, held: &Reference<'_>) -> Result<Comparison> {
+    held.compare(&Engine::new(&coded.model)?, &Overrides::default())
 }
 
 fn cannot_run(error: &Error) -> bool {

@@ -51,7 +51,7 @@ pub struct Study<'a> {
     /// Seeds everything random.
     pub seed: u64,
     /// How the result is written.
-    pub writing: Writing,
+    writing: Writing,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// Time per phase, so far.
@@ -61,6 +61,8 @@ pub struct Study<'a> {
     local: PerSite<Option<f64>>,
     /// Steps of sequences that the calibration samples gave.
     steps: f64,
+    /// What was measured for the sizes of plans.
+    sizes: encode::Measured,
     /// All sites coded at a rate, with their distortions, by the width of pieces.
     versions: Mutex<BTreeMap<usize, Arc<Version>>>,
 }
@@ -156,21 +158,33 @@ impl<'a> Study<'a> {
             steps,
             warnings,
             seconds: PhaseSeconds { calibrate: start.elapsed().as_secs_f64(), ..PhaseSeconds::default() },
+            sizes: encode::Measured::default(),
             versions: Mutex::default(),
         })
     }
 
+    /// How the result is written.
+    #[must_use]
+    pub fn writing(&self) -> &Writing {
+        &self.writing
+    }
+
+    /// Sets how the result is written.
+    pub fn write_as(&mut self, writing: Writing) {
+        (self.writing, self.sizes) = (writing, encode::Measured::default());
+    }
+
     /// Hands what decides the size of a plan to `work`.
     pub fn sized<T>(&self, work: impl FnOnce(&Sizing<'_>) -> T) -> T {
-        sized(self.model, &self.weights, &self.writing, work)
+        sized(self.model, &self.weights, &self.writing, &self.sizes, work)
     }
 
     /// Bytes of the file that a plan makes.
     ///
     /// # Errors
-    /// As [`encode::size`].
+    /// As [`encode::apply`].
     pub fn bytes(&self, plan: &Plan) -> Result<u64> {
-        encode::size(self.model, &self.weights, plan, &self.writing)
+        encode::Sizes::new(self.model, &self.weights, &self.writing, &self.sizes).bytes(plan)
     }
 
     /// Learns the rate-distortion curves of all sites.
@@ -236,10 +250,11 @@ impl<'a> Study<'a> {
         plan::widths_near(((8.0 / bits).round() as usize + 1).clamp(3, 8), self.most_versions())
     }
 
-    /// Measures the loss per distortion of each site at the outputs that `judge` names, with codes of these widths.
+    /// The loss per distortion of each site at the outputs that `judge` names, with codes of these widths; a site that the
+    /// samples do not reach gets that of sites of its kind.
     ///
     /// # Errors
-    /// Those of the numerics and of running the model.
+    /// As [`measure`](Self::measure).
     pub fn sensitivity(
         &mut self,
         widths: &[usize],
@@ -248,6 +263,22 @@ impl<'a> Study<'a> {
         judge: &Judge,
         progress: &dyn Progress,
     ) -> Result<PerSite<f64>> {
+        let measured = self.measure(widths, engine, samples, judge, progress)?;
+        Ok(self.complete(&measured))
+    }
+
+    /// Measures the loss per distortion of each site that the samples reach.
+    ///
+    /// # Errors
+    /// Those of the numerics and of running the model.
+    pub fn measure(
+        &mut self,
+        widths: &[usize],
+        engine: &Engine,
+        samples: &Samples,
+        judge: &Judge,
+        progress: &dyn Progress,
+    ) -> Result<PerSite<Option<f64>>> {
         let start = Instant::now();
         let samples = self.few(samples);
         let reference = judge.reference(engine, &samples)?;
@@ -257,7 +288,7 @@ impl<'a> Study<'a> {
         let versions = widths.iter().map(|&width| self.coarse(width)).collect::<Result<Vec<_>>>()?;
         let measured = sensitivity::measure(engine, &self.weights, &versions, &reference, progress)?;
         self.seconds.allocate += start.elapsed().as_secs_f64();
-        Ok(self.complete(&measured))
+        Ok(measured)
     }
 
     /// What projection dictionaries have to offer each site, given its sensitivity.
@@ -467,9 +498,16 @@ impl<'a> Study<'a> {
 }
 
 /// Hands what decides the size of a plan to `work`.
-pub fn sized<T>(model: &Model, weights: &Weights, writing: &Writing, work: impl FnOnce(&Sizing<'_>) -> T) -> T {
+pub fn sized<T>(
+    model: &Model,
+    weights: &Weights,
+    writing: &Writing,
+    measured: &encode::Measured,
+    work: impl FnOnce(&Sizing<'_>) -> T,
+) -> T {
     let forms = Forms::new(model, weights).of_sites(writing.request, &|_| Storage::Block);
-    let bytes = |plan: &Plan| encode::size(model, weights, plan, writing);
+    let sizes = encode::Sizes::new(model, weights, writing, measured);
+    let bytes = |plan: &Plan| sizes.bytes(plan);
     work(&Sizing {
         sites: weights,
         file: model.bytes(),

@@ -405,7 +405,7 @@ impl Scribe<'_, '_, '_, '_> {
     fn matrix(&mut self, stored: &Stored<'_>, home: Home<'_>) -> Matrix {
         let projected = stored.blocks.iter().map(|block| match block {
             Block::Projected(projected) => Some(*projected),
-            Block::Coded(_) | Block::Dense(_) => None,
+            _ => None,
         });
         match projected.collect::<Option<Vec<&Projected>>>() {
             Some(units) => self.factors(stored, &units, home),

@@ -4,6 +4,7 @@
 //! [`fast`] replaces it by a loop of int8 products, and [`vendor`] by an operator of onnxruntime. The values of W and R
 //! are the same in all forms, bit for bit those of [`Coded::decode`] in float32.
 
+mod block;
 mod factors;
 pub mod fast;
 mod form;
@@ -18,41 +19,22 @@ mod writer;
 
 use std::ops::Range;
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::Array2;
 
+pub use block::Block;
 pub use factors::{Work, obstacle};
 pub use form::{Assigned, Form, Request, assign};
 pub use forms::{Forms, MultiplyAdds};
 pub use found::{Found, codec, find};
 pub(crate) use model::common;
+use model::note_of;
 pub use model::{NOTE, NewBias, Writing, apply, note, with_biases};
-pub use size::size;
+pub use size::{Measured, Sizes, size};
+use writer::is_shared_constant;
 pub use writer::{Home, Writer};
 
-use crate::dictionary::{Coded, Projected};
 use crate::onnx::{ElementType, NodeProto};
 use crate::recurrent::RecurrentNode;
-
-/// The rows of one gate, `[H, n]`, in the format in which they are stored.
-#[derive(Clone, Copy, Debug)]
-pub enum Block<'a> {
-    /// Codes, scales and a codebook.
-    Coded(&'a Coded),
-    /// Codes of projection dictionaries.
-    Projected(&'a Projected),
-    /// The rows `[H, n]`, unchanged.
-    Dense(ArrayView2<'a, f32>),
-}
-
-impl Block<'_> {
-    fn rows(&self) -> usize {
-        match self {
-            Block::Coded(coded) => coded.rows,
-            Block::Projected(projected) => projected.rows,
-            Block::Dense(rows) => rows.nrows(),
-        }
-    }
-}
 
 /// A matrix that is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{Block, Form, Forms, Home, Layer, Request, Stored, Subject, Writer, fast, portable, vendor};
 use crate::code::{CodedSite, CodedSites};
 use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::proto::ModelProto;
 use crate::onnx::{Model, Rewriter, Scope, tensor};
 use crate::plan::Storage;
 use crate::recurrent::{Cell, Matrix, OwnBias, Survey, WeightUse};
@@ -98,6 +99,13 @@ pub fn note(model: &Model) -> Option<&str> {
     Some(model.proto.metadata_props.iter().find(|entry| entry.key() == NOTE)?.value())
 }
 
+/// A model's message with the note.
+pub(super) fn note_of(model: &Model, note: &str) -> ModelProto {
+    let mut noted = model.clone();
+    Rewriter::new(&mut noted).set_metadata(NOTE, note);
+    noted.proto
+}
+
 /// What nodes have in place of their B.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewBias {
@@ -140,11 +148,7 @@ impl<'a> Kept<'a> {
         let uses = &survey.weights[tensor.0].uses;
         let WeightUse { node, matrix } = uses[0];
         let source = survey.source(&survey.weights[tensor.0]);
-        let block = |site: &Site| match &coded[site.id] {
-            None => Block::Dense(weights.rows(site.id)),
-            Some(CodedSite::Block(coded)) => Block::Coded(coded),
-            Some(CodedSite::Projection(projected)) => Block::Projected(projected),
-        };
+        let block = |site: &Site| Block::new(coded[site.id].as_ref(), weights.rows(site.id));
         let stored = Stored {
             of: Subject::Weight(tensor.0),
             start: 0,
@@ -165,7 +169,7 @@ impl<'a> Kept<'a> {
     }
 
     fn is_dense(&self) -> bool {
-        self.stored.blocks.iter().all(|block| matches!(block, Block::Dense(_)))
+        self.stored.blocks.iter().all(Block::is_dense)
     }
 }
 

@@ -13,11 +13,9 @@
 //! several rows instead of several columns would do with two, joined once: but a Gather of single floats is as slow as the
 //! three, and GatherElements from a table for each row, which is fast, OpenVINO does not fold.
 
-use ndarray::{Axis, Slice};
-
-use super::writer::{Home, Run, Writer};
-use super::{Block, Stored, Subject, projected};
-use crate::onnx::{ElementType, tensor};
+use super::writer::{Home, Writer};
+use super::{Stored, block};
+use crate::onnx::ElementType;
 
 /// Weights in one run of nodes, padding included: tract folds a node only if its output takes at most 4 MiB or no more
 /// than its inputs.
@@ -25,7 +23,8 @@ const RUN_WEIGHTS: usize = 1 << 20;
 
 /// Writes the nodes that decode `stored`, and returns the name of the value.
 pub fn write(writer: &mut Writer<'_, '_>, stored: &Stored<'_>, home: Home<'_>) -> String {
-    let levels = writer.joined(stored, RUN_WEIGHTS, |writer, run, shape| float(writer, stored, run, shape, home));
+    let levels =
+        writer.joined(stored, RUN_WEIGHTS, |writer, run, shape| block::float(writer, stored, run, shape, home));
     let is_float = stored.element == ElementType::Float;
     let name = if is_float { stored.name.clone() } else { format!("{}/float", stored.name) };
     let value = match writer.scales(stored, &[stored.directions, stored.rows(), 1], home) {
@@ -33,36 +32,4 @@ pub fn write(writer: &mut Writer<'_, '_>, stored: &Stored<'_>, home: Home<'_>) -
         None => levels,
     };
     if is_float { value } else { writer.cast(&value, stored.element, &stored.name) }
-}
-
-/// The weights of one run as float of shape `[shape.., n]`, without the scales of its rows if they are coded in blocks.
-fn float(writer: &mut Writer<'_, '_>, stored: &Stored<'_>, run: &Run<'_>, shape: [usize; 2], home: Home<'_>) -> String {
-    let name = format!("{}/levels", run.stem(stored));
-    if run.is_coded() {
-        let mut levels = writer.levels(stored, run, &shape, home);
-        if !matches!(stored.of, Subject::Weight(_)) {
-            // OpenVINO takes int8 that goes to float and into a product for compressed weights, and does not fold it.
-            levels = writer.cast(&levels, ElementType::Int32, &format!("{name}/wide"));
-        }
-        return writer.cast(&levels, ElementType::Float, &name);
-    }
-    let rows = run.projected();
-    if !rows.is_empty() {
-        return projected::write(writer, stored, run, &rows, home);
-    }
-    // In the element type that they had, if a Cast to float keeps their values.
-    let half = stored.element == ElementType::Float16;
-    let value = writer.constant(home.constants, stored, run.range(), "dense", &run.stem(stored), |name| {
-        let values = run.parts.iter().flat_map(|(block, range)| match block {
-            Block::Dense(rows) => rows.slice_axis(Axis(0), Slice::from(range.clone())).iter().copied().collect(),
-            Block::Coded(_) | Block::Projected(_) => Vec::new(),
-        });
-        let shape = [shape[0], shape[1], stored.columns];
-        if half {
-            tensor::float16(name, &shape, &values.map(half::f16::from_f32).collect::<Vec<_>>())
-        } else {
-            tensor::float(name, &shape, &values.collect::<Vec<_>>())
-        }
-    });
-    if half { writer.cast(&value, ElementType::Float, &name) } else { value }
 }

@@ -1,87 +1,321 @@
-//! The exact bytes of the file that a plan makes.
+//! The exact bytes of the file that a plan makes, added up from parts.
+//!
+//! A *part* is a set of tensors that are written together: one tensor, or those that share a codebook, a dictionary, a
+//! constant of the original or a node of another form. What a part adds to each graph of the model, and takes from it, is
+//! measured once for each way in which its sites are stored; constants that parts share (shapes of a Reshape) are counted
+//! once. Lengths of messages hold one another, so that bytes are added up graph by graph from the inside out.
+//!
+//! Invariant: the sum is the size of the file that [`apply`] makes of the same plan, to the byte.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::{Writing, apply};
-use crate::code::{CodedSite, CodedSites};
-use crate::dictionary::{Atoms, Band, BlockSpec, Codebook, Coded, Part, Projected, Scales};
+use prost::Message;
+
+use super::{Writing, apply, is_shared_constant, note_of};
+use crate::code::blank;
 use crate::error::Result;
-use crate::onnx::Model;
-use crate::plan::{DictionaryUse, Plan};
-use crate::sites::Weights;
+use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto};
+use crate::onnx::tensor::is_external;
+use crate::onnx::{Model, graph};
+use crate::plan::{Choice, Plan};
+use crate::sites::{TensorId, Weights};
 
-/// Bytes of the file that a plan makes, exactly.
+/// Up to this IR version the codes may raise the version of the whole file, so that parts do not add up.
+const OLD_IR: i64 = 3;
+
+/// The sizes of the files that plans for a model make.
+pub struct Sizes<'a> {
+    model: &'a Model,
+    weights: &'a Weights,
+    writing: &'a Writing,
+    measured: &'a Measured,
+}
+
+/// What was measured for the sizes of one model, written in one way.
+#[derive(Debug, Default)]
+pub struct Measured {
+    /// Tensors that are written together whatever the plan, by the first of them.
+    linked: OnceLock<Vec<usize>>,
+    /// Lengths of the original; `None` for a model of which parts do not add up.
+    base: OnceLock<Option<Lengths>>,
+    parts: Mutex<BTreeMap<Vec<(TensorId, Vec<Choice>)>, Arc<Growth>>>,
+}
+
+/// What a part changes.
+#[derive(Clone, Debug, Default)]
+struct Growth {
+    /// Bytes of each graph, by its path, without the constants below.
+    graphs: BTreeMap<Path, i64>,
+    /// Constants and imports that other parts have too, with their bytes.
+    shared: BTreeMap<(Path, String), i64>,
+}
+
+/// The way to a graph: for each step inwards the first output of the node, and the place of the graph in the node.
+type Path = Vec<(String, usize)>;
+
+/// Lengths of the parts of a model's message.
+#[derive(Clone, Debug, Default)]
+struct Lengths {
+    /// Of the message without its graph.
+    outside: i64,
+    graph: GraphLengths,
+}
+
+/// Lengths of a graph.
+#[derive(Clone, Debug, Default)]
+struct GraphLengths {
+    /// Of all its fields, but for the nodes below.
+    own: i64,
+    /// Nodes that hold graphs, by their first output: the length of the rest of the node, and their attributes.
+    holders: BTreeMap<String, (i64, Vec<AttributeLengths>)>,
+    /// Constants of its own that parts may share.
+    shared: BTreeMap<String, i64>,
+}
+
+/// Lengths of an attribute that holds graphs.
+#[derive(Clone, Debug, Default)]
+struct AttributeLengths {
+    /// Of the rest of the attribute.
+    own: i64,
+    graphs: Vec<GraphLengths>,
+}
+
+/// Bytes of a field that holds a message, of a number below 16.
+fn field(length: i64) -> i64 {
+    let length = u64::try_from(length).unwrap_or(0);
+    1 + prost::encoding::encoded_len_varint(length) as i64 + length as i64
+}
+
+fn held(message: &impl Message) -> i64 {
+    field(message.encoded_len() as i64)
+}
+
+impl Lengths {
+    fn of(model: &ModelProto, known: Option<&GraphLengths>) -> Lengths {
+        let Some(graph) = &model.graph else { return Lengths::default() };
+        let outside = model.encoded_len() as i64 - held(graph);
+        Lengths { outside, graph: GraphLengths::of(graph, known) }
+    }
+
+    /// The length of the message.
+    fn total(&self, growth: &BTreeMap<Path, i64>) -> i64 {
+        self.outside + field(self.graph.total(&mut Vec::new(), growth))
+    }
+}
+
+impl GraphLengths {
+    /// Of a graph; with `known`, the lengths of the same graph before an edit, nodes that were not in it count as own.
+    fn of(graph: &GraphProto, known: Option<&GraphLengths>) -> GraphLengths {
+        let mut lengths = GraphLengths { own: graph.encoded_len() as i64, ..GraphLengths::default() };
+        for node in graph.node.iter().filter(|node| graph::bodies(node).next().is_some()) {
+            let name = node.output.first().cloned().unwrap_or_default();
+            let before = known.map(|known| known.holders.get(&name));
+            if matches!(before, Some(None)) {
+                continue;
+            }
+            lengths.own -= held(node);
+            let entry = holder(node, before.flatten());
+            lengths.holders.insert(name, entry);
+        }
+        for tensor in graph.initializer.iter().filter(|tensor| is_shared_constant(tensor.name())) {
+            lengths.shared.insert(tensor.name().to_owned(), held(tensor));
+        }
+        lengths
+    }
+
+    fn total(&self, path: &mut Path, growth: &BTreeMap<Path, i64>) -> i64 {
+        let mut total = self.own + growth.get(path).copied().unwrap_or(0);
+        for (name, (own, attributes)) in &self.holders {
+            let mut node = *own;
+            let mut place = 0;
+            for attribute in attributes {
+                let mut length = attribute.own;
+                for graph in &attribute.graphs {
+                    path.push((name.clone(), place));
+                    length += field(graph.total(path, growth));
+                    path.pop();
+                    place += 1;
+                }
+                node += field(length);
+            }
+            total += field(node);
+        }
+        total
+    }
+
+    /// The differences to the lengths before an edit.
+    fn growth(&self, before: &GraphLengths, path: &mut Path, growth: &mut Growth) {
+        let fresh: BTreeMap<&String, i64> =
+            self.shared.iter().filter(|(name, _)| !before.shared.contains_key(*name)).map(|(n, b)| (n, *b)).collect();
+        let own = self.own - before.own - fresh.values().sum::<i64>();
+        if own != 0 {
+            growth.graphs.insert(path.clone(), own);
+        }
+        growth.shared.extend(fresh.into_iter().map(|(name, bytes)| ((path.clone(), name.clone()), bytes)));
+        for (name, (_, attributes)) in &self.holders {
+            let Some((_, others)) = before.holders.get(name) else { continue };
+            let inner = |attributes: &'_ [AttributeLengths]| -> Vec<GraphLengths> {
+                attributes.iter().flat_map(|attribute| attribute.graphs.clone()).collect()
+            };
+            for (place, (graph, other)) in inner(attributes).iter().zip(&inner(others)).enumerate() {
+                path.push((name.clone(), place));
+                graph.growth(other, path, growth);
+                path.pop();
+            }
+        }
+    }
+}
+
+/// Lengths of a node that holds graphs.
+fn holder(node: &NodeProto, before: Option<&(i64, Vec<AttributeLengths>)>) -> (i64, Vec<AttributeLengths>) {
+    let mut own = node.encoded_len() as i64;
+    let mut attributes = Vec::new();
+    for attribute in node.attribute.iter().filter(|attribute| graphs(attribute).next().is_some()) {
+        let known = before.and_then(|(_, known)| known.get(attributes.len()));
+        own -= held(attribute);
+        let mut lengths = AttributeLengths { own: attribute.encoded_len() as i64, graphs: Vec::new() };
+        for graph in graphs(attribute) {
+            lengths.own -= held(graph);
+            let known = known.and_then(|known| known.graphs.get(lengths.graphs.len()));
+            lengths.graphs.push(GraphLengths::of(graph, known));
+        }
+        attributes.push(lengths);
+    }
+    (own, attributes)
+}
+
+fn graphs(attribute: &AttributeProto) -> impl Iterator<Item = &GraphProto> {
+    attribute.g.iter().chain(&attribute.graphs)
+}
+
+impl<'a> Sizes<'a> {
+    /// Of plans for these weights, written in this way. `measured` is of the same arguments, or empty.
+    #[must_use]
+    pub fn new(model: &'a Model, weights: &'a Weights, writing: &'a Writing, measured: &'a Measured) -> Self {
+        Sizes { model, weights, writing, measured }
+    }
+
+    fn base(&self) -> Option<&'a Lengths> {
+        let base = || adds_up(self.model).then(|| Lengths::of(&note_of(self.model, &self.writing.note), None));
+        self.measured.base.get_or_init(base).as_ref()
+    }
+
+    /// Bytes of the file that a plan makes, exactly.
+    ///
+    /// # Errors
+    /// As [`apply`].
+    pub fn bytes(&self, plan: &Plan) -> Result<u64> {
+        let Some(base) = self.base() else { return size(self.model, self.weights, plan, self.writing) };
+        let mut all = Growth::default();
+        for part in self.parts_of(plan) {
+            let growth = self.growth(base, plan, &part)?;
+            for (path, bytes) in &growth.graphs {
+                *all.graphs.entry(path.clone()).or_default() += bytes;
+            }
+            all.shared.extend(growth.shared.iter().map(|(key, bytes)| (key.clone(), *bytes)));
+        }
+        let mut outside = 0;
+        for ((path, name), bytes) in all.shared {
+            match name.strip_prefix(IMPORT) {
+                Some(_) => outside += bytes,
+                None => *all.graphs.entry(path).or_default() += bytes,
+            }
+        }
+        let total = base.total(&all.graphs) + outside;
+        Ok(u64::try_from(total).expect("a message has no negative length"))
+    }
+
+    /// The tensors of a plan that are written together.
+    fn parts_of(&self, plan: &Plan) -> Vec<Vec<TensorId>> {
+        let mut leader = self.measured.linked.get_or_init(|| linked(self.weights, self.writing)).clone();
+        let codebooks = plan.codebooks(self.weights).into_iter().map(|(_, sites)| sites);
+        let dictionaries = plan.dictionaries(self.weights).into_iter();
+        let dictionaries = dictionaries.map(|shared| shared.members.into_iter().map(|member| member.site).collect());
+        for sites in codebooks.chain(dictionaries) {
+            let tensors: BTreeSet<usize> = sites.iter().map(|&id| self.weights.get(id).tensor.0).collect();
+            link(&mut leader, tensors);
+        }
+        let mut parts: BTreeMap<usize, Vec<TensorId>> = BTreeMap::new();
+        for (tensor, &first) in leader.iter().enumerate() {
+            parts.entry(first).or_default().push(TensorId(tensor));
+        }
+        parts.into_values().collect()
+    }
+
+    /// What a part of a plan changes.
+    fn growth(&self, base: &Lengths, plan: &Plan, part: &[TensorId]) -> Result<Arc<Growth>> {
+        let choices = |&tensor: &TensorId| {
+            let sites = self.weights.of_tensor(tensor);
+            (tensor, sites.map(|site| plan.choices[site.id]).collect::<Vec<_>>())
+        };
+        let key: Vec<_> = part.iter().map(choices).collect();
+        let known = self.measured.parts.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let is_in = |tensor: TensorId| part.contains(&tensor);
+        let of_part =
+            plan.choices.map(|id, &choice| if is_in(self.weights.get(id).tensor) { choice } else { Choice::Dense });
+        let of_part = Plan { choices: of_part, sensitivity: plan.sensitivity.clone() };
+        let written = apply(self.model, self.weights, &blank(self.weights, &of_part), self.writing)?;
+        let after = Lengths::of(&written.proto, Some(&base.graph));
+        let mut growth = Growth::default();
+        after.graph.growth(&base.graph, &mut Vec::new(), &mut growth);
+        if after.outside != base.outside {
+            growth.shared.insert((Vec::new(), IMPORT.to_owned()), after.outside - base.outside);
+        }
+        let growth = Arc::new(growth);
+        self.measured.parts.lock().unwrap_or_else(PoisonError::into_inner).insert(key, growth.clone());
+        Ok(growth)
+    }
+}
+
+/// The name under which bytes outside of the graph are kept: the one import that a form may add.
+const IMPORT: &str = "\0import";
+
+/// Whether parts of a model add up: all is in one message, and nothing changes the version of the file.
+fn adds_up(model: &Model) -> bool {
+    let external = |graph: &GraphProto| graph.initializer.iter().any(is_external);
+    model.ir_version() > OLD_IR
+        && (model.proto.encoded_len() as u64) < crate::limits::PROTOBUF_BYTES
+        && !model.graphs().iter().any(|(_, graph)| external(graph))
+        && !model.proto.functions.iter().flat_map(|f| &f.node).any(|node| graph::bodies(node).next().is_some())
+}
+
+/// For each tensor the first of those that it is written together with, whatever the plan.
+fn linked(weights: &Weights, writing: &Writing) -> Vec<usize> {
+    let survey = &weights.survey;
+    let mut leader: Vec<usize> = (0..survey.weights.len()).collect();
+    let mut constants: BTreeMap<_, BTreeSet<usize>> = BTreeMap::new();
+    let mut nodes: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+    for (tensor, weight) in survey.weights.iter().enumerate() {
+        for used in &weight.uses {
+            let source = survey.nodes[used.node].source(used.matrix);
+            source.constants.iter().for_each(|constant| {
+                constants.entry(constant).or_default().insert(tensor);
+            });
+            nodes.entry(used.node).or_default().insert(tensor);
+        }
+    }
+    constants.into_values().for_each(|tensors| link(&mut leader, tensors));
+    if writing.request.form != super::Form::Portable {
+        nodes.into_values().for_each(|tensors| link(&mut leader, tensors));
+    }
+    leader
+}
+
+/// Has all of some tensors, and those that are linked to them, be led by the first.
+fn link(leader: &mut [usize], tensors: BTreeSet<usize>) {
+    let leaders: BTreeSet<usize> = tensors.into_iter().map(|tensor| leader[tensor]).collect();
+    let Some(&first) = leaders.first() else { return };
+    leader.iter_mut().filter(|led| leaders.contains(led)).for_each(|led| *led = first);
+}
+
+/// Bytes of the file that a plan makes, by building it.
 ///
 /// # Errors
 /// As [`apply`].
 pub fn size(model: &Model, weights: &Weights, plan: &Plan, writing: &Writing) -> Result<u64> {
     apply(model, weights, &blank(weights, plan), writing)?.saved_bytes()
-}
-
-/// What a plan stores, without content.
-fn blank(weights: &Weights, plan: &Plan) -> CodedSites {
-    let mut coded: CodedSites = weights.sites().map(|_| None);
-    let mut blank = Blank { books: 0 };
-    for (spec, members) in plan.codebooks(weights) {
-        let book = blank.book(spec);
-        for id in members {
-            let [rows, columns] = weights.get(id).block.shape();
-            coded[id] = Some(CodedSite::Block(blank.coded(rows, columns, &book)));
-        }
-    }
-    for DictionaryUse { columns, members } in plan.dictionaries(weights) {
-        let bands = members[0].bands.iter();
-        let bands = bands.map(|band| {
-            let book = blank.book(BlockSpec { width: usize::from(band.width) });
-            blank.coded(usize::from(band.atoms), columns, &book)
-        });
-        let atoms = Arc::new(Atoms { columns, bands: bands.collect() });
-        let mut books: BTreeMap<(usize, Band), Book> = BTreeMap::new();
-        for member in members {
-            let [rows, all] = weights.get(member.site).block.shape();
-            let codes = member.bands.used().enumerate().map(|(index, band)| {
-                let spec = BlockSpec { width: usize::from(band.codes) };
-                let book = books.entry((index, band)).or_insert_with(|| blank.book(spec));
-                blank.coded(rows, usize::from(band.atoms), book)
-            });
-            let start = weights.sections(member.site)[member.section].start;
-            let part = Part { start, atoms: atoms.clone(), codes: codes.collect() };
-            match &mut coded[member.site] {
-                Some(CodedSite::Projection(projected)) => projected.parts.push(part),
-                none => *none = Some(CodedSite::Projection(Projected { rows, columns: all, parts: vec![part] })),
-            }
-        }
-    }
-    coded
-}
-
-/// Makes codes without content.
-struct Blank {
-    books: usize,
-}
-
-/// A codebook and the step of the scales of all that are learned with it.
-struct Book {
-    codebook: Arc<Codebook>,
-    step: f32,
-}
-
-impl Blank {
-    fn book(&mut self, spec: BlockSpec) -> Book {
-        self.books += 1;
-        let codebook = Arc::new(Codebook { spec, atoms: vec![0; spec.codebook_bytes()] });
-        // Steps differ between codebooks, as those that are learned do, and from the 1 of dense rows.
-        Book { codebook, step: (self.books + 1) as f32 }
-    }
-
-    fn coded(&self, rows: usize, columns: usize, book: &Book) -> Coded {
-        Coded {
-            rows,
-            columns,
-            codes: vec![0; rows * book.codebook.spec.pieces(columns)],
-            scales: Scales { codes: vec![1; rows], step: book.step },
-            codebook: book.codebook.clone(),
-        }
-    }
 }

@@ -10,12 +10,20 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Block, Stored, Subject};
-use crate::dictionary::{ATOMS, Atoms, Codebook, Coded, Part, Projected};
+use crate::dictionary::{ATOMS, Atoms, Codebook, Coded, Projected};
 use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::{AttributeProto, ElementType, NodeProto, Rewriter, Scope, TensorProto, tensor};
 
 /// The first opset whose Slice takes its ranges as inputs.
 const SLICE_INPUTS: i64 = 10;
+
+/// What the names of constants begin with that everything in a graph shares.
+const SHARED: &str = "dirnet/";
+
+/// Whether a constant of this name may serve several tensors.
+pub(super) fn is_shared_constant(name: &str) -> bool {
+    name.starts_with(SHARED)
+}
 
 /// Writes coded tensors into the graphs of one model. Constants go to the model at once; nodes gather until the caller
 /// says where they go.
@@ -189,11 +197,11 @@ impl<'r, 'm> Writer<'r, 'm> {
             return None;
         }
         let (stem, all) = (&stored.name, 0..stored.all_rows());
-        let steps: Vec<f32> = stored.blocks.iter().map(step).collect();
+        let steps: Vec<f32> = stored.blocks.iter().map(Block::step).collect();
         let alike = steps.iter().all(|s| s.to_bits() == steps[0].to_bits());
         let gates = [steps.len(), stored.blocks[0].rows()];
         let codes = self.constant(home.constants, stored, all.clone(), "scale_codes", stem, |name| {
-            let codes: Vec<u8> = stored.blocks.iter().flat_map(scale_codes).collect();
+            let codes: Vec<u8> = stored.blocks.iter().flat_map(Block::scale_codes).collect();
             tensor::uint8(name, if alike { shape } else { &gates }, &codes)
         });
         let step = self.constant(home.constants, stored, all, "scale_step", stem, |name| match alike {
@@ -273,7 +281,7 @@ impl<'r, 'm> Writer<'r, 'm> {
             return name.clone();
         }
         let text: Vec<_> = values.iter().map(i64::to_string).collect();
-        let name = self.rewriter.fresh(&format!("dirnet/{}", text.join("x")));
+        let name = self.rewriter.fresh(&format!("{SHARED}{}", text.join("x")));
         self.rewriter.add_constant(scope, tensor::int64(&name, &[values.len()], values));
         self.integers.push((scope.clone(), values.to_vec(), name.clone()));
         name
@@ -285,7 +293,7 @@ impl<'r, 'm> Writer<'r, 'm> {
             return name.clone();
         }
         let name =
-            self.own_constant(scope, &format!("dirnet/index/{index}"), |n| tensor::int64(n, &[], &[index as i64]));
+            self.own_constant(scope, &format!("{SHARED}index/{index}"), |n| tensor::int64(n, &[], &[index as i64]));
         self.indices.push((scope.clone(), index, name.clone()));
         name
     }
@@ -332,15 +340,11 @@ impl<'a> Run<'a> {
         self.coded().next().map(|(coded, _)| &coded.codebook)
     }
 
-    pub fn is_coded(&self) -> bool {
-        self.codebook().is_some()
-    }
-
     /// The rows of projected units; empty for other runs.
     pub fn projected(&self) -> Vec<(&'a Projected, Range<usize>)> {
         let projected = self.parts.iter().filter_map(|(block, range)| match block {
             Block::Projected(projected) => Some((*projected, range.clone())),
-            Block::Dense(_) | Block::Coded(_) => None,
+            _ => None,
         });
         projected.collect()
     }
@@ -348,7 +352,7 @@ impl<'a> Run<'a> {
     fn coded(&self) -> impl Iterator<Item = (&'a Coded, &Range<usize>)> {
         self.parts.iter().filter_map(|(block, range)| match block {
             Block::Coded(coded) => Some((*coded, range)),
-            Block::Dense(_) | Block::Projected(_) => None,
+            _ => None,
         })
     }
 
@@ -401,43 +405,6 @@ pub(super) fn runs<'a>(stored: &Stored<'a>, most: usize) -> Vec<Run<'a>> {
         }
     }
     runs
-}
-
-impl Block<'_> {
-    /// Whether one chain of nodes can rebuild both.
-    fn is_like(&self, other: &Block<'_>) -> bool {
-        match (self, other) {
-            (Block::Coded(a), Block::Coded(b)) => Arc::ptr_eq(&a.codebook, &b.codebook),
-            (Block::Dense(_), Block::Dense(_)) => true,
-            (Block::Projected(a), Block::Projected(b)) => {
-                let like = |(a, b): (&Part, &Part)| Arc::ptr_eq(&a.atoms, &b.atoms) && a.codes.len() == b.codes.len();
-                a.parts.len() == b.parts.len() && a.parts.iter().zip(&b.parts).all(like)
-            }
-            _ => false,
-        }
-    }
-
-    /// Weights in a row as it is rebuilt, padding included.
-    fn width(&self, columns: usize) -> usize {
-        match self {
-            Block::Coded(coded) => coded.codebook.spec.pieces(columns) * coded.codebook.spec.width,
-            Block::Dense(_) | Block::Projected(_) => columns,
-        }
-    }
-}
-
-fn scale_codes(block: &Block<'_>) -> Vec<u8> {
-    match block {
-        Block::Coded(coded) => coded.scales.codes.clone(),
-        block => vec![1; block.rows()],
-    }
-}
-
-fn step(block: &Block<'_>) -> f32 {
-    match block {
-        Block::Coded(coded) => coded.scales.step,
-        _ => 1.0,
-    }
 }
 
 pub(super) fn int(name: &str, value: i64) -> AttributeProto {

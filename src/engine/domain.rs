@@ -25,7 +25,8 @@ const MICROSOFT: [&str; 11] = [
 ];
 
 /// Operators of the domain of classical machine learning that are run.
-const LEARNING: [&str; 2] = ["ArrayFeatureExtractor", "LabelEncoder"];
+const LEARNING: [&str; 5] =
+    ["ArrayFeatureExtractor", "LabelEncoder", "LinearClassifier", "LinearRegressor", "Normalizer"];
 
 /// Operators that tract knows by name, but that are not in the standard domain.
 const NOT_STANDARD: [&str; 19] = [
@@ -118,6 +119,8 @@ fn ignored(node: &NodeProto) -> Option<&'static str> {
     let attribute = |name: &str| node.attribute.iter().find(|a| a.name() == name);
     match node.op_type() {
         "ConvTranspose" => attribute("output_shape").map(|_| "output_shape"),
+        // It takes powers of numbers, not of their magnitudes.
+        "GlobalLpPool" => attribute("p").filter(|a| a.i() % 2 != 0).map(|_| "an odd p"),
         "SpaceToDepth" => attribute("mode").filter(|a| a.s() != b"DCR").map(|_| "a mode"),
         _ => None,
     }

@@ -27,6 +27,7 @@ mod lower;
 mod operator;
 mod partial;
 mod plan;
+mod probe;
 mod recorder;
 mod repeat;
 mod sequence;
@@ -36,6 +37,7 @@ mod value;
 mod weights;
 
 pub use guard::longest_call;
+pub use probe::{Constant, ConstantId, Probes, TapId, ValueRef};
 pub use recorder::{Floats, Overrides, Pass, Tap, Visit};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -45,6 +47,7 @@ use crate::recurrent::{Cell, Matrix};
 use crate::samples::{Feed, Signature, Tensor};
 use ndarray::Array3;
 use plan::{Plan, Plans};
+use probe::Planted;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -68,7 +71,21 @@ impl Engine {
     pub fn new(model: &Model) -> Result<Engine> {
         let numbers = numbers(model);
         let (lean, weights) = weights::take(model, &numbers)?;
-        Ok(Engine { plans: Plans::new(&lean, None)?, numbers, weights, signature: Signature::of(model)? })
+        let plans = Plans::new(&lean, None, &Planted::default())?;
+        Ok(Engine { plans, numbers, weights, signature: Signature::of(model)? })
+    }
+
+    /// An engine that shows values inside the model, and takes other tensors for constants of it.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); [`ErrorKind::Usage`] for a value that cannot be probed.
+    pub fn probing(model: &Model, probes: &Probes) -> Result<Engine> {
+        let (probed, planted, defaults) = probe::plant(model, probes)?;
+        // Planting moves nodes, but not the order of the recurrent ones.
+        let (lean, mut weights) = weights::take(&probed, &numbers(&probed))?;
+        weights.constants = defaults.into_iter().enumerate().map(|(n, value)| (ConstantId(n), value)).collect();
+        let plans = Plans::new(&lean, None, &planted)?;
+        Ok(Engine { plans, numbers: numbers(model), weights, signature: Signature::of(model)? })
     }
 
     /// W or R `[dirs, G*H, n]` of a recurrent node by its number; `None` if it is computed in the graph or used elsewhere
@@ -107,9 +124,10 @@ impl Engine {
             let work = || draw::during(salt, || plan.run(feed));
             recorder::during(tap.is_some(), [overrides, &self.weights], work)
         };
-        let (outputs, visits) = self.plans.with(feed, run)?;
+        let (outputs, recorded) = self.plans.with(feed, run)?;
         if let Some(tap) = tap {
-            visits.iter().for_each(|visit| tap.visit(visit));
+            recorded.visits.iter().for_each(|visit| tap.visit(visit));
+            recorded.values.iter().for_each(|(id, value)| tap.value(*id, value));
         }
         Ok(outputs)
     }

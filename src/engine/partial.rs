@@ -10,6 +10,7 @@ use crate::onnx::{Model, NodeProto};
 use crate::samples::{Samples, Signature, Stream};
 
 use super::plan::Plans;
+use super::probe::Planted;
 
 /// Nodes that are tried one by one at most: each is planned and run.
 const TRIED: usize = 64;
@@ -51,7 +52,7 @@ impl Engine {
     fn of_part(model: &Model, outputs: &[String]) -> Result<Engine> {
         let numbers = numbers(model);
         let (lean, weights) = weights::take(model, &numbers)?;
-        let plans = Plans::new(&lean, Some(outputs))?;
+        let plans = Plans::new(&lean, Some(outputs), &Planted::default())?;
         Ok(Engine { plans, numbers, weights, signature: Signature::of(model)? })
     }
 }

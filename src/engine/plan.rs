@@ -1,9 +1,10 @@
 //! Models planned by tract for concrete shapes, kept for the next feed of the same shapes.
 
 use super::guard::{self, call};
+use super::probe::Planted;
 use super::{
-    Outputs, branch, cell_of, cut, dimension, domain, draw, error, exact, fold, inline, lost, lower, operator, repeat,
-    standard, value,
+    Outputs, branch, cell_of, cut, dimension, domain, draw, error, exact, fold, inline, lost, lower, operator, probe,
+    repeat, standard, value,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
@@ -15,7 +16,6 @@ use crate::recurrent::Cell;
 use crate::samples::{Feed, Tensor, signature};
 use prost::Message;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tract_onnx::prelude::{
     DatumType, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, IntoTValue, TractResult,
@@ -73,8 +73,6 @@ pub(super) struct Plans {
     branches: bool,
     /// Some operator draws random numbers.
     pub(super) draws: bool,
-    /// The model was run for values of integers only.
-    needs_integers: AtomicBool,
     kept: usize,
     recent: Mutex<VecDeque<(Key, Slot)>>,
 }
@@ -89,9 +87,10 @@ pub(super) struct Plan {
 
 impl Plans {
     /// Plans of the model; of the part of it that makes `outputs`, values of its graph, where those are given.
-    pub(super) fn new(model: &Model, outputs: Option<&[String]>) -> Result<Plans> {
+    pub(super) fn new(model: &Model, outputs: Option<&[String]>, planted: &Planted) -> Result<Plans> {
         guard::check_constants(model)?;
         let (mut copy, unused) = prepared(model, outputs)?;
+        planted.activate(&mut copy);
         lower::lower(&mut copy);
         let graph = copy.graph.as_ref().ok_or_else(|| error("the model has no graph"))?;
         let outputs = graph.output.iter().map(|o| o.name().to_owned()).collect();
@@ -112,6 +111,7 @@ impl Plans {
         dimension::register(&mut tract.op_register);
         draw::register(&mut tract.op_register);
         standard::register(&mut tract.op_register);
+        probe::register(&mut tract.op_register);
         // Not `model_for_read`, which copies the bytes once more and keeps them.
         let messages = call("reading the model", || Ok(tract_onnx::pb::ModelProto::decode(&*bytes)?))?;
         drop(bytes);
@@ -120,34 +120,20 @@ impl Plans {
         call("reading the model", || fold::constants(&mut parsed))?;
         let inputs = parsed.inputs.iter().map(|outlet| parsed.nodes[outlet.node].name.clone()).collect();
         let kept = (KEPT_BYTES / size.max(1)).clamp(KEPT.0, KEPT.1);
-        Ok(Plans {
-            parsed,
-            inputs,
-            unused,
-            undrawn,
-            outputs,
-            branches,
-            draws,
-            needs_integers: AtomicBool::new(false),
-            kept,
-            recent: Mutex::default(),
-        })
+        Ok(Plans { parsed, inputs, unused, undrawn, outputs, branches, draws, kept, recent: Mutex::default() })
     }
 
     /// Runs `work` with the plan for a feed. Where the model cannot be planned or run, because a shape shows only when it
     /// runs, it is planned for the integers of the feed too.
     pub(super) fn with<T>(&self, feed: &Feed, work: impl Fn(&Plan) -> Result<T>) -> Result<T> {
         let run = |baked: Baked| self.for_feed(feed, baked).and_then(|plan| work(&plan));
-        if self.needs_integers.load(Ordering::Relaxed) {
-            return run(Baked::Integers);
+        // For each feed by itself, so that its result does not depend on what ran before.
+        match run(Baked::Choices) {
+            Err(error) if error.kind() == ErrorKind::Engine && self.can_bake(feed) => {
+                run(Baked::Integers).map_err(|_| error)
+            }
+            other => other,
         }
-        let error = match run(Baked::Choices) {
-            Err(error) if error.kind() == ErrorKind::Engine && self.can_bake(feed) => error,
-            other => return other,
-        };
-        let result = run(Baked::Integers).map_err(|_| error)?;
-        self.needs_integers.store(true, Ordering::Relaxed);
-        Ok(result)
     }
 
     /// Whether a feed holds integers that are not baked in anyway.

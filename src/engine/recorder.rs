@@ -3,9 +3,11 @@
 //! The operator runs deep inside tract, possibly in the body of an If, where nothing of the caller can be passed to it.
 //! A run happens on one thread from begin to end, so the two meet in a thread-local that lives as long as the run.
 
+use super::probe::{Constant, ConstantId, TapId};
 use crate::cell::{Kind, Spec};
 use crate::error::Result;
 use crate::recurrent::Matrix;
+use crate::samples::Tensor as Sample;
 use ndarray::Array3;
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -19,6 +21,8 @@ use tract_onnx::prelude::{IntoArcTensor, TValue, Tensor, TractResult};
 pub struct Overrides {
     /// W and R `[dirs, G*H, n]`.
     pub weights: BTreeMap<(usize, Matrix), Arc<Array3<f32>>>,
+    /// Constants of the engine's [`Probes`](super::Probes), by number.
+    pub constants: BTreeMap<ConstantId, Constant>,
     /// B `[dirs, 2*G*H]`, row-major; of a node that has none it is not looked at.
     pub biases: BTreeMap<usize, Arc<Vec<f32>>>,
 }
@@ -99,6 +103,9 @@ impl Deref for Floats {
 pub trait Tap: Sync {
     /// A recurrent node has run once over its sequences.
     fn visit(&self, visit: &Visit);
+
+    /// A tapped value was computed once.
+    fn value(&self, _id: TapId, _value: &Sample) {}
 }
 
 /// One run of one recurrent node.
@@ -227,6 +234,14 @@ struct Recorder {
     /// The former go before the latter.
     overrides: [Overrides; 2],
     visits: Vec<Visit>,
+    values: Vec<(TapId, Sample)>,
+}
+
+/// What the operators of one run recorded, each in the order in which they ran.
+#[derive(Debug, Default)]
+pub(super) struct Recorded {
+    pub(super) visits: Vec<Visit>,
+    pub(super) values: Vec<(TapId, Sample)>,
 }
 
 thread_local! {
@@ -238,11 +253,11 @@ pub(super) fn during<T>(
     record: bool,
     overrides: [&Overrides; 2],
     work: impl FnOnce() -> Result<T>,
-) -> Result<(T, Vec<Visit>)> {
-    CURRENT.set(Recorder { record, overrides: overrides.map(Clone::clone), visits: Vec::new() });
+) -> Result<(T, Recorded)> {
+    CURRENT.set(Recorder { record, overrides: overrides.map(Clone::clone), ..Recorder::default() });
     let result = work();
-    let visits = CURRENT.take().visits;
-    Ok((result?, visits))
+    let Recorder { visits, values, .. } = CURRENT.take();
+    Ok((result?, Recorded { visits, values }))
 }
 
 /// Whether visits are wanted.
@@ -253,6 +268,17 @@ pub(super) fn records() -> bool {
 /// Hands over a visit.
 pub(super) fn record(visit: Visit) {
     CURRENT.with_borrow_mut(|recorder| recorder.visits.push(visit));
+}
+
+/// Hands over a tapped value.
+pub(super) fn record_value(number: usize, value: Sample) {
+    CURRENT.with_borrow_mut(|recorder| recorder.values.push((TapId(number), value)));
+}
+
+/// The tensor to use as a constant.
+pub(super) fn constant(number: usize) -> Option<Constant> {
+    let id = ConstantId(number);
+    CURRENT.with_borrow(|recorder| recorder.overrides.iter().find_map(|all| all.constants.get(&id).cloned()))
 }
 
 /// The weights to use in place of the model's.

@@ -42,6 +42,9 @@ pub struct Figures {
     pub undecided: u64,
     /// Elements that were compared: all that are finite in both.
     pub elements: u64,
+    /// Whether the original gives one and the same number for all elements that were compared, which are several. Integers
+    /// are never told so: a label may well be the same throughout.
+    pub constant: bool,
     /// Whether the output depends on what was changed; else it is not part of the loss.
     pub reached: bool,
     /// The error along time and by its size, where it was [asked for](Comparison::profiled).
@@ -346,6 +349,7 @@ impl Sums {
             infinite: self.infinite,
             undecided: self.undecided,
             elements: self.elements,
+            constant: continuous && self.elements > 1 && self.deviation == 0.0,
             reached: judged.reached,
             profile: None,
         }

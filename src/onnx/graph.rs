@@ -10,7 +10,7 @@ use std::fmt;
 
 use super::model::Model;
 use super::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Cut, Error, ErrorKind, Result};
 
 /// Path from the root graph to a nested one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -116,7 +116,7 @@ pub fn at<'m>(model: &'m ModelProto, scope: &Scope) -> Option<&'m GraphProto> {
 }
 
 /// The graph at `scope` for editing; outside this module only [`Rewriter`](super::Rewriter) edits a model's graphs.
-pub(super) fn at_mut<'m>(model: &'m mut ModelProto, scope: &Scope) -> Option<&'m mut GraphProto> {
+pub(crate) fn at_mut<'m>(model: &'m mut ModelProto, scope: &Scope) -> Option<&'m mut GraphProto> {
     scope.0.iter().try_fold(model.graph.as_mut()?, |graph, step| {
         let attribute = graph.node.get_mut(step.node)?.attribute.get_mut(step.attribute)?;
         match step.graph {
@@ -281,7 +281,7 @@ impl<'m> Values<'m> {
                 if !self.add_use(scope, name, Use::Node { scope: scope.clone(), node, input }) {
                     return Err(Error::new(
                         ErrorKind::Malformed,
-                        format!("its input '{name}' is not defined by any node, input or initializer"),
+                        format!("its input '{}' is not defined by any node, input or initializer", Cut(name)),
                     )
                     .at_node(plain_name(proto, node)));
                 }
@@ -291,7 +291,11 @@ impl<'m> Values<'m> {
             if !self.add_use(scope, output.name(), Use::Output { scope: scope.clone(), index }) {
                 return Err(Error::new(
                     ErrorKind::Malformed,
-                    format!("output '{}' of graph '{}' is not defined by any node", output.name(), graph.name()),
+                    format!(
+                        "output '{}' of graph '{}' is not defined by any node",
+                        Cut(output.name()),
+                        Cut(graph.name())
+                    ),
                 ));
             }
         }
@@ -386,7 +390,10 @@ fn cycle(successors: &[Vec<usize>]) -> Option<usize> {
 fn define<'m>(scope: &Scope, graph: &'m GraphProto) -> Result<HashMap<&'m str, Definition>> {
     let mut map: HashMap<&'m str, Definition> = HashMap::new();
     let twice = |what: &str, name: &str| {
-        Err(Error::new(ErrorKind::Malformed, format!("{what} '{name}' is defined twice in graph '{}'", graph.name())))
+        Err(Error::new(
+            ErrorKind::Malformed,
+            format!("{what} '{}' is defined twice in graph '{}'", Cut(name), Cut(graph.name())),
+        ))
     };
     let new = |origin| Definition { scope: scope.clone(), origin, is_input: false };
     for (i, input) in graph.input.iter().enumerate() {

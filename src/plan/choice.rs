@@ -1,6 +1,6 @@
 //! How one site is stored: the codecs that there are, their names, and the bytes that their codes take.
 
-use crate::dictionary::{Bands, BlockSpec};
+use crate::dictionary::{ATOMS, Band, Bands, BlockSpec, MAX_BANDS, MAX_WIDTH};
 use crate::sites::Block;
 
 /// Which sites a codebook may serve. A wider one costs fewer bytes and fits each site less well.
@@ -33,7 +33,7 @@ impl Sharing {
 }
 
 /// How one site is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Choice {
     /// As it is.
     Dense,
@@ -50,6 +50,22 @@ pub enum Choice {
         /// One dictionary for the site's columns, or one for those of each direction of the layer that it reads.
         parts: [Bands; 2],
     },
+}
+
+/// A codec and its settings as the file of a plan has them; none for settings that the codec does not have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The name of the codec.
+    pub codec: String,
+    /// Weights in a piece.
+    pub width: Option<usize>,
+    /// Atoms of the codebook.
+    pub atoms: Option<usize>,
+    /// Which sites the codebook serves.
+    pub sharing: Option<String>,
+    /// For each dictionary its bands, each as the number of atoms, the numbers of an atom in a piece of it, and the codes
+    /// in a piece of a row.
+    pub bands: Option<Vec<Vec<[u16; 3]>>>,
 }
 
 /// How a site is stored, as far as the form of its node depends on it.
@@ -116,6 +132,61 @@ impl Choice {
         }
     }
 
+    /// Bits of the codes of a site, as opposed to scales, codebooks and graph.
+    #[must_use]
+    pub fn code_bits(self, block: &Block) -> f64 {
+        match self {
+            Choice::Dense | Choice::Projection { .. } => 0.0,
+            Choice::Block { spec, .. } => spec.bits_per_weight() * block.weights() as f64,
+        }
+    }
+
+    /// The settings of the codec for the file of a plan.
+    #[must_use]
+    pub fn settings(self) -> Settings {
+        let mut settings = Settings { codec: self.codec().to_owned(), ..Settings::default() };
+        match self {
+            Choice::Dense => {}
+            Choice::Block { spec, sharing } => {
+                settings.width = Some(spec.width);
+                settings.atoms = Some(ATOMS);
+                settings.sharing = Some(sharing.name().to_owned());
+            }
+            Choice::Projection { parts } => {
+                let numbers = |band: Band| [band.atoms, band.width.into(), band.codes.into()];
+                let parts = parts.iter().filter(|part| !part.is_empty());
+                settings.bands = Some(parts.map(|part| part.iter().map(numbers).collect()).collect());
+            }
+        }
+        settings
+    }
+
+    /// The choice that settings stand for, or what is wrong with them.
+    ///
+    /// # Errors
+    /// A message that says what was expected.
+    pub fn of_settings(settings: &Settings) -> Result<Choice, String> {
+        let block = (settings.width, settings.atoms, settings.sharing.as_deref());
+        match (settings.codec.as_str(), block, &settings.bands) {
+            ("dense", (None, None, None), None) => Ok(Choice::Dense),
+            ("block", (Some(width), Some(atoms), Some(sharing)), None) => {
+                let spec = BlockSpec::new(width).map_err(|error| error.to_string())?;
+                if atoms != ATOMS {
+                    return Err(format!("{atoms} atoms, expected {ATOMS}"));
+                }
+                let reach = Sharing::ALL.into_iter().find(|reach| reach.name() == sharing);
+                let sharing = reach
+                    .ok_or_else(|| format!("sharing '{sharing}' is unknown, expected unit, matrix, node or model"))?;
+                Ok(Choice::Block { spec, sharing })
+            }
+            ("projection", (None, None, None), Some(bands)) => projection(bands),
+            ("dense", ..) => Err("codec = \"dense\" takes no width, atoms, sharing or bands: remove them".to_owned()),
+            ("block", ..) => Err("codec = \"block\" takes width, atoms and sharing, and nothing else".to_owned()),
+            ("projection", ..) => Err("codec = \"projection\" takes bands, and nothing else".to_owned()),
+            (codec, ..) => Err(format!("codec '{codec}' is unknown, expected block, projection or dense")),
+        }
+    }
+
     /// How the site is stored, for the choice of forms.
     #[must_use]
     pub fn storage(self) -> Storage {
@@ -128,5 +199,26 @@ impl Choice {
             }
             Choice::Projection { .. } => Storage::Projections,
         }
+    }
+}
+
+/// The bands of a site's dictionaries, or what is wrong with them.
+fn projection(bands: &[Vec<[u16; 3]>]) -> Result<Choice, String> {
+    let byte = |number: u16| u8::try_from(number).unwrap_or(u8::MAX);
+    let part = |bands: &Vec<[u16; 3]>| {
+        let bands: Vec<Band> =
+            bands.iter().map(|&[atoms, width, codes]| Band { atoms, width: byte(width), codes: byte(codes) }).collect();
+        Bands::new(&bands).filter(|bands| bands.used().next().is_some()).ok_or_else(|| {
+            format!(
+                "bands {bands:?}: 1 to {MAX_BANDS} of [atoms, width, codes], atoms at least 1, widths and codes 1 to \
+                 {MAX_WIDTH}, codes 0 where a band and those after it are not used"
+            )
+        })
+    };
+    let parts: Vec<Bands> = bands.iter().map(part).collect::<Result<_, _>>()?;
+    match parts[..] {
+        [one] => Ok(Choice::Projection { parts: [one, Bands::default()] }),
+        [first, second] => Ok(Choice::Projection { parts: [first, second] }),
+        _ => Err(format!("bands of {} dictionaries, expected one or two", parts.len())),
     }
 }

@@ -8,7 +8,7 @@ use super::allocation::{self, Candidate};
 use super::{Choice, Plan, Sharing, Sizing, uniform};
 use crate::dictionary::BlockSpec;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sites::{Kind, PerSite, Site, SiteId, Sites};
+use crate::sites::{PerSite, Site, SiteId, SiteKind, Sites};
 
 /// Widths of pieces on offer, from 8 bits a weight to half a bit.
 const WIDTHS: [usize; 11] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16];
@@ -33,7 +33,7 @@ pub(super) fn specs() -> impl Iterator<Item = BlockSpec> {
 
 /// `plan` with the codes of the sites of one kind a width coarser; `None` where they are as coarse as can be.
 #[must_use]
-pub fn coarser(sites: &Sites, plan: &Plan, of: Kind) -> Option<Plan> {
+pub fn coarser(sites: &Sites, plan: &Plan, of: SiteKind) -> Option<Plan> {
     let mut coarser = plan.clone();
     for (_, choice) in coarser.choices.iter_mut().filter(|(id, _)| sites.get(*id).kind() == of) {
         if let Choice::Block { spec, .. } = choice {

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dictionary::{ATOMS, Band, Bands, BlockSpec, MAX_BANDS, MAX_WIDTH};
+use crate::dictionary::{ATOMS, MAX_WIDTH};
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{Choice, Plan, Sharing};
+use crate::plan::{Choice, Plan, Settings};
 use crate::sites::{PerSite, Site, Sites};
 
 /// The version of the format.
@@ -82,19 +82,7 @@ pub fn write(sites: &Sites, plan: &Plan) -> Result<String> {
     let entry = |site: &Site| {
         let (choice, sensitivity) = (plan.choices[site.id], plan.sensitivity[site.id]);
         let (node, tensor, direction, gate) = place(site);
-        let codec = choice.codec().to_owned();
-        let (mut width, mut atoms, mut sharing, mut bands) = (None, None, None, None);
-        match choice {
-            Choice::Dense => {}
-            Choice::Block { spec, sharing: reach } => {
-                (width, atoms, sharing) = (Some(spec.width), Some(ATOMS), Some(reach.name().to_owned()));
-            }
-            Choice::Projection { parts } => {
-                let numbers = |band: Band| [band.atoms, band.width.into(), band.codes.into()];
-                let parts = parts.iter().filter(|part| !part.is_empty());
-                bands = Some(parts.map(|part| part.iter().map(numbers).collect()).collect());
-            }
-        }
+        let Settings { codec, width, atoms, sharing, bands } = choice.settings();
         let sensitivity = Some(sensitivity);
         Entry { node, tensor, direction, gate, codec, width, atoms, sharing, bands, sensitivity }
     };
@@ -119,7 +107,9 @@ pub fn read(text: &str, sites: &Sites, usual: &PerSite<f64>) -> Result<Plan> {
     }
     let mut planned: BTreeMap<Place, (Choice, Option<f64>)> = BTreeMap::new();
     for entry in file.unit {
-        let choice = choice(&entry)?;
+        let Entry { codec, width, atoms, sharing, bands, .. } = entry;
+        let settings = Settings { codec, width, atoms, sharing, bands };
+        let choice = Choice::of_settings(&settings).map_err(|message| usage(message).at_node(&entry.node))?;
         if let Some(sensitivity) = entry.sensitivity.filter(|s| !(*s > 0.0 && s.is_finite())) {
             return Err(usage(format!("sensitivity {sensitivity}, expected a number above 0")).at_node(&entry.node));
         }
@@ -142,50 +132,6 @@ pub fn read(text: &str, sites: &Sites, usual: &PerSite<f64>) -> Result<Plan> {
     match planned.into_keys().next() {
         Some(place) => Err(usage(format!("the model has no weights {}", show(&place)))),
         None => Ok(plan),
-    }
-}
-
-fn choice(entry: &Entry) -> Result<Choice> {
-    let at = |message: String| usage(message).at_node(&entry.node);
-    let block = (entry.width, entry.atoms, entry.sharing.as_deref());
-    match (entry.codec.as_str(), block, &entry.bands) {
-        ("dense", (None, None, None), None) => Ok(Choice::Dense),
-        ("block", (Some(width), Some(atoms), Some(sharing)), None) => {
-            let spec = BlockSpec::new(width).map_err(|error| at(error.to_string()))?;
-            if atoms != ATOMS {
-                return Err(at(format!("{atoms} atoms, expected {ATOMS}")));
-            }
-            let reach = Sharing::ALL.into_iter().find(|reach| reach.name() == sharing);
-            let sharing = reach
-                .ok_or_else(|| at(format!("sharing '{sharing}' is unknown, expected unit, matrix, node or model")))?;
-            Ok(Choice::Block { spec, sharing })
-        }
-        ("projection", (None, None, None), Some(bands)) => projection(bands).map_err(at),
-        ("dense", ..) => Err(at("codec = \"dense\" takes no width, atoms, sharing or bands: remove them".to_owned())),
-        ("block", ..) => Err(at("codec = \"block\" takes width, atoms and sharing, and nothing else".to_owned())),
-        ("projection", ..) => Err(at("codec = \"projection\" takes bands, and nothing else".to_owned())),
-        (codec, ..) => Err(at(format!("codec '{codec}' is unknown, expected block, projection or dense"))),
-    }
-}
-
-/// The bands of a site's dictionaries, or what is wrong with them.
-fn projection(bands: &[Vec<[u16; 3]>]) -> std::result::Result<Choice, String> {
-    let byte = |number: u16| u8::try_from(number).unwrap_or(u8::MAX);
-    let part = |bands: &Vec<[u16; 3]>| {
-        let bands: Vec<Band> =
-            bands.iter().map(|&[atoms, width, codes]| Band { atoms, width: byte(width), codes: byte(codes) }).collect();
-        Bands::new(&bands).filter(|bands| bands.used().next().is_some()).ok_or_else(|| {
-            format!(
-                "bands {bands:?}: 1 to {MAX_BANDS} of [atoms, width, codes], atoms at least 1, widths and codes 1 to \
-                 {MAX_WIDTH}, codes 0 where a band and those after it are not used"
-            )
-        })
-    };
-    let parts: Vec<Bands> = bands.iter().map(part).collect::<std::result::Result<_, _>>()?;
-    match parts[..] {
-        [one] => Ok(Choice::Projection { parts: [one, Bands::default()] }),
-        [first, second] => Ok(Choice::Projection { parts: [first, second] }),
-        _ => Err(format!("bands of {} dictionaries, expected one or two", parts.len())),
     }
 }
 

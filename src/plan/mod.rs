@@ -17,7 +17,7 @@ mod sizing;
 mod uniform;
 
 pub use allocation::{Candidate, allocate};
-pub use choice::{Choice, Sharing, Storage};
+pub use choice::{Choice, Settings, Sharing, Storage};
 pub use curves::{Curves, Point, coarser, widths_near};
 pub use file::{read, write};
 pub use overrides::Pins;
@@ -53,10 +53,6 @@ impl Plan {
     /// Bits that go into codes, as opposed to codebooks and graph.
     #[must_use]
     pub fn code_bits(&self, sites: &Sites) -> f64 {
-        let bits = |site: &crate::sites::Site| match self.choices[site.id] {
-            Choice::Dense | Choice::Projection { .. } => 0.0,
-            Choice::Block { spec, .. } => spec.bits_per_weight() * site.block.weights() as f64,
-        };
-        sites.all.iter().map(bits).sum()
+        sites.all.iter().map(|site| self.choices[site.id].code_bits(&site.block)).sum()
     }
 }

@@ -5,7 +5,7 @@
 //! nobody after this module has to ask again. A value or an attribute that is not known is refused by its name: to
 //! guess would be to compute something else.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Cut, Error, ErrorKind, Result};
 use crate::onnx::proto::{AttributeProto, NodeProto, attribute_proto::AttributeType};
 
 /// Which recurrent operator a node is.
@@ -306,7 +306,7 @@ impl<'a> Reader<'a> {
         for attribute in &self.0.attribute {
             let name = attribute.name.as_deref().unwrap_or("");
             if !cell.has_attribute(name, opset) {
-                let message = format!("{} has no attribute '{name}' in opset {opset}", cell.operator());
+                let message = format!("{} has no attribute '{}' in opset {opset}", cell.operator(), Cut(name));
                 return Err(Error::new(ErrorKind::Unsupported, message));
             }
             if seen.contains(&name) {
@@ -354,7 +354,7 @@ impl<'a> Reader<'a> {
             b"bidirectional" => Ok(Direction::Bidirectional),
             other => malformed(format!(
                 "direction '{}' is none of forward, reverse, bidirectional",
-                String::from_utf8_lossy(other)
+                Cut(&String::from_utf8_lossy(other))
             )),
         }
     }
@@ -410,7 +410,7 @@ fn activation(
 ) -> Result<Activation> {
     let Some((name, function, alpha, beta)) = FUNCTIONS.iter().find(|f| f.0.as_bytes().eq_ignore_ascii_case(name))
     else {
-        return malformed(format!("activation '{}' is not known", String::from_utf8_lossy(name)));
+        return malformed(format!("activation '{}' is not known", Cut(&String::from_utf8_lossy(name))));
     };
     let missing = |which| {
         let message = format!("activation '{name}' has no activation_{which}, and no default is specified for it");

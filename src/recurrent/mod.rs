@@ -172,6 +172,8 @@ impl fmt::Display for Matrix {
 pub struct GateBlock {
     /// Name of the node.
     pub node: String,
+    /// Its operator.
+    pub cell: Cell,
     /// W or R.
     pub matrix: Matrix,
     /// Forward or reverse.
@@ -236,6 +238,7 @@ impl RecurrentNode {
         let directions = self.attributes.direction.each().iter().enumerate();
         let block = |(direction_index, &direction), (gate_index, &gate)| GateBlock {
             node: self.name.clone(),
+            cell: self.cell,
             matrix,
             direction,
             direction_index,

@@ -485,7 +485,7 @@ fn other_recurrent_operators_are_told_of_and_foreign_ones_are_not() {
         "com.microsoft.AttnLSTM is not supported; LSTM, GRU and RNN of ONNX are"
     );
     let vendor = of("com.microsoft", "DynamicQuantizeLSTM");
-    assert_eq!(vendor.skipped[0].reason, "already quantised (com.microsoft.DynamicQuantizeLSTM)");
+    assert!(vendor.skipped[0].reason.starts_with("already quantised (com.microsoft.DynamicQuantizeLSTM): "));
     let foreign = of("acme", "LSTM");
     assert!(foreign.nodes.is_empty() && foreign.skipped.is_empty());
 }

@@ -11,7 +11,7 @@ use std::hash::Hasher;
 use ndarray::{ArcArray, Array3, ArrayD, IxDyn};
 
 use super::fold::{Budget, Constant, Data, Operation, PRODUCTS, data_inputs};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Cut, Error, ErrorKind, Result};
 use crate::limits;
 use crate::onnx::graph::{is_standard, plain_name};
 use crate::onnx::tensor::{is_external, shape, stored_bytes};
@@ -60,12 +60,13 @@ pub struct ConstantRef {
 }
 
 impl Source {
-    /// The values, `[num_directions, G * H, n]`, evaluated anew. Exact for float16; a double is rounded to f32.
+    /// The values, `[num_directions, G * H, n]`, evaluated anew. Exact for float16; a double is rounded to f32. For the
+    /// values of several sources, make one [`Constants`] and ask it for each.
     ///
     /// # Errors
     /// Of reading the stored tensors; `Unsupported` if the model is not the one that was searched.
     pub fn values(&self, model: &Model) -> Result<Array3<f32>> {
-        self.evaluate(model, &Values::new(&model.proto)?, &mut Budget::for_model(model))
+        Constants::new(model)?.values(self)
     }
 
     /// As [`values`](Self::values), with an index of the model that is at hand.
@@ -164,6 +165,14 @@ impl<'m> Constants<'m> {
         &self.values
     }
 
+    /// The values of a W or R, `[num_directions, G * H, n]`.
+    ///
+    /// # Errors
+    /// As [`Source::values`], and `Unsupported` if the budget is spent.
+    pub fn values(&mut self, source: &Source) -> Result<Array3<f32>> {
+        source.evaluate(self.model, &self.values, &mut self.budget)
+    }
+
     /// The numbers of a value, seen from `scope`.
     ///
     /// # Errors
@@ -213,7 +222,7 @@ impl Tracer<'_, '_> {
             Origin::Initializer(index) => self.initializer(&definition, index, name),
             Origin::SparseInitializer(_) => {
                 let way = "which is not read: store it dense (a plain initializer) and export again";
-                Err(Stop::NotConstant(format!("sparse initializer '{name}', {way}")))
+                Err(Stop::NotConstant(format!("sparse initializer '{}', {way}", Cut(name))))
             }
             Origin::Input(_) => Err(Stop::NotConstant(self.input(&definition.scope, name))),
             Origin::Node { node, output } => self.node(&definition.scope, node, output, name, depth),
@@ -230,8 +239,9 @@ impl Tracer<'_, '_> {
             }
             if !self.freeze_inputs {
                 return Err(Stop::NotConstant(format!(
-                    "initializer '{name}', which is also a graph input that a caller may override \
-                     (--freeze-inputs makes it a constant)"
+                    "initializer '{}', which is also a graph input that a caller may override \
+                     (--freeze-inputs makes it a constant)",
+                    Cut(name)
                 )));
             }
             frozen.insert(name.to_owned());
@@ -254,7 +264,7 @@ impl Tracer<'_, '_> {
     ) -> Tracing<Traced> {
         let element = ElementType::of(tensor).map_err(|e| e.at_tensor(name))?;
         let shape = shape(tensor).map_err(|e| e.at_tensor(name))?;
-        self.budget.charge(&shape).map_err(|why| Stop::NotConstant(format!("tensor '{name}', which {why}")))?;
+        self.budget.charge(&shape).map_err(|why| Stop::NotConstant(format!("tensor '{}', which {why}", Cut(name))))?;
         let data = if element.is_float() {
             Data::Float(self.model.floats(tensor).map_err(|e| e.at_tensor(name))?.into_shared())
         } else {
@@ -291,7 +301,7 @@ impl Tracer<'_, '_> {
     fn node(&mut self, scope: &Scope, index: usize, output: usize, name: &str, depth: usize) -> Tracing<Traced> {
         let model = self.model;
         let node = model.node(scope, index);
-        let label = || format!("node '{}' ({})", plain_name(node, index), operator(node));
+        let label = || format!("node '{}' ({})", Cut(&plain_name(node, index)), operator(node));
         if node.op_type() == "DequantizeLinear" {
             return Err(Stop::Quantised(operator(node)));
         }
@@ -340,15 +350,15 @@ impl Tracer<'_, '_> {
             Some(("value_int", a)) => int(ArcArray::from_elem(scalar, a.i())),
             Some(("value_floats", a)) => float(ArcArray::from_vec(a.floats.clone()).into_dyn()),
             Some(("value_ints", a)) => int(ArcArray::from_vec(a.ints.clone()).into_dyn()),
-            Some((other, _)) => Err(Stop::NotConstant(format!("Constant node '{name}' with a {other}"))),
-            None => Err(Stop::NotConstant(format!("Constant node '{name}' without a tensor"))),
+            Some((other, _)) => Err(Stop::NotConstant(format!("Constant node '{}' with a {}", Cut(name), Cut(other)))),
+            None => Err(Stop::NotConstant(format!("Constant node '{}' without a tensor", Cut(name)))),
         }
     }
 
     fn input(&self, scope: &Scope, name: &str) -> String {
         match body_of(self.model, scope) {
-            None => format!("graph input '{name}'"),
-            Some(body) => format!("input '{name}' of the {} body", body.op_type()),
+            None => format!("graph input '{}'", Cut(name)),
+            Some(body) => format!("input '{}' of the {} body", Cut(name), body.op_type()),
         }
     }
 
@@ -381,7 +391,8 @@ pub(super) fn body_of<'m>(model: &'m Model, scope: &Scope) -> Option<&'m NodePro
 
 /// `Gemm`, or `com.microsoft.QGemm`.
 pub(super) fn operator(node: &NodeProto) -> String {
-    if is_standard(node.domain()) { node.op_type().to_owned() } else { format!("{}.{}", node.domain(), node.op_type()) }
+    let op = Cut(node.op_type());
+    if is_standard(node.domain()) { op.to_string() } else { format!("{}.{op}", Cut(node.domain())) }
 }
 
 /// The routes of several inputs, equal neighbours told once.

@@ -59,8 +59,22 @@ pub(super) fn report() -> Report {
         }),
         predicted_loss: Some(0.0018),
         tradeoff: vec![
-            Tradeoff { ratio: Some(4.0), bytes_after: 4_000_000, loss: 0.0001, measured: false },
-            Tradeoff { ratio: Some(16.0), bytes_after: 1_000_000, loss: 0.012, measured: false },
+            Tradeoff {
+                ratio: Some(4.0),
+                bytes_after: 4_000_000,
+                loss: 0.0001,
+                loss_mean: Some(0.0001),
+                loss_worst: None,
+                measured: false,
+            },
+            Tradeoff {
+                ratio: Some(16.0),
+                bytes_after: 1_000_000,
+                loss: 0.012,
+                loss_mean: Some(0.012),
+                loss_worst: None,
+                measured: false,
+            },
         ],
         settings: Some(serde_json::json!({"codec": "block", "calibrated_on": "16 samples"})),
         tuning: Some(vec![Tuning {

@@ -5,7 +5,7 @@ use super::size::{figure, grouped, percent, times};
 use super::units::Row;
 use super::{Bytes, Report, STATES, Sweep, Tradeoff, Tuning};
 use crate::loss::Figures;
-use crate::verify::Checked;
+use crate::verify::{Checked, Verdict};
 
 /// The column with a weight block's share of the error, and what its figures are.
 pub(super) const SHARE: &str = "of error";
@@ -144,7 +144,7 @@ impl Grid {
     /// Sizes and their losses, including the report's own.
     pub fn tradeoff(report: &Report) -> Grid {
         use Kind::{Number, Word};
-        let mut grid = Grid::new([("ratio", Number), ("file", Number), ("loss", Number), ("", Word)]);
+        let mut grid = Grid::new([("ratio", Number), ("file", Number), (loss_in_words(report), Number), ("", Word)]);
         for point in tradeoff(report) {
             grid.row([
                 times(point.ratio),
@@ -192,11 +192,25 @@ pub(super) fn forecast(forecast: f64, measured: f64, outputs: usize) -> String {
     format!("loss{mean}: measured {measured} (forecast from single blocks: {forecast})")
 }
 
+/// Whether the losses that are shown are those of the worst output: a search for a loss bounds that, while predictions are of
+/// the mean.
+pub(super) fn shows_worst(report: &Report) -> bool {
+    report.tradeoff.iter().any(|point| point.loss_worst.is_some())
+}
+
+/// What the loss of the sizes is, in words.
+pub(super) fn loss_in_words(report: &Report) -> &'static str {
+    if shows_worst(report) { "loss of the worst output" } else { "mean loss of the outputs" }
+}
+
 /// The sizes that the report knows of, its own result among them, the largest first.
 pub(super) fn tradeoff(report: &Report) -> Vec<Tradeoff> {
-    let own = report.verify.as_ref().and_then(|verdict| verdict.loss).zip(report.model.bytes_after);
     let ratio = report.recurrent.as_ref().and_then(|weights| weights.ratio);
-    let own = own.map(|(loss, bytes_after)| Tradeoff { ratio, bytes_after, loss, measured: true });
+    let own = report.verify.as_ref().zip(report.model.bytes_after).and_then(|(verdict, bytes_after)| {
+        let Verdict { loss_mean, loss_worst, .. } = *verdict;
+        let loss = if shows_worst(report) { loss_worst } else { loss_mean }?;
+        Some(Tradeoff { ratio, bytes_after, loss, loss_mean, loss_worst, measured: true })
+    });
     let mut points: Vec<Tradeoff> = report.tradeoff.iter().copied().chain(own).collect();
     points.sort_by_key(|point| std::cmp::Reverse(point.bytes_after));
     points

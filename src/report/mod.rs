@@ -248,8 +248,12 @@ pub struct Tradeoff {
     pub ratio: Option<f64>,
     /// Bytes of the whole file.
     pub bytes_after: u64,
-    /// Mean loss of the outputs.
+    /// The loss that is shown: of the worst output if it was measured, else the mean.
     pub loss: f64,
+    /// The mean loss of the outputs.
+    pub loss_mean: Option<f64>,
+    /// The loss of the worst output, which `--max-loss` bounds; none for predicted losses.
+    pub loss_worst: Option<f64>,
     /// Whether the loss was measured by running the model; otherwise it is predicted by sensitivities.
     pub measured: bool,
 }
@@ -453,13 +457,12 @@ impl Report {
         if looks.is_empty() {
             looks = compressor.forecast(&FORECAST);
         }
-        let point = |Look { bytes, loss, measured }: Look| Tradeoff {
-            ratio: ratio(before, (bytes + before).saturating_sub(file)),
-            bytes_after: bytes,
-            loss,
-            measured,
+        let point = |Look { bytes, loss_mean, loss_worst, measured }: Look| {
+            let ratio = ratio(before, (bytes + before).saturating_sub(file));
+            let loss = loss_worst.or(loss_mean)?;
+            Some(Tradeoff { ratio, bytes_after: bytes, loss, loss_mean, loss_worst, measured })
         };
-        looks.into_iter().map(point).collect()
+        looks.into_iter().filter_map(point).collect()
     }
 
     /// What a study came to under a plan.
@@ -473,7 +476,7 @@ impl Report {
         report.model.ratio = ratio(study.model.bytes(), outcome.bytes);
         let choices = &outcome.plan.choices;
         let forms = Forms::new(study.model, &study.weights);
-        let assigned = forms.assign(study.writing.request, &|id| choices[id].storage());
+        let assigned = forms.assign(study.writing().request, &|id| choices[id].storage());
         report.recurrent = Some(Recurrent {
             bytes_before: before,
             bytes_after: after,
@@ -482,7 +485,7 @@ impl Report {
             multiply_adds: forms.work(choices, &assigned),
         });
         report.units = units::of_plan(study, outcome, after);
-        report.settings = serde_json::from_str(&study.writing.note).ok();
+        report.settings = serde_json::from_str(&study.writing().note).ok();
         report.skipped = survey.skipped.iter().map(Skipped::from).collect();
         report.forms = forms_of(study, assigned);
         let ran = |seconds: f64| (seconds > 0.0).then_some(seconds);

@@ -116,6 +116,11 @@ impl Samples {
         self.len() == 0
     }
 
+    /// Bytes of the largest feed.
+    pub fn largest_bytes(&self) -> u64 {
+        self.feeds().map(|feed| feed.values().map(Tensor::bytes).sum()).max().unwrap_or(0)
+    }
+
     /// All feeds, stream after stream.
     pub fn feeds(&self) -> impl Iterator<Item = &Feed> {
         self.streams.iter().flat_map(|s| &s.feeds)

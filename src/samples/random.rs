@@ -473,6 +473,27 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_drawn_is_left_out_and_said() {
+        let mut proto = model().proto;
+        let graph = proto.graph.as_mut().unwrap();
+        graph.input.push(info("word", ElementType::String, &["1"]));
+        let mut sequence = info("list", ElementType::Float, &["1"]);
+        let element = sequence.r#type.take().map(Box::new);
+        let of = type_proto::Value::SequenceType(Box::new(type_proto::Sequence { elem_type: element }));
+        sequence.r#type = Some(TypeProto { value: Some(of), ..Default::default() });
+        graph.input.insert(0, sequence);
+        let model = Model::from_proto(proto, &LoadOptions::default()).unwrap();
+        let signature = Signature::of(&model).unwrap();
+        assert!(signature.is_closed("list") && signature.input_at(0).is_none());
+        assert_eq!(signature.input_at(1).unwrap().name, "tokens");
+        let made = Random::new(&model, &RandomOptions { dims: &[], carry: &[], seed: 0, count: 1 }).unwrap();
+        let feed = made.samples.feeds().next().unwrap();
+        assert!(!feed.contains_key("word") && !feed.contains_key("list") && feed.contains_key("tokens"));
+        assert!(made.guesses.iter().any(|g| g == "nothing can be drawn for input 'list': it is a sequence"));
+        assert!(made.guesses.iter().any(|g| g.contains("'word' of element type STRING")));
+    }
+
+    #[test]
     fn an_unknown_dimension_is_named() {
         assert!(random(&[("tiem", 3)], 0).unwrap_err().message().contains("'tiem'"));
         assert!(random(&[("odd[0]", 3)], 0).is_ok());

@@ -226,7 +226,9 @@ impl<'a> Reader<'a> {
             let stacked = is_stacked(name, tensor);
             if stacked && tensor.shape()[0] != count {
                 let found = tensor.shape()[0];
-                return Err(bad(format!("holds {found} samples, but '{lead}' holds {count}")).at_tensor(name));
+                return Err(
+                    bad(format!("holds {found} samples, but '{}' holds {count}", error::Cut(&lead))).at_tensor(name)
+                );
             }
             for (i, feed) in feeds.iter_mut().enumerate() {
                 feed.insert(name.clone(), if stacked { tensor.row(i) } else { tensor.clone() });
@@ -395,7 +397,7 @@ fn read_npy(path: &Path, left: &mut u64, check: impl Fn(&Header) -> Result<()>) 
 }
 
 /// The value of a tensor in ONNX's own form.
-fn from_proto(proto: &crate::onnx::TensorProto) -> Result<Tensor> {
+pub(super) fn from_proto(proto: &crate::onnx::TensorProto) -> Result<Tensor> {
     if tensor::is_external(proto) {
         return Err(bad("its values are in a side file"));
     }

@@ -14,14 +14,17 @@ use crate::onnx::{ElementType, Model, NodeProto, Origin, Scope, Step, Use, Value
 /// A state of a recurrent node: its graph, its index there, and the state's number: 0 is h, 1 is c.
 type State = (Scope, usize, usize);
 
+/// Inputs or outputs beyond which nothing is guessed: the graph is followed for each. Streaming models have below a hundred.
+const MOST: usize = 256;
+
 /// The pairs, in the order of the inputs.
 pub(super) fn guess(model: &Model, inputs: &[Port], outputs: &[Port]) -> Vec<Carry> {
-    let Ok(values) = Values::new(&model.proto) else { return Vec::new() };
-    let graph = Graph { model, values };
     // A state comes beside what is new at every step.
-    if inputs.len() < 2 {
+    if inputs.len() < 2 || inputs.len().max(outputs.len()) > MOST {
         return Vec::new();
     }
+    let Ok(values) = Values::new(&model.proto) else { return Vec::new() };
+    let graph = Graph { model, values };
     let made: Vec<(Carry, BTreeSet<State>)> = outputs.iter().flat_map(|output| graph.parts(output)).collect();
     let of_input = |input: &Port| {
         let fits = |carry: &Carry| {
@@ -51,7 +54,10 @@ fn stem(name: &str) -> String {
     const AFTER: [&str; 10] = ["_in", "_out", "_new", "_next", "_prev", "_n", "out", "in", "n", "0"];
     let name = name.to_ascii_lowercase();
     let bare = BEFORE.iter().find_map(|word| name.strip_prefix(word)).unwrap_or(&name);
-    let bare = AFTER.iter().find_map(|word| bare.strip_suffix(word)).unwrap_or(bare);
+    // h0 is the state at the start, cache_10 is a number.
+    let is_number = |rest: &str, word: &str| word == "0" && rest.ends_with(|c: char| c.is_ascii_digit());
+    let without = |word: &&str| bare.strip_suffix(word).filter(|rest| !is_number(rest, word));
+    let bare = AFTER.iter().find_map(without).unwrap_or(bare);
     bare.trim_matches('_').to_owned()
 }
 
@@ -199,4 +205,25 @@ fn moves_values(node: &NodeProto, input: usize) -> bool {
             | "Tile"
     );
     is_standard(node.domain()) && (moves && input == 0 || node.op_type() == "Concat")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stem;
+
+    #[test]
+    fn names_of_one_state_have_one_stem() {
+        for (a, b) in [
+            ("state", "stateN"),
+            ("h", "hn"),
+            ("h0", "hn"),
+            ("hin", "hout"),
+            ("conv_cache", "conv_cache_out"),
+            ("cached_key_10", "new_cached_key_10"),
+        ] {
+            assert_eq!(stem(a), stem(b), "{a} {b}");
+        }
+        assert_ne!(stem("cached_key_1"), stem("new_cached_key_10"));
+        assert_ne!(stem("features"), stem("logits"));
+    }
 }

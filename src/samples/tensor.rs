@@ -1,6 +1,8 @@
 //! A value of a graph input or output: an n-dimensional array of one of ONNX's element types.
 
-use crate::onnx::ElementType;
+use crate::error::Result;
+use crate::onnx::tensor::is_external;
+use crate::onnx::{ElementType, Model, TensorProto};
 use half::f16;
 use ndarray::{ArcArray, ArrayD, Axis, IxDyn, Slice, StrideShape};
 use std::ops::Range;
@@ -72,6 +74,20 @@ pub(super) fn bytes(element: ElementType, shape: &[usize]) -> Option<u64> {
 }
 
 impl Tensor {
+    /// The value of a tensor that a model stores.
+    ///
+    /// # Errors
+    /// Those of reading its side file; [`ErrorKind::Samples`](crate::error::ErrorKind) for an element type without a form here.
+    pub fn stored(model: &Model, tensor: &TensorProto) -> Result<Tensor> {
+        let mut inline = tensor.clone();
+        if is_external(tensor) {
+            inline.raw_data = Some(model.payload(tensor)?);
+            inline.data_location = None;
+            inline.external_data.clear();
+        }
+        super::read::from_proto(&inline)
+    }
+
     /// Bytes of the elements.
     pub(super) fn bytes(&self) -> u64 {
         self.element().payload_bytes(self.len() as u64).unwrap_or(u64::MAX)

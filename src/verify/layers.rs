@@ -57,8 +57,7 @@ pub(super) fn verify(original: &Model, compressed: &Model, settings: &Settings<'
     }
     let mut verdict = verdict(Scope::Layers, Some(why.to_string()), settings, outputs);
     verdict.samples = SAMPLES;
-    verdict.passed &= failures.is_empty();
-    verdict.failures.extend(failures);
+    verdict.fail(failures);
     verdict.warnings.extend(settings.checks.iter().filter_map(|check| unnamed(check, why)));
     Ok(verdict)
 }

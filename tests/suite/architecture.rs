@@ -36,7 +36,7 @@ const ALONE: &[(&str, &[&str])] = &[("dictionary", &["error", "limits", "progres
 const FOREIGN: &[(&str, &[&str])] = &[("prost::", &["onnx", "engine"]), ("tract_", &["engine"])];
 
 /// What is no part of the library: it may import all of it.
-const BINARY: &[&str] = &["cli", "main", "lib"];
+const BINARY: &[&str] = &["cli", "process", "main", "lib"];
 
 struct Source {
     /// The first name of its path in `src`.

@@ -2,6 +2,7 @@
 //! operator tests; and what callers rely on: taps, overrides, errors instead of panics.
 
 mod operators;
+mod probes;
 mod references;
 
 use crate::broken;

@@ -488,7 +488,7 @@ fn layers_that_were_written_out_are_recognised() {
     assert!(looped.contains("written out as a Loop") && unrolled.contains("multiplied 4 times"), "{looped} {unrolled}");
     let two = (0..2).flat_map(|k| cell(&if k == 0 { "x".to_owned() } else { format!("h{}", k - 1) }, k)).collect();
     let plain = reason(&model([two, vec![node("Identity", &["h1"], "y", vec![])]].concat()));
-    assert_eq!(plain, "nothing to compress: the model has no LSTM or GRU node", "tied weights alone are no layer");
+    assert_eq!(plain, "nothing to compress: the model has no LSTM, GRU or RNN node", "tied weights alone are no layer");
 }
 
 #[test]
@@ -703,14 +703,16 @@ fn the_bytes_do_not_depend_on_the_number_of_threads() {
     let directory = TempDir::new().unwrap();
     write(&directory, "fine.onnx", &fine());
     let ours = directory.path().join("fine.onnx");
-    let charlm = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/charlm");
-    let quick: &[&str] = &["--sensitivity", "local", "--tune-steps", "2"];
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let (charlm, graphs) = (fixtures.join("charlm"), fixtures.join("graphs"));
     let streaming = directory.path().join("vad.onnx");
     docs::write_streaming(&streaming);
     let cases = [
         (ours, PathBuf::new(), &[][..]),
-        (streaming, PathBuf::new(), &["--stream", "state=stateN", "--tune-steps", "2"]),
-        (charlm.join("gru256.onnx"), charlm.join("calibration.npz"), quick),
+        (streaming, PathBuf::new(), &["--stream", "state=stateN"]),
+        // Fine-tuned, in its branches too.
+        (graphs.join("half.onnx"), graphs.join("half.npz"), &[]),
+        (charlm.join("gru256.onnx"), charlm.join("calibration.npz"), &["--sensitivity", "local", "--tune", "off"]),
     ];
     check_threads(&directory, cases);
 }

@@ -5,10 +5,12 @@ mod attributes;
 mod broken;
 mod cli;
 mod compress;
+mod compressor;
 mod corpus;
 mod decode;
 mod docs;
 mod engine;
+mod false_pass;
 mod forms;
 mod hostile;
 #[cfg(unix)]
@@ -24,5 +26,6 @@ mod rnn;
 mod samples;
 #[cfg(unix)]
 mod side_files;
+mod sizes;
 mod tune;
 mod verify;

@@ -9,7 +9,7 @@ use dirnet::error::{Error, ErrorKind};
 use dirnet::onnx::{ElementType, LoadOptions, Model};
 use dirnet::samples::{Carry, Dim, Port, Samples, Signature, Tensor};
 use ndarray::{Array1, Array2, Array3, ArrayD, IxDyn, array, s};
-use ndarray_npy::{NpzWriter, WritableElement, write_npy};
+use ndarray_npy::{NpzWriter, WritableElement, WriteNpyExt, write_npy};
 use proptest::prelude::*;
 
 use crate::corpus;
@@ -422,9 +422,16 @@ fn two_arrays_of_one_name_are_refused() {
     }
     fs::write(&path, bytes).unwrap();
     assert!(read(&path, &signature(), &carry()).unwrap_err().message().contains("two arrays of one name"));
-    let path = Npz::new(dir.path(), "b.npz").with("x", counted([2, 3])).with("x.npy", counted([2, 3])).finish();
+    // One with the ending that NumPy takes off, one without it.
+    let path = dir.path().join("b.npz");
+    let mut archive = zip::ZipWriter::new(File::create(&path).unwrap());
+    for name in ["x", "x.npy"] {
+        archive.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+        counted([2, 3]).write_npy(&mut archive).unwrap();
+    }
+    archive.finish().unwrap();
     let line = read(&path, &one_input(), &[]).unwrap_err().to_string();
-    assert!(line.contains("two arrays of"), "{line}");
+    assert!(line.contains("two arrays of the name 'x'"), "{line}");
 }
 
 /// A file without a directory at its end is not searched to its first byte: a sparse one has terabytes.
@@ -465,18 +472,14 @@ fn damaged_archives_are_described_in_plain_words() {
         read(&path, &one_input(), &[]).unwrap_err().message().to_owned()
     };
     assert_eq!(of("cut.npz", &whole[..whole.len() / 2]), "not an npz file: it is cut off, or something else");
+    let directory = whole.windows(4).position(|window| window == b"PK\x01\x02").expect("an archive has a directory");
     let mut flipped = whole.clone();
-    flipped[whole.len() / 3] ^= 255;
+    flipped[directory + 16] ^= 255; // of the checksum
     assert_eq!(of("flipped.npz", &flipped), "is damaged: its compressed bytes or their checksum are wrong");
     assert!(of("pointer.npz", b"version https://git-lfs.github.com/spec/v1\n").contains("git lfs pull"));
     assert!(of("pickle.npy", b"\x80\x04\x95\0\0\0\0\0\0\0\0").contains("a Python pickle"));
     assert!(of("x.pt", b"PK\x03\x04 x/data.pkl").contains("a PyTorch file"));
     assert!(of("empty.npz", b"").contains("is an empty file"));
-    let text = ArrayD::<f32>::zeros(IxDyn(&[1]));
-    write_npy(dir.path().join("t.npy"), &text).unwrap();
-    let header =
-        String::from_utf8_lossy(&fs::read(dir.path().join("t.npy")).unwrap()).replace("<f4", "<U1").into_bytes();
-    assert!(!of("t2.npy", &header).contains("Err"), "{}", of("t2.npy", &header));
 }
 
 #[cfg(unix)]

@@ -6,7 +6,7 @@ mod chart;
 
 use chart::{Axis, Plot, Scale, cell, plain as number};
 
-use super::grid::{Grid, Kind, SHARE, SHARE_LEGEND, forecast, tradeoff};
+use super::grid::{Grid, Kind, SHARE, SHARE_LEGEND, forecast, loss_in_words, tradeoff};
 use super::markup::Markup;
 use super::size::{duration, figure, grouped, percent, times};
 use super::units::Row;
@@ -46,7 +46,9 @@ pub(super) fn sweep(sweep: &Sweep) -> String {
     );
     let known = || sweep.points.iter().filter_map(|point| Some((point.bytes_after?, point.loss?, point.ratio)));
     let points: Vec<Dot> = known().map(|(bytes, loss, ratio)| Dot { bytes, loss, ratio, measured: true }).collect();
-    page.raw("<div class=\"charts\">").append(size_against_loss(&points, None)).raw("</div></section>");
+    page.raw("<div class=\"charts\">")
+        .append(size_against_loss(&points, None, "loss of the worst output"))
+        .raw("</div></section>");
     let outputs = sweep.points.iter().map(|point| point.outputs.len()).max().unwrap_or(0);
     for output in 0..outputs {
         page.raw("<section><h2>Output ");
@@ -428,7 +430,8 @@ fn costs(report: &Report, page: &mut Markup) {
         .into_iter()
         .map(|point| Dot { bytes: point.bytes_after, loss: point.loss, ratio: point.ratio, measured: point.measured })
         .collect();
-    page.append(size_against_loss(&dots, report.model.bytes_after)).append(grid(&Grid::tradeoff(report)));
+    page.append(size_against_loss(&dots, report.model.bytes_after, loss_in_words(report)))
+        .append(grid(&Grid::tradeoff(report)));
     page.raw("</div></section>\n");
 }
 
@@ -440,7 +443,7 @@ struct Dot {
     measured: bool,
 }
 
-fn size_against_loss(dots: &[Dot], own: Option<u64>) -> Markup {
+fn size_against_loss(dots: &[Dot], own: Option<u64>, label: &'static str) -> Markup {
     let mut figure = Markup::new();
     let Some(scale) = Scale::logarithmic(dots.iter().map(|dot| dot.loss)) else { return figure };
     let x = Axis {
@@ -448,7 +451,7 @@ fn size_against_loss(dots: &[Dot], own: Option<u64>) -> Markup {
         label: "bytes of the file",
         format: |bytes| Bytes(bytes as u64).to_string().replace(".00 ", " ").replace("0 B", "0"),
     };
-    let y = Axis { scale, label: "loss", format: number };
+    let y = Axis { scale, label, format: number };
     let mut plot = Plot::new("loss against the size of the file", &x, &y);
     // The result stands beside the line of what was predicted.
     let is_own = |dot: &Dot| dot.measured && own == Some(dot.bytes);

@@ -83,7 +83,7 @@ fn refusal(proto: ModelProto) -> String {
 #[test]
 fn operators_of_other_domains_are_not_taken_for_standard_ones() {
     let x = feed([("x", floats(&[2], &[-1., 2.]))]);
-    for domain in ["my", "nowhere", "AI.ONNX", "ai.onnx.ml", "com.microsoft"] {
+    for domain in ["my", "nowhere", "AI.ONNX", "ai.onnx.ml", "com.microsoft", " "] {
         let relu = in_domain(domain, node("Relu", &["x"], "y", vec![]));
         let message = refusal(of_nodes(vec![relu], vec![], &x));
         assert!(message.contains(&format!("node 'y': cannot be run: operator {domain}.Relu")), "{message}");
@@ -123,6 +123,19 @@ fn files_that_onnxruntime_optimised_name_the_original() {
         let conv = in_domain(domain, node(operator, &["x"], "y", vec![]));
         let message = refusal(of_nodes(vec![conv], vec![], &x));
         assert!(message.contains("optimised by onnxruntime: take the file from before"), "{message}");
+    }
+}
+
+#[test]
+fn attributes_that_the_engine_would_ignore_are_refused() {
+    let x = feed([("x", floats(&[1, 4, 2, 2], &[1.; 16])), ("w", floats(&[4, 1, 3, 3], &[1.; 36]))]);
+    for (operator, inputs, attribute) in [
+        ("ConvTranspose", &["x", "w"][..], ints("output_shape", &[5, 5])),
+        ("SpaceToDepth", &["x"], text("mode", "CRD")),
+        ("GlobalLpPool", &["x"], int("p", 3)),
+    ] {
+        let message = refusal(of_nodes(vec![node(operator, inputs, "y", vec![attribute])], vec![], &x));
+        assert!(message.contains(&format!("node 'y': cannot be run: operator {operator} with ")), "{message}");
     }
 }
 
@@ -569,4 +582,84 @@ fn no_part_of_a_model_runs_whose_layers_all_need_the_missing_operator() {
     let whole = model(of_nodes(nodes, weights(), &x));
     let samples = Samples { streams: vec![Stream { feeds: vec![x], ..Stream::default() }], carry: vec![] };
     assert!(Engine::partial(&whole, &samples).is_none());
+}
+
+/// Exit code, and all that is shown.
+fn shown(directory: &std::path::Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = crate::hostile::dirnet().args(arguments).current_dir(directory).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// An LSTM of 32 units on `x [4, 1, 16]`, and behind it an operator that nobody knows.
+fn with_an_unknown_tail() -> ModelProto {
+    let unknown = in_domain("my", node("Unknown", &["h"], "z", vec![]));
+    crate::hostile::with(vec![unknown], vec![])
+}
+
+#[test]
+fn a_missing_operator_leaves_the_samples_to_the_layers_before_it() {
+    let directory = tempfile::TempDir::new().unwrap();
+    crate::hostile::write(&directory, "m.onnx", &with_an_unknown_tail());
+    let samples = ArrayD::from_shape_vec(IxDyn(&[8, 4, 1, 16]), wave(8 * 64)).unwrap();
+    ndarray_npy::write_npy(directory.path().join("x.npy"), &samples).unwrap();
+    let arguments = ["compress", "m.onnx", "-o", "o.onnx", "--calibration", "x.npy", "--ratio", "4"];
+    let (code, text) = shown(directory.path(), &arguments);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("calibrated on the samples as far as it runs"), "{text}");
+    assert!(text.contains("node 'z': cannot be run: operator my.Unknown"), "{text}");
+    assert!(!text.contains("seeded random inputs"), "{text}");
+}
+
+#[test]
+fn a_sequence_as_input_is_no_dead_end() {
+    use dirnet::onnx::proto::{TypeProto, type_proto};
+    let mut proto = crate::hostile::with(
+        vec![node("ConcatFromSequence", &["s"], "c", vec![int("axis", 0)]), node("Add", &["c", "one"], "z", vec![])],
+        vec![tensor::float("one", &[], &[1.])],
+    );
+    let element = typed("s", 1, &[1, 1, 32]).r#type.map(Box::new);
+    let of = type_proto::Value::SequenceType(Box::new(type_proto::Sequence { elem_type: element }));
+    let mut input = value("s");
+    input.r#type = Some(TypeProto { value: Some(of), ..Default::default() });
+    proto.graph.as_mut().unwrap().input.push(input);
+    let directory = tempfile::TempDir::new().unwrap();
+    crate::hostile::write(&directory, "m.onnx", &proto);
+    let (code, text) = shown(directory.path(), &["compress", "m.onnx", "-o", "o.onnx", "--ratio", "4"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("nothing can be drawn for input 's': it is a sequence"), "{text}");
+    assert!(text.contains("as far as it runs"), "{text}");
+}
+
+#[test]
+fn sequences_whose_elements_show_are_tensors() {
+    let x = feed([("x", floats(&[2, 3], &[0., 1., 2., 3., 4., 5.]))]);
+    let at = |index: i64| vec![tensor::int64("i", &[], &[index]), tensor::int64("two", &[], &[2])];
+    let split = |attributes| node("SplitToSequence", &["x"], "s", attributes);
+    let pick = || node("SequenceAt", &["s", "i"], "y", vec![]);
+    let rows = run(vec![split(vec![int("axis", 0), int("keepdims", 0)]), pick()], at(-1), &x);
+    assert_eq!(rows, [floats(&[3], &[3., 4., 5.])]);
+    let columns = run(vec![split(vec![int("axis", 1)]), pick()], at(-1), &x);
+    assert_eq!(columns, [floats(&[2, 1], &[2., 5.])]);
+    let pairs = node("SplitToSequence", &["x", "two"], "s", vec![int("axis", 1)]);
+    assert_eq!(run(vec![pairs, pick()], at(1), &x), [floats(&[2, 1], &[2., 5.])]);
+    let length = node("SequenceLength", &["s"], "y", vec![]);
+    assert_eq!(run(vec![split(vec![int("axis", 1)]), length.clone()], vec![], &x), [integers(&[], &[3])]);
+
+    let both = || node("SequenceConstruct", &["x", "n"], "s", vec![]);
+    let negative = || node("Neg", &["x"], "n", vec![]);
+    let joined = node("ConcatFromSequence", &["s"], "y", vec![int("axis", 0)]);
+    let wanted = [0., 1., 2., 3., 4., 5., 0., -1., -2., -3., -4., -5.];
+    assert_eq!(run(vec![negative(), both(), joined], vec![], &x), [floats(&[4, 3], &wanted)]);
+    let stacked = node("ConcatFromSequence", &["s"], "y", vec![int("axis", 0), int("new_axis", 1)]);
+    assert_eq!(run(vec![negative(), both(), stacked.clone()], vec![], &x), [floats(&[2, 2, 3], &wanted)]);
+    let built = vec![
+        negative(),
+        node("SequenceEmpty", &[], "none", vec![]),
+        node("SequenceInsert", &["none", "n"], "one", vec![]),
+        node("SequenceInsert", &["one", "x", "zero"], "s", vec![]),
+    ];
+    let zero = || vec![tensor::int64("zero", &[], &[0])];
+    assert_eq!(run([built.clone(), vec![stacked]].concat(), zero(), &x), [floats(&[2, 2, 3], &wanted)]);
+    assert_eq!(run([built, vec![length]].concat(), zero(), &x), [integers(&[], &[2])]);
 }

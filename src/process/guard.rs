@@ -32,10 +32,11 @@ use dirnet::onnx::atomic;
 use dirnet::progress::Progress;
 use dirnet::report::Bytes;
 
-use super::args::Limits;
-use super::progress::display;
-use super::{BAD_INPUT, FAILED, interrupt, say};
+use super::interrupt;
 use crate::ALLOCATOR;
+use crate::cli::args::Limits;
+use crate::cli::progress::display;
+use crate::cli::{BAD_INPUT, FAILED, say};
 
 /// The first argument of a worker; the next two are its [`Role`], and whether its progress is shown.
 const WORKER: &str = "__worker";
@@ -161,8 +162,8 @@ pub enum Message {
     Advance(u64),
     /// [`Progress::done`].
     Done,
-    /// It reads samples, or makes them up, of which the job needs memory; or it is through with that.
-    Samples(bool),
+    /// It reads samples, or makes them up; or it has them, and the largest is of so many bytes.
+    Samples(Option<u64>),
     /// It stopped itself, and why.
     Stopped(String),
     /// What it was asked for, on one line.
@@ -175,7 +176,8 @@ impl Message {
             Message::Phase(name, total) => format!("{MARK}phase {total} {name}\n"),
             Message::Advance(n) => format!("{MARK}advance {n}\n"),
             Message::Done => format!("{MARK}done\n"),
-            Message::Samples(begun) => format!("{MARK}samples {}\n", if *begun { "begun" } else { "read" }),
+            Message::Samples(None) => format!("{MARK}samples begun\n"),
+            Message::Samples(Some(bytes)) => format!("{MARK}samples {bytes}\n"),
             Message::Stopped(why) => format!("{MARK}stopped {why}\n"),
             Message::Figures(text) => format!("{MARK}figures {text}\n"),
         }
@@ -189,7 +191,7 @@ impl Message {
             }
             "advance" => rest.parse().ok().map(Message::Advance),
             "done" => Some(Message::Done),
-            "samples" => Some(Message::Samples(rest == "begun")),
+            "samples" => Some(Message::Samples(rest.parse().ok())),
             "stopped" => Some(Message::Stopped(rest.to_owned())),
             "figures" => Some(Message::Figures(rest.to_owned())),
             _ => None,
@@ -321,6 +323,8 @@ struct Said {
     text: String,
     /// Whether it was at reading samples.
     at_samples: bool,
+    /// Bytes of the largest sample.
+    sample: u64,
     /// Why it stopped itself.
     stopped: Option<String>,
     /// What it was asked for.
@@ -364,7 +368,7 @@ impl Worker {
                      increase --verify-memory"
                 ))
             }
-            (_, said) => End::Died(cause(status, &said.text, limits)),
+            (_, said) => End::Died(cause(status, &said, limits)),
         })
     }
 
@@ -377,7 +381,9 @@ impl Worker {
             let read = String::from_utf8_lossy(&line);
             match (Message::parse(read.trim_end_matches('\n')), progress) {
                 (None, _) => said.text.push_str(&read),
-                (Some(Message::Samples(begun)), _) => said.at_samples = begun,
+                (Some(Message::Samples(bytes)), _) => {
+                    (said.at_samples, said.sample) = (bytes.is_none(), bytes.unwrap_or(0));
+                }
                 (Some(Message::Stopped(why)), _) => said.stopped = Some(why),
                 (Some(Message::Figures(text)), _) => said.figures = Some(text),
                 (Some(_), None) => {}
@@ -404,7 +410,17 @@ fn is_out_of_memory(text: &str) -> bool {
 }
 
 /// What a worker died of that could not say so itself.
-fn cause(status: ExitStatus, text: &str, limits: Limits) -> String {
+fn cause(status: ExitStatus, said: &Said, limits: Limits) -> String {
+    /// What a model makes of a sample may be this many times as large, and no fault of the model.
+    const GROWTH: u64 = 64;
+    let text = &said.text;
+    if is_out_of_memory(text) && said.sample.saturating_mul(GROWTH) > limits.verify_memory {
+        let (sample, most) = (Bytes(said.sample), Bytes(limits.verify_memory));
+        return format!(
+            "on samples of up to {sample} it takes more than {most} of memory; use smaller ones (--dim, where there are \
+             none), or raise --verify-memory"
+        );
+    }
     if is_out_of_memory(text) {
         return memory(limits);
     }
@@ -451,9 +467,21 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
+    fn memory_is_blamed_on_samples_where_they_are_large() {
+        let limits = Limits { verify_timeout: 1, verify_memory: 1 << 30 };
+        let of = |sample| {
+            let said = Said { text: "memory allocation of 7 bytes failed".to_owned(), sample, ..Said::default() };
+            cause(std::os::unix::process::ExitStatusExt::from_raw(6), &said, limits)
+        };
+        assert!(of(1 << 20).starts_with("it takes more than"), "{}", of(1 << 20));
+        assert!(of(1 << 26).starts_with("on samples of up to 67.1 MB it takes more than"), "{}", of(1 << 26));
+    }
+
+    #[cfg(unix)]
+    #[test]
     fn only_kill_is_taken_for_a_lack_of_memory() {
         let limits = Limits { verify_timeout: 1, verify_memory: 1 };
-        let of = |signal: i32| cause(std::os::unix::process::ExitStatusExt::from_raw(signal), "", limits);
+        let of = |signal: i32| cause(std::os::unix::process::ExitStatusExt::from_raw(signal), &Said::default(), limits);
         assert!(of(9).contains("no memory left"), "{}", of(9));
         for (signal, words) in [(11, "the engine crashed"), (6, "the engine crashed"), (25, "from outside")] {
             let line = of(signal);
@@ -467,8 +495,8 @@ mod tests {
             Message::Phase("compare plans".to_owned(), 7),
             Message::Advance(3),
             Message::Done,
-            Message::Samples(true),
-            Message::Samples(false),
+            Message::Samples(None),
+            Message::Samples(Some(5)),
             Message::Stopped("no more".to_owned()),
             Message::Figures("{}".to_owned()),
         ] {
