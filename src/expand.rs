@@ -38,7 +38,7 @@ pub fn expand(model: &Model) -> Result<Model> {
         expanded = true;
     }
     if !expanded {
-        return Err(Error::new(ErrorKind::NothingToDo, "nothing to expand: no weight in this model is coded"));
+        return Err(Error::new(ErrorKind::NothingToDo, "nothing to expand: this model has no compressed weights"));
     }
     rewriter.remove_metadata(NOTE);
     rewriter.finish()?;

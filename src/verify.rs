@@ -202,7 +202,7 @@ pub fn verify(
     progress: &dyn Progress,
 ) -> Result<Verdict> {
     if settings.samples.is_empty() {
-        return Err(Error::new(ErrorKind::Samples, "there are no samples to run the models on: give one at least"));
+        return Err(Error::new(ErrorKind::Samples, "there are no samples to run the models on: give at least one"));
     }
     check_signatures(original, compressed, settings.samples)?;
     let mut judge = Judge::new(original, settings.loss, &settings.samples.carry)?;
@@ -285,7 +285,7 @@ fn leave_out_the_same(
         return Ok(Vec::new());
     }
     judge.outputs.iter_mut().for_each(|output| output.reached = false);
-    Ok(vec!["no output that is judged depends on what differs between the models".to_owned()])
+    Ok(vec!["no compared output depends on what differs between the models".to_owned()])
 }
 
 /// Refuses models that a caller could not run on the same inputs, or that declare other outputs.
@@ -340,7 +340,7 @@ fn check_names(checks: &[Check], judge: &Judge) -> Result<()> {
         Some(check) => {
             let (name, known) = (check.output.as_deref().unwrap_or_default(), judge.names().collect::<Vec<_>>());
             let message = format!(
-                "--{} names '{name}', not an output that is judged, those are {}",
+                "--{} names '{name}', not an output that is compared, those are {}",
                 check.kind.name(),
                 known.join(", ")
             );
@@ -403,8 +403,8 @@ fn uncounted(figures: &Figures) -> Option<String> {
     let Figures { name, nan, undecided, elements, .. } = figures;
     (*nan > 0).then(|| {
         let all = elements + nan + figures.infinite + figures.non_finite;
-        let rows = if *undecided > 0 { format!("; {undecided} rows with NaN decide nothing") } else { String::new() };
-        format!("output '{name}': {nan} of {all} elements are NaN in both models, and are in no figure{rows}")
+        let rows = if *undecided > 0 { format!("; {undecided} rows with NaN have no decision") } else { String::new() };
+        format!("output '{name}': {nan} of {all} elements are NaN in both models and not counted{rows}")
     })
 }
 
@@ -413,7 +413,7 @@ fn not_bound(check: &Check, unbound: &[Unbound]) -> Option<String> {
     let of = unbound.iter().filter(|u| check.output.is_none() && u.check == check.kind.name());
     let names: Vec<String> = of.map(|u| format!("'{}' ({})", u.output, u.reason)).collect();
     let (kind, limit) = (check.kind.name(), short(check.limit));
-    (!names.is_empty()).then(|| format!("--{kind} {limit} does not bind {}", names.join(", ")))
+    (!names.is_empty()).then(|| format!("--{kind} {limit} does not apply to {}", names.join(", ")))
 }
 
 /// Why a check says nothing of an output.
@@ -422,8 +422,8 @@ fn unbound_reason(kind: CheckKind, figures: &Figures) -> &'static str {
         _ if !counts(figures) => "nothing that differs between the models reaches it",
         _ if figures.elements == 0 => "no element of it could be compared",
         _ if is_constant(figures) => "both models give one constant",
-        CheckKind::MaxNmse | CheckKind::MinSnr => "it is of integers, which --min-agreement binds",
-        CheckKind::MinAgreement => "it has no two classes",
+        CheckKind::MaxNmse | CheckKind::MinSnr => "it holds integers: use --min-agreement",
+        CheckKind::MinAgreement => "it has fewer than two classes",
         CheckKind::MaxAbs | CheckKind::MaxKl => "it has no such figure",
     }
 }
@@ -470,18 +470,24 @@ fn hold(checks: &[Check], outputs: &[Figures]) -> Held {
         if !bound && !spoken_for {
             let of = check.output.as_ref().map_or_else(|| "any output".to_owned(), |name| format!("output '{name}'"));
             let which = if outputs.iter().any(counts) { "" } else { " and depends on what differs between the models" };
-            held.failures.push(format!("--{} has no meaning for {of} that was run{which}", check.kind.name()));
+            held.failures.push(format!("--{} does not apply to {of} that was run{which}", check.kind.name()));
         }
     }
     held
 }
 
-/// `output 'y': --max-nmse 0.01 is exceeded by 0.003: 0.013`
+/// `output 'y': nmse 0.013 is above --max-nmse 0.01 (by 0.003)`
 fn failure(check: &Check, figures: &Figures, value: f64) -> String {
     let (name, kind, limit) = (&figures.name, check.kind.name(), short(check.limit));
-    let (missed, by) =
-        if check.kind.is_minimum() { ("missed", check.limit - value) } else { ("exceeded", value - check.limit) };
-    format!("output '{name}': --{kind} {limit} is {missed} by {}: {}", short(by), short(value))
+    let figure = match check.kind {
+        CheckKind::MaxAbs => format!("max abs {}", short(value)),
+        CheckKind::MaxNmse => format!("nmse {}", short(value)),
+        CheckKind::MinSnr => format!("snr {} dB", short(value)),
+        CheckKind::MinAgreement => format!("agreement {}", short(value)),
+        CheckKind::MaxKl => format!("kl {}", short(value)),
+    };
+    let side = if check.kind.is_minimum() { "below" } else { "above" };
+    format!("output '{name}': {figure} is {side} --{kind} {limit} (by {})", short((check.limit - value).abs()))
 }
 
 /// Four significant digits.
@@ -537,11 +543,11 @@ mod tests {
         let failures = |g| hold(&[g], &[figures("y")]).failures;
         assert_eq!(
             failures(check(CheckKind::MaxNmse, None, 0.01)),
-            ["output 'y': --max-nmse 0.01 is exceeded by 0.003: 0.013"]
+            ["output 'y': nmse 0.013 is above --max-nmse 0.01 (by 0.003)"]
         );
         assert_eq!(
             failures(check(CheckKind::MinSnr, Some("y"), 20.0)),
-            ["output 'y': --min-snr 20 is missed by 1.1: 18.9"]
+            ["output 'y': snr 18.9 dB is below --min-snr 20 (by 1.1)"]
         );
         assert!(failures(check(CheckKind::MinAgreement, None, 0.97)).is_empty());
     }
@@ -550,7 +556,7 @@ mod tests {
     fn a_check_of_its_own_replaces_that_of_all() {
         let checks = [check(CheckKind::MaxAbs, None, 0.1), check(CheckKind::MaxAbs, Some("y"), 1.0)];
         let Held { checked, failures, .. } = hold(&checks, &[figures("y"), figures("z")]);
-        assert_eq!(failures, ["output 'z': --max-abs 0.1 is exceeded by 0.4: 0.5"]);
+        assert_eq!(failures, ["output 'z': max abs 0.5 is above --max-abs 0.1 (by 0.4)"]);
         assert_eq!(checked.len(), 2);
         assert!(hold(&checks, &[figures("y")]).failures.is_empty());
     }
@@ -558,8 +564,8 @@ mod tests {
     #[test]
     fn a_check_without_meaning_fails() {
         let kl = |output| hold(&[check(CheckKind::MaxKl, output, 1.0)], &[figures("y")]).failures;
-        assert_eq!(kl(None), ["--max-kl has no meaning for any output that was run"]);
-        assert_eq!(kl(Some("z")), ["--max-kl has no meaning for output 'z' that was run"]);
+        assert_eq!(kl(None), ["--max-kl does not apply to any output that was run"]);
+        assert_eq!(kl(Some("z")), ["--max-kl does not apply to output 'z' that was run"]);
     }
 
     #[test]
@@ -593,10 +599,10 @@ mod tests {
         };
         let both = [label, constant.clone()];
         let snr = hold(&[check(CheckKind::MinSnr, None, 20.0)], &both);
-        assert_eq!(snr.failures, ["--min-snr has no meaning for any output that was run"]);
+        assert_eq!(snr.failures, ["--min-snr does not apply to any output that was run"]);
         assert_eq!(snr.unbound.iter().map(|u| &*u.output).collect::<Vec<_>>(), ["label", "version"]);
         let agreement = hold(&[check(CheckKind::MinAgreement, None, 0.9)], &both);
-        assert_eq!(agreement.failures, ["output 'label': --min-agreement 0.9 is missed by 0.3: 0.6"]);
+        assert_eq!(agreement.failures, ["output 'label': agreement 0.6 is below --min-agreement 0.9 (by 0.3)"]);
         assert!(hold(&[check(CheckKind::MinSnr, Some("version"), 20.0)], &both).failures.is_empty(), "it is named");
         let none = hold(&[check(CheckKind::MinSnr, None, 20.0)], std::slice::from_ref(&constant)).failures;
         assert!(none[0].ends_with("depends on what differs between the models"), "{none:?}");

@@ -37,7 +37,7 @@ fn style() -> Style {
     Style { colour: terminal && !declined }
 }
 
-/// Says on stderr, even where nothing else is shown, that checks were not held against what they were meant for.
+/// Warns on stderr, even with `-q`, that checks were applied to layers instead of outputs.
 pub fn warn(verdict: &Verdict) {
     for warning in verdict.warnings.iter().filter(|_| verdict.scope == Scope::Layers) {
         // Where nobody can be warned, there is nothing better to do.

@@ -169,10 +169,12 @@ impl<'a> Compressor<'a> {
         let judge = judge(model, &options.loss, &sites, &inputs.calibration)?;
         let mut warnings = Vec::new();
         if encode::note(model).is_some() {
-            warnings.push("the file was compressed before and folded back to dense: take the original".to_owned());
+            warnings.push(
+                "the file was compressed by dirnet and made dense again by another tool: use the original".to_owned(),
+            );
         }
         let faulty = sites.survey.skipped.iter().filter(|skipped| skipped.warning);
-        warnings.extend(faulty.map(|skipped| format!("node '{}' is left alone: {}", skipped.node, skipped.reason)));
+        warnings.extend(faulty.map(|skipped| format!("node '{}' is not compressed: {}", skipped.node, skipped.reason)));
         let (engine, refused) = match refused.map_or_else(|| Engine::new(model), Err) {
             Ok(engine) => (Some(engine), None),
             Err(error) if cannot_run(&error) => (None, Some(error)),
@@ -330,7 +332,7 @@ impl<'a> Compressor<'a> {
         let random = self.inputs.origin == InputOrigin::Random;
         if self.effort().is_some() && (self.engine.is_none() || random) {
             let why = if random { "there are no samples" } else { "the model cannot be run" };
-            self.warnings.push(format!("not tuned: {why}"));
+            self.warnings.push(format!("fine-tuning was skipped: {why}"));
         }
         self.study = Some(study);
         Ok(())
@@ -548,8 +550,7 @@ impl<'a> Compressor<'a> {
             None => Ok(plan),
             Some(id) => {
                 let site = self.sites.get(id);
-                let message =
-                    format!("{site} is stored in another way than [nodes] of the configuration says: change one");
+                let message = format!("{site}: the plan and [nodes] of the configuration disagree: change one of them");
                 Err(Error::new(ErrorKind::Usage, message))
             }
         }
@@ -713,7 +714,7 @@ impl<'a> Compressor<'a> {
         }
         self.calibrate()?;
         let Some(engine) = &self.engine else {
-            let message = "--max-loss needs the model to be run, and it cannot be; use --ratio or --max-size";
+            let message = "the model cannot be run, which --max-loss needs: use --ratio or --max-size";
             return Err(Error::new(ErrorKind::Engine, message));
         };
         let judge = self.judge.clone();
@@ -838,11 +839,13 @@ fn cannot_run(error: &Error) -> bool {
 
 fn without_outputs(error: &Error) -> String {
     format!(
-        "the model cannot be run to its outputs: it is calibrated on the samples as far as it runs, bits are divided by the \
-         derivatives of the gates, and it is not tuned ({error})"
+        "the model cannot be run to its outputs: it is calibrated on the samples as far as it runs, bits are allocated by the \
+         derivatives of the gates, and fine-tuning is skipped ({error})"
     )
 }
 
 fn without_engine(error: &Error) -> String {
-    format!("the model cannot be run: layers are calibrated on seeded random inputs, with one rate for all ({error})")
+    format!(
+        "the model cannot be run: layers are calibrated on seeded random inputs, with the same bits for every gate ({error})"
+    )
 }

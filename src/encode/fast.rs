@@ -45,7 +45,7 @@ const AXES_INPUTS: i64 = 13;
 /// Why a node cannot be written so; `bias` gives its B, and is asked last.
 pub(super) fn refusal<'b>(node: &RecurrentNode, opset: i64, bias: impl FnOnce() -> Option<&'b Bias>) -> Option<String> {
     let attributes = &node.attributes;
-    let unusual = |is: bool, what: &str| is.then(|| format!("the fast form has no {what}"));
+    let unusual = |is: bool, what: &str| is.then(|| format!("the fast form does not support {what}"));
     if opset < FIRST_OPSET {
         return Some(format!("opset {opset} has no DynamicQuantizeLinear: convert the model to {FIRST_OPSET}"));
     }
@@ -56,7 +56,7 @@ pub(super) fn refusal<'b>(node: &RecurrentNode, opset: i64, bias: impl FnOnce() 
         .or_else(|| unusual(attributes.layout == 1, "layout = 1"))
         .or_else(|| unusual(!attributes.has_default_activations(node.cell), "other activations"))
         .or_else(|| unusual(node.w.element != ElementType::Float, "float16 weights"))
-        .or_else(|| Some(format!("the fast form needs to know the bias: {}", bias()?.as_ref().err()?)))
+        .or_else(|| Some(format!("the fast form needs a constant bias: {}", bias()?.as_ref().err()?)))
 }
 
 /// The names of an int8 matrix `[n, rows]` and of the scale of each of its columns.

@@ -373,7 +373,7 @@ impl Sums {
         let figures = self.figures(judged);
         let nothing = if self.elements > 0 { None } else { Some(self.nothing()) };
         let meaningless = |why: &str| {
-            let message = format!("loss {} has no meaning here: {}", judged.loss, nothing.unwrap_or(why));
+            let message = format!("loss {} does not apply here: {}", judged.loss, nothing.unwrap_or(why));
             Error::new(ErrorKind::Usage, message).at_tensor(&judged.name)
         };
         match judged.loss {
@@ -383,16 +383,16 @@ impl Sums {
                 None if figures.rmse.is_some() && self.original_energy > 0.0 => {
                     Ok(self.squared_error / self.original_energy)
                 }
-                None => figures.rmse.map(|rmse| rmse * rmse).ok_or_else(|| meaningless("it is not of floats")),
+                None => figures.rmse.map(|rmse| rmse * rmse).ok_or_else(|| meaningless("the output is not float")),
             },
-            LossKind::Kl => figures.kl.ok_or_else(|| meaningless("there are no two classes of floats")),
+            LossKind::Kl => figures.kl.ok_or_else(|| meaningless("it needs at least two classes of floats")),
             LossKind::Disagreement => {
-                figures.agreement.map(|a| 1.0 - a).ok_or_else(|| meaningless("there are no two classes"))
+                figures.agreement.map(|a| 1.0 - a).ok_or_else(|| meaningless("it needs at least two classes"))
             }
             LossKind::CrossEntropy => figures
                 .cross_entropy
                 .map(|c| c.compressed - c.original)
-                .ok_or_else(|| meaningless("there are no labels; --labels gives them")),
+                .ok_or_else(|| meaningless("there are no labels: add --labels")),
         }
     }
 }
@@ -429,7 +429,7 @@ fn checked_labels(judged: &Judged, labels: &ArrayD<i64>, y: &ArrayD<f64>, axis: 
 }
 
 fn nothing_reached() -> Error {
-    Error::new(ErrorKind::Usage, "no output that is judged depends on the weights that are changed")
+    Error::new(ErrorKind::Usage, "no compared output depends on the weights that are changed")
 }
 
 fn unlike(judged: &Judged, message: String) -> Error {

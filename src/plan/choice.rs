@@ -172,7 +172,7 @@ impl Choice {
             ("block", (Some(width), Some(atoms), Some(sharing)), None) => {
                 let spec = BlockSpec::new(width).map_err(|error| error.to_string())?;
                 if atoms != ATOMS {
-                    return Err(format!("{atoms} atoms: only codebooks of {ATOMS} can be stored"));
+                    return Err(format!("{atoms} atoms, expected {ATOMS}"));
                 }
                 let reach = Sharing::ALL.into_iter().find(|reach| reach.name() == sharing);
                 let sharing = reach
@@ -180,9 +180,9 @@ impl Choice {
                 Ok(Choice::Block { spec, sharing })
             }
             ("projection", (None, None, None), Some(bands)) => projection(bands),
-            ("dense", ..) => Err("a dense unit has no width, atoms, sharing or bands".to_owned()),
-            ("block", ..) => Err("a block unit needs width, atoms and sharing, and nothing else".to_owned()),
-            ("projection", ..) => Err("a projection unit needs bands, and nothing else".to_owned()),
+            ("dense", ..) => Err("codec = \"dense\" takes no width, atoms, sharing or bands: remove them".to_owned()),
+            ("block", ..) => Err("codec = \"block\" takes width, atoms and sharing, and nothing else".to_owned()),
+            ("projection", ..) => Err("codec = \"projection\" takes bands, and nothing else".to_owned()),
             (codec, ..) => Err(format!("codec '{codec}' is unknown, expected block, projection or dense")),
         }
     }

@@ -98,7 +98,7 @@ impl Curves {
         }
         let (_, plan) = search.best.ok_or_else(|| sizing.too_small(target, search.smallest))?;
         if plan.choices.values().all(|choice| *choice == Choice::Dense) {
-            let message = format!("nothing to do: the model as it is fits {target} bytes");
+            let message = format!("nothing to do: the original already fits {target} bytes");
             return Err(Error::new(ErrorKind::NothingToDo, message));
         }
         Ok(plan)

@@ -217,7 +217,7 @@ pub fn arm(limits: Limits) {
         loop {
             thread::sleep(LOOK);
             if engine::longest_call().is_some_and(|taken| taken > most) {
-                stop(&format!("one run takes more than {} s; raise --verify-timeout if it may", limits.verify_timeout));
+                stop(&format!("inference exceeds {} s; increase --verify-timeout", limits.verify_timeout));
             }
         }
     });
@@ -234,7 +234,7 @@ fn stop(why: &str) -> ! {
 }
 
 fn memory(limits: Limits) -> String {
-    format!("it takes more than {} of memory; raise --verify-memory if it may", Bytes(limits.verify_memory))
+    format!("it takes more than {} of memory; increase --verify-memory", Bytes(limits.verify_memory))
 }
 
 /// Has a worker do what `arguments` ask for, and returns the exit code for this process.
@@ -268,7 +268,7 @@ fn attempts(job: &Guarded<'_>, arguments: &[OsString]) -> io::Result<ExitCode> {
     if let End::Exit(0, _) = run(Role::Probe)? {
         return Ok(match job.compressed {
             Some(compressed) => failed(compressed, &format!("could not be verified: {reason}")),
-            None => failed(job.original, &format!("stopped, although the model by itself can be run: {reason}")),
+            None => failed(job.original, &format!("compression stopped, although the model can be run: {reason}")),
         });
     }
     if !job.layers {
@@ -365,7 +365,7 @@ impl Worker {
                 let most = Bytes(limits.verify_memory);
                 End::Samples(format!(
                     "the samples take more than {most} of memory; use fewer or smaller ones (--dim, where there are none), or \
-                     raise --verify-memory"
+                     increase --verify-memory"
                 ))
             }
             (_, said) => End::Died(cause(status, &said, limits)),
@@ -429,11 +429,11 @@ fn cause(status: ExitStatus, said: &Said, limits: Limits) -> String {
     }
     match signal(status) {
         Some(Signal::Kill) => {
-            format!("the process of the engine was killed ({status}), as a system does that has no memory left")
+            format!("the engine process was killed ({status}), probably out of memory")
         }
         Some(Signal::Fault) => format!("the engine crashed ({status}): this is a bug in it, please report it"),
-        Some(Signal::Other) => format!("the process of the engine was ended from outside ({status})"),
-        None => format!("the process of the engine ended without a result ({status})"),
+        Some(Signal::Other) => format!("the engine process was stopped from outside ({status})"),
+        None => format!("the engine process ended without a result ({status})"),
     }
 }
 

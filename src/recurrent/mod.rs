@@ -470,7 +470,7 @@ impl Finder<'_, '_> {
         if self.model.opset() < limits::FIRST_OPSET {
             let (opset, first) = (self.model.opset(), limits::FIRST_OPSET);
             obstacles.push(format!(
-                "opset {opset} has not the operators to rebuild weights: convert the model to {first}, with \
+                "opset {opset} lacks operators that decode weights: convert the model to {first}, with \
                  onnx.version_converter or a new export"
             ));
         }

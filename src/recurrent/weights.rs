@@ -311,7 +311,7 @@ impl Tracer<'_, '_> {
         let data_inputs = Some(node).filter(|n| is_standard(n.domain())).and_then(|n| data_inputs(n.op_type()));
         let Some(data_inputs) = data_inputs else {
             return Err(Stop::NotConstant(
-                self.input_behind(scope, index).unwrap_or_else(|| format!("{}, which is not followed", label())),
+                self.input_behind(scope, index).unwrap_or_else(|| format!("{}, which is not supported", label())),
             ));
         };
         let mut inputs = Vec::with_capacity(node.input.len());

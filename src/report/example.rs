@@ -84,7 +84,7 @@ pub(super) fn report() -> Report {
             before: Some(0.0123),
             after: Some(0.00987),
             steps: Some(250),
-            reason: Some("too little to learn from".to_owned()),
+            reason: Some("too few samples to hold some out".to_owned()),
         }]),
         units: vec![unit(node, "i", 4), unit(node, "o", 4), unit(node, "f", 2), unit(node, "c", 8)],
         skipped: vec![super::Skipped {
@@ -126,7 +126,7 @@ pub(super) fn report() -> Report {
             unbound: Vec::new(),
             passed: false,
             warnings: Vec::new(),
-            failures: vec!["output 'logits': --min-snr 30 is missed by 3.3: 26.7".to_owned()],
+            failures: vec!["output 'logits': snr 26.7 dB is below --min-snr 30 (by 3.3)".to_owned()],
         }),
         seconds: Seconds { total: 12.3, ..Seconds::default() },
     }

@@ -81,7 +81,7 @@ pub trait Show {
     /// # Errors
     /// [`ErrorKind::Usage`] if nothing was verified.
     fn junit(&self) -> Result<String> {
-        Err(Error::new(ErrorKind::Usage, "JUnit shows what was judged, and nothing was: use 'dirnet verify'"))
+        Err(Error::new(ErrorKind::Usage, "JUnit output needs verification: use 'dirnet verify'"))
     }
 }
 
@@ -333,6 +333,9 @@ fn forms_of(study: &Study<'_>, forms: Vec<Assigned>) -> Vec<NodeForm> {
     nodes.map(row).collect()
 }
 
+/// [`Tuning::target`] of a layer that is tuned to reproduce the hidden states of the original.
+const STATES: &str = "states";
+
 /// Result of fine-tuning one layer, or layers that were tuned together.
 #[derive(Clone, Debug, Serialize)]
 pub struct Tuning {
@@ -355,7 +358,7 @@ pub struct Tuning {
 impl From<&tune::Tuned> for Tuning {
     fn from(tuned: &tune::Tuned) -> Self {
         let target = match &tuned.target {
-            tune::Target::States => "states".to_owned(),
+            tune::Target::States => STATES.to_owned(),
             tune::Target::Output(name) => name.clone(),
         };
         let none = Tuning {
@@ -377,7 +380,7 @@ impl From<&tune::Tuned> for Tuning {
                 after: Some(*after),
                 steps: Some(*steps as u64),
                 reason: outputs.map(|[before, after]| {
-                    format!("the loss of the outputs on calibration samples rose from {before:.3e} to {after:.3e}")
+                    format!("it raised the loss of the outputs on calibration samples from {before:.3e} to {after:.3e}")
                 }),
                 ..none
             },

@@ -51,7 +51,7 @@ impl Carry {
         let mut fed = HashSet::new();
         carries.iter().try_for_each(|carry| {
             if !fed.insert(&carry.input) {
-                return Err(carry.unfit(format!("input '{}' is carried twice", carry.input)));
+                return Err(carry.unfit(format!("input '{}' is given twice", carry.input)));
             }
             carry.check_one(signature)
         })
@@ -174,7 +174,7 @@ mod tests {
             (vec!["h=y"], "is not that part"),
             (vec!["g=y"], "no input 'g'; its inputs are h, x, its outputs states, y"),
             (vec!["h=state"], "no output 'state' (did you mean 'states'?)"),
-            (vec!["x=y", "x=y"], "carried twice"),
+            (vec!["x=y", "x=y"], "given twice"),
         ] {
             assert!(check(&texts).unwrap_err().contains(want), "{texts:?}");
         }

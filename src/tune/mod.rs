@@ -187,7 +187,7 @@ pub fn tune(
         sites.iter().enumerate().flat_map(|(i, site)| site.numbers.iter().map(move |&n| (n, i))).collect();
     let tracing = Tracing { engine, samples, seed: options.seed, sites: &numbers };
     if !samples.carry.is_empty() && samples.streams.len() < STREAMS {
-        let reason = format!("{STREAMS} streams (files) are needed to tune on, there are {}", samples.streams.len());
+        let reason = format!("fine-tuning needs {STREAMS} streams (files), there are {}", samples.streams.len());
         report.layers.extend(sites.iter().map(|site| Tuned {
             nodes: names(weights, &site.nodes),
             target: Target::States,
@@ -282,11 +282,11 @@ impl Layer {
             return None;
         }
         if codes.iter().all(|coded| coded.block().is_none()) {
-            return Some(Err("codes of a projection dictionary are not tuned".into()));
+            return Some(Err("projection dictionaries are not fine-tuned".into()));
         }
         let foreign = |weight: usize| survey.weights[weight].uses.iter().find(|used| !nodes.contains(&used.node));
         if tensors[0] == tensors[1] {
-            return Some(Err("its W and its R are the same weights".into()));
+            return Some(Err("its W and R are the same tensor".into()));
         }
         if let Some(used) = tensors.into_iter().find_map(foreign) {
             return Some(Err(format!("it shares weights with '{}'", survey.nodes[used.node].name)));
@@ -302,10 +302,10 @@ impl Layer {
             .collect();
         let alike = |&n: &usize| survey.nodes[n].attributes.direction == node.attributes.direction;
         if !nodes.iter().all(alike) || specs.iter().any(|s| *s != specs[0]) {
-            return Some(Err("nodes with other attributes use the same weights".into()));
+            return Some(Err("it shares weights with nodes of other attributes".into()));
         }
         if let Some(odd) = specs[0].iter().flat_map(|s| s.activations).find(|a| !a.has_slope_by_value()) {
-            return Some(Err(format!("no derivative by its value for {odd:?}")));
+            return Some(Err(format!("activation {odd:?} is not supported")));
         }
         let numbers: Option<Vec<usize>> =
             nodes.iter().map(|&n| engine.number(&survey.nodes[n].scope, survey.nodes[n].index)).collect();
@@ -607,10 +607,10 @@ fn refusal(windows: &Windows) -> Option<String> {
         return Some("no sample reaches it".into());
     }
     if windows.vary {
-        return Some("its B or P is not the same in all its runs".into());
+        return Some("its B or P changes between runs".into());
     }
     if windows.tuned_on.is_empty() || windows.left_out.is_empty() {
-        return Some("the samples are too few to leave some out".into());
+        return Some("too few samples to hold some back".into());
     }
     None
 }

@@ -157,8 +157,7 @@ fn an_endless_run_ends_as_an_error_that_names_the_model() {
         assert!(start.elapsed() < Duration::from_secs(30));
         shown
     };
-    let line =
-        "error: endless.onnx: could not be verified: one run takes more than 1 s; raise --verify-timeout if it may\n";
+    let line = "error: endless.onnx: could not be verified: inference exceeds 1 s; increase --verify-timeout\n";
     let compress = [&["compress", "endless.onnx", "-o", "out.onnx"][..], &QUICK].concat();
     assert_eq!(limited(&compress), (Some(1), line.to_owned()));
     assert_eq!(limited(&["verify", "endless.onnx", "fine.onnx"]), (Some(1), line.to_owned()), "as the original");
@@ -185,8 +184,7 @@ fn a_runaway_allocation_ends_as_an_error_that_names_the_model() {
     let (code, line) =
         run(directory.path(), &["verify", &fixture("gru256.onnx"), &fixture("gru256.onnx"), "--verify-memory", "3MB"]);
     assert_eq!(code, Some(1), "{line}");
-    let words =
-        "gru256.onnx: could not be verified: it takes more than 3.00 MB of memory; raise --verify-memory if it may";
+    let words = "gru256.onnx: could not be verified: it takes more than 3.00 MB of memory; increase --verify-memory";
     assert!(line.starts_with("error: ") && line.contains(words) && line.lines().count() == 1, "{line}");
     assert_eq!(names(directory.path()), ["greedy.onnx"]);
 }
@@ -506,8 +504,11 @@ fn an_output_is_no_input_by_whatever_path() {
         (&["-o", "cal.npz", "--holdout", "./cal.npz"], "cal.npz: this is an input"),
         (&["-o", "c.toml", "--config", "sub/../c.toml"], "c.toml: this is an input"),
         (&["-o", "o.onnx", "--labels", "y=l.json", "--report", "l.json"], "l.json: this is an input"),
-        (&["-o", "o.json", "--report", "./sub/../o.json"], "./sub/../o.json: is an output twice"),
-        (&["-o", "o.onnx", "--report", "r.json", "--report", "sub/../r.json"], "sub/../r.json: is an output twice"),
+        (&["-o", "o.json", "--report", "./sub/../o.json"], "./sub/../o.json: is used for two outputs"),
+        (
+            &["-o", "o.onnx", "--report", "r.json", "--report", "sub/../r.json"],
+            "sub/../r.json: is used for two outputs",
+        ),
     ];
     for (flags, words) in cases {
         let (code, line) = run(directory.path(), &[&["compress", "fine.onnx"], flags].concat());
