@@ -690,8 +690,8 @@ fn cannot_run(error: &Error) -> bool {
 
 fn without_all(error: &Error) -> String {
     format!(
-        "the model cannot be run to its outputs: it is calibrated on the samples as far as it runs, with one rate for all, \
-         and not tuned ({error})"
+        "the model cannot be run to its outputs: it is calibrated on the samples as far as it runs, with one rate for all \
+         ({error})"
     )
 }
 
