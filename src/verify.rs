@@ -2,7 +2,7 @@
 //! outputs, and compares these with checks (thresholds).
 //!
 //! Where the engine cannot run the original at all, each rewritten recurrent layer is run alone instead, on seeded inputs
-//! ([`Scope::Layers`]), and everything else of the two models must be the same ([`difference`]). That shows that the
+//! ([`VerifyScope::Layers`]), and everything else of the two models must be the same ([`difference`]). That shows that the
 //! layers still do what they did, not that the model does, and is said in the verdict. A sample that cannot be run is an
 //! error, and never a reason to judge layers only ([`obstacle`]). So is a compressed model that cannot be run although
 //! its original can, and an original that asks for more than the engine's [limits](crate::limits): it might be made to
@@ -94,7 +94,7 @@ pub struct Check {
 /// What was run for verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Scope {
+pub enum VerifyScope {
     /// The whole models, from inputs to outputs.
     Model,
     /// Each rewritten recurrent layer alone.
@@ -107,7 +107,7 @@ pub struct Verdict {
     /// What ran the models.
     pub engine: &'static str,
     /// Whole models, or layers alone.
-    pub scope: Scope,
+    pub scope: VerifyScope,
     /// Why only layers were run.
     pub reason: Option<String>,
     /// Runs that were compared.
@@ -175,7 +175,7 @@ pub struct Checked {
 
 /// Inputs and checks of a verification.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings<'a> {
+pub struct VerifySettings<'a> {
     /// The inputs.
     pub samples: &'a Samples,
     /// Kind of the calibration samples: `calibration`, `same` or `random`; `None` if unknown.
@@ -198,7 +198,7 @@ pub struct Settings<'a> {
 pub fn verify(
     original: &Model,
     compressed: &Model,
-    settings: &Settings<'_>,
+    settings: &VerifySettings<'_>,
     progress: &dyn Progress,
 ) -> Result<Verdict> {
     if settings.samples.is_empty() {
@@ -230,7 +230,7 @@ pub fn verify(
     match compared {
         Ok(comparison) => {
             let (worst, mean) = (comparison.worst_loss().ok(), comparison.mean_loss().ok());
-            let mut verdict = verdict(Scope::Model, None, settings, comparison.figures());
+            let mut verdict = verdict(VerifyScope::Model, None, settings, comparison.figures());
             verdict.warnings.splice(0..0, warnings);
             verdict.fail(not_finite.into_iter().flatten());
             Ok(Verdict { loss: mean, loss_worst: worst, loss_mean: mean, ..verdict })
@@ -349,7 +349,12 @@ fn check_names(checks: &[Check], judge: &Judge) -> Result<()> {
     }
 }
 
-fn verdict(scope: Scope, reason: Option<String>, settings: &Settings<'_>, outputs: Vec<Figures>) -> Verdict {
+fn verdict(
+    scope: VerifyScope,
+    reason: Option<String>,
+    settings: &VerifySettings<'_>,
+    outputs: Vec<Figures>,
+) -> Verdict {
     let Held { checked, unbound, mut failures } = hold(settings.checks, &outputs);
     failures.extend(outputs.iter().filter_map(not_comparable));
     if !outputs.is_empty() && outputs.iter().all(|f| f.elements + f.nan + f.infinite + f.non_finite == 0) {
@@ -504,7 +509,7 @@ fn short(value: f64) -> String {
 }
 
 /// The verdict of models that cannot be run as a whole, because of `why`.
-fn without_runs(original: &Model, compressed: &Model, settings: &Settings<'_>, why: &Error) -> Result<Verdict> {
+fn without_runs(original: &Model, compressed: &Model, settings: &VerifySettings<'_>, why: &Error) -> Result<Verdict> {
     match why.kind() {
         ErrorKind::Limit => Err(Error::new(ErrorKind::Engine, format!("could not be verified: {why}"))),
         _ => layers::verify(original, compressed, settings, why),

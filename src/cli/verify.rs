@@ -9,7 +9,7 @@ use dirnet::engine::Engine;
 use dirnet::error::{Error, ErrorKind};
 use dirnet::loss::Judge;
 use dirnet::report::{Command, Report, Seconds};
-use dirnet::verify::{self, Settings};
+use dirnet::verify::{self, VerifySettings};
 
 use super::args::{self, Checks, Limits, Output, Run, TestSamples};
 use super::output;
@@ -58,7 +58,7 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     let load = start.elapsed().as_secs_f64();
-    let settings = Settings {
+    let settings = VerifySettings {
         samples: &samples,
         calibrated_on: None,
         loss: &loss,

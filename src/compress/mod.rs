@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 pub use inputs::{HELD_OUT, InputOrigin, Inputs, random};
 pub use options::{Allocation, Codec, Options, Target};
-pub use search::{Found, smallest};
-pub use study::{Coded, PhaseSeconds, Rates, Study, Tried, Version, sized};
+pub use search::{SmallestSize, smallest};
+pub use study::{CodedModel, CodedVersion, PhaseSeconds, Rates, Study, Tried, sized};
 
 use crate::encode::{self, Writing};
 use crate::engine::{Engine, Overrides};
@@ -30,7 +30,7 @@ use crate::progress::{Progress, Silent};
 use crate::samples::Samples;
 use crate::sites::{PerSite, Sites, Weights};
 use crate::tune::{self, TuneReport};
-use crate::verify::{self, Check, Settings, Verdict};
+use crate::verify::{self, Check, Verdict, VerifySettings};
 
 /// The ratio of the smallest file that a search for a loss looks at, and how many sizes it looks at.
 const SMALLEST: f64 = 40.0;
@@ -366,9 +366,9 @@ impl<'a> Compressor<'a> {
     }
 
     /// How the model is fine-tuned, if it is: what is tuned on noise fits nothing else.
-    fn tuning(&self) -> Option<tune::Options> {
+    fn tuning(&self) -> Option<tune::TuneOptions> {
         let effort = self.effort().filter(|_| self.inputs.origin != InputOrigin::Random && self.engine.is_some())?;
-        Some(tune::Options { effort, steps: None, seed: self.options.seed })
+        Some(tune::TuneOptions { effort, steps: None, seed: self.options.seed })
     }
 
     /// The best plan for a target, and what it is expected to do.
@@ -444,7 +444,7 @@ impl<'a> Compressor<'a> {
     /// # Errors
     /// As [`verify::verify`].
     pub fn verify(&self, result: &Model, checks: &[Check]) -> Result<Verdict> {
-        let settings = Settings {
+        let settings = VerifySettings {
             samples: &self.inputs.holdout,
             calibrated_on: Some(self.inputs.origin.name()),
             loss: &self.options.loss,
@@ -505,8 +505,8 @@ impl<'a> Compressor<'a> {
         Ok(Planned { plan, target: self.target.unwrap_or(bytes), bytes, sensitivity, distortion, predicted_loss })
     }
 
-    fn compressed(&self, coded: Coded, tuning: Option<TuneReport>) -> Result<Compressed> {
-        let Coded { plan, distortion, model, .. } = coded;
+    fn compressed(&self, coded: CodedModel, tuning: Option<TuneReport>) -> Result<Compressed> {
+        let CodedModel { plan, distortion, model, .. } = coded;
         let planned = self.planned(plan, model.saved_bytes()?, Some(distortion))?;
         Ok(Compressed { model, planned, tuning })
     }
@@ -689,12 +689,12 @@ impl<'a> Compressor<'a> {
         })
     }
 
-    fn code(&mut self, plan: Plan) -> Result<Coded> {
+    fn code(&mut self, plan: Plan) -> Result<CodedModel> {
         let progress = self.progress;
         self.calibrated()?.code(plan, progress)
     }
 
-    fn tune(&mut self, coded: &mut Coded) -> Result<Option<TuneReport>> {
+    fn tune(&mut self, coded: &mut CodedModel) -> Result<Option<TuneReport>> {
         let (Some(options), Some(engine)) = (self.tuning(), &self.engine) else { return Ok(None) };
         let study = self.study.as_mut().expect("whoever tunes has coded");
         let report = study.tune(coded, engine, &self.inputs.calibration, &self.judge, &options, self.progress)?;
@@ -749,8 +749,8 @@ impl<'a> Compressor<'a> {
     }
 
     /// The smallest model that is within the bound before tuning.
-    fn search(&mut self, held: &Reference<'_>, bound: f64) -> Result<(Found, Coded)> {
-        let mut best: Option<Coded> = None;
+    fn search(&mut self, held: &Reference<'_>, bound: f64) -> Result<(SmallestSize, CodedModel)> {
+        let mut best: Option<CodedModel> = None;
         let mut least = f64::INFINITY;
         let mut looks = Vec::new();
         let range = self.calibrated()?.sized(|sizing| sizing.target(SMALLEST)..=sizing.file);
@@ -829,7 +829,7 @@ fn projects(plan: &Plan) -> bool {
 }
 
 /// How far a coded model is from the original on some samples.
-fn compared(coded: &Coded, held: &Reference<'_>) -> Result<Comparison> {
+fn compared(coded: &CodedModel, held: &Reference<'_>) -> Result<Comparison> {
     held.compare(&Engine::new(&coded.model)?, &Overrides::default())
 }
 

@@ -64,15 +64,15 @@ pub struct Study<'a> {
     /// What was measured for the sizes of plans.
     sizes: encode::Measured,
     /// All sites coded at a rate, with their distortions, by the width of pieces.
-    versions: Mutex<BTreeMap<usize, Arc<Version>>>,
+    versions: Mutex<BTreeMap<usize, Arc<CodedVersion>>>,
 }
 
 /// All sites coded at one rate, and the distortion of each.
-pub type Version = (CodedSites, PerSite<f64>);
+pub type CodedVersion = (CodedSites, PerSite<f64>);
 
 /// What a plan came to.
 #[derive(Clone, Debug)]
-pub struct Coded {
+pub struct CodedModel {
     /// The plan.
     pub plan: Plan,
     /// The stored sites.
@@ -222,18 +222,18 @@ impl<'a> Study<'a> {
     }
 
     /// All sites coded in one way, as well as curves need it.
-    fn version(&self, choice: Choice, progress: &dyn Progress) -> Result<Version> {
+    fn version(&self, choice: Choice, progress: &dyn Progress) -> Result<CodedVersion> {
         let plan = Plan::alike(choice, &self.equal());
         code::learn(&self.weights, &plan, &self.learning(CURVE_ROUNDS, None), progress)
     }
 
-    fn keep(&self, width: usize, version: Version) -> Arc<Version> {
+    fn keep(&self, width: usize, version: CodedVersion) -> Arc<CodedVersion> {
         let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
         versions.entry(width).or_insert_with(|| Arc::new(version)).clone()
     }
 
     /// All sites coded with pieces of `width` and codebooks of their own: from the curves, or learned now.
-    fn coarse(&self, width: usize) -> Result<Arc<Version>> {
+    fn coarse(&self, width: usize) -> Result<Arc<CodedVersion>> {
         let known = self.versions.lock().unwrap_or_else(PoisonError::into_inner).get(&width).cloned();
         if let Some(known) = known {
             return Ok(known);
@@ -362,7 +362,7 @@ impl<'a> Study<'a> {
         progress.phase("try plans", 2 + kinds.len() as u64);
         let few = self.few(samples);
         let reference = judge.reference(engine, &few)?;
-        let subject = tune::Subject { model: self.model, engine, weights: &self.weights };
+        let subject = tune::TuneSubject { model: self.model, engine, weights: &self.weights };
         let held_back = |plan: &Plan| -> Result<Option<f64>> {
             let (mut sites, _) = code::learn(&self.weights, plan, &self.learning(PLAN_ROUNDS, Some(plan)), &Silent)?;
             self.forget_factors();
@@ -427,7 +427,7 @@ impl<'a> Study<'a> {
     ///
     /// # Errors
     /// Those of the numerics, and as [`encode::apply`].
-    pub fn code(&mut self, plan: Plan, progress: &dyn Progress) -> Result<Coded> {
+    pub fn code(&mut self, plan: Plan, progress: &dyn Progress) -> Result<CodedModel> {
         let start = Instant::now();
         progress.phase("learn", self.weights.len() as u64);
         let how = self.learning(FINAL_ROUNDS, Some(&plan));
@@ -437,7 +437,7 @@ impl<'a> Study<'a> {
         let start = Instant::now();
         let model = encode::apply(self.model, &self.weights, &sites, &self.writing)?;
         self.seconds.encode += start.elapsed().as_secs_f64();
-        Ok(Coded { plan, sites, distortion, model })
+        Ok(CodedModel { plan, sites, distortion, model })
     }
 
     /// Fine-tunes the coded sites against the original on calibration samples, and builds the model anew. The bytes stay.
@@ -446,17 +446,17 @@ impl<'a> Study<'a> {
     /// Those of running the model.
     pub fn tune(
         &mut self,
-        coded: &mut Coded,
+        coded: &mut CodedModel,
         engine: &Engine,
         samples: &Samples,
         judge: &Judge,
-        options: &tune::Options,
+        options: &tune::TuneOptions,
         progress: &dyn Progress,
     ) -> Result<TuneReport> {
         let start = Instant::now();
         let few = self.few(samples);
         let reference = judge.reference(engine, &few)?;
-        let subject = tune::Subject { model: self.model, engine, weights: &self.weights };
+        let subject = tune::TuneSubject { model: self.model, engine, weights: &self.weights };
         let report = tune::tune(&subject, &mut coded.sites, samples, Some(&reference), options, progress)?;
         for (id, stored) in code::stored(&coded.sites) {
             coded.distortion[id] = code::distortion_of(&self.weights, &self.metrics, id, stored);
@@ -480,7 +480,7 @@ impl<'a> Study<'a> {
     }
 
     fn learning(&self, rounds: usize, plan: Option<&Plan>) -> Learning<'_> {
-        let options = dictionary::Options { seed: self.seed, rounds, ..Default::default() };
+        let options = dictionary::LearnOptions { seed: self.seed, rounds, ..Default::default() };
         Learning { metrics: &self.metrics, options, peaks: self.peaks(plan) }
     }
 

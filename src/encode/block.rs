@@ -5,16 +5,16 @@ use std::sync::Arc;
 use ndarray::{ArrayView2, Axis, Slice};
 
 use super::writer::{Home, Run, Writer};
-use super::{Stored, Subject, projected};
+use super::{Stored, StoredMatrix, projected};
 use crate::code::CodedSite;
-use crate::dictionary::{Coded, Part, Projected};
+use crate::dictionary::{BlockCode, Part, Projected};
 use crate::onnx::{ElementType, tensor};
 
 /// The rows of one site, `[rows, columns]`, in the format in which they are stored.
 #[derive(Clone, Copy, Debug)]
 pub enum Block<'a> {
     /// Codes, scales and a codebook.
-    Coded(&'a Coded),
+    Coded(&'a BlockCode),
     /// Codes of projection dictionaries.
     Projected(&'a Projected),
     /// The rows, unchanged.
@@ -93,7 +93,7 @@ pub(super) fn float(
     match run.parts[0].0 {
         Block::Coded(_) => {
             let mut levels = writer.levels(stored, run, &shape, home);
-            if !matches!(stored.of, Subject::Weight(_)) {
+            if !matches!(stored.of, StoredMatrix::Weight(_)) {
                 // OpenVINO takes int8 that goes to float and into a product for compressed weights, and does not fold it.
                 levels = writer.cast(&levels, ElementType::Int32, &format!("{name}/wide"));
             }

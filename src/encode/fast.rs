@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::found::{Found, changed, constant, dense, stacked};
 use super::writer::{int, ints, runs};
-use super::{Block, Home, Layer, Stored, Subject, Writer, projected};
+use super::{Block, Home, Layer, Stored, StoredMatrix, Writer, projected};
 use crate::dictionary::Projected;
 use crate::error::Result;
 use crate::onnx::proto::attribute_proto::AttributeType;
@@ -434,12 +434,12 @@ impl Scribe<'_, '_, '_, '_> {
 
     /// The two matrices that gates of one dictionary are the product of.
     fn factors(&mut self, stored: &Stored<'_>, units: &[&Projected], home: Home<'_>) -> Matrix {
-        let Subject::Weight(weight) = stored.of else { unreachable!("codes and atoms are coded in blocks") };
+        let StoredMatrix::Weight(weight) = stored.of else { unreachable!("codes and atoms are coded in blocks") };
         let atoms = &units[0].parts[0].atoms;
         let number = self.writer.dictionary(atoms);
         let used = units.iter().map(|unit| unit.parts[0].codes.len()).max().unwrap_or(0);
         let codes = (0..used).map(|band| {
-            let of = Subject::Codes { weight, part: 0, band };
+            let of = StoredMatrix::Codes { weight, part: 0, band };
             let name = format!("{}/z{band}", stored.name);
             self.codes(of, stored, units, &name, home)
         });
@@ -464,8 +464,15 @@ impl Scribe<'_, '_, '_, '_> {
     }
 
     /// The codes of one band for all gates; zeros for a gate that does not use it.
-    fn codes(&mut self, of: Subject, stored: &Stored<'_>, units: &[&Projected], name: &str, home: Home<'_>) -> Levels {
-        let Subject::Codes { band, .. } = of else { unreachable!("codes are asked for") };
+    fn codes(
+        &mut self,
+        of: StoredMatrix,
+        stored: &Stored<'_>,
+        units: &[&Projected],
+        name: &str,
+        home: Home<'_>,
+    ) -> Levels {
+        let StoredMatrix::Codes { band, .. } = of else { unreachable!("codes are asked for") };
         let (mut levels, mut scales) = (Vec::new(), Vec::new());
         let mut start = stored.start;
         for (unit, gate) in units.iter().zip(stored.gates) {

@@ -38,7 +38,7 @@ use crate::recurrent::RecurrentNode;
 
 /// A matrix that is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Subject {
+pub enum StoredMatrix {
     /// A weight, by its index in the survey.
     Weight(usize),
     /// Codes of the rows of a weight: those of one band of one of its dictionaries.
@@ -63,7 +63,7 @@ pub enum Subject {
 #[derive(Clone, Debug)]
 pub struct Stored<'a> {
     /// What it is, or is a part of.
-    pub of: Subject,
+    pub of: StoredMatrix,
     /// Its first row in that, all directions counted.
     pub start: usize,
     /// What the names of its values begin with: `<node>/W`.

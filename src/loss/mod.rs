@@ -42,7 +42,7 @@ pub use profile::{BINS, Bin, Profile};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{ElementType, Model, Values};
-use crate::samples::{Carry, Dim, Signature};
+use crate::samples::{AxisSize, Carry, Signature};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -129,7 +129,7 @@ pub struct Judged {
     /// Whether the divergence is measured: always for probabilities, for other outputs if the user chose it.
     pub kl: bool,
     /// Its dimensions, as far as they are declared.
-    pub dims: Vec<Dim>,
+    pub dims: Vec<AxisSize>,
     /// Whether it depends on what is changed, as far as is known: else it is not part of any loss.
     pub reached: bool,
 }

@@ -47,12 +47,12 @@ pub fn coarser(sites: &Sites, plan: &Plan, of: SiteKind) -> Option<Plan> {
 #[derive(Clone, Debug)]
 pub struct Curves {
     /// For each site its candidates, in the same order for all.
-    pub points: PerSite<Vec<Point>>,
+    pub points: PerSite<Vec<CurvePoint>>,
 }
 
 /// A point of a rate-distortion curve.
 #[derive(Clone, Copy, Debug)]
-pub struct Point {
+pub struct CurvePoint {
     /// What is stored.
     pub choice: Choice,
     /// Estimated bytes.
@@ -66,12 +66,12 @@ impl Curves {
     #[must_use]
     pub fn of_shapes(sites: &Sites) -> Curves {
         let dense = sites.map(|site| site.block.weights() as u64 * sites.element_bytes(site.id));
-        let mut points: PerSite<Vec<Point>> = sites.map(|_| Vec::new());
+        let mut points: PerSite<Vec<CurvePoint>> = sites.map(|_| Vec::new());
         for choice in ways(sites).into_iter().chain([Choice::Dense]) {
             let payload = alike(sites, choice).payload(sites, &dense);
             for (id, points) in points.iter_mut() {
                 let nodes = if choice == Choice::Dense { 0 } else { NODES };
-                points.push(Point { choice, bytes: payload[id] + nodes, distortion: 0.0 });
+                points.push(CurvePoint { choice, bytes: payload[id] + nodes, distortion: 0.0 });
             }
         }
         Curves { points }
@@ -161,7 +161,7 @@ impl<'a> Search<'a> {
     }
 
     /// A point of a site's curve; the finest of those that are coded stands in where dense is not on offer.
-    fn point(&self, site: SiteId, index: usize) -> &Point {
+    fn point(&self, site: SiteId, index: usize) -> &CurvePoint {
         let points = &self.curves.points[site];
         let point = &points[index];
         if point.choice != Choice::Dense || self.sizing.keeps_dense[site] {

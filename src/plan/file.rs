@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dictionary::{ATOMS, MAX_WIDTH};
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{Choice, Plan, Settings};
+use crate::plan::{Choice, CodecSettings, Plan};
 use crate::sites::{PerSite, Site, Sites};
 
 /// The version of the format.
@@ -82,7 +82,7 @@ pub fn write(sites: &Sites, plan: &Plan) -> Result<String> {
     let entry = |site: &Site| {
         let (choice, sensitivity) = (plan.choices[site.id], plan.sensitivity[site.id]);
         let (node, tensor, direction, gate) = place(site);
-        let Settings { codec, width, atoms, sharing, bands } = choice.settings();
+        let CodecSettings { codec, width, atoms, sharing, bands } = choice.settings();
         let sensitivity = Some(sensitivity);
         Entry { node, tensor, direction, gate, codec, width, atoms, sharing, bands, sensitivity }
     };
@@ -108,7 +108,7 @@ pub fn read(text: &str, sites: &Sites, usual: &PerSite<f64>) -> Result<Plan> {
     let mut planned: BTreeMap<Place, (Choice, Option<f64>)> = BTreeMap::new();
     for entry in file.unit {
         let Entry { codec, width, atoms, sharing, bands, .. } = entry;
-        let settings = Settings { codec, width, atoms, sharing, bands };
+        let settings = CodecSettings { codec, width, atoms, sharing, bands };
         let choice = Choice::of_settings(&settings).map_err(|message| usage(message).at_node(&entry.node))?;
         if let Some(sensitivity) = entry.sensitivity.filter(|s| !(*s > 0.0 && s.is_finite())) {
             return Err(usage(format!("sensitivity {sensitivity}, expected a number above 0")).at_node(&entry.node));

@@ -17,8 +17,8 @@ mod sizing;
 mod uniform;
 
 pub use allocation::{Candidate, allocate};
-pub use choice::{Choice, Settings, Sharing, Storage};
-pub use curves::{Curves, Point, coarser, widths_near};
+pub use choice::{Choice, CodecSettings, Sharing, Storage};
+pub use curves::{CurvePoint, Curves, coarser, widths_near};
 pub use file::{read, write};
 pub use overrides::Pins;
 pub use projection::Dictionaries;

@@ -20,7 +20,7 @@ use std::ops::Range;
 use ndarray::Array2;
 use regex::Regex;
 
-pub use attributes::{Activation, Attributes, Cell, Direction, Function};
+pub use attributes::{Attributes, Cell, Direction, Function, NamedActivation};
 pub use vector::Vector;
 pub use weights::{ConstantRef, Constants, Source};
 

@@ -7,7 +7,7 @@ use super::size::duration;
 use super::units::Row;
 use super::{Command, Report, Sweep, Unit};
 use crate::error::Escaped;
-use crate::verify::{Scope, Verdict};
+use crate::verify::{Verdict, VerifyScope};
 
 /// The report of `compress`, `verify` or `plan`.
 pub(super) fn report(report: &Report) -> String {
@@ -91,8 +91,8 @@ pub(super) fn plain(table: &str) -> String {
 
 fn verification(verdict: &Verdict, predicted: Option<f64>, out: &mut String) {
     let scope = match verdict.scope {
-        Scope::Model => "end to end",
-        Scope::Layers => "layer by layer",
+        VerifyScope::Model => "end to end",
+        VerifyScope::Layers => "layer by layer",
     };
     let seen = match verdict.calibrated_on.as_deref() {
         Some("same") => " that were also used for calibration",

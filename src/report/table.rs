@@ -11,10 +11,11 @@ use super::grid::{Grid, Kind, SHARE_LEGEND, bound, forecast, measured};
 use super::size::{duration, figure, grouped, percent, times};
 use super::units::Row;
 use super::{
-    Bench, Bytes, Command, Inspection, Node, NodeForm, Point, Report, Skipped, Sweep, Tuning, Unit, Value, Weight,
+    Bench, Bytes, Command, InspectedValue, InspectedWeight, Inspection, Node, NodeForm, Report, SkippedNode, Sweep,
+    SweepPoint, Tuning, Unit,
 };
 use crate::error::Escaped;
-use crate::verify::{Scope, Verdict};
+use crate::verify::{Verdict, VerifyScope};
 
 /// The width that tables fit.
 const WIDTH: usize = 80;
@@ -111,8 +112,8 @@ fn verification(verdict: &Verdict, style: &Style, out: &mut String) {
         _ => "",
     };
     let scope = match verdict.scope {
-        Scope::Model => "end to end",
-        Scope::Layers => "layer by layer",
+        VerifyScope::Model => "end to end",
+        VerifyScope::Layers => "layer by layer",
     };
     heading(style, &format!("verified {scope} in {} on {samples}{seen}", verdict.engine), out);
     grid(&Grid::outputs(&verdict.outputs), style, out);
@@ -202,7 +203,7 @@ pub(super) fn sweep(sweep: &Sweep, style: &Style) -> String {
     line_of(&mut out, format!("recurrent weights {}, whole file {}", before.0, before.1));
     let names = sweep.points.iter().map(|point| point.outputs.len()).max().unwrap_or(0);
     for output in 0..names {
-        let at = |point: &Point| point.outputs.get(output).cloned();
+        let at = |point: &SweepPoint| point.outputs.get(output).cloned();
         let title = sweep.points.iter().find_map(at).map_or_else(String::new, |figures| name(&figures.name, 60));
         heading(style, &format!("output {title}"), &mut out);
         grid(&Grid::points(sweep, output), style, &mut out);
@@ -296,7 +297,7 @@ fn quoted(word: &str) -> String {
 }
 
 /// Inputs or outputs of a model.
-fn values(title: &str, values: &[Value], style: &Style, out: &mut String) {
+fn values(title: &str, values: &[InspectedValue], style: &Style, out: &mut String) {
     use Kind::Word;
     if values.is_empty() {
         return;
@@ -360,7 +361,7 @@ fn inspected_node(node: &Node, style: &Style, out: &mut String) {
 }
 
 /// Where W or R comes from, in words.
-fn origin(weight: &Weight) -> String {
+fn origin(weight: &InspectedWeight) -> String {
     match &weight.same_as {
         Some(twin) => format!("same as in {}", Escaped(twin)),
         None if weight.codec == Some("projection") => format!("projection: {}", dictionaries(&weight.codebooks)),
@@ -380,7 +381,7 @@ fn dictionaries(widths: &[u64]) -> String {
     named.collect::<Vec<_>>().join(", ")
 }
 
-fn skipped(skipped: &[Skipped], style: &Style, out: &mut String) {
+fn skipped(skipped: &[SkippedNode], style: &Style, out: &mut String) {
     if skipped.is_empty() {
         return;
     }

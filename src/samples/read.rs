@@ -5,7 +5,7 @@
 
 use super::npy::Header;
 use super::npz::Npz;
-use super::{Carry, Dim, Feed, Port, Samples, Signature, Stream, Tensor};
+use super::{AxisSize, Carry, Feed, Port, Samples, Signature, Stream, Tensor};
 use crate::error::{self, Error, ErrorKind, Result};
 use crate::limits;
 use crate::onnx::{ElementType, foreign, model::decode_tensor, tensor};
@@ -279,9 +279,9 @@ impl<'a> Reader<'a> {
         let shape: Vec<usize> = dims
             .iter()
             .map(|dim| match dim {
-                Dim::Size(size) => *size,
-                Dim::Symbol(symbol) => sizes.get(symbol.as_str()).copied().unwrap_or(1),
-                Dim::Unknown => 1,
+                AxisSize::Size(size) => *size,
+                AxisSize::Symbol(symbol) => sizes.get(symbol.as_str()).copied().unwrap_or(1),
+                AxisSize::Unknown => 1,
             })
             .collect();
         if super::tensor::bytes(port.element, &shape).is_none_or(|bytes| bytes > limits::SAMPLE_BYTES) {
@@ -299,7 +299,7 @@ fn symbol_sizes<'a>(signature: &'a Signature, feed: &Feed) -> BTreeMap<&'a str, 
     for port in &signature.inputs {
         let (Some(dims), Some(tensor)) = (&port.dims, feed.get(&port.name)) else { continue };
         for (dim, &size) in dims.iter().zip(tensor.shape()) {
-            if let Dim::Symbol(symbol) = dim {
+            if let AxisSize::Symbol(symbol) = dim {
                 sizes.entry(symbol.as_str()).or_insert(size);
             }
         }

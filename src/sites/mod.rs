@@ -45,7 +45,7 @@ pub struct Site {
     /// The constant that it is a block of.
     pub tensor: TensorId,
     /// Its rows in that constant.
-    pub block: Block,
+    pub block: SiteRows,
     /// The vector that its columns multiply.
     pub input: InputId,
     /// What multiplies it.
@@ -54,7 +54,7 @@ pub struct Site {
 
 /// Rows of a constant of shape `[planes, rows, columns]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Block {
+pub struct SiteRows {
     /// Index in the first axis.
     pub plane: usize,
     /// Indices in the second axis.
@@ -102,7 +102,7 @@ enum Shared {
     State { r: TensorId, direction: usize },
 }
 
-impl Block {
+impl SiteRows {
     /// Rows and columns.
     #[must_use]
     pub fn shape(&self) -> [usize; 2] {
@@ -211,7 +211,7 @@ impl Sites {
                     sites.inputs.push(InputVector { nodes, vector, sections });
                     InputId(sites.inputs.len() - 1)
                 });
-                let block = Block { plane: gate.direction_index, rows: gate.rows(), columns: gate.columns };
+                let block = SiteRows { plane: gate.direction_index, rows: gate.rows(), columns: gate.columns };
                 let consumer = Consumer::Recurrent(gate);
                 sites.all.push(Site { id: SiteId(sites.all.len()), tensor, block, input, consumer });
             }

@@ -11,7 +11,7 @@ use dirnet::onnx::proto::{OperatorSetIdProto, attribute_proto::AttributeType};
 use dirnet::onnx::{AttributeProto, GraphProto, LoadOptions, Model, ModelProto, NodeProto, Scope, TensorProto, tensor};
 use dirnet::progress::Silent;
 use dirnet::samples::{Carry, Feed, Samples, Stream, Tensor};
-use dirnet::verify::{self, Check, CheckKind, Settings, Verdict, verify};
+use dirnet::verify::{self, Check, CheckKind, Verdict, VerifySettings, verify};
 use ndarray::{Array, ArrayD, IxDyn};
 
 use crate::hostile::targets::{graph, int, node, of, value, wave};
@@ -89,7 +89,7 @@ fn judge(
     checks: &[Check],
 ) -> Result<Verdict, dirnet::error::Error> {
     let loss = LossSpec::default();
-    let settings = Settings { samples, calibrated_on: None, loss: &loss, checks, seed: 0 };
+    let settings = VerifySettings { samples, calibrated_on: None, loss: &loss, checks, seed: 0 };
     verify(&load(original), &load(result), &settings, &Silent)
 }
 
@@ -127,7 +127,7 @@ fn tokens(bad: impl Fn(usize) -> bool) -> Samples {
 fn a_sample_out_of_range_does_not_turn_a_failure_into_layers() {
     let (original, result) = (embedding(1.0), coded(embedding(-1000.0), 1e-3));
     let fine = judge(&original, &result, &tokens(|_| false), &snr(20.0)).unwrap();
-    assert!(!fine.passed && fine.scope == verify::Scope::Model);
+    assert!(!fine.passed && fine.scope == verify::VerifyScope::Model);
     for bad in [tokens(|i| i == 3), tokens(|_| true)] {
         let error = judge(&original, &result, &bad, &snr(20.0)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Samples, "{error}");
@@ -327,12 +327,12 @@ fn extra_input(model: &mut ModelProto, input: usize, tensor: TensorProto) {
 fn what_was_not_run_must_be_the_same() {
     let original = unrunnable(1.0);
     let sound = judge(&original, &coded(original.clone(), 1e-3), &samples(), &snr(20.0)).unwrap();
-    assert!(sound.passed && sound.scope == verify::Scope::Layers, "{:?}", sound.failures);
+    assert!(sound.passed && sound.scope == verify::VerifyScope::Layers, "{:?}", sound.failures);
     for (name, change, said) in CHANGES {
         let mut result = coded(original.clone(), 1e-3);
         change(&mut result);
         let verdict = judge(&original, &result, &samples(), &snr(20.0)).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!(verdict.scope, verify::Scope::Layers, "{name}");
+        assert_eq!(verdict.scope, verify::VerifyScope::Layers, "{name}");
         assert!(!verdict.passed, "{name} passed");
         assert!(verdict.failures.iter().any(|f| f.contains(said)), "{name}: {:?}", verdict.failures);
     }

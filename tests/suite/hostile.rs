@@ -12,7 +12,7 @@ use bytes::Bytes;
 use dirnet::encode::{Assigned, Form, Request};
 use dirnet::error::ErrorKind;
 use dirnet::expand;
-use dirnet::onnx::external_data::Place;
+use dirnet::onnx::external_data::DataRange;
 use dirnet::onnx::graph::for_each_tensor;
 use dirnet::onnx::proto::{
     OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
@@ -133,7 +133,7 @@ pub fn huge(directory: &TempDir, bytes: u64) {
     fs::File::create(directory.path().join("huge")).unwrap().set_len(bytes).unwrap();
     let mut table = tensor::float("table", &[0], &[]);
     table.dims = vec![bytes as i64 / 4 / 16, 16];
-    Place { location: "huge".to_owned(), offset: 0, length: Some(bytes) }.write_to(&mut table);
+    DataRange { location: "huge".to_owned(), offset: 0, length: Some(bytes) }.write_to(&mut table);
     let look_up = node("Gather", &["table", "row"], "z", vec![int("axis", 0)]);
     let pick = node("Slice", &["z", "zero", "one"], "first", vec![]);
     let mut proto = with(vec![look_up, pick], vec![table]);
@@ -290,7 +290,7 @@ fn long_names_make_short_lines() {
     write(&directory, "input.onnx", &proto);
     let mut proto = fine();
     let tensor = &mut proto.graph.as_mut().unwrap().initializer[0];
-    Place { location: "L".repeat(3_000_000), offset: 0, length: None }.write_to(tensor);
+    DataRange { location: "L".repeat(3_000_000), offset: 0, length: None }.write_to(tensor);
     write(&directory, "location.onnx", &proto);
     for model in ["name.onnx", "input.onnx", "location.onnx"] {
         let start = Instant::now();

@@ -16,7 +16,7 @@ use dirnet::progress::Silent;
 use dirnet::recurrent::FindOptions;
 use dirnet::samples::{Feed, Samples, Stream, Tensor};
 use dirnet::sites::Weights;
-use dirnet::verify::{Settings, verify};
+use dirnet::verify::{VerifySettings, verify};
 use ndarray::{Array2, ArrayD, Axis, IxDyn, concatenate};
 
 const HIDDEN: usize = 24;
@@ -92,7 +92,7 @@ fn compress(model: &Model, samples: &Samples) -> Result<(), Error> {
         expand::expand(&coded.model).expect("what was coded can be found again, whatever the numbers");
     }
     let loss = LossSpec::default();
-    let settings = Settings { samples, calibrated_on: None, loss: &loss, checks: &[], seed: 0 };
+    let settings = VerifySettings { samples, calibrated_on: None, loss: &loss, checks: &[], seed: 0 };
     let verdict = verify(model, &coded.model, &settings, &Silent)?;
     assert!(verdict.passed && verdict.outputs.iter().all(|o| o.non_finite == 0), "{:?}", verdict.failures);
     Ok(())

@@ -117,7 +117,7 @@ fn learn(weights: &Weights, plan: &Plan, peak: i8) -> CodedSites {
     let eye = |columns: usize| Arc::new(Metric::new(Array2::<f32>::eye(columns).view(), 0.01).unwrap());
     let metrics = weights.sites().map(|site| eye(site.block.columns));
     let options =
-        dictionary::Options { rounds: 1, kmeans_iterations: 2, refit_steps: 1, sweeps: 0, ..Default::default() };
+        dictionary::LearnOptions { rounds: 1, kmeans_iterations: 2, refit_steps: 1, sweeps: 0, ..Default::default() };
     let how = Learning { metrics: &metrics, options, peaks: weights.sites().map(|_| peak) };
     code::learn(weights, plan, &how, &Silent).unwrap().0
 }

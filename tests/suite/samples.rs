@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use dirnet::engine::Engine;
 use dirnet::error::{Error, ErrorKind};
 use dirnet::onnx::{ElementType, LoadOptions, Model};
-use dirnet::samples::{Carry, Dim, Port, Samples, Signature, Tensor};
+use dirnet::samples::{AxisSize, Carry, Port, Samples, Signature, Tensor};
 use ndarray::{Array1, Array2, Array3, ArrayD, IxDyn, array, s};
 use ndarray_npy::{NpzWriter, WritableElement, WriteNpyExt, write_npy};
 use proptest::prelude::*;
@@ -17,18 +17,19 @@ use crate::made::{self, fixture};
 
 /// `x [batch, 3]` of floats, `n [batch]` of 64-bit integers, `state [2, batch]` of floats.
 fn signature() -> Signature {
-    let port = |name: &str, element, dims: &[Dim]| Port { name: name.to_owned(), element, dims: Some(dims.to_vec()) };
-    let batch = Dim::Symbol("batch".to_owned());
+    let port =
+        |name: &str, element, dims: &[AxisSize]| Port { name: name.to_owned(), element, dims: Some(dims.to_vec()) };
+    let batch = AxisSize::Symbol("batch".to_owned());
     Signature {
         inputs: vec![
-            port("x", ElementType::Float, &[batch.clone(), Dim::Size(3)]),
+            port("x", ElementType::Float, &[batch.clone(), AxisSize::Size(3)]),
             port("n", ElementType::Int64, std::slice::from_ref(&batch)),
-            port("state", ElementType::Float, &[Dim::Size(2), batch.clone()]),
+            port("state", ElementType::Float, &[AxisSize::Size(2), batch.clone()]),
         ],
         closed: Vec::new(),
         outputs: vec![
-            port("y", ElementType::Float, &[batch.clone(), Dim::Size(4)]),
-            port("next", ElementType::Float, &[Dim::Size(2), batch]),
+            port("y", ElementType::Float, &[batch.clone(), AxisSize::Size(4)]),
+            port("next", ElementType::Float, &[AxisSize::Size(2), batch]),
         ],
         states: Vec::new(),
     }
@@ -375,7 +376,7 @@ fn small_npz() -> Vec<u8> {
 #[test]
 fn states_beyond_any_machine_are_refused() {
     let mut signature = signature();
-    signature.inputs[2].dims = Some(vec![Dim::Size(2), Dim::Size(1 << 62)]);
+    signature.inputs[2].dims = Some(vec![AxisSize::Size(2), AxisSize::Size(1 << 62)]);
     let dir = scratch();
     let path = Npz::new(dir.path(), "a.npz").with("x", counted([4, 5, 3])).with("n", Array1::<i64>::zeros(5)).finish();
     let carry = [Carry::parse("state=y").unwrap()];
@@ -395,13 +396,13 @@ fn samples_without_elements_are_refused() {
     assert!(names(one).contains("tensor 'x': shape [0, 3] has no elements"));
     // Nothing in the file bounds the other axes: a header says them all.
     let mut open = one_input();
-    open.inputs[0].dims = Some(["a", "b", "c"].map(|symbol| Dim::Symbol(symbol.to_owned())).to_vec());
+    open.inputs[0].dims = Some(["a", "b", "c"].map(|symbol| AxisSize::Symbol(symbol.to_owned())).to_vec());
     let wide = Npz::new(dir.path(), "c.npz").with("x", ArrayD::<f32>::zeros(IxDyn(&[1, 1 << 40, 0, 16]))).finish();
     let line = read(wide, &open, &[]).unwrap_err().to_string();
     assert!(line.contains("tensor 'x': shape [1, 1099511627776, 0, 16] has no elements, and axes beyond"), "{line}");
     // A cache that is empty at the start is none of these.
     let mut two = signature();
-    two.inputs[2].dims = Some(vec![Dim::Size(2), Dim::Symbol("past".to_owned())]);
+    two.inputs[2].dims = Some(vec![AxisSize::Size(2), AxisSize::Symbol("past".to_owned())]);
     let path = Npz::new(dir.path(), "d.npz")
         .with("x", counted([2, 3]))
         .with("n", array![1i64, 2])

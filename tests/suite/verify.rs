@@ -8,7 +8,7 @@ use dirnet::loss::LossSpec;
 use dirnet::onnx::{LoadOptions, Model, NodeProto};
 use dirnet::progress::Silent;
 use dirnet::samples::{Carry, Samples, Signature};
-use dirnet::verify::{Check, CheckKind, Scope, Settings, Verdict, verify};
+use dirnet::verify::{Check, CheckKind, Verdict, VerifyScope, VerifySettings, verify};
 
 use crate::corpus;
 use crate::made::made;
@@ -46,7 +46,7 @@ fn judge(
     checks: &[Check],
 ) -> Result<Verdict, dirnet::error::Error> {
     let loss = LossSpec::default();
-    let settings = Settings { samples, calibrated_on: Some("calibration"), loss: &loss, checks, seed: 0 };
+    let settings = VerifySettings { samples, calibrated_on: Some("calibration"), loss: &loss, checks, seed: 0 };
     verify(original, compressed, &settings, &Silent)
 }
 
@@ -60,7 +60,7 @@ fn a_model_passes_against_itself_and_fails_when_it_is_changed() {
     let samples = samples(&model, &fixture("holdout.npz"), &[]).subset(2);
     let checks = [check(CheckKind::MinSnr, None, 60.0), check(CheckKind::MaxKl, Some("logits"), 1e-4)];
     let same = judge(&model, &model, &samples, &checks).unwrap();
-    assert!(same.passed && same.scope == Scope::Model && same.samples == 2, "{:?}", same.failures);
+    assert!(same.passed && same.scope == VerifyScope::Model && same.samples == 2, "{:?}", same.failures);
     assert_eq!((same.outputs[0].max_abs, same.outputs[0].snr_db), (Some(0.0), None));
 
     let changed = judge(&model, &rounded(&model, 0.1), &samples, &checks).unwrap();
@@ -114,7 +114,7 @@ fn what_cannot_be_run_is_judged_layer_by_layer() {
     let samples = samples(&model, &fixture("holdout.npz"), &[]).subset(1);
     let (original, compressed) = (with_mystery(&model), with_mystery(&rounded(&model, 0.02)));
     let verdict = judge(&original, &compressed, &samples, &[check(CheckKind::MinSnr, None, 10.0)]).unwrap();
-    assert_eq!((verdict.scope, verdict.outputs.len()), (Scope::Layers, 2));
+    assert_eq!((verdict.scope, verdict.outputs.len()), (VerifyScope::Layers, 2));
     assert!(verdict.passed && verdict.reason.is_some(), "{verdict:?}");
     let snr = verdict.outputs[0].snr_db.unwrap();
     assert!((10.0..60.0).contains(&snr), "{snr}");

@@ -10,10 +10,10 @@ use super::grid::{Grid, Kind, SHARE, SHARE_LEGEND, forecast, loss_in_words, trad
 use super::markup::Markup;
 use super::size::{duration, figure, grouped, percent, times};
 use super::units::Row;
-use super::{Bytes, Command, Recurrent, Report, Seconds, Skipped, Sweep, Tool, Unit};
+use super::{Bytes, Command, Recurrent, Report, Seconds, SkippedNode, Sweep, Tool, Unit};
 use crate::error::Escaped;
 use crate::loss::{Bin, Figures, Profile};
-use crate::verify::{Scope, Verdict};
+use crate::verify::{Verdict, VerifyScope};
 
 /// Nodes and outputs that are shown at once; the others are folded away.
 const OPEN: usize = 8;
@@ -160,7 +160,7 @@ fn worst(outputs: &[Figures]) -> Option<&Figures> {
 
 fn notes(report: &Report, page: &mut Markup) {
     let failures = report.verify.as_ref().map_or(&[][..], |verdict| &verdict.failures);
-    let layers = report.verify.as_ref().filter(|verdict| verdict.scope == Scope::Layers);
+    let layers = report.verify.as_ref().filter(|verdict| verdict.scope == VerifyScope::Layers);
     if failures.is_empty() && report.warnings.is_empty() && layers.is_none() {
         return;
     }
@@ -200,8 +200,8 @@ fn quality(verdict: &Verdict, predicted: Option<f64>, page: &mut Markup) {
     page.raw("<section class=\"long\"><h2>Accuracy: the outputs compared with the original's</h2><p class=\"lead\">");
     let samples = if verdict.samples == 1 { "1 sample".to_owned() } else { format!("{} samples", verdict.samples) };
     page.raw(match verdict.scope {
-        Scope::Model => "Both models were run from end to end by ",
-        Scope::Layers => "Each compressed layer was run by itself by ",
+        VerifyScope::Model => "Both models were run from end to end by ",
+        VerifyScope::Layers => "Each compressed layer was run by itself by ",
     });
     page.text(verdict.engine).raw(" on ").text(&samples).raw(match verdict.calibrated_on.as_deref() {
         Some("same") => " that were also used for calibration",
@@ -508,7 +508,7 @@ fn making(report: &Report, page: &mut Markup) {
     }
     if !report.skipped.is_empty() {
         page.raw("<h3>Not compressed</h3><dl>");
-        for Skipped { node, op, reason, .. } in &report.skipped {
+        for SkippedNode { node, op, reason, .. } in &report.skipped {
             page.raw("<dt>").text(node).raw(" (").text(op).raw(")</dt>").element("dd", reason);
         }
         page.raw("</dl>");
