@@ -212,6 +212,7 @@ pub fn verify(
     }
     let warnings = leave_out_the_same(original, compressed, settings.samples, &mut judge)?;
     let not_finite = [not_finite(original, "original")?, not_finite(compressed, "compressed model")?];
+    let not_finite: Vec<String> = not_finite.into_iter().flatten().collect();
     // Planning unfolds the coded weights: that is done before the original's take memory too.
     let compressed_engine = Engine::new(compressed).and_then(|engine| {
         let first = settings.samples.streams.first();
@@ -232,8 +233,14 @@ pub fn verify(
             let (worst, mean) = (comparison.worst_loss().ok(), comparison.mean_loss().ok());
             let mut verdict = verdict(VerifyScope::Model, None, settings, comparison.figures());
             verdict.warnings.splice(0..0, warnings);
-            verdict.fail(not_finite.into_iter().flatten());
+            verdict.fail(not_finite);
             Ok(Verdict { loss: mean, loss_worst: worst, loss_mean: mean, ..verdict })
+        }
+        // No sample is at fault where the weights are.
+        Err(e) if cannot_run(&e) && !not_finite.is_empty() => {
+            let mut verdict = verdict(Scope::Model, None, settings, Vec::new());
+            verdict.fail(not_finite);
+            Ok(verdict)
         }
         // Whose fault it is shows when the original is run alone.
         Err(e) if cannot_run(&e) => match judge.reference(&engine, settings.samples) {

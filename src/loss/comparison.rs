@@ -76,6 +76,8 @@ struct Sums {
     nan: u64,
     infinite: u64,
     undecided: u64,
+    /// The elements are integers or booleans, whatever was declared.
+    discrete: bool,
     max_abs: f64,
     squared_error: f64,
     original_energy: f64,
@@ -193,7 +195,7 @@ impl Sums {
     /// One pair of outputs of equal shape.
     fn of(judged: &Judged, original: &Tensor, compressed: &Tensor, labels: Option<&ArrayD<i64>>) -> Result<Sums> {
         let (y, z) = (original.to_f64(), compressed.to_f64());
-        let mut sums = Sums { samples: 1, ..Sums::default() };
+        let mut sums = Sums { samples: 1, discrete: !original.is_float(), ..Sums::default() };
         sums.add_elements(&y, &z);
         if !original.is_float() {
             sums.decisions = y.len() as u64;
@@ -298,6 +300,7 @@ impl Sums {
         self.samples += other.samples;
         self.elements += other.elements;
         self.non_finite += other.non_finite;
+        self.discrete |= other.discrete;
         self.nan += other.nan;
         self.infinite += other.infinite;
         self.undecided += other.undecided;
@@ -322,7 +325,7 @@ impl Sums {
 
     fn figures(&self, judged: &Judged) -> Figures {
         let seen = self.elements > 0;
-        let continuous = seen && judged.content != Content::Discrete;
+        let continuous = seen && judged.content != Content::Discrete && !self.discrete;
         let ratio = |over: f64, under: f64| (under > 0.0).then(|| over / under);
         let norm = (self.original_energy * self.energy).sqrt();
         // The squares of the smallest numbers are zero.
@@ -376,7 +379,12 @@ impl Sums {
             let message = format!("loss {} does not apply here: {}", judged.loss, nothing.unwrap_or(why));
             Error::new(ErrorKind::Usage, message).at_tensor(&judged.name)
         };
-        match judged.loss {
+        let kind = match judged.loss {
+            // Of an output without a declared type it shows only now.
+            LossKind::Nmse | LossKind::Kl if self.discrete => LossKind::Disagreement,
+            kind => kind,
+        };
+        match kind {
             LossKind::Nmse => match figures.nmse {
                 Some(nmse) => Ok(nmse),
                 // A constant output has no variance; an error relative to its size still orders the candidates.

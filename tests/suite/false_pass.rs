@@ -558,7 +558,8 @@ fn an_output_that_lost_what_was_computed_meets_no_check_of_all() {
 
 #[test]
 fn models_of_other_inputs_and_outputs_are_refused() {
-    let original = model(vec![], vec![], &["u"]);
+    let mut original = model(vec![], vec![], &["u"]);
+    original.graph.as_mut().unwrap().output[0] = typed("u", 1, &[STEPS as i64, 1, 2, HIDDEN as i64]);
     let refused = |change: &dyn Fn(&mut GraphProto), said: &str| {
         let mut result = coded(original.clone(), 1e-4);
         change(result.graph.as_mut().unwrap());
