@@ -238,7 +238,7 @@ pub fn verify(
         }
         // No sample is at fault where the weights are.
         Err(e) if cannot_run(&e) && !not_finite.is_empty() => {
-            let mut verdict = verdict(Scope::Model, None, settings, Vec::new());
+            let mut verdict = verdict(VerifyScope::Model, None, settings, Vec::new());
             verdict.fail(not_finite);
             Ok(verdict)
         }
