@@ -51,6 +51,8 @@ struct Growth {
     graphs: BTreeMap<Path, i64>,
     /// Constants and imports that other parts have too, with their bytes.
     shared: BTreeMap<(Path, String), i64>,
+    /// Bytes of each node that the original has too, by graph.
+    nodes: BTreeMap<Path, BTreeMap<String, i64>>,
     /// The names that it gives to nodes, values and constants of its own.
     names: BTreeSet<String>,
 }
@@ -71,6 +73,8 @@ struct Lengths {
 struct GraphLengths {
     /// Of all its fields, but for the nodes below.
     own: i64,
+    /// Of each other node, by its first output that has a name: a node that reads several weights is longer by each.
+    nodes: BTreeMap<String, i64>,
     /// Nodes that hold graphs, by their first output that has a name: the length of the rest of the node, and their attributes.
     holders: BTreeMap<String, (i64, Vec<AttributeLengths>)>,
     /// Constants of its own that parts may share.
@@ -93,7 +97,7 @@ impl Lengths {
     }
 
     /// The length of the message.
-    fn total(&self, growth: &BTreeMap<Path, i64>) -> i64 {
+    fn total(&self, growth: &Growth) -> i64 {
         self.outside + field_bytes(self.graph.total(&mut Vec::new(), growth))
     }
 }
@@ -102,8 +106,15 @@ impl GraphLengths {
     /// Of a graph; with `known`, the lengths of the same graph before an edit, nodes that were not in it count as own.
     fn of(graph: &GraphProto, known: Option<&GraphLengths>) -> GraphLengths {
         let mut lengths = GraphLengths { own: message_bytes(graph), ..GraphLengths::default() };
-        for node in graph.node.iter().filter(|node| graph::bodies(node).next().is_some()) {
+        for node in &graph.node {
             let name = named_output(node).to_owned();
+            if graph::bodies(node).next().is_none() {
+                if !name.is_empty() && known.is_none_or(|known| known.nodes.contains_key(&name)) {
+                    lengths.own -= field_bytes(message_bytes(node));
+                    lengths.nodes.insert(name, message_bytes(node));
+                }
+                continue;
+            }
             let before = known.map(|known| known.holders.get(&name));
             if matches!(before, Some(None)) {
                 continue;
@@ -118,8 +129,12 @@ impl GraphLengths {
         lengths
     }
 
-    fn total(&self, path: &mut Path, growth: &BTreeMap<Path, i64>) -> i64 {
-        let mut total = self.own + growth.get(path).copied().unwrap_or(0);
+    fn total(&self, path: &mut Path, growth: &Growth) -> i64 {
+        let mut total = self.own + growth.graphs.get(path).copied().unwrap_or(0);
+        let grown = growth.nodes.get(path);
+        for (name, length) in &self.nodes {
+            total += field_bytes(length + grown.and_then(|nodes| nodes.get(name)).copied().unwrap_or(0));
+        }
         for (name, (own, attributes)) in &self.holders {
             let mut node = *own;
             let mut place = 0;
@@ -142,9 +157,17 @@ impl GraphLengths {
     fn growth(&self, before: &GraphLengths, path: &mut Path, growth: &mut Growth) {
         let fresh: BTreeMap<&String, i64> =
             self.shared.iter().filter(|(name, _)| !before.shared.contains_key(*name)).map(|(n, b)| (n, *b)).collect();
-        let own = self.own - before.own - fresh.values().sum::<i64>();
+        let gone = before.nodes.iter().filter(|(name, _)| !self.nodes.contains_key(*name));
+        let gone: i64 = gone.map(|(_, length)| field_bytes(*length)).sum();
+        let own = self.own - before.own - gone - fresh.values().sum::<i64>();
         if own != 0 {
             growth.graphs.insert(path.clone(), own);
+        }
+        for (name, length) in &self.nodes {
+            let grown = length - before.nodes.get(name).copied().unwrap_or(0);
+            if grown != 0 {
+                growth.nodes.entry(path.clone()).or_default().insert(name.clone(), grown);
+            }
         }
         growth.shared.extend(fresh.into_iter().map(|(name, bytes)| ((path.clone(), name.clone()), bytes)));
         for (name, (_, attributes)) in &self.holders {
@@ -209,24 +232,30 @@ impl<'a> Sizes<'a> {
         let parts = self.parts_of(plan);
         let parts = parts.iter().map(|part| self.growth(base, plan, part)).collect::<Result<Vec<_>>>()?;
         let mut names = BTreeSet::new();
-        if !parts.iter().flat_map(|growth| &growth.names).all(|name| names.insert(name)) {
-            return size(self.model, self.weights, plan, self.writing);
-        }
         let mut all = Growth::default();
         for growth in &parts {
             for (path, bytes) in &growth.graphs {
                 *all.graphs.entry(path.clone()).or_default() += bytes;
             }
+            for (path, nodes) in &growth.nodes {
+                let all = all.nodes.entry(path.clone()).or_default();
+                nodes.iter().for_each(|(name, bytes)| *all.entry(name.clone()).or_default() += bytes);
+            }
             all.shared.extend(growth.shared.iter().map(|(key, bytes)| (key.clone(), *bytes)));
         }
+        // A name is that of one thing in all graphs.
+        let once = parts.iter().flat_map(|growth| &growth.names).chain(all.shared.keys().map(|(_, name)| name));
+        if !once.into_iter().all(|name| names.insert(name)) {
+            return size(self.model, self.weights, plan, self.writing);
+        }
         let mut outside = 0;
-        for ((path, name), bytes) in all.shared {
+        for ((path, name), bytes) in std::mem::take(&mut all.shared) {
             match name.strip_prefix(IMPORT) {
                 Some(_) => outside += bytes,
                 None => *all.graphs.entry(path).or_default() += bytes,
             }
         }
-        let total = base.total(&all.graphs) + outside;
+        let total = base.total(&all) + outside;
         Ok(u64::try_from(total).expect("a message has no negative length"))
     }
 
