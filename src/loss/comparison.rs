@@ -640,6 +640,8 @@ mod tests {
         assert_eq!(add(array![0, 1].into_dyn()), Ok(()));
         assert_eq!(add(array![0, 2].into_dyn()), Err(ErrorKind::Samples));
         assert_eq!(add(array![0].into_dyn()), Err(ErrorKind::Samples));
-        assert!(judge.comparison().losses().unwrap_err().message().contains("--labels"));
+        let mut unlabelled = judge.comparison();
+        unlabelled.add(&y, &y, None, 0).unwrap();
+        assert!(unlabelled.losses().unwrap_err().message().contains("--labels"));
     }
 }

@@ -476,7 +476,7 @@ impl Finder<'_, '_> {
         }
         obstacles.dedup();
         let (Some(w), Some(r), true) = (w, r, obstacles.is_empty()) else {
-            return Err(Refusal::Skip { reason: obstacles.join("; and "), warning });
+            return Err(Refusal::Skip { reason: obstacles.join("; "), warning });
         };
         Ok(RecurrentNode {
             scope: scope.clone(),

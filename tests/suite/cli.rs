@@ -61,7 +61,7 @@ fn usage_errors_are_one_line_and_exit_2() {
         ),
         (
             &["inspect", "m.onnx", "--threads", "0"],
-            "invalid value '0' for '--threads <N>': 0 is not in 1..=65535; see 'dirnet inspect --help'",
+            "invalid value '0' for '--threads <N>': 0 is not in 1..=512; see 'dirnet inspect --help'",
         ),
         (
             &["inspect", "m.onnx", "--include", "a("],

@@ -703,15 +703,12 @@ fn the_bytes_do_not_depend_on_the_number_of_threads() {
     let directory = TempDir::new().unwrap();
     write(&directory, "fine.onnx", &fine());
     let ours = directory.path().join("fine.onnx");
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
-    let (charlm, graphs) = (fixtures.join("charlm"), fixtures.join("graphs"));
+    let charlm = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/charlm");
     let streaming = directory.path().join("vad.onnx");
     docs::write_streaming(&streaming);
     let cases = [
         (ours, PathBuf::new(), &[][..]),
         (streaming, PathBuf::new(), &["--stream", "state=stateN"]),
-        // Fine-tuned, in its branches too.
-        (graphs.join("half.onnx"), graphs.join("half.npz"), &[]),
         (charlm.join("gru256.onnx"), charlm.join("calibration.npz"), &["--sensitivity", "local", "--tune", "off"]),
     ];
     check_threads(&directory, cases);
