@@ -73,14 +73,14 @@ pub struct Samples {
     /// [default: kl after a Softmax, else nmse]
     ///
     /// nmse: squared error over the variance of the output. kl: KL divergence of the predicted probabilities, in nats.
-    /// disagreement: share of rows whose largest class differs. cross-entropy: increase for the classes of --labels.
+    /// disagreement: share of rows whose largest class differs. cross-entropy: its rise over the original, with --labels.
     #[arg(long, value_name = "KIND", hide_short_help = true)]
     pub loss: Vec<String>,
     /// Set the size of a symbolic dimension for random inputs
     #[arg(long, value_name = "NAME=SIZE", value_parser = value::dimension, hide_short_help = true)]
     pub dim: Vec<(String, usize)>,
     /// Set the random seed
-    #[arg(long, value_name = "N", default_value_t = 0, hide_short_help = true, help_heading = EXECUTION)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_short_help = true)]
     pub seed: u64,
 }
 

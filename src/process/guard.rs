@@ -418,7 +418,7 @@ fn cause(status: ExitStatus, said: &Said, limits: Limits) -> String {
         let (sample, most) = (Bytes(said.sample), Bytes(limits.verify_memory));
         return format!(
             "on samples of up to {sample} it takes more than {most} of memory; use smaller ones (--dim, where there are \
-             none), or raise --verify-memory"
+             none), or increase --verify-memory"
         );
     }
     if is_out_of_memory(text) {
@@ -482,7 +482,7 @@ mod tests {
     fn only_kill_is_taken_for_a_lack_of_memory() {
         let limits = Limits { verify_timeout: 1, verify_memory: 1 };
         let of = |signal: i32| cause(std::os::unix::process::ExitStatusExt::from_raw(signal), &Said::default(), limits);
-        assert!(of(9).contains("no memory left"), "{}", of(9));
+        assert!(of(9).contains("probably out of memory"), "{}", of(9));
         for (signal, words) in [(11, "the engine crashed"), (6, "the engine crashed"), (25, "from outside")] {
             let line = of(signal);
             assert!(line.contains(words) && !line.contains("memory"), "{line}");

@@ -185,7 +185,7 @@ fn outcome(layer: &Tuning) -> &'static str {
     }
 }
 
-/// What fits a forecast and a measurement of one loss in a line.
+/// A measured loss and its forecast, in a line.
 pub(super) fn forecast(forecast: f64, measured: f64, outputs: usize) -> String {
     let mean = if outputs > 1 { " (mean of the outputs)" } else { "" };
     let (forecast, measured) = (figure(Some(forecast)), figure(Some(measured)));

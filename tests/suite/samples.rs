@@ -399,7 +399,7 @@ fn samples_without_elements_are_refused() {
     open.inputs[0].dims = Some(["a", "b", "c"].map(|symbol| AxisSize::Symbol(symbol.to_owned())).to_vec());
     let wide = Npz::new(dir.path(), "c.npz").with("x", ArrayD::<f32>::zeros(IxDyn(&[1, 1 << 40, 0, 16]))).finish();
     let line = read(wide, &open, &[]).unwrap_err().to_string();
-    assert!(line.contains("tensor 'x': shape [1, 1099511627776, 0, 16] has no elements, and axes beyond"), "{line}");
+    assert!(line.contains("tensor 'x': shape [1, 1099511627776, 0, 16] has no elements, and axes that are too long"), "{line}");
     // A cache that is empty at the start is none of these.
     let mut two = signature();
     two.inputs[2].dims = Some(vec![AxisSize::Size(2), AxisSize::Symbol("past".to_owned())]);
@@ -490,7 +490,7 @@ fn directories_that_link_to_themselves_end() {
     for name in ["test_data_set_0", "test_data_set_1", "a.npz"] {
         std::os::unix::fs::symlink(".", dir.path().join(name)).unwrap();
     }
-    assert!(read(dir.path(), &one_input(), &[]).unwrap_err().message().contains("a directory too deep"));
+    assert!(read(dir.path(), &one_input(), &[]).unwrap_err().message().contains("directories are nested too deeply"));
 }
 
 /// Files of the system say to be empty, and some of them are waited for.
