@@ -1,7 +1,7 @@
 //! The inverse of [`encode::apply`]: dense weights again, for tools that want them.
 //!
-//! The decoding nodes are evaluated by constant folding, so the values are those that a runtime decodes, for any codec.
-//! Only the test for coded weights ([`is_coded`]) depends on the codecs. A node that was replaced by another form is
+//! The decoding nodes are evaluated by constant folding, so the values are those that a runtime decodes, for any codec;
+//! only [`codec`] knows one from the other. A node that was replaced by another form is
 //! restored with float weights.
 
 use half::f16;
@@ -9,7 +9,7 @@ use ndarray::Array3;
 
 use crate::encode::{self, Found, NOTE, common};
 use crate::error::{Error, ErrorKind, Result};
-use crate::onnx::{ElementType, Model, Rewriter, TensorProto, Values, tensor};
+use crate::onnx::{ElementType, Model, Rewriter, TensorProto, tensor};
 use crate::recurrent::{self, Constants, FindOptions, Source};
 
 /// The model with each coded W and R decoded to one dense constant.
@@ -64,16 +64,14 @@ fn restore(rewriter: &mut Rewriter<'_>, found: Found) {
     nodes.into_iter().for_each(|index| rewriter.remove_node(&scope, index));
 }
 
-/// Whether a weight is decoded from a dictionary.
+/// Whether a codec decodes a weight.
 pub fn is_coded(model: &Model, source: &Source) -> bool {
     codec(model, source).is_some()
 }
 
-/// The codec of a weight: `block` or `projection`; `None` for a dense weight.
+/// The name of the codec of a weight, as in plans; `None` for a dense weight.
 pub fn codec(model: &Model, source: &Source) -> Option<&'static str> {
-    // Only a codebook is stored as int8: the graph need not be searched for other weights.
-    source.constants.iter().any(|c| c.element == ElementType::Int8).then_some(())?;
-    encode::codec(model, &Values::new(&model.proto).ok()?, &source.scope, &source.value)
+    encode::codec(model, source)
 }
 
 fn dense(name: &str, element: ElementType, values: &Array3<f32>) -> Result<TensorProto> {

@@ -1,7 +1,8 @@
 //! How strongly the gates of a cell act on its next state: `dH'/da_g`, `a_g` being what goes into the activation of gate
 //! `g`, from the values that a forward pass left.
 
-use super::{Activation, Kind, Spec, Weights};
+use super::formulas::Formulas;
+use super::{Activation, CellWeights, Spec};
 
 /// The derivative of an activation behind a clip, as a function of the value.
 #[derive(Clone, Copy)]
@@ -48,38 +49,26 @@ pub struct SequenceStep<'a> {
 
 /// The effect of each gate of one direction on the state `H'` of the same step.
 pub struct Effects<'a> {
-    kind: Kind,
-    hidden: usize,
-    slopes: [Slope; 3],
-    squash: Activation,
-    p: Option<&'a [f32]>,
-    /// GRU that resets before the product: the root mean square, over units, of the length of their columns in R of the
-    /// gate `h`. That much of a change of `r (.) H` arrives at `h~`.
-    column: f32,
-    /// `h(C')` of one sequence, `[H]`.
-    squashed: Vec<f32>,
+    effect: Effect<'a>,
+    formulas: Box<dyn Formulas>,
+}
+
+/// What the formulas of the effects refer to.
+pub(super) struct Effect<'a> {
+    pub hidden: usize,
+    pub weights: CellWeights<'a>,
+    /// Of `f`, `g` and `h`.
+    pub slopes: [Slope; 3],
+    /// `h`.
+    pub squash: Activation,
 }
 
 impl<'a> Effects<'a> {
     /// Those of a cell with these weights.
-    ///
-    /// # Panics
-    /// If R has not the length that its documentation says.
-    pub fn new(spec: &Spec, weights: &Weights<'a>) -> Effects<'a> {
-        let hidden = spec.hidden;
-        let last = match spec.kind {
-            Kind::Gru { linear_before_reset: false } => &weights.r[2 * hidden * hidden..],
-            _ => &[],
-        };
-        Effects {
-            kind: spec.kind,
-            hidden,
-            slopes: Slope::of(spec),
-            squash: spec.activations[2],
-            p: weights.p,
-            column: (last.iter().map(|r| r * r).sum::<f32>() / hidden as f32).sqrt(),
-            squashed: vec![0.; if spec.kind.has_cell_state() { hidden } else { 0 }],
-        }
+    pub fn new(spec: &Spec, weights: &CellWeights<'a>) -> Effects<'a> {
+        let (slopes, squash) = (Slope::of(spec), spec.activations[2]);
+        let effect = Effect { hidden: spec.hidden, weights: *weights, slopes, squash };
+        Effects { effect, formulas: spec.kind.formulas() }
     }
 
     /// Adds `(dH'/da_g)^2`, summed over the units, to `sums[g]` for each gate `g`. Of the reset gate of a GRU that resets
@@ -88,47 +77,14 @@ impl<'a> Effects<'a> {
     /// # Panics
     /// If a slice has not the length that its documentation says.
     pub fn add_squares(&mut self, sums: &mut [f64], step: &SequenceStep<'_>) {
-        let hidden = self.hidden;
-        if self.kind.has_cell_state() {
-            self.squashed.copy_from_slice(step.inner);
-            self.squash.apply(&mut self.squashed);
-        }
-        let [f, g, h] = self.slopes;
-        for j in 0..hidden {
-            let gate = |index: usize| step.gates[index * hidden + j];
-            let mut add = |gate: usize, d: f32| sums[gate] += f64::from(d * d);
-            match self.kind {
-                Kind::Lstm { input_forget } => {
-                    let [i, o, forget, candidate] = [gate(0), gate(1), gate(2), gate(3)];
-                    let squashed = self.squashed[j];
-                    let d_o = squashed * f.at(o);
-                    let d_cell = o * h.at(squashed) + d_o * self.p.map_or(0., |p| p[hidden + j]);
-                    // Coupled gates: f = 1 - i, whatever goes into the forget gate.
-                    let (of_i, of_f) =
-                        if input_forget { (candidate - step.c[j], 0.) } else { (candidate, step.c[j] * f.at(forget)) };
-                    add(0, d_cell * of_i * f.at(i));
-                    add(1, d_o);
-                    add(2, d_cell * of_f);
-                    add(3, d_cell * i * g.at(candidate));
-                }
-                Kind::Gru { linear_before_reset } => {
-                    let [z, r, candidate] = [gate(0), gate(1), gate(2)];
-                    let d_candidate = (1. - z) * g.at(candidate);
-                    let reset = if linear_before_reset { step.inner[j] } else { step.h[j] * self.column };
-                    add(0, (step.h[j] - candidate) * f.at(z));
-                    add(1, d_candidate * reset * f.at(r));
-                    add(2, d_candidate);
-                }
-                Kind::Rnn => add(0, f.at(gate(0))),
-            }
-        }
+        self.formulas.add_squares(&self.effect, step, sums);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::noise::numbers;
-    use super::super::{Input, forward, forward_traced};
+    use super::super::{Input, Kind, forward, forward_traced};
     use super::*;
 
     const HIDDEN: usize = 3;
@@ -142,7 +98,7 @@ mod tests {
         let p = peepholes.then_some(&p[..]);
         let c = kind.has_cell_state().then_some(&c[..]);
         let input = Input { x: &x, steps: 1, batch: 1, h: Some(&h), c, lengths: None, reverse: false };
-        let weights = Weights { w: &w, r: &r, b: Some(&b), p };
+        let weights = CellWeights { w: &w, r: &r, b: Some(&b), p };
         let (_, trace) = forward_traced(&spec, &weights, &input);
         let mut found = vec![0.0; kind.gates()];
         let step = SequenceStep { gates: &trace.gates, inner: &trace.inner, h: &h, c: c.unwrap_or_default() };
@@ -158,7 +114,7 @@ mod tests {
                     let at = |change: f32| {
                         let mut b = b.clone();
                         b[gate * HIDDEN + j] += change;
-                        f64::from(forward(&spec, &Weights { b: Some(&b), ..weights }, &input).h[j])
+                        f64::from(forward(&spec, &CellWeights { b: Some(&b), ..weights }, &input).h[j])
                     };
                     ((at(STEP) - at(-STEP)) / (2. * f64::from(STEP))).powi(2)
                 })
@@ -188,10 +144,8 @@ mod tests {
     fn effects_are_derivatives_of_the_activations_that_the_node_has() {
         for (i, f) in FUNCTIONS.into_iter().enumerate() {
             let activations = [f, FUNCTIONS[(i + 3) % 11], FUNCTIONS[(i + 7) % 11]];
-            check(Kind::Rnn, activations, None, false);
-            for flag in [false, true] {
-                check(Kind::Lstm { input_forget: flag }, activations, None, !flag);
-                check(Kind::Gru { linear_before_reset: flag }, activations, None, false);
+            for kind in Kind::ALL {
+                check(kind, activations, None, kind == Kind::Lstm { input_forget: false });
             }
         }
     }
@@ -199,7 +153,7 @@ mod tests {
     #[test]
     fn a_gate_beyond_its_clip_has_no_effect() {
         let usual = [Activation::Sigmoid, Activation::Tanh, Activation::Tanh];
-        for kind in [Kind::Rnn, Kind::Lstm { input_forget: false }, Kind::Gru { linear_before_reset: true }] {
+        for kind in Kind::ALL {
             check(kind, usual, Some(0.4), false);
         }
     }
@@ -207,7 +161,7 @@ mod tests {
     #[test]
     fn two_arguments_of_one_value_count_alike() {
         let spec = |function| Spec { kind: Kind::Rnn, hidden: 1, inputs: 1, activations: [function; 3], clip: None };
-        let weights = Weights { w: &[1.], r: &[1.], b: None, p: None };
+        let weights = CellWeights { w: &[1.], r: &[1.], b: None, p: None };
         let step = SequenceStep { gates: &[0.2], inner: &[], h: &[0.], c: &[] };
         let mut sums = [0.0];
         Effects::new(&spec(Activation::LeakyRelu { alpha: -0.5 }), &weights).add_squares(&mut sums, &step);

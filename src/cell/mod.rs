@@ -5,14 +5,8 @@
 //! `X [T, B, I]`, `W [G*H, I]`, `R [G*H, H]`, `b [2*G*H]` (`Wb`, then `Rb`), `P [3*H]` (peepholes `i o f`),
 //! `H_0` and `C_0 [B, H]`, all row-major. `(.)` is the elementwise product.
 //!
-//! LSTM, gates `i o f c`:
-//! `i, f = f(X W^T + H R^T + P (.) C + b)`, `c~ = g(X W^T + H R^T + b)`, `C' = f (.) C + i (.) c~`,
-//! `o = f(X W^T + H R^T + P (.) C' + b)`, `H' = o (.) h(C')`.
-//!
-//! GRU, gates `z r h`: `z, r = f(X W^T + H R^T + b)`, `h~ = g(X W^T + (r (.) H) R^T + b)`, or with `linear_before_reset`
-//! `h~ = g(X W^T + Wb + r (.) (H R^T + Rb))`; `H' = (1 - z) (.) h~ + z (.) H`.
-//!
-//! RNN, gate `i`: `H' = f(X W^T + H R^T + b)`.
+//! The formulas of each cell are in a file of its own: `lstm`, `gru`, `rnn`. What they have in common, and the loops over
+//! steps and sequences, are in the others.
 //!
 //! Invariants: a sequence's results do not depend on how long its neighbours are (steps at or past its length leave the
 //! state alone and give zeros), and no result depends on the number of threads.
@@ -20,10 +14,14 @@
 mod activation;
 mod backward;
 mod effect;
+mod formulas;
+mod gru;
 mod int8;
+mod lstm;
 #[cfg(test)]
 pub(crate) mod noise;
 mod product;
+mod rnn;
 mod step;
 
 pub use activation::Activation;
@@ -31,6 +29,7 @@ pub use backward::{GateGradients, Gradients, backward};
 pub use effect::{Effects, SequenceStep};
 
 use crate::recurrent::{Attributes, Cell};
+use formulas::Formulas;
 use product::add_product;
 
 /// Which cell, with what only that one has.
@@ -60,11 +59,30 @@ impl Kind {
         }
     }
 
+    /// Every cell with every flag that it has, for tests.
+    #[cfg(test)]
+    const ALL: [Kind; 5] = [
+        Kind::Lstm { input_forget: false },
+        Kind::Lstm { input_forget: true },
+        Kind::Gru { linear_before_reset: false },
+        Kind::Gru { linear_before_reset: true },
+        Kind::Rnn,
+    ];
+
     fn cell(self) -> Cell {
         match self {
             Kind::Lstm { .. } => Cell::Lstm,
             Kind::Gru { .. } => Cell::Gru,
             Kind::Rnn => Cell::Rnn,
+        }
+    }
+
+    /// The formulas of the cell, for one pass.
+    fn formulas(self) -> Box<dyn Formulas> {
+        match self {
+            Kind::Lstm { input_forget } => Box::new(lstm::Lstm::new(input_forget)),
+            Kind::Gru { linear_before_reset } => Box::new(gru::Gru::new(linear_before_reset)),
+            Kind::Rnn => Box::new(rnn::Rnn),
         }
     }
 
@@ -115,7 +133,7 @@ impl Spec {
 
 /// The weights of one direction.
 #[derive(Clone, Copy, Debug)]
-pub struct Weights<'a> {
+pub struct CellWeights<'a> {
     /// `W [G*H, I]`.
     pub w: &'a [f32],
     /// `R [G*H, H]`.
@@ -183,7 +201,7 @@ const PROJECTED_FLOATS: usize = 1 << 22;
 ///
 /// # Panics
 /// If a slice has not the length that its documentation says.
-pub fn forward(spec: &Spec, weights: &Weights, input: &Input) -> Output {
+pub fn forward(spec: &Spec, weights: &CellWeights, input: &Input) -> Output {
     run(spec, weights, input, None, false)
 }
 
@@ -192,7 +210,7 @@ pub fn forward(spec: &Spec, weights: &Weights, input: &Input) -> Output {
 ///
 /// # Panics
 /// As [`forward`]; if it is not an LSTM.
-pub fn forward_int8(spec: &Spec, weights: &Weights, input: &Input) -> Output {
+pub fn forward_int8(spec: &Spec, weights: &CellWeights, input: &Input) -> Output {
     assert!(matches!(spec.kind, Kind::Lstm { .. }), "only an LSTM has a form of eight bits");
     let mut x = input.x.to_vec();
     int8::round(&mut x);
@@ -203,13 +221,13 @@ pub fn forward_int8(spec: &Spec, weights: &Weights, input: &Input) -> Output {
 ///
 /// # Panics
 /// If a slice has not the length that its documentation says.
-pub fn forward_traced(spec: &Spec, weights: &Weights, input: &Input) -> (Output, Trace) {
+pub fn forward_traced(spec: &Spec, weights: &CellWeights, input: &Input) -> (Output, Trace) {
     let mut trace = Trace::default();
     let output = run(spec, weights, input, Some(&mut trace), false);
     (output, trace)
 }
 
-fn run(spec: &Spec, weights: &Weights, input: &Input, mut trace: Option<&mut Trace>, int8: bool) -> Output {
+fn run(spec: &Spec, weights: &CellWeights, input: &Input, mut trace: Option<&mut Trace>, int8: bool) -> Output {
     let (hidden, rows, batch) = (spec.hidden, spec.rows(), input.batch);
     check(spec, weights, input);
     let state = |given: Option<&[f32]>| given.map_or_else(|| vec![0.; batch * hidden], <[f32]>::to_vec);
@@ -221,8 +239,6 @@ fn run(spec: &Spec, weights: &Weights, input: &Input, mut trace: Option<&mut Tra
     };
     if let Some(trace) = trace.as_deref_mut() {
         trace.gates.resize(input.steps * batch * rows, 0.);
-        let inner = lstm || spec.kind == Kind::Gru { linear_before_reset: true };
-        trace.inner.resize(if inner { input.steps * batch * hidden } else { 0 }, 0.);
     }
     if out.y.is_empty() {
         return out;
@@ -247,8 +263,8 @@ fn run(spec: &Spec, weights: &Weights, input: &Input, mut trace: Option<&mut Tra
             }
             if let Some(trace) = trace.as_deref_mut() {
                 trace.gates[t * batch * rows..][..batch * rows].copy_from_slice(gates);
-                if !trace.inner.is_empty() {
-                    let inner = if lstm { &out.c } else { step.reset_input() };
+                if let Some(inner) = step.inner(&out) {
+                    trace.inner.resize(out.y.len(), 0.);
                     trace.inner[t * batch * hidden..][..batch * hidden].copy_from_slice(inner);
                 }
             }
@@ -257,7 +273,7 @@ fn run(spec: &Spec, weights: &Weights, input: &Input, mut trace: Option<&mut Tra
     out
 }
 
-fn check(spec: &Spec, weights: &Weights, input: &Input) {
+fn check(spec: &Spec, weights: &CellWeights, input: &Input) {
     let (hidden, rows, batch) = (spec.hidden, spec.rows(), input.batch);
     let state = batch * hidden;
     assert_eq!(input.x.len(), input.steps * batch * spec.inputs, "X is not [T, B, I]");

@@ -48,7 +48,7 @@ impl Case {
         let p = numbers(4, 3 * hidden);
         let x = numbers(5, steps * batch * inputs);
         let (h, c) = (numbers(6, batch * hidden), numbers(7, batch * hidden));
-        let weights = Weights { w: &w, r: &r, b: self.bias.then_some(&b), p: self.peepholes.then_some(&p) };
+        let weights = CellWeights { w: &w, r: &r, b: self.bias.then_some(&b), p: self.peepholes.then_some(&p) };
         let lstm = matches!(kind, Kind::Lstm { .. });
         let input = Input {
             x: &x,
@@ -84,7 +84,7 @@ impl Case {
         }
     }
 
-    fn formula(&self, weights: &Weights, x: &[f32], state: &[f64], cell: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    fn formula(&self, weights: &CellWeights, x: &[f32], state: &[f64], cell: &[f64]) -> (Vec<f64>, Vec<f64>) {
         let Spec { kind, hidden, inputs, activations: [f, g, h], clip } = self.spec;
         let rows = self.spec.rows();
         let dot = |row: &[f32], v: &[f64]| -> f64 { row.iter().zip(v).map(|(a, b)| f64::from(*a) * b).sum() };
@@ -128,17 +128,9 @@ impl Case {
     }
 }
 
-const KINDS: [Kind; 5] = [
-    Kind::Lstm { input_forget: false },
-    Kind::Lstm { input_forget: true },
-    Kind::Gru { linear_before_reset: false },
-    Kind::Gru { linear_before_reset: true },
-    Kind::Rnn,
-];
-
 #[test]
 fn plain_cells_follow_the_formulas() {
-    for kind in KINDS {
+    for kind in Kind::ALL {
         Case::plain(kind).check();
         Case { batch: 1, ..Case::plain(kind) }.check();
         Case { bias: false, states: false, ..Case::plain(kind) }.check();
@@ -147,7 +139,7 @@ fn plain_cells_follow_the_formulas() {
 
 #[test]
 fn a_reversed_cell_starts_at_each_sequence_own_end() {
-    for kind in KINDS {
+    for kind in Kind::ALL {
         for reverse in [false, true] {
             Case { reverse, ..Case::plain(kind) }.check();
             Case { reverse, lengths: Some(vec![6, 0, 3]), ..Case::plain(kind) }.check();
@@ -157,7 +149,7 @@ fn a_reversed_cell_starts_at_each_sequence_own_end() {
 
 #[test]
 fn peepholes_clip_and_other_activations_follow_the_formulas() {
-    for kind in KINDS {
+    for kind in Kind::ALL {
         let mut case = Case::plain(kind);
         case.spec.clip = Some(0.4);
         case.peepholes = matches!(kind, Kind::Lstm { .. });
@@ -173,7 +165,7 @@ fn peepholes_clip_and_other_activations_follow_the_formulas() {
 
 #[test]
 fn long_inputs_are_projected_in_pieces_without_a_seam() {
-    let mut case = Case::plain(KINDS[0]);
+    let mut case = Case::plain(Kind::ALL[0]);
     (case.spec.hidden, case.steps, case.batch) = (2, PROJECTED_FLOATS / (3 * 8) + 5, 3);
     case.spec.inputs = 1;
     for reverse in [false, true] {
@@ -184,7 +176,7 @@ fn long_inputs_are_projected_in_pieces_without_a_seam() {
 
 #[test]
 fn empty_axes_are_no_special_case() {
-    for kind in KINDS {
+    for kind in Kind::ALL {
         Case { steps: 0, ..Case::plain(kind) }.check();
         Case { batch: 0, ..Case::plain(kind) }.check();
     }
@@ -195,22 +187,22 @@ fn empty_axes_are_no_special_case() {
 #[ignore = "a measurement"]
 fn speed() {
     for (kind, hidden, batch, steps) in [
-        (KINDS[0], 1024, 1, 100),
-        (KINDS[0], 512, 1, 100),
-        (KINDS[0], 128, 1, 1000),
-        (KINDS[3], 1024, 1, 100),
-        (KINDS[0], 512, 2, 100),
-        (KINDS[0], 512, 3, 100),
-        (KINDS[0], 512, 4, 100),
-        (KINDS[0], 512, 8, 100),
-        (KINDS[0], 512, 16, 128),
-        (KINDS[0], 512, 128, 16),
-        (KINDS[2], 512, 16, 128),
+        (Kind::ALL[0], 1024, 1, 100),
+        (Kind::ALL[0], 512, 1, 100),
+        (Kind::ALL[0], 128, 1, 1000),
+        (Kind::ALL[3], 1024, 1, 100),
+        (Kind::ALL[0], 512, 2, 100),
+        (Kind::ALL[0], 512, 3, 100),
+        (Kind::ALL[0], 512, 4, 100),
+        (Kind::ALL[0], 512, 8, 100),
+        (Kind::ALL[0], 512, 16, 128),
+        (Kind::ALL[0], 512, 128, 16),
+        (Kind::ALL[2], 512, 16, 128),
     ] {
         let spec = Spec { kind, hidden, inputs: hidden, activations: Case::plain(kind).spec.activations, clip: None };
         let rows = spec.rows();
         let (w, r, x) = (numbers(1, rows * hidden), numbers(2, rows * hidden), numbers(3, steps * batch * hidden));
-        let weights = Weights { w: &w, r: &r, b: None, p: None };
+        let weights = CellWeights { w: &w, r: &r, b: None, p: None };
         let input = Input { x: &x, steps, batch, h: None, c: None, lengths: None, reverse: false };
         let mut best = f64::MAX;
         for _ in 0..5 {

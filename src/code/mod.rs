@@ -42,7 +42,7 @@ impl CodedSite {
     pub fn block(&self) -> Option<&BlockCode> {
         match self {
             CodedSite::Block(coded) => Some(coded),
-            CodedSite::Projection(_) => None,
+            _ => None,
         }
     }
 
@@ -50,7 +50,7 @@ impl CodedSite {
     pub fn block_mut(&mut self) -> Option<&mut BlockCode> {
         match self {
             CodedSite::Block(coded) => Some(coded),
-            CodedSite::Projection(_) => None,
+            _ => None,
         }
     }
 
@@ -130,10 +130,8 @@ pub fn learn(
         }
     }
     project(weights, plan, how, &mut coded, progress)?;
-    for (id, one) in coded.iter() {
-        if let Some(projection @ CodedSite::Projection(_)) = one {
-            distortion[id] = distortion_of(weights, how.metrics, id, projection);
-        }
+    for (id, one) in stored(&coded).filter(|(_, one)| one.block().is_none()) {
+        distortion[id] = distortion_of(weights, how.metrics, id, one);
     }
     Ok((coded, distortion))
 }

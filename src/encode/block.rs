@@ -1,5 +1,7 @@
-//! What the rows of a site are stored as, and the nodes that decode them: the part of a codec that knows ONNX.
+//! What the rows of a site are stored as, the nodes that decode them, and how those are recognised in a file: the part of a
+//! codec that knows ONNX.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ndarray::{ArrayView2, Axis, Slice};
@@ -8,7 +10,10 @@ use super::writer::{Home, Run, Writer};
 use super::{Stored, StoredMatrix, projected};
 use crate::code::CodedSite;
 use crate::dictionary::{BlockCode, Part, Projected};
-use crate::onnx::{ElementType, tensor};
+use crate::limits;
+use crate::onnx::graph::is_standard;
+use crate::onnx::{ElementType, Model, NodeProto, Origin, Scope, TensorProto, Values, tensor};
+use crate::recurrent::Source;
 
 /// The rows of one site, `[rows, columns]`, in the format in which they are stored.
 #[derive(Clone, Copy, Debug)]
@@ -127,4 +132,75 @@ fn dense(
         }
     });
     if half { writer.cast(&value, ElementType::Float, name) } else { value }
+}
+
+/// The codec of the weights of a recurrent node, if nodes of a codec decode them: a Gather of rows of an int8 codebook by
+/// uint8 codes, all constants, and the operators that the forms add. Quantised weights of other tools are integers too,
+/// but without such a table look-up.
+pub fn codec(model: &Model, source: &Source) -> Option<&'static str> {
+    // The graph need not be searched for weights of which no constant is of a type that codecs store.
+    source.constants.iter().any(|constant| constant.element == ElementType::Int8).then_some(())?;
+    codec_of_value(model, &Values::new(&model.proto).ok()?, &source.scope, &source.value)
+}
+
+/// The codec that decodes the value `name` of the graph at `scope`.
+pub(super) fn codec_of_value(model: &Model, values: &Values<'_>, scope: &Scope, name: &str) -> Option<&'static str> {
+    looks_up(model, values, scope, name, false, 0, &mut BTreeSet::new())
+}
+
+fn looks_up(
+    model: &Model,
+    values: &Values<'_>,
+    scope: &Scope,
+    name: &str,
+    product: bool,
+    depth: usize,
+    seen: &mut BTreeSet<(Scope, String)>,
+) -> Option<&'static str> {
+    let (home, node) = maker(model, values, scope, name)?;
+    // No deeper than a value is followed that is to be evaluated: the stack has an end.
+    let too_deep = depth > limits::FOLD_DEPTH;
+    if too_deep || !is_standard(node.domain()) || !seen.insert((home.clone(), name.to_owned())) {
+        return None;
+    }
+    let product = product || node.op_type() == "MatMul";
+    let mut inner = |inputs: &[String]| {
+        inputs.iter().find_map(|input| looks_up(model, values, home, input, product, depth + 1, seen))
+    };
+    match (node.op_type(), &node.input[..]) {
+        ("Gather", [codebook, indices]) => {
+            let codes = maker(model, values, home, indices).filter(|(_, node)| node.op_type() == "Cast");
+            let codes = codes.and_then(|(home, cast)| stored(model, values, home, cast.input.first()?));
+            let is = |tensor: Option<&TensorProto>, element: ElementType| {
+                tensor.is_some_and(|t| t.data_type() == element as i32 && t.dims.len() == 2)
+            };
+            let found = is(stored(model, values, home, codebook), ElementType::Int8) && is(codes, ElementType::Uint8);
+            found.then_some(if product { "projection" } else { "block" })
+        }
+        ("Mul" | "Concat" | "MatMul", inputs) => inner(inputs),
+        ("Cast" | "Reshape" | "Slice" | "Transpose" | "Identity", [first, ..]) => inner(std::slice::from_ref(first)),
+        _ => None,
+    }
+}
+
+/// The node that makes a value, and its graph.
+fn maker<'m, 'v>(
+    model: &'m Model,
+    values: &'v Values<'_>,
+    scope: &Scope,
+    name: &str,
+) -> Option<(&'v Scope, &'m NodeProto)> {
+    let definition = values.resolve(scope, name)?;
+    match definition.origin {
+        Origin::Node { node, .. } => Some((&definition.scope, model.node(&definition.scope, node))),
+        _ => None,
+    }
+}
+
+/// A stored tensor by the name of its value.
+fn stored<'m>(model: &'m Model, values: &Values<'_>, scope: &Scope, name: &str) -> Option<&'m TensorProto> {
+    model.initializer(values.resolve(scope, name)?).or_else(|| {
+        let (_, node) = maker(model, values, scope, name).filter(|(_, node)| node.op_type() == "Constant")?;
+        node.attribute.iter().find(|a| a.name() == "value")?.t.as_ref()
+    })
 }

@@ -44,10 +44,10 @@ impl Form {
     /// only.
     fn of_cell(self, cell: Cell) -> Option<Form> {
         match (self, cell) {
+            (Form::Portable, _) => Some(Form::Portable),
             (Form::Ort, Cell::Lstm) => Some(Form::Ort),
             (Form::Fast | Form::Ort, Cell::Lstm | Cell::Gru) => Some(Form::Fast),
-            (Form::Fast | Form::Ort, Cell::Rnn) => None,
-            (Form::Portable, _) => Some(Form::Portable),
+            (Form::Fast | Form::Ort, _) => None,
         }
     }
 

@@ -1,14 +1,10 @@
 //! The inverse of the forms that replace a recurrent node: finds the dense node.
 
-use std::collections::BTreeSet;
-
 use ndarray::{Array2, Array3, ArrayD, Axis, concatenate};
 
 use super::{fast, vendor};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits;
-use crate::onnx::graph::is_standard;
-use crate::onnx::{ElementType, Model, NodeProto, Origin, Scope, TensorProto, Values};
+use crate::onnx::{Model, NodeProto, Scope};
 use crate::recurrent::Constants;
 
 /// A recurrent node that was replaced by another form.
@@ -40,70 +36,6 @@ pub fn find(model: &Model) -> Result<Vec<Found>> {
     let mut found = fast::find(model, &mut constants)?;
     found.extend(vendor::find(model, &mut constants)?);
     Ok(found)
-}
-
-/// Whether a value is decoded from a dictionary: it is computed by a Gather of rows of an int8 codebook by uint8 codes, all
-/// constants, and the operators that the forms add. Quantised weights of other tools are integers too, but without such a
-/// table look-up.
-pub fn codec(model: &Model, values: &Values<'_>, scope: &Scope, name: &str) -> Option<&'static str> {
-    looks_up(model, values, scope, name, false, 0, &mut BTreeSet::new())
-}
-
-fn looks_up(
-    model: &Model,
-    values: &Values<'_>,
-    scope: &Scope,
-    name: &str,
-    product: bool,
-    depth: usize,
-    seen: &mut BTreeSet<(Scope, String)>,
-) -> Option<&'static str> {
-    let (home, node) = maker(model, values, scope, name)?;
-    // No deeper than a value is followed that is to be evaluated: the stack has an end.
-    let too_deep = depth > limits::FOLD_DEPTH;
-    if too_deep || !is_standard(node.domain()) || !seen.insert((home.clone(), name.to_owned())) {
-        return None;
-    }
-    let product = product || node.op_type() == "MatMul";
-    let mut inner = |inputs: &[String]| {
-        inputs.iter().find_map(|input| looks_up(model, values, home, input, product, depth + 1, seen))
-    };
-    match (node.op_type(), &node.input[..]) {
-        ("Gather", [codebook, indices]) => {
-            let codes = maker(model, values, home, indices).filter(|(_, node)| node.op_type() == "Cast");
-            let codes = codes.and_then(|(home, cast)| stored(model, values, home, cast.input.first()?));
-            let is = |tensor: Option<&TensorProto>, element: ElementType| {
-                tensor.is_some_and(|t| t.data_type() == element as i32 && t.dims.len() == 2)
-            };
-            let found = is(stored(model, values, home, codebook), ElementType::Int8) && is(codes, ElementType::Uint8);
-            found.then_some(if product { "projection" } else { "block" })
-        }
-        ("Mul" | "Concat" | "MatMul", inputs) => inner(inputs),
-        ("Cast" | "Reshape" | "Slice" | "Transpose" | "Identity", [first, ..]) => inner(std::slice::from_ref(first)),
-        _ => None,
-    }
-}
-
-/// The node that makes a value, and its graph.
-fn maker<'m, 'v>(
-    model: &'m Model,
-    values: &'v Values<'_>,
-    scope: &Scope,
-    name: &str,
-) -> Option<(&'v Scope, &'m NodeProto)> {
-    let definition = values.resolve(scope, name)?;
-    match definition.origin {
-        Origin::Node { node, .. } => Some((&definition.scope, model.node(&definition.scope, node))),
-        _ => None,
-    }
-}
-
-/// A stored tensor by the name of its value.
-fn stored<'m>(model: &'m Model, values: &Values<'_>, scope: &Scope, name: &str) -> Option<&'m TensorProto> {
-    model.initializer(values.resolve(scope, name)?).or_else(|| {
-        let (_, node) = maker(model, values, scope, name).filter(|(_, node)| node.op_type() == "Constant")?;
-        node.attribute.iter().find(|a| a.name() == "value")?.t.as_ref()
-    })
 }
 
 /// The numbers of a value that is constant in what this crate writes.

@@ -21,11 +21,11 @@ use std::ops::Range;
 
 use ndarray::Array2;
 
-pub use block::Block;
+pub use block::{Block, codec};
 pub use factors::{Work, obstacle};
 pub use form::{Assigned, Form, Request, assign};
 pub use forms::{Forms, MultiplyAdds};
-pub use found::{Found, codec, find};
+pub use found::{Found, find};
 pub(crate) use model::common;
 use model::note_of;
 pub use model::{NOTE, NewBias, Writing, apply, note, with_biases};

@@ -8,7 +8,8 @@
 
 use ndarray::{Array3, Axis, Ix3};
 
-use super::found::{Found, changed, codec, constant, dense, stacked};
+use super::block::codec_of_value;
+use super::found::{Found, changed, constant, dense, stacked};
 use super::writer::ints;
 use super::{Home, Layer, Stored, Writer};
 use crate::error::Result;
@@ -75,7 +76,7 @@ pub(super) fn find(model: &Model, constants: &mut Constants<'_>) -> Result<Vec<F
     let mut found = Vec::new();
     for (scope, graph) in model.graphs() {
         for (index, node) in graph.node.iter().enumerate() {
-            let decoded = |name: &String| codec(model, constants.index(), &scope, name).is_some();
+            let decoded = |name: &String| codec_of_value(model, constants.index(), &scope, name).is_some();
             if node.op_type() == OPERATOR
                 && node.domain() == DOMAIN
                 && node.input.len() == INPUTS

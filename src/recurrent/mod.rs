@@ -731,7 +731,7 @@ impl Reads {
             let message = format!("{} inputs, but {} has at most {most}", node.input.len(), cell.operator());
             return Err(Error::new(ErrorKind::Malformed, message));
         }
-        let outputs = if cell == Cell::Lstm { 3 } else { 2 };
+        let outputs = 1 + cell.states().len();
         if node.output.len() > outputs {
             let message = format!("{} outputs, but {} has at most {outputs}", node.output.len(), cell.operator());
             return Err(Error::new(ErrorKind::Malformed, message));

@@ -487,11 +487,7 @@ fn a_check_of_all_is_not_met_by_outputs_that_no_weight_reaches() {
     assert_eq!(verdict.outputs.iter().map(|o| o.reached).collect::<Vec<_>>(), [true, false, false]);
     let unbound: Vec<&str> = verdict.unbound.iter().map(|u| &*u.output).collect();
     assert_eq!(unbound, ["label", "version", "size"]);
-    assert!(
-        verdict.warnings[0].contains("'label' (it holds integers: use --min-agreement)"),
-        "{:?}",
-        verdict.warnings
-    );
+    assert!(verdict.warnings[0].contains("'label' (it holds integers: use --min-agreement)"), "{:?}", verdict.warnings);
     let json = serde_json::to_value(&verdict).unwrap();
     assert_eq!((&json["unbound"][1]["gate"], &json["unbound"][1]["output"]), (&"min-snr".into(), &"version".into()));
 

@@ -37,8 +37,8 @@ impl Case {
             numbers(5, STEPS * BATCH * inputs),
         ];
         let valid = |t: usize, b: usize| self.lengths.as_ref().is_none_or(|l| t < l[b]);
-        fn given<'a>(case: &Case, all: &'a [Vec<f32>; 4], p: &'a [f32]) -> Weights<'a> {
-            Weights { w: &all[0], r: &all[1], b: case.bias.then_some(&all[2]), p: case.peepholes.then_some(p) }
+        fn given<'a>(case: &Case, all: &'a [Vec<f32>; 4], p: &'a [f32]) -> CellWeights<'a> {
+            CellWeights { w: &all[0], r: &all[1], b: case.bias.then_some(&all[2]), p: case.peepholes.then_some(p) }
         }
         fn fed<'a>(case: &'a Case, x: &'a [f32], h: &'a [f32], c: &'a [f32], lstm: bool) -> Input<'a> {
             Input {
@@ -96,17 +96,9 @@ impl Case {
     }
 }
 
-const KINDS: [Kind; 5] = [
-    Kind::Lstm { input_forget: false },
-    Kind::Lstm { input_forget: true },
-    Kind::Gru { linear_before_reset: false },
-    Kind::Gru { linear_before_reset: true },
-    Kind::Rnn,
-];
-
 #[test]
 fn gradients_are_finite_differences() {
-    for kind in KINDS {
+    for kind in Kind::ALL {
         Case::plain(kind).check();
         Case { bias: false, states: false, ..Case::plain(kind) }.check();
     }
@@ -114,7 +106,7 @@ fn gradients_are_finite_differences() {
 
 #[test]
 fn reverse_and_sequence_lengths() {
-    for kind in KINDS {
+    for kind in Kind::ALL {
         for reverse in [false, true] {
             Case { reverse, ..Case::plain(kind) }.check();
             Case { reverse, lengths: Some(vec![5, 0, 2]), states: reverse, ..Case::plain(kind) }.check();
@@ -124,7 +116,7 @@ fn reverse_and_sequence_lengths() {
 
 #[test]
 fn peepholes_and_smooth_activations() {
-    for kind in KINDS {
+    for kind in Kind::ALL {
         let mut case = Case::plain(kind);
         case.peepholes = matches!(kind, Kind::Lstm { .. });
         case.check();
@@ -163,7 +155,7 @@ fn clips_and_kinks_stop_the_gradient() {
             assert!(inside || slope == 0.);
         }
     }
-    for kind in KINDS {
+    for kind in Kind::ALL {
         let mut case = Case::plain(kind);
         case.spec.clip = Some(30.);
         case.check();
@@ -180,10 +172,10 @@ fn an_activation_that_turns_is_refused() {
 
 #[test]
 fn no_steps_and_no_sequences_have_no_gradient() {
-    for kind in KINDS {
+    for kind in Kind::ALL {
         let case = Case::plain(kind);
         let (w, r) = (numbers(1, case.spec.rows() * 3), numbers(2, case.spec.rows() * 5));
-        let weights = Weights { w: &w, r: &r, b: None, p: None };
+        let weights = CellWeights { w: &w, r: &r, b: None, p: None };
         for (steps, batch) in [(0, 2), (2, 0)] {
             let input = Input { x: &[], steps, batch, h: None, c: None, lengths: None, reverse: false };
             let traced = forward_traced(&case.spec, &weights, &input);
