@@ -24,9 +24,9 @@ import tempfile
 # than their codes.
 DTLN = "h1_in=out_state{0}[0:1] c1_in=out_state{0}[1:2] h2_in=out_state{0}[2:3] c2_in=out_state{0}[3:4]"
 MODELS = {
-    "amp": ("amp_lstm24/model", "npz", "6", "hin=hout cin=cout"),
+    "amp": ("amp_lstm24/model", "npz", "4", "hin=hout cin=cout"),
     "gtcrn": (
-        "gtcrn_stream/gtcrn_simple", "npz", "2",
+        "gtcrn_stream/gtcrn_simple", "npz", "1.8",
         "conv_cache=conv_cache_out tra_cache=tra_cache_out inter_cache=inter_cache_out",
     ),
     "pose": ("pose_gru/gru_model", "npz", "8,12", ""),
@@ -126,7 +126,7 @@ def table(arguments):
     losses, seconds = collections.defaultdict(dict), collections.defaultdict(dict)
     for line in pathlib.Path(arguments.results).read_text().splitlines():
         name, seed, ratio, variant, *rest = line.split("\t")
-        if len(rest) >= 4:
+        if len(rest) >= 4 and variant not in ("study", "forecast", "forecast-seconds"):
             key = (name, seed, ratio)
             losses[variant][key] = float(rest[0])
             seconds[variant][key] = float(rest[2]) + float(rest[3])
