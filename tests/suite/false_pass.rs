@@ -409,7 +409,7 @@ fn a_check_of_outputs_that_only_layers_answer_warns_even_when_quiet() {
     let (code, said) = run(directory.path(), &[&arguments[..], &["--min-snr", "20"]].concat());
     assert_eq!(code, Some(0), "{said}");
     assert!(
-        said.starts_with("warning: --min-snr 20 is held against each layer alone") && said.lines().count() == 1,
+        said.starts_with("warning: --min-snr 20 is checked for each layer alone") && said.lines().count() == 1,
         "{said}"
     );
     let (code, said) = run(directory.path(), &arguments);
@@ -487,11 +487,7 @@ fn a_check_of_all_is_not_met_by_outputs_that_no_weight_reaches() {
     assert_eq!(verdict.outputs.iter().map(|o| o.reached).collect::<Vec<_>>(), [true, false, false]);
     let unbound: Vec<&str> = verdict.unbound.iter().map(|u| &*u.output).collect();
     assert_eq!(unbound, ["label", "version", "size"]);
-    assert!(
-        verdict.warnings[0].contains("'label' (it holds integers: use --min-agreement)"),
-        "{:?}",
-        verdict.warnings
-    );
+    assert!(verdict.warnings[0].contains("'label' (it holds integers: use --min-agreement)"), "{:?}", verdict.warnings);
     let json = serde_json::to_value(&verdict).unwrap();
     assert_eq!((&json["unbound"][1]["gate"], &json["unbound"][1]["output"]), (&"min-snr".into(), &"version".into()));
 

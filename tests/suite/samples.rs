@@ -398,7 +398,10 @@ fn samples_without_elements_are_refused() {
     open.inputs[0].dims = Some(["a", "b", "c"].map(|symbol| Dim::Symbol(symbol.to_owned())).to_vec());
     let wide = Npz::new(dir.path(), "c.npz").with("x", ArrayD::<f32>::zeros(IxDyn(&[1, 1 << 40, 0, 16]))).finish();
     let line = read(wide, &open, &[]).unwrap_err().to_string();
-    assert!(line.contains("tensor 'x': shape [1, 1099511627776, 0, 16] has no elements, and axes that are too long"), "{line}");
+    assert!(
+        line.contains("tensor 'x': shape [1, 1099511627776, 0, 16] has no elements, and axes that are too long"),
+        "{line}"
+    );
     // A cache that is empty at the start is none of these.
     let mut two = signature();
     two.inputs[2].dims = Some(vec![Dim::Size(2), Dim::Symbol("past".to_owned())]);
