@@ -72,7 +72,7 @@ fn unnamed(check: &Check, why: &Error) -> Option<String> {
     let (kind, limit) = (check.kind.name(), short(check.limit));
     check.output.is_none().then(|| {
         format!(
-            "--{kind} {limit} is held against each layer alone, on made-up inputs, not against the outputs: the model \
+            "--{kind} {limit} is checked for each layer alone, on random inputs, not for the outputs: the model \
              cannot be run ({why})"
         )
     })

@@ -409,7 +409,7 @@ fn a_check_of_outputs_that_only_layers_answer_warns_even_when_quiet() {
     let (code, said) = run(directory.path(), &[&arguments[..], &["--min-snr", "20"]].concat());
     assert_eq!(code, Some(0), "{said}");
     assert!(
-        said.starts_with("warning: --min-snr 20 is held against each layer alone") && said.lines().count() == 1,
+        said.starts_with("warning: --min-snr 20 is checked for each layer alone") && said.lines().count() == 1,
         "{said}"
     );
     let (code, said) = run(directory.path(), &arguments);
