@@ -2,7 +2,7 @@
 //! outputs, and compares these with checks (thresholds).
 //!
 //! Where the engine cannot run the original at all, each rewritten recurrent layer is run alone instead, on seeded inputs
-//! ([`VerifyScope::Layers`]), and everything else of the two models must be the same ([`difference`]). That shows that the
+//! ([`VerifyScope::Layers`]), and everything else of the two models must be the same (`difference`). That shows that the
 //! layers still do what they did, not that the model does, and is said in the verdict. A sample that cannot be run is an
 //! error, and never a reason to judge layers only ([`obstacle`]). So is a compressed model that cannot be run although
 //! its original can, and an original that asks for more than the engine's [limits](crate::limits): it might be made to

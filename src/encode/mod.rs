@@ -2,7 +2,7 @@
 //!
 //! A [`Form`] is a way to write a recurrent node: [`portable`] keeps the node and decodes its W and R in front of it,
 //! [`fast`] replaces it by a loop of int8 products, and [`vendor`] by an operator of onnxruntime. The values of W and R
-//! are the same in all forms, bit for bit those of [`Coded::decode`] in float32.
+//! are the same in all forms, bit for bit those of [`BlockCode::decode`](crate::dictionary::BlockCode::decode) in float32.
 
 mod block;
 mod factors;

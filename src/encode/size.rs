@@ -41,8 +41,11 @@ pub struct Measured {
     base: OnceLock<Option<Lengths>>,
     /// The names of the original.
     names: OnceLock<BTreeSet<String>>,
-    parts: Mutex<BTreeMap<Vec<(TensorId, Vec<Choice>)>, Arc<Growth>>>,
+    parts: Mutex<BTreeMap<PartKey, Arc<Growth>>>,
 }
+
+/// The tensors of a part, and how their sites are stored.
+type PartKey = Vec<(TensorId, Vec<Choice>)>;
 
 /// What a part changes.
 #[derive(Clone, Debug, Default)]
@@ -282,7 +285,7 @@ impl<'a> Sizes<'a> {
             let sites = self.weights.of_tensor(tensor);
             (tensor, sites.map(|site| plan.choices[site.id]).collect::<Vec<_>>())
         };
-        let key: Vec<_> = part.iter().map(choices).collect();
+        let key: PartKey = part.iter().map(choices).collect();
         let known = self.measured.parts.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some(known) = known {
             return Ok(known);

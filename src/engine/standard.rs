@@ -17,8 +17,10 @@ use super::kernel::{Facts, Kernel, Known, axis, integers, own, own_or};
 
 type Read = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
 
+type Reader = fn(&ParsingContext, &pb::NodeProto) -> Read;
+
 /// The operators, with their readers.
-const OPERATORS: [(&str, fn(&ParsingContext, &pb::NodeProto) -> Read); 19] = [
+const OPERATORS: [(&str, Reader); 19] = [
     ("Celu", celu),
     ("Compress", compress),
     ("CumSum", cum_sum),

@@ -148,7 +148,7 @@ impl<'m> Spread<'m> {
         let flow = self.known[&(scope.clone(), name.to_owned())];
         for used in self.values.uses(scope, name).to_vec() {
             match used {
-                Use::Node { scope, node, input } => self.into_node(&scope, node, input, flow),
+                Use::Node { scope, node, input } => self.enter_node(&scope, node, input, flow),
                 Use::Output { scope, index } => self.graph_output(&scope, index, flow),
                 Use::Training => {}
             }
@@ -156,7 +156,7 @@ impl<'m> Spread<'m> {
     }
 
     /// What an input of a node makes of its outputs and bodies.
-    fn into_node(&mut self, scope: &Scope, index: usize, input: usize, flow: Flow) {
+    fn enter_node(&mut self, scope: &Scope, index: usize, input: usize, flow: Flow) {
         let node = self.model.node(scope, index);
         match node.op_type() {
             "If" if is_standard(node.domain()) => self.all_outputs(scope, index, Flow::Shape),

@@ -331,7 +331,7 @@ impl Model {
             } else if too_large && tensor::stored_bytes(tensor) >= MOVED_BYTES {
                 let length = tensor::payload_bytes(tensor)?;
                 let offset = side_offset(end, length);
-                write(SideValues::Inline(tensor.clone()), offset)?;
+                write(SideValues::Inline(Box::new(tensor.clone())), offset)?;
                 end = offset + length;
                 DataRange { location: name.to_owned(), offset, length: Some(length) }
             } else {
@@ -447,7 +447,7 @@ enum SideValues {
     /// A range of a side file of the model, which is in this directory.
     Moved(Option<PathBuf>, DataRange),
     /// The values of a tensor that has them in the message.
-    Inline(TensorProto),
+    Inline(Box<TensorProto>),
 }
 
 impl SideValues {

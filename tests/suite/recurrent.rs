@@ -38,7 +38,8 @@ fn nodes_and_values_of_made_models() {
         let (model, survey) = survey(&made.path());
         let mut found: Vec<&str> = survey.nodes.iter().map(|node| &*node.name).collect();
         let mut known = made.nodes();
-        (found.sort_unstable(), known.sort_unstable());
+        found.sort_unstable();
+        known.sort_unstable();
         assert_eq!(found, known, "{}: {:?}", made.name, survey.skipped);
         for (node, matrix) in survey.nodes.iter().flat_map(|n| Matrix::BOTH.map(|m| (n, m))) {
             let values = node.source(matrix).values(&model).unwrap();
