@@ -21,7 +21,7 @@ use crate::process::guard::{self, Guarded};
 #[derive(Args)]
 pub struct Flags {
     /// The ONNX file; it is never changed
-    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath, help_heading = "Arguments")]
+    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath, help_heading = None::<&str>)]
     pub model: PathBuf,
     #[command(flatten)]
     pub samples: Samples,
