@@ -282,7 +282,7 @@ impl Layer {
             return None;
         }
         if codes.iter().all(|coded| coded.block().is_none()) {
-            return Some(Err("codes of a projection dictionary are not tuned".into()));
+            return Some(Err("only codes of a block dictionary are tuned".into()));
         }
         let foreign = |weight: usize| survey.weights[weight].uses.iter().find(|used| !nodes.contains(&used.node));
         if tensors[0] == tensors[1] {
