@@ -1,7 +1,7 @@
 //! How long it takes to learn a codebook and the codes of one gate.
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use dirnet::dictionary::{BlockSpec, Matrix, Metric, Options, learn};
+use dirnet::dictionary::{BlockSpec, LearnOptions, Metric, WeightMatrix, learn};
 use ndarray::Array2;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
@@ -27,11 +27,11 @@ fn benchmark(criterion: &mut Criterion) {
         let weights = matrix(size, size, 2);
         group.bench_function(BenchmarkId::new("metric", size), |b| b.iter(|| Metric::new(moment.view(), 0.01)));
         let metric = Metric::new(moment.view(), 0.01).expect("a moment is square and finite");
-        let matrix = Matrix { weights: weights.view(), metric: &metric, importance: 1.0 };
+        let matrix = WeightMatrix { weights: weights.view(), metric: &metric, importance: 1.0 };
         for width in [1, 2, 4, 8] {
             let spec = BlockSpec::new(width).expect("the codec has these");
             let id = BenchmarkId::new(format!("learn_{size}"), format!("256x{width}"));
-            group.bench_function(id, |b| b.iter(|| learn(&[matrix], spec, &Options::default())));
+            group.bench_function(id, |b| b.iter(|| learn(&[matrix], spec, &LearnOptions::default())));
         }
     }
     group.finish();

@@ -15,7 +15,7 @@ use dirnet::compress::Study;
 use dirnet::dictionary::BlockSpec;
 use dirnet::error::Error;
 use dirnet::expand;
-use dirnet::onnx::external_data::Place;
+use dirnet::onnx::external_data::DataRange;
 use dirnet::onnx::proto::attribute_proto::AttributeType;
 use dirnet::onnx::proto::{OperatorSetIdProto, ValueInfoProto};
 use dirnet::onnx::{
@@ -26,7 +26,7 @@ use dirnet::plan::{Choice, Plan, Sharing};
 use dirnet::progress::Silent;
 use dirnet::recurrent::{self, FindOptions};
 use dirnet::report::Inspection;
-use dirnet::samples::{Dim, Port, Samples, Signature};
+use dirnet::samples::{AxisSize, Port, Samples, Signature};
 use dirnet::sites::{PerSite, SiteId, Weights};
 use prost::Message;
 use tempfile::TempDir;
@@ -133,7 +133,7 @@ fn external_data(data: &[u8]) {
     let mut parts = text.splitn(4, '\n');
     let [location, offset, length, elements] = [0; 4].map(|_| parts.next().unwrap_or_default());
     let mut w = tensor::float("W", &[0], &[]);
-    Place { location: location.to_owned(), offset: 0, length: Some(0) }.write_to(&mut w);
+    DataRange { location: location.to_owned(), offset: 0, length: Some(0) }.write_to(&mut w);
     w.external_data[1].value = Some(offset.to_owned());
     w.external_data[2].value = Some(length.to_owned());
     w.dims = vec![elements.trim().parse().unwrap_or(4)];
@@ -154,8 +154,9 @@ fn samples(data: &[u8]) {
     let Some((&kind, rest)) = data.split_first() else { return };
     let directory = scratch().join("test_data_set_0");
     fs::create_dir_all(&directory).expect("a directory");
-    let port = |name: &str, element, dims: &[Dim]| Port { name: name.to_owned(), element, dims: Some(dims.to_vec()) };
-    let dims = [Dim::Symbol("batch".to_owned()), Dim::Size(3)];
+    let port =
+        |name: &str, element, dims: &[AxisSize]| Port { name: name.to_owned(), element, dims: Some(dims.to_vec()) };
+    let dims = [AxisSize::Symbol("batch".to_owned()), AxisSize::Size(3)];
     let mut inputs = vec![port("x", ElementType::Float, &dims)];
     let path = match kind % 3 {
         0 => {

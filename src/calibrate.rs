@@ -187,7 +187,7 @@ pub fn seeded(node: &RecurrentNode, number: usize, w: &Array3<f32>, r: &Array3<f
         let flat = |t: &Array3<f32>| t.index_axis(Axis(0), d).iter().copied().collect::<Vec<f32>>();
         let (w, r) = (flat(w), flat(r));
         let reverse = direction == Direction::Reverse;
-        let weights = cell::Weights { w: &w, r: &r, b: None, p: None };
+        let weights = cell::CellWeights { w: &w, r: &r, b: None, p: None };
         let input = cell::Input { x: &x, steps: STEPS, batch: BATCH, h: None, c: None, lengths: None, reverse };
         let (output, trace) = cell::forward_traced(&spec, &weights, &input);
         let zeros = vec![0.0; BATCH * spec.hidden];
@@ -277,7 +277,7 @@ impl Tap for Sums {
 fn slopes_of(visit: &Visit, pass: &Pass) -> Slopes {
     let (hidden, gates) = (visit.hidden, visit.kind.gates());
     let mut slopes = Slopes { gates: vec![0.0; gates], ..Slopes::default() };
-    let weights = cell::Weights { w: &pass.w, r: &pass.r, b: None, p: pass.p.as_deref() };
+    let weights = cell::CellWeights { w: &pass.w, r: &pass.r, b: None, p: pass.p.as_deref() };
     let mut effects = cell::Effects::new(&pass.spec, &weights);
     for (t, b) in (0..visit.steps).flat_map(|t| (0..visit.batch).map(move |b| (t, b))) {
         if !visit.is_valid(t, b) {

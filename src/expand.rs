@@ -10,7 +10,7 @@ use ndarray::Array3;
 use crate::encode::{self, Found, NOTE, common};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{ElementType, Model, Rewriter, TensorProto, tensor};
-use crate::recurrent::{self, FindOptions, Source};
+use crate::recurrent::{self, Constants, FindOptions, Source};
 
 /// The model with each coded W and R decoded to one dense constant.
 ///
@@ -21,10 +21,11 @@ pub fn expand(model: &Model) -> Result<Model> {
     let mut result = model.clone();
     let mut rewriter = Rewriter::new(&mut result);
     let mut expanded = false;
+    let mut constants = Constants::new(model)?;
     for weight in survey.weights.iter().filter(|w| is_coded(model, survey.source(w))) {
         let source = survey.source(weight);
         let name = rewriter.fresh(&format!("{}/dense", source.value));
-        let dense = dense(&name, source.element, &source.values(model)?)?;
+        let dense = dense(&name, source.element, &constants.values(source)?)?;
         rewriter.add_constant(&common(&survey, &weight.uses), dense);
         for used in &weight.uses {
             let node = &survey.nodes[used.node];
@@ -37,7 +38,7 @@ pub fn expand(model: &Model) -> Result<Model> {
         expanded = true;
     }
     if !expanded {
-        return Err(Error::new(ErrorKind::NothingToDo, "nothing to expand: no weight in this model is coded"));
+        return Err(Error::new(ErrorKind::NothingToDo, "nothing to expand: this model has no compressed weights"));
     }
     rewriter.remove_metadata(NOTE);
     rewriter.finish()?;

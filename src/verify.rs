@@ -2,7 +2,7 @@
 //! outputs, and compares these with checks (thresholds).
 //!
 //! Where the engine cannot run the original at all, each rewritten recurrent layer is run alone instead, on seeded inputs
-//! ([`Scope::Layers`]), and everything else of the two models must be the same ([`difference`]). That shows that the
+//! ([`VerifyScope::Layers`]), and everything else of the two models must be the same (`difference`). That shows that the
 //! layers still do what they did, not that the model does, and is said in the verdict. A sample that cannot be run is an
 //! error, and never a reason to judge layers only ([`obstacle`]). So is a compressed model that cannot be run although
 //! its original can, and an original that asks for more than the engine's [limits](crate::limits): it might be made to
@@ -94,7 +94,7 @@ pub struct Check {
 /// What was run for verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Scope {
+pub enum VerifyScope {
     /// The whole models, from inputs to outputs.
     Model,
     /// Each rewritten recurrent layer alone.
@@ -107,7 +107,7 @@ pub struct Verdict {
     /// What ran the models.
     pub engine: &'static str,
     /// Whole models, or layers alone.
-    pub scope: Scope,
+    pub scope: VerifyScope,
     /// Why only layers were run.
     pub reason: Option<String>,
     /// Runs that were compared.
@@ -175,7 +175,7 @@ pub struct Checked {
 
 /// Inputs and checks of a verification.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings<'a> {
+pub struct VerifySettings<'a> {
     /// The inputs.
     pub samples: &'a Samples,
     /// Kind of the calibration samples: `calibration`, `same` or `random`; `None` if unknown.
@@ -198,11 +198,11 @@ pub struct Settings<'a> {
 pub fn verify(
     original: &Model,
     compressed: &Model,
-    settings: &Settings<'_>,
+    settings: &VerifySettings<'_>,
     progress: &dyn Progress,
 ) -> Result<Verdict> {
     if settings.samples.is_empty() {
-        return Err(Error::new(ErrorKind::Samples, "there are no samples to run the models on: give one at least"));
+        return Err(Error::new(ErrorKind::Samples, "there are no samples to run the models on: give at least one"));
     }
     check_signatures(original, compressed, settings.samples)?;
     let mut judge = Judge::new(original, settings.loss, &settings.samples.carry)?;
@@ -212,6 +212,7 @@ pub fn verify(
     }
     let warnings = leave_out_the_same(original, compressed, settings.samples, &mut judge)?;
     let not_finite = [not_finite(original, "original")?, not_finite(compressed, "compressed model")?];
+    let not_finite: Vec<String> = not_finite.into_iter().flatten().collect();
     // Planning unfolds the coded weights: that is done before the original's take memory too.
     let compressed_engine = Engine::new(compressed).and_then(|engine| {
         let first = settings.samples.streams.first();
@@ -230,10 +231,16 @@ pub fn verify(
     match compared {
         Ok(comparison) => {
             let (worst, mean) = (comparison.worst_loss().ok(), comparison.mean_loss().ok());
-            let mut verdict = verdict(Scope::Model, None, settings, comparison.figures());
+            let mut verdict = verdict(VerifyScope::Model, None, settings, comparison.figures());
             verdict.warnings.splice(0..0, warnings);
-            verdict.fail(not_finite.into_iter().flatten());
+            verdict.fail(not_finite);
             Ok(Verdict { loss: mean, loss_worst: worst, loss_mean: mean, ..verdict })
+        }
+        // No sample is at fault where the weights are.
+        Err(e) if cannot_run(&e) && !not_finite.is_empty() => {
+            let mut verdict = verdict(VerifyScope::Model, None, settings, Vec::new());
+            verdict.fail(not_finite);
+            Ok(verdict)
         }
         // Whose fault it is shows when the original is run alone.
         Err(e) if cannot_run(&e) => match judge.reference(&engine, settings.samples) {
@@ -270,15 +277,22 @@ fn leave_out_the_same(
     if differences.is_empty() {
         return Ok(vec!["the models do not differ in anything that computes".to_owned()]);
     }
+    let mut changes = differences.changes;
     if !differences.whole.is_empty() {
-        return Ok(Vec::new());
+        // What another operator set changes is not known: what the layers reach is judged, and what turns out to differ.
+        for (scope, graph) in original.graphs() {
+            let layers = graph.node.iter().enumerate().filter(|(_, node)| difference::cell(node).is_some());
+            layers.for_each(|(index, _)| changes.add(&scope, index, reach::Flow::Elements));
+        }
     }
-    let reached = reach::outputs(original, &differences.changes, &samples.carry)?;
+    let mut reached = reach::outputs(original, &changes, &samples.carry)?;
+    let variable = reach::variable(original)?;
+    reached.retain(|output| variable.contains(output));
     if judge.keep_reached(&reached).is_ok() {
         return Ok(Vec::new());
     }
     judge.outputs.iter_mut().for_each(|output| output.reached = false);
-    Ok(vec!["no output that is judged depends on what differs between the models".to_owned()])
+    Ok(vec!["no compared output depends on what differs between the models".to_owned()])
 }
 
 /// Refuses models that a caller could not run on the same inputs, or that declare other outputs.
@@ -333,7 +347,7 @@ fn check_names(checks: &[Check], judge: &Judge) -> Result<()> {
         Some(check) => {
             let (name, known) = (check.output.as_deref().unwrap_or_default(), judge.names().collect::<Vec<_>>());
             let message = format!(
-                "--{} names '{name}', not an output that is judged, those are {}",
+                "--{} names '{name}', not an output that is compared, those are {}",
                 check.kind.name(),
                 known.join(", ")
             );
@@ -342,7 +356,12 @@ fn check_names(checks: &[Check], judge: &Judge) -> Result<()> {
     }
 }
 
-fn verdict(scope: Scope, reason: Option<String>, settings: &Settings<'_>, outputs: Vec<Figures>) -> Verdict {
+fn verdict(
+    scope: VerifyScope,
+    reason: Option<String>,
+    settings: &VerifySettings<'_>,
+    outputs: Vec<Figures>,
+) -> Verdict {
     let Held { checked, unbound, mut failures } = hold(settings.checks, &outputs);
     failures.extend(outputs.iter().filter_map(not_comparable));
     if !outputs.is_empty() && outputs.iter().all(|f| f.elements + f.nan + f.infinite + f.non_finite == 0) {
@@ -396,8 +415,8 @@ fn uncounted(figures: &Figures) -> Option<String> {
     let Figures { name, nan, undecided, elements, .. } = figures;
     (*nan > 0).then(|| {
         let all = elements + nan + figures.infinite + figures.non_finite;
-        let rows = if *undecided > 0 { format!("; {undecided} rows with NaN decide nothing") } else { String::new() };
-        format!("output '{name}': {nan} of {all} elements are NaN in both models, and are in no figure{rows}")
+        let rows = if *undecided > 0 { format!("; {undecided} rows with NaN have no decision") } else { String::new() };
+        format!("output '{name}': {nan} of {all} elements are NaN in both models and not counted{rows}")
     })
 }
 
@@ -406,7 +425,7 @@ fn not_bound(check: &Check, unbound: &[Unbound]) -> Option<String> {
     let of = unbound.iter().filter(|u| check.output.is_none() && u.check == check.kind.name());
     let names: Vec<String> = of.map(|u| format!("'{}' ({})", u.output, u.reason)).collect();
     let (kind, limit) = (check.kind.name(), short(check.limit));
-    (!names.is_empty()).then(|| format!("--{kind} {limit} does not bind {}", names.join(", ")))
+    (!names.is_empty()).then(|| format!("--{kind} {limit} does not apply to {}", names.join(", ")))
 }
 
 /// Why a check says nothing of an output.
@@ -415,8 +434,8 @@ fn unbound_reason(kind: CheckKind, figures: &Figures) -> &'static str {
         _ if !counts(figures) => "nothing that differs between the models reaches it",
         _ if figures.elements == 0 => "no element of it could be compared",
         _ if is_constant(figures) => "both models give one constant",
-        CheckKind::MaxNmse | CheckKind::MinSnr => "it is of integers, which --min-agreement binds",
-        CheckKind::MinAgreement => "it has no two classes",
+        CheckKind::MaxNmse | CheckKind::MinSnr => "it holds integers: use --min-agreement",
+        CheckKind::MinAgreement => "it has fewer than two classes",
         CheckKind::MaxAbs | CheckKind::MaxKl => "it has no such figure",
     }
 }
@@ -463,18 +482,24 @@ fn hold(checks: &[Check], outputs: &[Figures]) -> Held {
         if !bound && !spoken_for {
             let of = check.output.as_ref().map_or_else(|| "any output".to_owned(), |name| format!("output '{name}'"));
             let which = if outputs.iter().any(counts) { "" } else { " and depends on what differs between the models" };
-            held.failures.push(format!("--{} has no meaning for {of} that was run{which}", check.kind.name()));
+            held.failures.push(format!("--{} does not apply to {of} that was run{which}", check.kind.name()));
         }
     }
     held
 }
 
-/// `output 'y': --max-nmse 0.01 is exceeded by 0.003: 0.013`
+/// `output 'y': nmse 0.013 is above --max-nmse 0.01 (by 0.003)`
 fn failure(check: &Check, figures: &Figures, value: f64) -> String {
     let (name, kind, limit) = (&figures.name, check.kind.name(), short(check.limit));
-    let (missed, by) =
-        if check.kind.is_minimum() { ("missed", check.limit - value) } else { ("exceeded", value - check.limit) };
-    format!("output '{name}': --{kind} {limit} is {missed} by {}: {}", short(by), short(value))
+    let figure = match check.kind {
+        CheckKind::MaxAbs => format!("max abs {}", short(value)),
+        CheckKind::MaxNmse => format!("nmse {}", short(value)),
+        CheckKind::MinSnr => format!("snr {} dB", short(value)),
+        CheckKind::MinAgreement => format!("agreement {}", short(value)),
+        CheckKind::MaxKl => format!("kl {}", short(value)),
+    };
+    let side = if check.kind.is_minimum() { "below" } else { "above" };
+    format!("output '{name}': {figure} is {side} --{kind} {limit} (by {})", short((check.limit - value).abs()))
 }
 
 /// Four significant digits.
@@ -491,7 +516,7 @@ fn short(value: f64) -> String {
 }
 
 /// The verdict of models that cannot be run as a whole, because of `why`.
-fn without_runs(original: &Model, compressed: &Model, settings: &Settings<'_>, why: &Error) -> Result<Verdict> {
+fn without_runs(original: &Model, compressed: &Model, settings: &VerifySettings<'_>, why: &Error) -> Result<Verdict> {
     match why.kind() {
         ErrorKind::Limit => Err(Error::new(ErrorKind::Engine, format!("could not be verified: {why}"))),
         _ => layers::verify(original, compressed, settings, why),
@@ -530,11 +555,11 @@ mod tests {
         let failures = |g| hold(&[g], &[figures("y")]).failures;
         assert_eq!(
             failures(check(CheckKind::MaxNmse, None, 0.01)),
-            ["output 'y': --max-nmse 0.01 is exceeded by 0.003: 0.013"]
+            ["output 'y': nmse 0.013 is above --max-nmse 0.01 (by 0.003)"]
         );
         assert_eq!(
             failures(check(CheckKind::MinSnr, Some("y"), 20.0)),
-            ["output 'y': --min-snr 20 is missed by 1.1: 18.9"]
+            ["output 'y': snr 18.9 dB is below --min-snr 20 (by 1.1)"]
         );
         assert!(failures(check(CheckKind::MinAgreement, None, 0.97)).is_empty());
     }
@@ -543,7 +568,7 @@ mod tests {
     fn a_check_of_its_own_replaces_that_of_all() {
         let checks = [check(CheckKind::MaxAbs, None, 0.1), check(CheckKind::MaxAbs, Some("y"), 1.0)];
         let Held { checked, failures, .. } = hold(&checks, &[figures("y"), figures("z")]);
-        assert_eq!(failures, ["output 'z': --max-abs 0.1 is exceeded by 0.4: 0.5"]);
+        assert_eq!(failures, ["output 'z': max abs 0.5 is above --max-abs 0.1 (by 0.4)"]);
         assert_eq!(checked.len(), 2);
         assert!(hold(&checks, &[figures("y")]).failures.is_empty());
     }
@@ -551,8 +576,8 @@ mod tests {
     #[test]
     fn a_check_without_meaning_fails() {
         let kl = |output| hold(&[check(CheckKind::MaxKl, output, 1.0)], &[figures("y")]).failures;
-        assert_eq!(kl(None), ["--max-kl has no meaning for any output that was run"]);
-        assert_eq!(kl(Some("z")), ["--max-kl has no meaning for output 'z' that was run"]);
+        assert_eq!(kl(None), ["--max-kl does not apply to any output that was run"]);
+        assert_eq!(kl(Some("z")), ["--max-kl does not apply to output 'z' that was run"]);
     }
 
     #[test]
@@ -586,10 +611,10 @@ mod tests {
         };
         let both = [label, constant.clone()];
         let snr = hold(&[check(CheckKind::MinSnr, None, 20.0)], &both);
-        assert_eq!(snr.failures, ["--min-snr has no meaning for any output that was run"]);
+        assert_eq!(snr.failures, ["--min-snr does not apply to any output that was run"]);
         assert_eq!(snr.unbound.iter().map(|u| &*u.output).collect::<Vec<_>>(), ["label", "version"]);
         let agreement = hold(&[check(CheckKind::MinAgreement, None, 0.9)], &both);
-        assert_eq!(agreement.failures, ["output 'label': --min-agreement 0.9 is missed by 0.3: 0.6"]);
+        assert_eq!(agreement.failures, ["output 'label': agreement 0.6 is below --min-agreement 0.9 (by 0.3)"]);
         assert!(hold(&[check(CheckKind::MinSnr, Some("version"), 20.0)], &both).failures.is_empty(), "it is named");
         let none = hold(&[check(CheckKind::MinSnr, None, 20.0)], std::slice::from_ref(&constant)).failures;
         assert!(none[0].ends_with("depends on what differs between the models"), "{none:?}");

@@ -8,11 +8,11 @@
 //! Everything runs on the calling thread; steps at or past a sequence's length pass gradients on and add none.
 
 use super::effect::Slope;
-use super::{Input, Output, Spec, Trace, Weights};
+use super::{CellWeights, Input, Output, Spec, Trace};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
-/// Gradients of a loss in the weights of one direction, in the shapes of [`Weights`].
+/// Gradients of a loss in the weights of one direction, in the shapes of [`CellWeights`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Gradients {
     /// `[G*H, I]`.
@@ -53,7 +53,7 @@ pub struct GateGradients {
 /// [has no slope by its value](super::Activation::has_slope_by_value).
 pub fn backward(
     spec: &Spec,
-    weights: &Weights,
+    weights: &CellWeights,
     input: &Input,
     (output, trace): &(Output, Trace),
     d_y: &[f32],
@@ -109,7 +109,7 @@ impl GateGradients {
     }
 
     /// The gradient in `X`, `[T, B, I]`.
-    pub fn inputs(&self, spec: &Spec, weights: &Weights) -> Vec<f32> {
+    pub fn inputs(&self, spec: &Spec, weights: &CellWeights) -> Vec<f32> {
         let rows = spec.rows();
         let n = self.gates.len() / rows.max(1);
         let mut d_x = vec![0.; n * spec.inputs];
@@ -159,7 +159,7 @@ pub(super) struct Pass<'a> {
 impl<'a> Pass<'a> {
     fn new(
         spec: &'a Spec,
-        weights: &Weights<'a>,
+        weights: &CellWeights<'a>,
         input: &'a Input<'a>,
         output: &'a Output,
         trace: &'a Trace,

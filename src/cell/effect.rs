@@ -2,7 +2,7 @@
 //! `g`, from the values that a forward pass left.
 
 use super::formulas::Formulas;
-use super::{Activation, Spec, Weights};
+use super::{Activation, CellWeights, Spec};
 
 /// The derivative of an activation behind a clip, as a function of the value.
 #[derive(Clone, Copy)]
@@ -56,14 +56,14 @@ pub struct Effects<'a> {
 /// What the formulas of the effects refer to.
 pub(super) struct Effect<'a> {
     pub spec: Spec,
-    pub weights: Weights<'a>,
+    pub weights: CellWeights<'a>,
     /// Of `f`, `g` and `h`.
     pub slopes: [Slope; 3],
 }
 
 impl<'a> Effects<'a> {
     /// Those of a cell with these weights.
-    pub fn new(spec: &Spec, weights: &Weights<'a>) -> Effects<'a> {
+    pub fn new(spec: &Spec, weights: &CellWeights<'a>) -> Effects<'a> {
         let effect = Effect { spec: spec.clone(), weights: *weights, slopes: Slope::of(spec) };
         Effects { effect, formulas: spec.kind.formulas() }
     }
@@ -95,7 +95,7 @@ mod tests {
         let p = peepholes.then_some(&p[..]);
         let c = kind.has_cell_state().then_some(&c[..]);
         let input = Input { x: &x, steps: 1, batch: 1, h: Some(&h), c, lengths: None, reverse: false };
-        let weights = Weights { w: &w, r: &r, b: Some(&b), p };
+        let weights = CellWeights { w: &w, r: &r, b: Some(&b), p };
         let (_, trace) = forward_traced(&spec, &weights, &input);
         let mut found = vec![0.0; kind.gates()];
         let step = SequenceStep { gates: &trace.gates, inner: &trace.inner, h: &h, c: c.unwrap_or_default() };
@@ -111,7 +111,7 @@ mod tests {
                     let at = |change: f32| {
                         let mut b = b.clone();
                         b[gate * HIDDEN + j] += change;
-                        f64::from(forward(&spec, &Weights { b: Some(&b), ..weights }, &input).h[j])
+                        f64::from(forward(&spec, &CellWeights { b: Some(&b), ..weights }, &input).h[j])
                     };
                     ((at(STEP) - at(-STEP)) / (2. * f64::from(STEP))).powi(2)
                 })
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn two_arguments_of_one_value_count_alike() {
         let spec = |function| Spec { kind: Kind::Rnn, hidden: 1, inputs: 1, activations: [function; 3], clip: None };
-        let weights = Weights { w: &[1.], r: &[1.], b: None, p: None };
+        let weights = CellWeights { w: &[1.], r: &[1.], b: None, p: None };
         let step = SequenceStep { gates: &[0.2], inner: &[], h: &[0.], c: &[] };
         let mut sums = [0.0];
         Effects::new(&spec(Activation::LeakyRelu { alpha: -0.5 }), &weights).add_squares(&mut sums, &step);

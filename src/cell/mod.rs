@@ -133,7 +133,7 @@ impl Spec {
 
 /// The weights of one direction.
 #[derive(Clone, Copy, Debug)]
-pub struct Weights<'a> {
+pub struct CellWeights<'a> {
     /// `W [G*H, I]`.
     pub w: &'a [f32],
     /// `R [G*H, H]`.
@@ -201,7 +201,7 @@ const PROJECTED_FLOATS: usize = 1 << 22;
 ///
 /// # Panics
 /// If a slice has not the length that its documentation says.
-pub fn forward(spec: &Spec, weights: &Weights, input: &Input) -> Output {
+pub fn forward(spec: &Spec, weights: &CellWeights, input: &Input) -> Output {
     run(spec, weights, input, None, false)
 }
 
@@ -210,7 +210,7 @@ pub fn forward(spec: &Spec, weights: &Weights, input: &Input) -> Output {
 ///
 /// # Panics
 /// As [`forward`]; if it is not an LSTM.
-pub fn forward_int8(spec: &Spec, weights: &Weights, input: &Input) -> Output {
+pub fn forward_int8(spec: &Spec, weights: &CellWeights, input: &Input) -> Output {
     assert!(matches!(spec.kind, Kind::Lstm { .. }), "only an LSTM has a form of eight bits");
     let mut x = input.x.to_vec();
     int8::round(&mut x);
@@ -221,13 +221,13 @@ pub fn forward_int8(spec: &Spec, weights: &Weights, input: &Input) -> Output {
 ///
 /// # Panics
 /// If a slice has not the length that its documentation says.
-pub fn forward_traced(spec: &Spec, weights: &Weights, input: &Input) -> (Output, Trace) {
+pub fn forward_traced(spec: &Spec, weights: &CellWeights, input: &Input) -> (Output, Trace) {
     let mut trace = Trace::default();
     let output = run(spec, weights, input, Some(&mut trace), false);
     (output, trace)
 }
 
-fn run(spec: &Spec, weights: &Weights, input: &Input, mut trace: Option<&mut Trace>, int8: bool) -> Output {
+fn run(spec: &Spec, weights: &CellWeights, input: &Input, mut trace: Option<&mut Trace>, int8: bool) -> Output {
     let (hidden, rows, batch) = (spec.hidden, spec.rows(), input.batch);
     check(spec, weights, input);
     let state = |given: Option<&[f32]>| given.map_or_else(|| vec![0.; batch * hidden], <[f32]>::to_vec);
@@ -273,7 +273,7 @@ fn run(spec: &Spec, weights: &Weights, input: &Input, mut trace: Option<&mut Tra
     out
 }
 
-fn check(spec: &Spec, weights: &Weights, input: &Input) {
+fn check(spec: &Spec, weights: &CellWeights, input: &Input) {
     let (hidden, rows, batch) = (spec.hidden, spec.rows(), input.batch);
     let state = batch * hidden;
     assert_eq!(input.x.len(), input.steps * batch * spec.inputs, "X is not [T, B, I]");

@@ -5,7 +5,7 @@
 
 use super::formulas::Formulas;
 use super::product::add_product;
-use super::{Activation, Output, Spec, Weights, int8};
+use super::{Activation, CellWeights, Output, Spec, int8};
 use pulp::{Arch, Simd, WithSimd};
 
 /// A cell ready to be stepped, with the buffers that its steps share.
@@ -19,13 +19,13 @@ pub(super) struct Step<'a> {
 /// What the formulas of a step forward refer to.
 pub(super) struct Forward<'a> {
     pub spec: &'a Spec,
-    pub weights: &'a Weights<'a>,
+    pub weights: &'a CellWeights<'a>,
     /// The CPU's vector instructions.
     pub arch: Arch,
 }
 
 impl<'a> Step<'a> {
-    pub(super) fn new(spec: &'a Spec, weights: &'a Weights<'a>, batch: usize, int8: bool) -> Self {
+    pub(super) fn new(spec: &'a Spec, weights: &'a CellWeights<'a>, batch: usize, int8: bool) -> Self {
         let rounded = vec![0.; if int8 { batch * spec.hidden } else { 0 }];
         Step { forward: Forward { spec, weights, arch: Arch::new() }, formulas: spec.kind.formulas(), rounded }
     }

@@ -48,7 +48,7 @@ impl Case {
         let p = numbers(4, 3 * hidden);
         let x = numbers(5, steps * batch * inputs);
         let (h, c) = (numbers(6, batch * hidden), numbers(7, batch * hidden));
-        let weights = Weights { w: &w, r: &r, b: self.bias.then_some(&b), p: self.peepholes.then_some(&p) };
+        let weights = CellWeights { w: &w, r: &r, b: self.bias.then_some(&b), p: self.peepholes.then_some(&p) };
         let lstm = matches!(kind, Kind::Lstm { .. });
         let input = Input {
             x: &x,
@@ -84,7 +84,7 @@ impl Case {
         }
     }
 
-    fn formula(&self, weights: &Weights, x: &[f32], state: &[f64], cell: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    fn formula(&self, weights: &CellWeights, x: &[f32], state: &[f64], cell: &[f64]) -> (Vec<f64>, Vec<f64>) {
         let Spec { kind, hidden, inputs, activations: [f, g, h], clip } = self.spec;
         let rows = self.spec.rows();
         let dot = |row: &[f32], v: &[f64]| -> f64 { row.iter().zip(v).map(|(a, b)| f64::from(*a) * b).sum() };
@@ -202,7 +202,7 @@ fn speed() {
         let spec = Spec { kind, hidden, inputs: hidden, activations: Case::plain(kind).spec.activations, clip: None };
         let rows = spec.rows();
         let (w, r, x) = (numbers(1, rows * hidden), numbers(2, rows * hidden), numbers(3, steps * batch * hidden));
-        let weights = Weights { w: &w, r: &r, b: None, p: None };
+        let weights = CellWeights { w: &w, r: &r, b: None, p: None };
         let input = Input { x: &x, steps, batch, h: None, c: None, lengths: None, reverse: false };
         let mut best = f64::MAX;
         for _ in 0..5 {

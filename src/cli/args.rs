@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum, ValueHint};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, ValueEnum, ValueHint};
 use dirnet::compress;
 use dirnet::onnx::model::side_path;
 use dirnet::onnx::{LoadOptions, Model, atomic};
@@ -15,50 +15,72 @@ use regex::Regex;
 use super::config::Overrides;
 use super::value::{self, Limit};
 
-/// What size or loss to reach.
+/// Headings of the help, in the order of a command's flags.
+pub const TARGET: &str = "Target (one)";
+pub const COMPRESSION: &str = "Compression";
+pub const CHECKS: &str = "Checks";
+pub const EXECUTION: &str = "Execution";
+
+/// The size or the loss to reach.
 #[derive(Args, Debug)]
 #[group(id = "target", multiple = false)]
-#[command(next_help_heading = "Target (one)")]
+#[command(next_help_heading = TARGET)]
 pub struct Target {
-    /// Recurrent weight bytes before / after, at least [default: 8]
+    /// Make the recurrent weights at least R times smaller, in bytes [default: 8]
+    ///
+    /// Counts the stored bytes of the weights that are compressed, before and after. The rest of the file is not counted.
     #[arg(long, value_name = "R", value_parser = value::ratio)]
     pub ratio: Option<f64>,
-    /// The whole output file, at most: 800KB, 2MB, 1.5MiB
+    /// Make the whole output file at most SIZE: 800KB, 2MB, 1.5MiB
     #[arg(long, value_name = "SIZE", value_parser = value::size)]
     pub max_size: Option<u64>,
-    /// The smallest file whose loss, measured on a part of the calibration samples held back for it, stays at or under X
+    /// Make the smallest file with a loss of at most X (default loss: nmse, 0.01 = 1 % = 20 dB)
+    ///
+    /// The loss is that of --loss, in the worst output. It is measured on a part of the calibration samples that is held
+    /// back for the search.
     #[arg(long, value_name = "X", value_parser = value::not_negative)]
     pub max_loss: Option<f64>,
 }
 
-/// On which inputs models are run.
+/// Inputs that models are run on.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Samples")]
 pub struct Samples {
-    /// Inputs to learn from: .npz, .npy, test_data_set_N, or directories of them
+    /// Calibrate on these inputs: .npz, .npy, test_data_set_N, or directories of them
+    ///
+    /// The keys of an .npz are the model's input names; N samples are stacked along a new first axis. Without calibration
+    /// samples the inputs are random and the loss is larger.
     #[arg(long, value_name = "PATH", num_args = 1.., value_hint = ValueHint::AnyPath)]
     pub calibration: Vec<PathBuf>,
-    /// Inputs to judge on, never learned from [default: the last fifth of the calibration]
+    /// Verify on these held-out inputs [default: the last fifth of the calibration samples]
     #[arg(long, value_name = "PATH", num_args = 1.., value_hint = ValueHint::AnyPath)]
     pub holdout: Vec<PathBuf>,
-    /// Samples are steps of a stream: output OUT of one is input IN of the next; OUT[a:b] for a slice of axis 0
+    /// Run the samples as steps of a stream: output OUT of a step is input IN of the next
+    ///
+    /// Repeat the flag for each state; OUT[a:b] takes a slice of axis 0. An initial state may be stored with the samples;
+    /// the default is zeros.
     #[arg(long, value_name = "IN=OUT", num_args = 1..)]
     pub stream: Vec<String>,
-    /// Classes of the calibration samples: NAME is the output, FILE holds integers
-    #[arg(long, value_name = "NAME=FILE", value_parser = value::labels)]
+    /// Class labels of the calibration samples for output NAME, for --loss cross-entropy
+    ///
+    /// FILE is an .npy or .npz of integers, shape [samples, *output shape without the class axis].
+    #[arg(long, value_name = "NAME=FILE", value_parser = value::labels, hide_short_help = true)]
     pub labels: Vec<(String, PathBuf)>,
-    /// Classes of the holdout samples
-    #[arg(long, value_name = "NAME=FILE", value_parser = value::labels)]
+    /// Class labels of the held-out samples for output NAME, for --loss cross-entropy
+    #[arg(long, value_name = "NAME=FILE", value_parser = value::labels, hide_short_help = true)]
     pub holdout_labels: Vec<(String, PathBuf)>,
-    /// Loss of the outputs, or NAME:KIND for one: nmse, kl, disagreement, cross-entropy [default: kl after Softmax,
-    /// else nmse]
-    #[arg(long, value_name = "KIND")]
+    /// Measure the loss of the outputs as KIND, or of one output as NAME:KIND: nmse, kl, disagreement or cross-entropy
+    /// [default: kl after a Softmax, else nmse]
+    ///
+    /// nmse: squared error over the variance of the output. kl: KL divergence of the predicted probabilities, in nats.
+    /// disagreement: share of rows whose largest class differs. cross-entropy: its rise over the original, with --labels.
+    #[arg(long, value_name = "KIND", hide_short_help = true)]
     pub loss: Vec<String>,
-    /// Size of a symbolic dimension, where there are no samples
-    #[arg(long, value_name = "NAME=SIZE", value_parser = value::dimension)]
+    /// Set the size of a symbolic dimension for random inputs
+    #[arg(long, value_name = "NAME=SIZE", value_parser = value::dimension, hide_short_help = true)]
     pub dim: Vec<(String, usize)>,
-    /// Seeds everything random
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// Set the random seed
+    #[arg(long, value_name = "N", default_value_t = 0, hide_short_help = true)]
     pub seed: u64,
 }
 
@@ -70,51 +92,100 @@ impl Samples {
     }
 }
 
-/// Limits that a result must keep.
+/// The same flags for commands that run models and calibrate nothing: `verify` and `bench`. Samples are simply samples
+/// there, so the help says so, and `--samples` is another name of `--holdout`.
+#[derive(Debug)]
+pub struct TestSamples(pub Samples);
+
+impl FromArgMatches for TestSamples {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Samples::from_arg_matches(matches).map(TestSamples)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
+impl Args for TestSamples {
+    fn augment_args(command: Command) -> Command {
+        for_tests(Samples::augment_args(command))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        for_tests(Samples::augment_args_for_update(command))
+    }
+}
+
+/// Puts the help of the sample flags in the words of a command that only runs models.
+fn for_tests(command: Command) -> Command {
+    let text = |arg: Arg, help: &'static str| arg.help(help).long_help(help);
+    command
+        .mut_arg("holdout", |arg| {
+            let arg = arg.visible_alias("samples").help("Run the models on these inputs: .npz, .npy, test_data_set_N, or directories of them");
+            arg.long_help(
+                "Run the models on these inputs: .npz, .npy, test_data_set_N, or directories of them. The keys of an .npz \
+                 are the model's input names; N samples are stacked along a new first axis. Without samples the inputs \
+                 are random.",
+            )
+        })
+        .mut_arg("calibration", |arg| {
+            text(arg, "Without --samples, run on the last fifth of these inputs, as compress does").hide_short_help(true)
+        })
+        .mut_arg("labels", |arg| text(arg, "Class labels of the inputs of --calibration for output NAME"))
+        .mut_arg("holdout_labels", |arg| {
+            let help = "Class labels of the samples for output NAME, for --loss cross-entropy";
+            arg.help(help).long_help(format!(
+                "{help}. FILE is an .npy or .npz of integers, shape [samples, *output shape without the class axis]"
+            ))
+        })
+}
+
+/// Thresholds of verification.
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Checks (for all outputs, or NAME:VALUE for one)")]
+#[command(next_help_heading = CHECKS)]
 pub struct Checks {
-    /// Largest absolute difference
-    #[arg(long, value_name = "X", value_parser = value::limit)]
+    /// Fail if an element differs by more than X; NAME:X checks one output
+    #[arg(long, value_name = "X", value_parser = value::limit, hide_short_help = true)]
     pub max_abs: Vec<Limit>,
-    /// Mean squared error over the variance of the original output
-    #[arg(long, value_name = "X", value_parser = value::limit)]
+    /// Fail if the mean squared error exceeds X times the variance of the original output; NAME:X checks one output
+    #[arg(long, value_name = "X", value_parser = value::limit, hide_short_help = true)]
     pub max_nmse: Vec<Limit>,
-    /// Signal to noise ratio in decibels
+    /// Fail if the signal-to-noise ratio is below DB decibels; NAME:DB checks one output
     #[arg(long, value_name = "DB", value_parser = value::decibels, allow_negative_numbers = true)]
     pub min_snr: Vec<Limit>,
-    /// Share of equal argmax over the last axis
+    /// Fail if the share of equal decisions (argmax over the last axis) is below F, 0 to 1; NAME:F checks one output
     #[arg(long, value_name = "F", value_parser = value::share)]
     pub min_agreement: Vec<Limit>,
-    /// Mean Kullback-Leibler divergence from the original
-    #[arg(long, value_name = "X", value_parser = value::limit)]
+    /// Fail if the mean KL divergence from the original exceeds X nats; NAME:X checks one output
+    #[arg(long, value_name = "X", value_parser = value::limit, hide_short_help = true)]
     pub max_kl: Vec<Limit>,
 }
 
-/// What running a model may take.
+/// Limits on time and memory of the engine.
 #[derive(Args, Clone, Copy, Debug)]
-#[command(next_help_heading = "Limits of the engine")]
+#[command(next_help_heading = EXECUTION)]
 pub struct Limits {
-    /// Seconds that one run of a model may take, and so may preparing it
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Stop if one run of a model, or its preparation, takes longer than SECONDS
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..), hide_short_help = true)]
     pub verify_timeout: u64,
-    /// Memory that the whole job may take
-    #[arg(long, value_name = "SIZE", default_value = "8GiB", value_parser = value::size)]
+    /// Stop if the whole job needs more memory than SIZE
+    #[arg(long, value_name = "SIZE", default_value = "8GiB", value_parser = value::size, hide_short_help = true)]
     pub verify_memory: u64,
 }
 
-/// Which nodes take part.
+/// The nodes that are compressed.
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Nodes")]
+#[command(next_help_heading = "Scope")]
 pub struct Nodes {
-    /// Only nodes whose name matches
-    #[arg(long, value_name = "RE", value_parser = value::pattern)]
+    /// Select only nodes whose name matches RE, a regular expression
+    #[arg(long, value_name = "RE", value_parser = value::pattern, hide_short_help = true)]
     pub include: Option<Regex>,
-    /// No nodes whose name matches
-    #[arg(long, value_name = "RE", value_parser = value::pattern)]
+    /// Leave out nodes whose name matches RE
+    #[arg(long, value_name = "RE", value_parser = value::pattern, hide_short_help = true)]
     pub exclude: Option<Regex>,
-    /// Treat initializers that are also graph inputs as constants, and drop those inputs
-    #[arg(long)]
+    /// Treat weights that are also graph inputs as constants, and remove those inputs
+    #[arg(long, hide_short_help = true)]
     pub freeze_inputs: bool,
 }
 
@@ -122,40 +193,40 @@ pub struct Nodes {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Output")]
 pub struct Output {
-    /// What goes to stdout
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
+    /// Print the result on stdout in this format
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Table, hide_short_help = true)]
     pub format: Format,
-    /// Also write a report; the type is the extension: .html, .md, .json, .xml (JUnit)
+    /// Also write a report: FILE.html, FILE.md, FILE.json or FILE.xml (JUnit)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub report: Vec<PathBuf>,
-    /// Nothing but errors
-    #[arg(short, long)]
+    /// Print only errors
+    #[arg(short, long, hide_short_help = true)]
     pub quiet: bool,
 }
 
 /// Settings of a run.
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Run")]
+#[command(next_help_heading = EXECUTION)]
 pub struct Run {
-    /// Flags from a file; those on the command line win
+    /// Read options from a TOML file; the command line overrides it
     #[arg(long, value_name = "FILE.toml", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
-    /// Threads, at most 512 [default: one per processor]; the result does not depend on it
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    /// Use N threads, at most 512 [default: one per processor]; the result does not depend on N
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512), hide_short_help = true)]
     pub threads: Option<u16>,
-    /// Try models whose opset or IR version is newer than this version knows
-    #[arg(long)]
+    /// Accept models whose opset or IR version is newer than this tool knows
+    #[arg(long, hide_short_help = true)]
     pub allow_newer: bool,
 }
 
-/// The form of stdout.
+/// The format of stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people
+    /// A table, for people
     Table,
-    /// For scripts, "schema": 1
+    /// JSON, for scripts
     Json,
-    /// For the test reports of CI systems
+    /// JUnit XML, for the test reports of CI systems
     Junit,
 }
 
@@ -211,7 +282,7 @@ impl Output {
             let side = output.map(side_path);
             let others = self.report[..index].iter().map(PathBuf::as_path).chain(output).chain(side.as_deref());
             if others.into_iter().any(|other| atomic::is_same(report, other)) {
-                bail!("{}: is an output twice", report.display());
+                bail!("{}: is used for two outputs", report.display());
             }
         }
         Ok(())
@@ -219,11 +290,11 @@ impl Output {
 }
 
 impl Output {
-    /// Refuses what shows a verdict where there will be none.
+    /// Refuses JUnit output of a command that does not verify.
     pub fn check_unjudged(&self) -> Result<()> {
         let wanted = self.report.iter().any(|file| FileFormat::of(file).is_ok_and(|form| form == FileFormat::Junit));
         if wanted || self.format == Format::Junit {
-            bail!("JUnit shows what was judged, and nothing will be: drop it, or let the models be run and compared");
+            bail!("JUnit output needs verification: use 'dirnet verify', or 'dirnet compress' without --no-verify");
         }
         Ok(())
     }
@@ -266,5 +337,5 @@ pub fn check_apart<O: AsRef<Path>, I: AsRef<Path>>(
 
 /// The output file, which clap leaves open where a configuration may name it.
 pub fn output(path: Option<&Path>) -> Result<&Path> {
-    path.context("no output: name one with -o")
+    path.context("no output file: name one with -o")
 }

@@ -14,30 +14,30 @@ use dirnet::error::Error;
 use dirnet::progress::Silent;
 use dirnet::report::{Bench, Benched};
 
-use super::args::{self, Limits, Output, Run, Samples};
+use super::args::{self, Limits, Output, Run, TestSamples};
 use super::progress::display;
 use crate::process::guard::{self, Message};
 
 const EXAMPLES: &str = "\
 Examples:
-  dirnet bench model.onnx small.onnx --holdout test.npz
+  dirnet bench model.onnx small.onnx --samples test.npz
   dirnet bench model.onnx small.onnx fast.onnx --dim batch=1 --runs 50 --format json";
 
-/// Run models again and again: latency and memory in the engine that verifies, side by side
+/// Compare latency and memory of models in the built-in engine
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// ONNX files; the first is what the others are held against
+    /// ONNX files; the first is the baseline
     #[arg(value_name = "MODEL", required_unless_present = "config", value_hint = ValueHint::FilePath)]
     models: Vec<PathBuf>,
-    /// Passes over the samples that are measured
+    /// Measure N passes over the samples
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Passes before them that are not
+    /// Run N passes before measuring
     #[arg(long, value_name = "N", default_value_t = 3)]
     warm_up: u32,
     #[command(flatten)]
-    samples: Samples,
+    samples: TestSamples,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -55,8 +55,8 @@ pub fn run(args: &Args, arguments: &[OsString]) -> Result<()> {
     let models = args.models.iter().map(|path| args.run.load(path)).collect::<Result<Vec<_>>>()?;
     let Some(first) = models.first() else { bail!("no model to run") };
     args.output.check(None, &models.iter().collect::<Vec<_>>())?;
-    args::check_apart(&args.output.report, args.samples.files().chain(&args.run.config))?;
-    let (samples, warnings) = args.samples.judged(first)?;
+    args::check_apart(&args.output.report, args.samples.0.files().chain(&args.run.config))?;
+    let (samples, warnings) = args.samples.0.judged(first)?;
     let mut report = Bench::new(samples.len(), args.runs as usize, args.warm_up as usize);
     report.warnings = warnings;
     // Nothing of this process is to compete with those that measure.
@@ -66,7 +66,7 @@ pub fn run(args: &Args, arguments: &[OsString]) -> Result<()> {
     progress.phase("bench", args.models.len() as u64);
     for (index, path) in args.models.iter().enumerate() {
         let figures = guard::measure(index, path, args.limits, arguments)?;
-        report.models.push(serde_json::from_str(&figures).context("a measuring process gave no figures")?);
+        report.models.push(serde_json::from_str(&figures).context("the measuring process returned no result")?);
         let _ = progress.advance(1);
     }
     progress.done();
@@ -74,14 +74,14 @@ pub fn run(args: &Args, arguments: &[OsString]) -> Result<()> {
 }
 
 impl Args {
-    /// Measures one model, and tells the process that asked.
+    /// Measures one model and reports to the supervisor.
     fn measure(&self, index: usize) -> Result<()> {
         self.run.start()?;
         let path = self.models.get(index).context("there is no such model")?;
         let start = Instant::now();
         let model = self.run.load(path)?;
         let mut load_seconds = start.elapsed().as_secs_f64();
-        let (samples, _) = self.samples.judged(&model)?;
+        let (samples, _) = self.samples.0.judged(&model)?;
         let start = Instant::now();
         let at = |error: Error| error.in_file(path);
         let engine = Engine::new(&model).map_err(at)?;

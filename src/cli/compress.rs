@@ -10,7 +10,7 @@ use dirnet::error::{Error, ErrorKind};
 use dirnet::onnx::Model;
 use dirnet::report::Report;
 
-use super::args::{self, Checks, Output, Target};
+use super::args::{self, CHECKS, Checks, Output, TARGET, Target};
 use super::config::{self, Overrides};
 use super::job::{Files, Flags, Setup};
 use super::output;
@@ -22,32 +22,30 @@ Examples:
   dirnet compress model.onnx -o small.onnx --ratio 8 --calibration samples.npz
   dirnet compress model.onnx -o small.onnx --calibration train/ --holdout test/ --min-snr 20
   dirnet compress vad.onnx -o small.onnx --calibration audio/ --stream state=stateN";
-/// The largest plan that is read: a hundred thousand units.
+/// The largest plan that is read: a hundred thousand weight blocks.
 const PLAN_BYTES: u64 = 16 << 20;
-const TARGET: &str = "Target (one)";
-const CHECKS: &str = "Checks (for all outputs, or NAME:VALUE for one)";
 
-/// Make a model smaller: rewrite the weights of its LSTM and GRU nodes, run both models, compare
+/// Compress the weights of the LSTM, GRU and RNN nodes of a model, then run both models and compare
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Where the result goes
+    /// Write the compressed model to OUT
     #[arg(short, long = "output", value_name = "OUT", required_unless_present = "config", value_hint = ValueHint::FilePath)]
     out: Option<PathBuf>,
     #[command(flatten)]
     target: Target,
-    /// Store what a file says that `dirnet plan --save` wrote
-    #[arg(long, value_name = "FILE.toml", group = "target", value_hint = ValueHint::FilePath, help_heading = TARGET)]
+    /// Use the bits of each gate from this file, which `dirnet plan --save` wrote
+    #[arg(long, hide_short_help = true, value_name = "FILE.toml", group = "target", value_hint = ValueHint::FilePath, help_heading = TARGET)]
     plan: Option<PathBuf>,
     #[command(flatten)]
     flags: Flags,
     #[command(flatten)]
     checks: Checks,
-    /// Do not run the models to compare them
-    #[arg(long, help_heading = CHECKS)]
+    /// Skip verification
+    #[arg(long, help_heading = CHECKS, hide_short_help = true)]
     no_verify: bool,
-    /// Write the result even if a check failed
-    #[arg(long, help_heading = CHECKS)]
+    /// Write the result even if a check fails
+    #[arg(long, help_heading = CHECKS, hide_short_help = true)]
     keep_failed: bool,
     #[command(flatten)]
     output: Output,
@@ -57,7 +55,7 @@ pub struct Args {
 pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let start = Instant::now();
     if args.no_verify && !args.checks.checks().is_empty() {
-        bail!("a check needs the models to be run; drop it or --no-verify");
+        bail!("checks such as --min-snr need verification; remove --no-verify");
     }
     if args.no_verify {
         args.output.check_unjudged()?;
@@ -109,21 +107,22 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     error.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// What is said where the samples that judge are harder than those that chose.
+/// The warning where the bound was met on calibration samples but is not on held-out samples.
 fn beyond(bound: f64, loss: f64) -> Option<String> {
     (loss > bound).then(|| {
         format!(
-            "the loss is {loss:.2e}: --max-loss {bound} was met on samples held back from the calibration, and those to \
-             judge on are harder; ask for less, or give more calibration samples"
+            "the loss on held-out samples is {loss:.2e}, above --max-loss {bound}, which was met on calibration samples: \
+             add calibration samples, or lower --max-loss"
         )
     })
 }
 
-/// What is said where the file needs a newer IR version than the original.
+/// The warning where the file needs a newer IR version than the original.
 fn newer_ir(original: &Model, result: &Model) -> Option<String> {
     let (before, after) = (original.ir_version(), result.ir_version());
-    (after > before)
-        .then(|| format!("IR version {before} becomes {after}: the codes need constants that it does not have"))
+    (after > before).then(|| {
+        format!("the result needs IR version {after} (the original: {before}), for constants that are no inputs")
+    })
 }
 
 impl Args {

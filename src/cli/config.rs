@@ -54,7 +54,7 @@ pub struct Node {
     gates: BTreeMap<String, Gate>,
 }
 
-/// How the units of a gate are stored.
+/// How the weight blocks of a gate are stored.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 struct Gate {
@@ -76,17 +76,17 @@ impl Node {
 impl Gate {
     fn choice(&self) -> Result<Option<Choice>> {
         let width = match (self.width, self.bits) {
-            (Some(_), Some(_)) => bail!("width and bits say the same: give one of them"),
+            (Some(_), Some(_)) => bail!("width and bits set the same thing: remove one of them"),
             (Some(width), None) => Some(width),
             // A code is a byte, so that 8 bits are one weight to an atom.
             (None, Some(bits)) if bits > 0.0 => Some((8.0 / bits).round() as usize),
-            (None, Some(bits)) => bail!("{bits} bits a weight, expected 0.5 to 8"),
+            (None, Some(bits)) => bail!("{bits} bits per weight, expected 0.5 to 8"),
             (None, None) => None,
         };
         match (self.codec.as_deref(), width) {
             (None, None) if self.sharing.is_none() => Ok(None),
             (Some("dense"), None) if self.sharing.is_none() => Ok(Some(Choice::Dense)),
-            (Some("dense"), _) => bail!("a dense gate has no width, bits or sharing"),
+            (Some("dense"), _) => bail!("codec = \"dense\" takes no width, bits or sharing: remove them"),
             (None | Some("block"), Some(width)) => {
                 let spec = BlockSpec::new(width)?;
                 let name = self.sharing.as_deref().unwrap_or(Sharing::Unit.name());
@@ -95,10 +95,10 @@ impl Gate {
                     .with_context(|| format!("sharing '{name}' is unknown, expected unit, matrix, node or model"))?;
                 Ok(Some(Choice::Block { spec, sharing }))
             }
-            (None | Some("block"), None) => bail!("a block gate needs width or bits"),
+            (None | Some("block"), None) => bail!("codec = \"block\" needs width or bits"),
             (Some("projection"), _) => {
                 bail!(
-                    "a dictionary that layers share is no setting of a node: use 'codec = \"projection\"' for the model"
+                    "codec = \"projection\" cannot be set for a node, because layers share its dictionary: set it for the model"
                 )
             }
             (Some(codec), _) => bail!("codec '{codec}' is unknown, expected block or dense"),
@@ -184,7 +184,7 @@ pub fn pins(overrides: &Overrides, sites: &Sites) -> Result<Pins> {
             match (choice, found) {
                 (Some(choice), None) => found = Some((choice, settings)),
                 (Some(choice), Some((other, before))) if choice != other => bail!(
-                    "{}: gate {} of node '{}' is set otherwise by '{}'",
+                    "{}: gate {} of node '{}' is set differently by '{}'",
                     settings.place(),
                     unit.gate,
                     unit.node,
@@ -242,7 +242,7 @@ impl File {
             })?;
             let settings = Override { place, pattern, node };
             if settings.node.skip && settings.node != (Node { skip: true, ..Node::default() }) {
-                bail!("{}: a skipped node is stored in no other way: drop skip, or the rest", settings.place());
+                bail!("{}: skip = true excludes all other settings: remove it or them", settings.place());
             }
             overrides.push(settings);
         }
@@ -351,7 +351,8 @@ fn place(path: &Path, text: &str, span: Option<Range<usize>>) -> String {
 const MAX_TABLES: usize = 1000;
 
 fn flag<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
-    command.get_arguments().find(|arg| arg.get_long() == Some(long))
+    let is_alias = |arg: &Arg| arg.get_all_aliases().is_some_and(|names| names.contains(&long));
+    command.get_arguments().find(|arg| arg.get_long() == Some(long) || is_alias(arg))
 }
 
 /// Whether the command line sets `arg`, or another flag of a group of which there can be only one.
@@ -389,6 +390,10 @@ mod tests {
     fn keys_become_flags() {
         let found = flags("ratio = 8\nno_verify = true\nquiet = false\ncalibration = ['a', 'b']\n", &LINE);
         assert_eq!(found.expect("sound"), ["--calibration=a", "--calibration=b", "--no-verify", "--ratio=8"]);
+        // A second name of a flag is a key of the commands that have it.
+        let verify = ["dirnet", "verify", "a.onnx", "b.onnx"];
+        assert_eq!(flags("samples = ['a']", &verify).expect("sound"), ["--samples=a"]);
+        assert!(flags("samples = ['a']", &LINE).expect("a key of verify").is_empty());
     }
 
     #[test]
@@ -435,6 +440,7 @@ mod tests {
         let file = File::parse(Path::new("x"), text.to_owned()).expect("sound");
         let unit = |matrix, gate| GateBlock {
             node: "rnn".to_owned(),
+            cell: dirnet::recurrent::Cell::Lstm,
             matrix,
             direction: Direction::Forward,
             direction_index: 0,

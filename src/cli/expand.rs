@@ -22,10 +22,10 @@ pub struct Args {
     /// A model that dirnet compressed
     #[arg(value_name = "COMPRESSED", value_hint = ValueHint::FilePath)]
     compressed: PathBuf,
-    /// Where the result goes
+    /// Write the model with dense weights to OUT
     #[arg(short, long = "output", value_name = "OUT", required_unless_present = "config", value_hint = ValueHint::FilePath)]
     out: Option<PathBuf>,
-    /// Nothing but errors
+    /// Print only errors
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]
@@ -44,5 +44,10 @@ pub fn run(args: &Args) -> Result<()> {
     if args.quiet {
         return Ok(());
     }
-    print(&format!("wrote {}: {}, {} before\n", Escaped(&out.to_string_lossy()), Bytes(bytes), Bytes(model.bytes())))
+    print(&format!(
+        "wrote {}: {} (compressed: {})\n",
+        Escaped(&out.to_string_lossy()),
+        Bytes(bytes),
+        Bytes(model.bytes())
+    ))
 }

@@ -1,4 +1,4 @@
-//! `dirnet inspect MODEL`: what is in it, what can be compressed, what not and why.
+//! `dirnet inspect MODEL`: the recurrent nodes of a model, which can be compressed, and why others cannot.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// An ONNX file
+    /// The ONNX file
     #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
     model: PathBuf,
     #[command(flatten)]

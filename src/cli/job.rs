@@ -20,7 +20,7 @@ use crate::process::guard::{self, Guarded};
 /// The flags.
 #[derive(Args)]
 pub struct Flags {
-    /// An ONNX file; it is never changed
+    /// The ONNX file; it is never changed
     #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath, help_heading = "Arguments")]
     pub model: PathBuf,
     #[command(flatten)]
@@ -77,38 +77,36 @@ impl Flags {
     }
 }
 
-/// How budgets are made.
+/// How weights are compressed.
 #[derive(Args)]
-#[command(next_help_heading = "How")]
+#[command(next_help_heading = args::COMPRESSION)]
 pub struct How {
-    /// What runs the result: any runtime, any that has Scan and int8 products, or onnxruntime only
-    #[arg(long, value_enum, value_name = "FORM", default_value_t = Form::Portable)]
+    /// Write compressed layers in this form
+    #[arg(long, value_enum, value_name = "FORM", default_value_t = Form::Portable, hide_short_help = true)]
     pub form: Form,
-    /// Hidden size from which a layer takes another form than portable [default: where it was measured to pay]
-    #[arg(long, value_name = "H")]
+    /// Use the form of --form only for layers of hidden size H or more [default: where it was measured to be faster]
+    #[arg(long, value_name = "H", hide_short_help = true)]
     pub form_from: Option<usize>,
-    /// What weights are coded with
-    #[arg(long, value_enum, value_name = "CODEC", default_value_t = Codec::Block)]
+    /// Store weights with this codec
+    #[arg(long, value_enum, value_name = "CODEC", default_value_t = Codec::Block, hide_short_help = true)]
     pub codec: Codec,
-    /// What decides the bytes of a unit
-    #[arg(long, value_enum, value_name = "KIND", default_value_t = Sensitivity::Measured)]
+    /// Divide the bits between gates by this measure
+    #[arg(long, value_enum, value_name = "KIND", default_value_t = Sensitivity::Measured, hide_short_help = true)]
     pub sensitivity: Sensitivity,
-    /// Move atoms, scales and biases until the layers do what the original's do; the size stays [default: fast with samples, else off]
+    /// Fine-tune codebooks, scales and biases on the calibration samples: no labels, same size [default: fast with
+    /// samples, else off]
     #[arg(long, value_enum, value_name = "EFFORT")]
     pub tune: Option<Tune>,
-    /// Steps of the tuning, in place of what the effort says
-    #[arg(long, value_name = "N")]
-    pub tune_steps: Option<usize>,
 }
 
 /// How recurrent nodes are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Form {
-    /// LSTM and GRU stay, their weights are rebuilt at load: runs everywhere, as fast as before
+    /// The same nodes, with weights that are decoded at load time: every runtime, as fast as the original
     Portable,
-    /// Loops of int8 products in standard operators: several times faster in onnxruntime where layers are large
+    /// Loops of int8 products, for onnxruntime: 2 to 4 times faster from hidden size 512
     Fast,
-    /// onnxruntime's own quantised LSTM; GRU as in fast
+    /// onnxruntime's own quantised LSTM operator; GRU as in fast
     Ort,
 }
 
@@ -137,42 +135,41 @@ impl How {
                 Tune::Fast => Some(Effort::Fast),
                 Tune::Full => Some(Effort::Full),
             }),
-            tune_steps: self.tune_steps,
             ..Options::default()
         }
     }
 }
 
-/// What weights are coded with.
+/// The codec of the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Codec {
-    /// Pieces of rows as indices into codebooks
+    /// Pieces of rows are stored as indices into a codebook
     Block,
-    /// Rows as codes of atoms that all weights share that multiply the same vector: R of a layer and W of the next
+    /// Low-rank dictionary shared by matrices with the same input; experimental, rarely better
     Projection,
-    /// What is better of the two, for each stack of layers
+    /// The better of the two for each stack of layers; slower
     Auto,
 }
 
-/// How much is spent on tuning.
+/// The effort of fine-tuning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Tune {
-    /// Nothing
+    /// No fine-tuning
     Off,
-    /// About as much as on everything else
+    /// About doubles the run time
     Fast,
-    /// Codes too, until it stops paying
+    /// Also chooses codes again, until the loss stops falling: minutes to half an hour
     Full,
 }
 
-/// How it is found out what an error in a unit costs.
+/// How bits are divided between gates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Sensitivity {
-    /// Run the model with one unit coarse at a time; budgets follow
+    /// Loss at the outputs with one gate at a time quantised coarsely: best, slow
     Measured,
-    /// From the derivatives of the gates in each layer; no runs besides the calibration
+    /// Estimate from the derivatives of the gates: faster
     Local,
-    /// One rate for all units
+    /// The same number of bits for every gate
     None,
 }
 

@@ -41,7 +41,7 @@ const EXAMPLES: &str = "\
 Examples:
   dirnet inspect model.onnx
   dirnet compress model.onnx -o small.onnx --ratio 8 --calibration samples.npz
-  dirnet verify model.onnx small.onnx --holdout holdout.npz --min-snr 20
+  dirnet verify model.onnx small.onnx --samples holdout.npz --min-snr 20
 
 Exit codes: 0 done; 1 a check failed, a target cannot be met, or there was nothing
 to do; 2 bad usage or bad input; 128 and the number of a signal that ended it.";

@@ -7,7 +7,7 @@ use dirnet::error::Escaped;
 use dirnet::onnx::atomic;
 use dirnet::report::table::Style;
 use dirnet::report::{FileFormat, Show};
-use dirnet::verify::{Scope, Verdict};
+use dirnet::verify::{Verdict, VerifyScope};
 
 use super::args::{Format, Output};
 
@@ -37,9 +37,9 @@ fn style() -> Style {
     Style { colour: terminal && !declined }
 }
 
-/// Says on stderr, even where nothing else is shown, that checks were not held against what they were meant for.
+/// Warns on stderr, even with `-q`, that checks were applied to layers instead of outputs.
 pub fn warn(verdict: &Verdict) {
-    for warning in verdict.warnings.iter().filter(|_| verdict.scope == Scope::Layers) {
+    for warning in verdict.warnings.iter().filter(|_| verdict.scope == VerifyScope::Layers) {
         // Where nobody can be warned, there is nothing better to do.
         let _ = writeln!(io::stderr().lock(), "warning: {}", Escaped(warning));
     }

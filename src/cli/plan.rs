@@ -1,4 +1,4 @@
-//! `dirnet plan MODEL`: the budget of every unit, nothing written but the plan.
+//! `dirnet plan MODEL`: the bits of every weight block; no model is written.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -21,7 +21,7 @@ Examples:
   dirnet plan model.onnx --max-size 800KB --calibration samples.npz --save plan.toml
   dirnet compress model.onnx -o small.onnx --calibration samples.npz --plan plan.toml";
 
-/// Show how many bytes each gate of each layer would get, and write no model
+/// Show how many bits each gate of each layer gets, without writing a model
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -29,7 +29,7 @@ pub struct Args {
     target: Target,
     #[command(flatten)]
     flags: Flags,
-    /// Write the plan, for `dirnet compress --plan`
+    /// Write the plan to a file, for `dirnet compress --plan`
     #[arg(long, value_name = "FILE.toml", value_hint = ValueHint::FilePath, help_heading = "Output")]
     save: Option<PathBuf>,
     #[command(flatten)]

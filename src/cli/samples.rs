@@ -63,7 +63,7 @@ impl args::Samples {
             return Ok((all.hold_out(HELD_OUT).map_or(all, |(_, holdout)| holdout), Vec::new()));
         }
         let random = compress::random(model, &self.dim, &carry, self.seed, 1)?;
-        let mut warnings = vec!["judged on random inputs: real ones, with --holdout, say more".to_owned()];
+        let mut warnings = vec!["compared on random inputs: use real ones, with --samples".to_owned()];
         warnings.extend(random.guesses);
         Ok((random.samples, warnings))
     }
@@ -85,12 +85,12 @@ impl args::Samples {
     ) -> Result<Option<Samples>> {
         if paths.is_empty() {
             return match labels.first() {
-                Some((output, _)) => bail!("labels of '{output}' without the samples that they are for: {flag}"),
+                Some((output, _)) => bail!("labels of '{output}' without samples: add {flag}"),
                 None => Ok(None),
             };
         }
         if !self.dim.is_empty() {
-            bail!("--dim is for random inputs: with {flag}, sizes are those of the samples");
+            bail!("--dim is for random inputs; with {flag}, the samples have the sizes: remove --dim");
         }
         let mut samples = Samples::read(paths, signature, carry).with_context(|| flag.to_owned())?;
         if samples.is_empty() {

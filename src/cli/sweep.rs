@@ -19,11 +19,11 @@ Examples:
   dirnet sweep model.onnx --ratios 4,8,12,16 --calibration samples.npz
   dirnet sweep model.onnx --ratios 8,16 --calibration samples.npz --format json";
 
-/// Compress at several ratios and show what each costs; no model is written
+/// Compress at several ratios and show size and loss of each, without writing a model
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Recurrent weight bytes before / after, several
+    /// Try these ratios, recurrent weight bytes before / after
     #[arg(long, value_name = "R,R,...", value_delimiter = ',', value_parser = value::ratio, default_values_t = [4.0, 8.0, 12.0, 16.0])]
     ratios: Vec<f64>,
     #[command(flatten)]

@@ -45,7 +45,7 @@ pub fn not_negative(text: &str) -> Result<f64, String> {
     }
 }
 
-/// The limit of a gate, for every output or for one.
+/// The threshold of a check, for every output or for one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limit {
     /// The output that it is for; none: all.

@@ -1,4 +1,4 @@
-//! `dirnet verify ORIGINAL COMPRESSED`: run both, measure, judge; for CI.
+//! `dirnet verify ORIGINAL COMPRESSED`: runs both models, compares their outputs and enforces checks; for CI.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -9,30 +9,30 @@ use dirnet::engine::Engine;
 use dirnet::error::{Error, ErrorKind};
 use dirnet::loss::Judge;
 use dirnet::report::{Command, Report, Seconds};
-use dirnet::verify::{self, Settings};
+use dirnet::verify::{self, VerifySettings};
 
-use super::args::{self, Checks, Limits, Output, Run, Samples};
+use super::args::{self, Checks, Limits, Output, Run, TestSamples};
 use super::output;
 use super::progress::progress;
 use crate::process::guard::{self, Guarded};
 
 const EXAMPLES: &str = "\
 Examples:
-  dirnet verify model.onnx small.onnx --holdout test.npz --min-snr 20
-  dirnet verify model.onnx small.onnx --holdout test.npz --min-agreement logits:0.98 --format json";
+  dirnet verify model.onnx small.onnx --samples test.npz --min-snr 20
+  dirnet verify model.onnx small.onnx --samples test.npz --min-agreement logits:0.98 --format json";
 
-/// Run a model and its compressed form on the same inputs and judge the difference
+/// Run a model and its compressed form on the same inputs and compare the outputs
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The model before
+    /// The original model
     #[arg(value_name = "ORIGINAL", value_hint = ValueHint::FilePath)]
     original: PathBuf,
-    /// The model after
+    /// The compressed model
     #[arg(value_name = "COMPRESSED", value_hint = ValueHint::FilePath)]
     compressed: PathBuf,
     #[command(flatten)]
-    samples: Samples,
+    samples: TestSamples,
     #[command(flatten)]
     checks: Checks,
     #[command(flatten)]
@@ -43,26 +43,27 @@ pub struct Args {
     run: Run,
 }
 
-/// Judges the pair.
+/// Compares the pair.
 pub fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
+    let given = &args.samples.0;
     args.run.start()?;
     let (original, compressed) = (args.run.load(&args.original)?, args.run.load(&args.compressed)?);
     args.output.check(None, &[&original, &compressed])?;
-    args::check_apart(&args.output.report, args.samples.files().chain(&args.run.config))?;
-    let loss = args.samples.loss()?;
-    let (samples, warnings) = args.samples.judged(&original)?;
+    args::check_apart(&args.output.report, given.files().chain(&args.run.config))?;
+    let loss = given.loss()?;
+    let (samples, warnings) = given.judged(&original)?;
     if guard::is_probe() {
         Judge::new(&original, &loss, &samples.carry)?.reference(&Engine::new(&original)?, &samples)?;
         return Ok(());
     }
     let load = start.elapsed().as_secs_f64();
-    let settings = Settings {
+    let settings = VerifySettings {
         samples: &samples,
         calibrated_on: None,
         loss: &loss,
         checks: &args.checks.checks(),
-        seed: args.samples.seed,
+        seed: given.seed,
     };
     let verdict = verify::verify(&original, &compressed, &settings, &*progress(args.output.quiet))?;
     let total = start.elapsed().as_secs_f64();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{CodedSite, CodedSites};
-use crate::dictionary::{Atoms, Band, BlockSpec, Codebook, Coded, Part, Projected, Scales};
+use crate::dictionary::{Atoms, Band, BlockCode, BlockSpec, Codebook, Part, Projected, Scales};
 use crate::plan::{DictionaryUse, Plan};
 use crate::sites::Weights;
 
@@ -65,8 +65,8 @@ impl Blank {
         Book { codebook, step: (self.books + 1) as f32 }
     }
 
-    fn coded(&self, rows: usize, columns: usize, book: &Book) -> Coded {
-        Coded {
+    fn coded(&self, rows: usize, columns: usize, book: &Book) -> BlockCode {
+        BlockCode {
             rows,
             columns,
             codes: vec![0; rows * book.codebook.spec.pieces(columns)],

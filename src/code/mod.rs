@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 pub use blank::blank;
 
-use crate::dictionary::{self, Bands, Coded, Item, Matrix, Metric, Part, Projected};
+use crate::dictionary::{self, Bands, BlockCode, Item, Metric, Part, Projected, WeightMatrix};
 use crate::engine::{Engine, Overrides};
 use crate::error::Result;
 use crate::plan::{DictionaryUse, Member, Plan, Storage};
@@ -22,7 +22,7 @@ use crate::sites::{PerSite, SiteId, TensorId, Weights};
 #[derive(Clone, Debug)]
 pub enum CodedSite {
     /// Of a block dictionary.
-    Block(Coded),
+    Block(BlockCode),
     /// Of projection dictionaries.
     Projection(Projected),
 }
@@ -39,7 +39,7 @@ impl CodedSite {
 
     /// The codes, if they are of a block dictionary.
     #[must_use]
-    pub fn block(&self) -> Option<&Coded> {
+    pub fn block(&self) -> Option<&BlockCode> {
         match self {
             CodedSite::Block(coded) => Some(coded),
             _ => None,
@@ -47,7 +47,7 @@ impl CodedSite {
     }
 
     /// As [`block`](Self::block), to be changed.
-    pub fn block_mut(&mut self) -> Option<&mut Coded> {
+    pub fn block_mut(&mut self) -> Option<&mut BlockCode> {
         match self {
             CodedSite::Block(coded) => Some(coded),
             _ => None,
@@ -88,7 +88,7 @@ pub struct Learning<'a> {
     /// The metric of each site.
     pub metrics: &'a PerSite<Arc<Metric>>,
     /// Effort and seed.
-    pub options: dictionary::Options,
+    pub options: dictionary::LearnOptions,
     /// The largest level of the atoms of each site.
     pub peaks: PerSite<i8>,
 }
@@ -108,7 +108,7 @@ pub fn learn(
     let learned: Vec<_> = groups
         .par_iter()
         .map(|(spec, members)| {
-            let matrix = |&id: &SiteId| Matrix {
+            let matrix = |&id: &SiteId| WeightMatrix {
                 weights: weights.rows(id),
                 metric: &how.metrics[id],
                 importance: plan.sensitivity[id],
@@ -143,9 +143,9 @@ pub fn distortion_of(weights: &Weights, metrics: &PerSite<Arc<Metric>>, id: Site
     metrics[id].distortion(error.view())
 }
 
-fn options(how: &Learning<'_>, members: &[SiteId]) -> dictionary::Options {
+fn options(how: &Learning<'_>, members: &[SiteId]) -> dictionary::LearnOptions {
     let peak = members.iter().map(|&id| how.peaks[id]).min().unwrap_or(i8::MAX);
-    dictionary::Options { peak, ..how.options.clone() }
+    dictionary::LearnOptions { peak, ..how.options.clone() }
 }
 
 /// Learns the projection dictionaries of a plan, one after the other: the codes of a section of a site are chosen to

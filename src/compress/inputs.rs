@@ -65,7 +65,7 @@ impl Inputs {
         match calibration.hold_out(HELD_OUT) {
             Some((calibration, holdout)) => of(calibration, holdout, InputOrigin::Calibration, Vec::new()),
             None => {
-                let warning = "there is one sample: the result is judged on what it was calibrated on".to_owned();
+                let warning = "there is only one sample: it is used for calibration and for verification".to_owned();
                 of(calibration.clone(), calibration, InputOrigin::Same, vec![warning])
             }
         }
@@ -83,9 +83,8 @@ impl Inputs {
         holdout: Option<Samples>,
     ) -> Result<Inputs> {
         let random = random(model, dims, carry, seed, 0)?;
-        let mut warnings = vec![
-            "calibrated on random inputs: real ones, with --calibration, lose far less at the same size".to_owned(),
-        ];
+        let mut warnings =
+            vec!["calibrated on random inputs: the loss is much smaller with real ones, use --calibration".to_owned()];
         warnings.extend(random.guesses);
         let holdout = match holdout {
             Some(holdout) => holdout,
@@ -100,7 +99,7 @@ impl Inputs {
             Some((calibration, search)) => (self.calibration, self.search) = (calibration, Some(search)),
             None => {
                 self.warnings
-                    .push("there is one sample: --max-loss is searched on what it is calibrated on".to_owned());
+                    .push("there is only one sample: --max-loss is measured on the calibration sample".to_owned());
             }
         }
     }

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 pub use inputs::{HELD_OUT, InputOrigin, Inputs, random};
 pub use options::{Allocation, Codec, Options, Target};
-pub use search::{Found, smallest};
-pub use study::{Coded, PhaseSeconds, Rates, Study, Tried, Version, sized};
+pub use search::{SmallestSize, smallest};
+pub use study::{CodedModel, CodedVersion, PhaseSeconds, Rates, Study, Tried, sized};
 
 use crate::encode::{self, Writing};
 use crate::engine::{Engine, Overrides};
@@ -30,7 +30,7 @@ use crate::progress::{Progress, Silent};
 use crate::samples::Samples;
 use crate::sites::{PerSite, Sites, Weights};
 use crate::tune::{self, TuneReport};
-use crate::verify::{self, Check, Settings, Verdict};
+use crate::verify::{self, Check, Verdict, VerifySettings};
 
 /// The ratio of the smallest file that a search for a loss looks at, and how many sizes it looks at.
 const SMALLEST: f64 = 40.0;
@@ -169,10 +169,12 @@ impl<'a> Compressor<'a> {
         let judge = judge(model, &options.loss, &sites, &inputs.calibration)?;
         let mut warnings = Vec::new();
         if encode::note(model).is_some() {
-            warnings.push("the file was compressed before and folded back to dense: take the original".to_owned());
+            warnings.push(
+                "the file was compressed by dirnet and made dense again by another tool: use the original".to_owned(),
+            );
         }
         let faulty = sites.survey.skipped.iter().filter(|skipped| skipped.warning);
-        warnings.extend(faulty.map(|skipped| format!("node '{}' is left alone: {}", skipped.node, skipped.reason)));
+        warnings.extend(faulty.map(|skipped| format!("node '{}' is not compressed: {}", skipped.node, skipped.reason)));
         let (engine, refused) = match refused.map_or_else(|| Engine::new(model), Err) {
             Ok(engine) => (Some(engine), None),
             Err(error) if cannot_run(&error) => (None, Some(error)),
@@ -283,7 +285,7 @@ impl<'a> Compressor<'a> {
         }
         let weights = self.weights(self.engine.as_ref())?;
         let one_rate = self.engine.is_none() || self.options.allocation == Allocation::Uniform;
-        sized(self.model, &weights, &self.writing(), |sizing| {
+        sized(self.model, &weights, &self.writing(), &encode::Measured::default(), |sizing| {
             let bytes = match *target {
                 Target::MaxSize(bytes) => bytes,
                 Target::Ratio(ratio) => sizing.target(ratio),
@@ -326,11 +328,11 @@ impl<'a> Compressor<'a> {
             Some(study) => study,
             None => self.study_with(None)?,
         };
-        study.writing = self.writing();
+        study.write_as(self.writing());
         let random = self.inputs.origin == InputOrigin::Random;
         if self.effort().is_some() && (self.engine.is_none() || random) {
             let why = if random { "there are no samples" } else { "the model cannot be run" };
-            self.warnings.push(format!("not tuned: {why}"));
+            self.warnings.push(format!("fine-tuning was skipped: {why}"));
         }
         self.study = Some(study);
         Ok(())
@@ -364,9 +366,9 @@ impl<'a> Compressor<'a> {
     }
 
     /// How the model is fine-tuned, if it is: what is tuned on noise fits nothing else.
-    fn tuning(&self) -> Option<tune::Options> {
+    fn tuning(&self) -> Option<tune::TuneOptions> {
         let effort = self.effort().filter(|_| self.inputs.origin != InputOrigin::Random && self.engine.is_some())?;
-        Some(tune::Options { effort, steps: self.options.tune_steps, seed: self.options.seed })
+        Some(tune::TuneOptions { effort, steps: None, seed: self.options.seed })
     }
 
     /// The best plan for a target, and what it is expected to do.
@@ -442,7 +444,7 @@ impl<'a> Compressor<'a> {
     /// # Errors
     /// As [`verify::verify`].
     pub fn verify(&self, result: &Model, checks: &[Check]) -> Result<Verdict> {
-        let settings = Settings {
+        let settings = VerifySettings {
             samples: &self.inputs.holdout,
             calibrated_on: Some(self.inputs.origin.name()),
             loss: &self.options.loss,
@@ -503,8 +505,8 @@ impl<'a> Compressor<'a> {
         Ok(Planned { plan, target: self.target.unwrap_or(bytes), bytes, sensitivity, distortion, predicted_loss })
     }
 
-    fn compressed(&self, coded: Coded, tuning: Option<TuneReport>) -> Result<Compressed> {
-        let Coded { plan, distortion, model, .. } = coded;
+    fn compressed(&self, coded: CodedModel, tuning: Option<TuneReport>) -> Result<Compressed> {
+        let CodedModel { plan, distortion, model, .. } = coded;
         let planned = self.planned(plan, model.saved_bytes()?, Some(distortion))?;
         Ok(Compressed { model, planned, tuning })
     }
@@ -548,8 +550,7 @@ impl<'a> Compressor<'a> {
             None => Ok(plan),
             Some(id) => {
                 let site = self.sites.get(id);
-                let message =
-                    format!("{site} is stored in another way than [nodes] of the configuration says: change one");
+                let message = format!("{site}: the plan and [nodes] of the configuration disagree: change one of them");
                 Err(Error::new(ErrorKind::Usage, message))
             }
         }
@@ -557,7 +558,7 @@ impl<'a> Compressor<'a> {
 
     /// `best`, or where the model is tuned fully, the plan that is best then.
     fn tuned_plan(&mut self, best: Plan, target: u64) -> Result<Plan> {
-        let full = self.tuning().is_some_and(|tune| tune.effort == tune::Effort::Full && tune.steps.is_none());
+        let full = self.tuning().is_some_and(|tune| tune.effort == tune::Effort::Full);
         let (Some(engine), Some((curves, sensitivity)), true) = (&self.engine, self.measured(), full) else {
             return Ok(best);
         };
@@ -688,12 +689,12 @@ impl<'a> Compressor<'a> {
         })
     }
 
-    fn code(&mut self, plan: Plan) -> Result<Coded> {
+    fn code(&mut self, plan: Plan) -> Result<CodedModel> {
         let progress = self.progress;
         self.calibrated()?.code(plan, progress)
     }
 
-    fn tune(&mut self, coded: &mut Coded) -> Result<Option<TuneReport>> {
+    fn tune(&mut self, coded: &mut CodedModel) -> Result<Option<TuneReport>> {
         let (Some(options), Some(engine)) = (self.tuning(), &self.engine) else { return Ok(None) };
         let study = self.study.as_mut().expect("whoever tunes has coded");
         let report = study.tune(coded, engine, &self.inputs.calibration, &self.judge, &options, self.progress)?;
@@ -713,7 +714,7 @@ impl<'a> Compressor<'a> {
         }
         self.calibrate()?;
         let Some(engine) = &self.engine else {
-            let message = "--max-loss needs the model to be run, and it cannot be; use --ratio or --max-size";
+            let message = "the model cannot be run, which --max-loss needs: use --ratio or --max-size";
             return Err(Error::new(ErrorKind::Engine, message));
         };
         let judge = self.judge.clone();
@@ -748,8 +749,8 @@ impl<'a> Compressor<'a> {
     }
 
     /// The smallest model that is within the bound before tuning.
-    fn search(&mut self, held: &Reference<'_>, bound: f64) -> Result<(Found, Coded)> {
-        let mut best: Option<Coded> = None;
+    fn search(&mut self, held: &Reference<'_>, bound: f64) -> Result<(SmallestSize, CodedModel)> {
+        let mut best: Option<CodedModel> = None;
         let mut least = f64::INFINITY;
         let mut looks = Vec::new();
         let range = self.calibrated()?.sized(|sizing| sizing.target(SMALLEST)..=sizing.file);
@@ -828,7 +829,7 @@ fn projects(plan: &Plan) -> bool {
 }
 
 /// How far a coded model is from the original on some samples.
-fn compared(coded: &Coded, held: &Reference<'_>) -> Result<Comparison> {
+fn compared(coded: &CodedModel, held: &Reference<'_>) -> Result<Comparison> {
     held.compare(&Engine::new(&coded.model)?, &Overrides::default())
 }
 
@@ -838,11 +839,13 @@ fn cannot_run(error: &Error) -> bool {
 
 fn without_outputs(error: &Error) -> String {
     format!(
-        "the model cannot be run to its outputs: it is calibrated on the samples as far as it runs, bits are divided by the \
-         derivatives of the gates, and it is not tuned ({error})"
+        "the model cannot be run to its outputs: it is calibrated on the samples as far as it runs, bits are allocated by the \
+         derivatives of the gates, and fine-tuning is skipped ({error})"
     )
 }
 
 fn without_engine(error: &Error) -> String {
-    format!("the model cannot be run: layers are calibrated on seeded random inputs, with one rate for all ({error})")
+    format!(
+        "the model cannot be run: layers are calibrated on seeded random inputs, with the same bits for every gate ({error})"
+    )
 }

@@ -45,8 +45,6 @@ pub struct Options {
     pub form: Request,
     /// Fine-tuning: `None` for fast where there are samples, `Some(None)` for none.
     pub tune: Option<Option<tune::Effort>>,
-    /// Steps of the fine-tuning, in place of what the effort says.
-    pub tune_steps: Option<usize>,
     /// What counts as the loss of each output.
     pub loss: LossSpec,
     /// Sites that are stored as the user says.

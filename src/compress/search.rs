@@ -10,7 +10,7 @@ use crate::error::Result;
 
 /// A size within the bound.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Found {
+pub struct SmallestSize {
     /// The size that was asked for.
     pub bytes: u64,
     /// The loss that was measured there.
@@ -27,7 +27,7 @@ pub fn smallest(
     bound: f64,
     looks: usize,
     mut loss: impl FnMut(u64) -> Result<f64>,
-) -> Result<Option<Found>> {
+) -> Result<Option<SmallestSize>> {
     let (mut low, mut high) = (Look { bytes: *range.start(), loss: None }, Look { bytes: *range.end(), loss: None });
     let mut found = None;
     for look in 0..looks {
@@ -39,7 +39,7 @@ pub fn smallest(
         };
         let seen = loss(bytes)?;
         if seen <= bound {
-            found = Some(Found { bytes, loss: seen });
+            found = Some(SmallestSize { bytes, loss: seen });
             high = Look { bytes, loss: Some(seen) };
         } else {
             low = Look { bytes, loss: Some(seen) };

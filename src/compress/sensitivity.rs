@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use super::study::Version;
+use super::study::CodedVersion;
 use crate::code::{self, CodedSites};
 use crate::engine::Engine;
 use crate::error::Result;
@@ -31,7 +31,7 @@ const FLOOR: f64 = 0.01;
 pub fn measure(
     engine: &Engine,
     weights: &Weights,
-    coarse: &[Arc<Version>],
+    coarse: &[Arc<CodedVersion>],
     reference: &Reference<'_>,
     progress: &dyn Progress,
 ) -> Result<PerSite<Option<f64>>> {

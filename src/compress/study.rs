@@ -51,7 +51,7 @@ pub struct Study<'a> {
     /// Seeds everything random.
     pub seed: u64,
     /// How the result is written.
-    pub writing: Writing,
+    writing: Writing,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// Time per phase, so far.
@@ -61,16 +61,18 @@ pub struct Study<'a> {
     local: PerSite<Option<f64>>,
     /// Steps of sequences that the calibration samples gave.
     steps: f64,
+    /// What was measured for the sizes of plans.
+    sizes: encode::Measured,
     /// All sites coded at a rate, with their distortions, by the width of pieces.
-    versions: Mutex<BTreeMap<usize, Arc<Version>>>,
+    versions: Mutex<BTreeMap<usize, Arc<CodedVersion>>>,
 }
 
 /// All sites coded at one rate, and the distortion of each.
-pub type Version = (CodedSites, PerSite<f64>);
+pub type CodedVersion = (CodedSites, PerSite<f64>);
 
 /// What a plan came to.
 #[derive(Clone, Debug)]
-pub struct Coded {
+pub struct CodedModel {
     /// The plan.
     pub plan: Plan,
     /// The stored sites.
@@ -156,21 +158,33 @@ impl<'a> Study<'a> {
             steps,
             warnings,
             seconds: PhaseSeconds { calibrate: start.elapsed().as_secs_f64(), ..PhaseSeconds::default() },
+            sizes: encode::Measured::default(),
             versions: Mutex::default(),
         })
     }
 
+    /// How the result is written.
+    #[must_use]
+    pub fn writing(&self) -> &Writing {
+        &self.writing
+    }
+
+    /// Sets how the result is written.
+    pub fn write_as(&mut self, writing: Writing) {
+        (self.writing, self.sizes) = (writing, encode::Measured::default());
+    }
+
     /// Hands what decides the size of a plan to `work`.
     pub fn sized<T>(&self, work: impl FnOnce(&Sizing<'_>) -> T) -> T {
-        sized(self.model, &self.weights, &self.writing, work)
+        sized(self.model, &self.weights, &self.writing, &self.sizes, work)
     }
 
     /// Bytes of the file that a plan makes.
     ///
     /// # Errors
-    /// As [`encode::size`].
+    /// As [`encode::apply`].
     pub fn bytes(&self, plan: &Plan) -> Result<u64> {
-        encode::size(self.model, &self.weights, plan, &self.writing)
+        encode::Sizes::new(self.model, &self.weights, &self.writing, &self.sizes).bytes(plan)
     }
 
     /// Learns the rate-distortion curves of all sites.
@@ -208,18 +222,18 @@ impl<'a> Study<'a> {
     }
 
     /// All sites coded in one way, as well as curves need it.
-    fn version(&self, choice: Choice, progress: &dyn Progress) -> Result<Version> {
+    fn version(&self, choice: Choice, progress: &dyn Progress) -> Result<CodedVersion> {
         let plan = Plan::alike(choice, &self.equal());
         code::learn(&self.weights, &plan, &self.learning(CURVE_ROUNDS, None), progress)
     }
 
-    fn keep(&self, width: usize, version: Version) -> Arc<Version> {
+    fn keep(&self, width: usize, version: CodedVersion) -> Arc<CodedVersion> {
         let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
         versions.entry(width).or_insert_with(|| Arc::new(version)).clone()
     }
 
     /// All sites coded with pieces of `width` and codebooks of their own: from the curves, or learned now.
-    fn coarse(&self, width: usize) -> Result<Arc<Version>> {
+    fn coarse(&self, width: usize) -> Result<Arc<CodedVersion>> {
         let known = self.versions.lock().unwrap_or_else(PoisonError::into_inner).get(&width).cloned();
         if let Some(known) = known {
             return Ok(known);
@@ -236,10 +250,11 @@ impl<'a> Study<'a> {
         plan::widths_near(((8.0 / bits).round() as usize + 1).clamp(3, 8), self.most_versions())
     }
 
-    /// Measures the loss per distortion of each site at the outputs that `judge` names, with codes of these widths.
+    /// The loss per distortion of each site at the outputs that `judge` names, with codes of these widths; a site that the
+    /// samples do not reach gets that of sites of its kind.
     ///
     /// # Errors
-    /// Those of the numerics and of running the model.
+    /// As [`measure`](Self::measure).
     pub fn sensitivity(
         &mut self,
         widths: &[usize],
@@ -248,6 +263,22 @@ impl<'a> Study<'a> {
         judge: &Judge,
         progress: &dyn Progress,
     ) -> Result<PerSite<f64>> {
+        let measured = self.measure(widths, engine, samples, judge, progress)?;
+        Ok(self.complete(&measured))
+    }
+
+    /// Measures the loss per distortion of each site that the samples reach.
+    ///
+    /// # Errors
+    /// Those of the numerics and of running the model.
+    pub fn measure(
+        &mut self,
+        widths: &[usize],
+        engine: &Engine,
+        samples: &Samples,
+        judge: &Judge,
+        progress: &dyn Progress,
+    ) -> Result<PerSite<Option<f64>>> {
         let start = Instant::now();
         let samples = self.few(samples);
         let reference = judge.reference(engine, &samples)?;
@@ -257,7 +288,7 @@ impl<'a> Study<'a> {
         let versions = widths.iter().map(|&width| self.coarse(width)).collect::<Result<Vec<_>>>()?;
         let measured = sensitivity::measure(engine, &self.weights, &versions, &reference, progress)?;
         self.seconds.allocate += start.elapsed().as_secs_f64();
-        Ok(self.complete(&measured))
+        Ok(measured)
     }
 
     /// What projection dictionaries have to offer each site, given its sensitivity.
@@ -331,7 +362,7 @@ impl<'a> Study<'a> {
         progress.phase("try plans", 2 + kinds.len() as u64);
         let few = self.few(samples);
         let reference = judge.reference(engine, &few)?;
-        let subject = tune::Subject { model: self.model, engine, weights: &self.weights };
+        let subject = tune::TuneSubject { model: self.model, engine, weights: &self.weights };
         let held_back = |plan: &Plan| -> Result<Option<f64>> {
             let (mut sites, _) = code::learn(&self.weights, plan, &self.learning(PLAN_ROUNDS, Some(plan)), &Silent)?;
             self.forget_factors();
@@ -396,7 +427,7 @@ impl<'a> Study<'a> {
     ///
     /// # Errors
     /// Those of the numerics, and as [`encode::apply`].
-    pub fn code(&mut self, plan: Plan, progress: &dyn Progress) -> Result<Coded> {
+    pub fn code(&mut self, plan: Plan, progress: &dyn Progress) -> Result<CodedModel> {
         let start = Instant::now();
         progress.phase("learn", self.weights.len() as u64);
         let how = self.learning(FINAL_ROUNDS, Some(&plan));
@@ -406,7 +437,7 @@ impl<'a> Study<'a> {
         let start = Instant::now();
         let model = encode::apply(self.model, &self.weights, &sites, &self.writing)?;
         self.seconds.encode += start.elapsed().as_secs_f64();
-        Ok(Coded { plan, sites, distortion, model })
+        Ok(CodedModel { plan, sites, distortion, model })
     }
 
     /// Fine-tunes the coded sites against the original on calibration samples, and builds the model anew. The bytes stay.
@@ -415,17 +446,17 @@ impl<'a> Study<'a> {
     /// Those of running the model.
     pub fn tune(
         &mut self,
-        coded: &mut Coded,
+        coded: &mut CodedModel,
         engine: &Engine,
         samples: &Samples,
         judge: &Judge,
-        options: &tune::Options,
+        options: &tune::TuneOptions,
         progress: &dyn Progress,
     ) -> Result<TuneReport> {
         let start = Instant::now();
         let few = self.few(samples);
         let reference = judge.reference(engine, &few)?;
-        let subject = tune::Subject { model: self.model, engine, weights: &self.weights };
+        let subject = tune::TuneSubject { model: self.model, engine, weights: &self.weights };
         let report = tune::tune(&subject, &mut coded.sites, samples, Some(&reference), options, progress)?;
         for (id, stored) in code::stored(&coded.sites) {
             coded.distortion[id] = code::distortion_of(&self.weights, &self.metrics, id, stored);
@@ -449,7 +480,7 @@ impl<'a> Study<'a> {
     }
 
     fn learning(&self, rounds: usize, plan: Option<&Plan>) -> Learning<'_> {
-        let options = dictionary::Options { seed: self.seed, rounds, ..Default::default() };
+        let options = dictionary::LearnOptions { seed: self.seed, rounds, ..Default::default() };
         Learning { metrics: &self.metrics, options, peaks: self.peaks(plan) }
     }
 
@@ -467,9 +498,15 @@ impl<'a> Study<'a> {
 }
 
 /// Hands what decides the size of a plan to `work`.
-pub fn sized<T>(model: &Model, weights: &Weights, writing: &Writing, work: impl FnOnce(&Sizing<'_>) -> T) -> T {
+pub fn sized<T>(
+    model: &Model,
+    weights: &Weights,
+    writing: &Writing,
+    measured: &encode::Measured,
+    work: impl FnOnce(&Sizing<'_>) -> T,
+) -> T {
     let forms = Forms::new(model, weights).of_sites(writing.request, &|_| Storage::Block);
-    let sizes = encode::Sizes::new(model, weights, writing);
+    let sizes = encode::Sizes::new(model, weights, writing, measured);
     let bytes = |plan: &Plan| sizes.bytes(plan);
     work(&Sizing {
         sites: weights,

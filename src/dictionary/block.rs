@@ -16,7 +16,9 @@ use rayon::prelude::*;
 use super::cluster::{Points, kmeans};
 use super::feedback::Coder;
 use super::metric::{ROWS_TOGETHER, dot, power_of_two};
-use super::{ATOMS, BlockSpec, Codebook, Coded, Learned, MAX_WIDTH, Matrix, Metric, Options, Scales, pieces};
+use super::{
+    ATOMS, BlockCode, BlockSpec, Codebook, LearnOptions, Learned, MAX_WIDTH, Metric, Scales, WeightMatrix, pieces,
+};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Points for k-means, for each atom.
@@ -31,7 +33,7 @@ const LEAST_SCALE: f64 = 1e-6;
 /// # Errors
 /// [`ErrorKind::Usage`] if there is no matrix, if one is empty, not finite or of another width than its metric, or if
 /// the spec or an importance is out of range.
-pub fn learn(matrices: &[Matrix<'_>], spec: BlockSpec, options: &Options) -> Result<Learned> {
+pub fn learn(matrices: &[WeightMatrix<'_>], spec: BlockSpec, options: &LearnOptions) -> Result<Learned> {
     spec.check()?;
     if matrices.is_empty() {
         return Err(Error::new(ErrorKind::Usage, "no matrix to learn a codebook from"));
@@ -65,12 +67,13 @@ pub fn learn(matrices: &[Matrix<'_>], spec: BlockSpec, options: &Options) -> Res
     }
     let (_, atoms, states) = best.expect("there is at least one round");
     let codebook = Arc::new(Codebook { spec, atoms: atoms.iter().map(|&level| level as i8).collect() });
-    let coded: Vec<Coded> = units.iter().zip(states).map(|(unit, state)| state.into_coded(unit, &codebook)).collect();
+    let coded: Vec<BlockCode> =
+        units.iter().zip(states).map(|(unit, state)| state.into_coded(unit, &codebook)).collect();
     let distortion = matrices.iter().zip(&coded).map(|(matrix, coded)| distortion(matrix, coded)).collect();
     Ok(Learned { coded, distortion })
 }
 
-fn distortion(matrix: &Matrix<'_>, coded: &Coded) -> f64 {
+fn distortion(matrix: &WeightMatrix<'_>, coded: &BlockCode) -> f64 {
     let mut error = coded.decode();
     error.zip_mut_with(&matrix.weights, |q, w| *q = w - *q);
     matrix.metric.distortion(error.view())
@@ -147,8 +150,8 @@ impl Fit {
 }
 
 impl State {
-    fn into_coded(self, unit: &Unit<'_>, codebook: &Arc<Codebook>) -> Coded {
-        Coded {
+    fn into_coded(self, unit: &Unit<'_>, codebook: &Arc<Codebook>) -> BlockCode {
+        BlockCode {
             rows: unit.rows,
             columns: unit.columns,
             codes: self.codes,
@@ -159,7 +162,7 @@ impl State {
 }
 
 impl<'a> Unit<'a> {
-    fn new(matrix: &Matrix<'a>) -> Result<Self> {
+    fn new(matrix: &WeightMatrix<'a>) -> Result<Self> {
         let (rows, columns) = matrix.weights.dim();
         let usage = |message: String| Err(Error::new(ErrorKind::Usage, message));
         if rows == 0 || columns == 0 || columns != matrix.metric.size() {
@@ -259,7 +262,7 @@ fn every_level(units: &mut [Unit<'_>], peak: i8) -> Vec<f32> {
 }
 
 /// k-means on pieces of the rows divided by their rms, as levels; the scales are made to fit.
-fn first_atoms(units: &mut [Unit<'_>], spec: BlockSpec, options: &Options) -> Vec<f32> {
+fn first_atoms(units: &mut [Unit<'_>], spec: BlockSpec, options: &LearnOptions) -> Vec<f32> {
     let points = sample(units, spec, options.seed);
     let mut atoms = kmeans(&points, ATOMS, options.kmeans_iterations, options.seed);
     let step = to_levels(&mut atoms, options.peak);
@@ -574,9 +577,9 @@ mod tests {
     fn more_bits_give_less_distortion() {
         let weights = random(96, 120, 1);
         let metric = Metric::new(moment(120, 500).view(), 0.01).unwrap();
-        let matrix = Matrix { weights: weights.view(), metric: &metric, importance: 1.0 };
+        let matrix = WeightMatrix { weights: weights.view(), metric: &metric, importance: 1.0 };
         let at = |width| {
-            let learned = learn(&[matrix], BlockSpec::new(width).unwrap(), &Options::default()).unwrap();
+            let learned = learn(&[matrix], BlockSpec::new(width).unwrap(), &LearnOptions::default()).unwrap();
             decibels(&weights, &metric, learned.distortion[0])
         };
         let rates = [1, 2, 3, 4, 6].map(at);
@@ -591,8 +594,8 @@ mod tests {
         let metric = Metric::new(moment(64, 300).view(), 0.01).unwrap();
         let spec = BlockSpec::new(4).unwrap();
         let learned_with = |metric: &Metric, sweeps| {
-            let options = Options { sweeps, ..Options::default() };
-            learn(&[Matrix { weights: weights.view(), metric, importance: 1.0 }], spec, &options).unwrap()
+            let options = LearnOptions { sweeps, ..LearnOptions::default() };
+            learn(&[WeightMatrix { weights: weights.view(), metric, importance: 1.0 }], spec, &options).unwrap()
         };
         let blind = learned_with(&identity, 0);
         let blind = metric.distortion((&weights - &blind.coded[0].decode()).view());
@@ -605,8 +608,8 @@ mod tests {
     fn decoding_is_one_rounding_of_an_atom_and_a_scale() {
         let weights = random(33, 29, 3);
         let metric = Metric::new(moment(29, 100).view(), 0.01).unwrap();
-        let matrix = Matrix { weights: weights.view(), metric: &metric, importance: 1.0 };
-        let learned = learn(&[matrix], BlockSpec::new(3).unwrap(), &Options::default()).unwrap();
+        let matrix = WeightMatrix { weights: weights.view(), metric: &metric, importance: 1.0 };
+        let learned = learn(&[matrix], BlockSpec::new(3).unwrap(), &LearnOptions::default()).unwrap();
         let coded = &learned.coded[0];
         let atom = coded.codebook.atoms[usize::from(coded.codes[5 * 10 + 9]) * 3 + 1];
         let scale = f32::from(coded.scales.codes[5]) * coded.scales.step;
@@ -622,10 +625,10 @@ mod tests {
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let matrices = [
-                Matrix { weights: a.view(), metric: &metrics[0], importance: 1.0 },
-                Matrix { weights: b.view(), metric: &metrics[1], importance: 1e4 },
+                WeightMatrix { weights: a.view(), metric: &metrics[0], importance: 1.0 },
+                WeightMatrix { weights: b.view(), metric: &metrics[1], importance: 1e4 },
             ];
-            pool.install(|| learn(&matrices, BlockSpec::new(4).unwrap(), &Options::default()).unwrap())
+            pool.install(|| learn(&matrices, BlockSpec::new(4).unwrap(), &LearnOptions::default()).unwrap())
         };
         let (one, three) = (run(1), run(3));
         assert_eq!(one.distortion, three.distortion);
@@ -666,9 +669,9 @@ mod tests {
             ];
             for (weights, moment) in matrices.iter().flat_map(|w| moments.iter().map(move |m| (w, m))) {
                 let metric = Metric::new(moment.view(), 0.01).unwrap();
-                let matrix = Matrix { weights: weights.view(), metric: &metric, importance: 1.0 };
+                let matrix = WeightMatrix { weights: weights.view(), metric: &metric, importance: 1.0 };
                 for width in [1, 3, 4, 8] {
-                    let options = Options { rounds: 2, ..Options::default() };
+                    let options = LearnOptions { rounds: 2, ..LearnOptions::default() };
                     let learned = learn(&[matrix], BlockSpec::new(width).unwrap(), &options).unwrap();
                     let coded = &learned.coded[0];
                     assert!(coded.decode().iter().all(|w| w.is_finite()));
@@ -683,8 +686,8 @@ mod tests {
     fn few_distinct_pieces_are_coded_exactly() {
         let weights = Array2::from_shape_fn((20, 12), |(i, j)| [1.0, -1.0][(i / 3 + j / 4) % 2]);
         let metric = Metric::new(moment(12, 60).view(), 0.01).unwrap();
-        let matrix = Matrix { weights: weights.view(), metric: &metric, importance: 1.0 };
-        let learned = learn(&[matrix], BlockSpec::new(4).unwrap(), &Options::default()).unwrap();
+        let matrix = WeightMatrix { weights: weights.view(), metric: &metric, importance: 1.0 };
+        let learned = learn(&[matrix], BlockSpec::new(4).unwrap(), &LearnOptions::default()).unwrap();
         assert!(decibels(&weights, &metric, learned.distortion[0] + 1e-12) > 90.0);
     }
 
@@ -695,10 +698,10 @@ mod tests {
         assert!(Metric::new(Array2::<f32>::zeros((0, 0)).view(), 0.01).is_err());
         assert!(Metric::new(Array2::from_elem((2, 2), f64::NAN).view(), 0.01).is_err());
         assert!(Metric::new(Array2::<f64>::eye(2).view(), -1.0).is_err());
-        let (spec, options) = (BlockSpec::new(2).unwrap(), Options::default());
+        let (spec, options) = (BlockSpec::new(2).unwrap(), LearnOptions::default());
         let metric = Metric::new(Array2::<f32>::eye(4).view(), 0.01).unwrap();
         let with = |weights: &Array2<f32>, importance| {
-            learn(&[Matrix { weights: weights.view(), metric: &metric, importance }], spec, &options).is_err()
+            learn(&[WeightMatrix { weights: weights.view(), metric: &metric, importance }], spec, &options).is_err()
         };
         assert!(with(&Array2::zeros((3, 5)), 1.0) && with(&Array2::zeros((0, 4)), 1.0));
         assert!(with(&Array2::from_elem((3, 4), f32::INFINITY), 1.0) && with(&Array2::zeros((3, 4)), 0.0));

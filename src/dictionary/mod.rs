@@ -106,7 +106,7 @@ impl Scales {
 /// The decoded weight is `(atom as f32) * scale`, and a scale is `(code as f32) * step`: one rounding each, so that
 /// `Mul(Gather(Cast(atoms), codes), Mul(Cast(scale_codes), step))` rebuilds it bit for bit.
 #[derive(Clone, Debug)]
-pub struct Coded {
+pub struct BlockCode {
     /// Rows of the matrix.
     pub rows: usize,
     /// Columns of the matrix.
@@ -119,7 +119,7 @@ pub struct Coded {
     pub codebook: Arc<Codebook>,
 }
 
-impl Coded {
+impl BlockCode {
     /// The decoded matrix `[rows, columns]`.
     pub fn decode(&self) -> Array2<f32> {
         let Codebook { spec, atoms } = &*self.codebook;
@@ -135,7 +135,7 @@ impl Coded {
 
 /// A matrix to be coded.
 #[derive(Clone, Copy)]
-pub struct Matrix<'a> {
+pub struct WeightMatrix<'a> {
     /// The weights `[rows, n]`.
     pub weights: ArrayView2<'a, f32>,
     /// The metric of errors in them.
@@ -146,7 +146,7 @@ pub struct Matrix<'a> {
 
 /// Effort of [`learn`].
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct LearnOptions {
     /// Seeds the choice of samples and of the first atoms.
     pub seed: u64,
     /// Rounds of finding codes and fitting atoms in turn.
@@ -163,9 +163,9 @@ pub struct Options {
     pub peak: i8,
 }
 
-impl Default for Options {
+impl Default for LearnOptions {
     fn default() -> Self {
-        Options { seed: 0, rounds: 3, kmeans_iterations: 12, refit_steps: 6, paths: 8, sweeps: 3, peak: i8::MAX }
+        LearnOptions { seed: 0, rounds: 3, kmeans_iterations: 12, refit_steps: 6, paths: 8, sweeps: 3, peak: i8::MAX }
     }
 }
 
@@ -173,7 +173,7 @@ impl Default for Options {
 #[derive(Clone, Debug)]
 pub struct Learned {
     /// One for each matrix, in order; all with the same codebook.
-    pub coded: Vec<Coded>,
+    pub coded: Vec<BlockCode>,
     /// `tr((W-Q) S (W-Q)^T)` of each matrix, with the undamped `S` of its metric and without its importance.
     pub distortion: Vec<f64>,
 }

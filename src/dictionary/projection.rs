@@ -18,7 +18,7 @@ use ndarray::{Array2, ArrayViewMut2, Axis, Slice, concatenate};
 use rayon::prelude::*;
 
 use super::bands::{Bands, Demand};
-use super::{BlockSpec, Coded, Matrix, Metric, Options};
+use super::{BlockCode, BlockSpec, LearnOptions, Metric, WeightMatrix};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The atoms of a dictionary `[k, n]`, as stored.
@@ -27,7 +27,7 @@ pub struct Atoms {
     /// n.
     pub columns: usize,
     /// Bands of atoms, each `[k_b, n]`.
-    pub bands: Vec<Coded>,
+    pub bands: Vec<BlockCode>,
 }
 
 /// Some columns of a matrix as codes of a dictionary.
@@ -38,7 +38,7 @@ pub struct Part {
     /// The dictionary.
     pub atoms: Arc<Atoms>,
     /// Codes `[rows, k_b]` of the first bands of the dictionary.
-    pub codes: Vec<Coded>,
+    pub codes: Vec<BlockCode>,
 }
 
 /// A matrix as codes of projection dictionaries: the columns of its parts follow one another.
@@ -81,8 +81,8 @@ pub struct Item<'a> {
 }
 
 impl Item<'_> {
-    fn matrix(&self) -> Matrix<'_> {
-        Matrix { weights: self.left.view(), metric: self.metric, importance: self.importance }
+    fn matrix(&self) -> WeightMatrix<'_> {
+        WeightMatrix { weights: self.left.view(), metric: self.metric, importance: self.importance }
     }
 }
 
@@ -102,7 +102,7 @@ impl Basis {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for weights or moments that are not finite.
-    pub fn mine(matrices: &[Matrix<'_>], starts: &[usize], columns: usize) -> Result<Basis> {
+    pub fn mine(matrices: &[WeightMatrix<'_>], starts: &[usize], columns: usize) -> Result<Basis> {
         let mean = mean_moment(matrices, starts, columns);
         let metric = Metric::new(mean.view(), 0.0)?;
         let lower = Mat::from_fn(columns, columns, |i, j| mean[(i, j)]);
@@ -148,7 +148,7 @@ fn leading(energy: &Mat<f64>) -> Result<Mat<f64>> {
 }
 
 /// The mean of the damped moments of the vectors that matrices share, `[n, n]`; the identity if they are always 0.
-fn mean_moment(matrices: &[Matrix<'_>], starts: &[usize], columns: usize) -> Array2<f64> {
+fn mean_moment(matrices: &[WeightMatrix<'_>], starts: &[usize], columns: usize) -> Array2<f64> {
     let mut mean = Array2::zeros((columns, columns));
     for (matrix, &start) in matrices.iter().zip(starts) {
         let scale = matrix.metric.scale() / matrices.len() as f64;
@@ -164,7 +164,7 @@ fn mean_moment(matrices: &[Matrix<'_>], starts: &[usize], columns: usize) -> Arr
 ///
 /// # Errors
 /// As [`super::learn`].
-pub fn learn(mut items: Vec<Item<'_>>, bands: &[Bands], columns: usize, options: &Options) -> Result<Vec<Part>> {
+pub fn learn(mut items: Vec<Item<'_>>, bands: &[Bands], columns: usize, options: &LearnOptions) -> Result<Vec<Part>> {
     let starts: Vec<usize> = items.iter().map(|item| item.start).collect();
     let matrices: Vec<_> = items.iter().map(Item::matrix).collect();
     let basis = Basis::mine(&matrices, &starts, columns)?;
@@ -173,12 +173,12 @@ pub fn learn(mut items: Vec<Item<'_>>, bands: &[Bands], columns: usize, options:
         let range = first..first + usize::from(band.atoms);
         first = range.end;
         let atoms = basis.atoms.slice_axis(Axis(0), Slice::from(range)).mapv(|a| a as f32);
-        let matrix = Matrix { weights: atoms.view(), metric: &basis.metric, importance: 1.0 };
+        let matrix = WeightMatrix { weights: atoms.view(), metric: &basis.metric, importance: 1.0 };
         Ok(super::learn(&[matrix], band.atoms_spec(), options)?.coded.remove(0))
     });
-    let stored: Vec<Coded> = stored.collect::<Result<_>>()?;
-    let dense: Vec<Array2<f32>> = stored.iter().map(Coded::decode).collect();
-    let mut codes: Vec<Vec<Coded>> = vec![Vec::new(); items.len()];
+    let stored: Vec<BlockCode> = stored.collect::<Result<_>>()?;
+    let dense: Vec<Array2<f32>> = stored.iter().map(BlockCode::decode).collect();
+    let mut codes: Vec<Vec<BlockCode>> = vec![Vec::new(); items.len()];
     for index in 0..stored.len() {
         for (user, coded) in code_band(&items, bands, index, &dense, options)? {
             let made = coded.decode().dot(&dense[index]);
@@ -197,8 +197,8 @@ fn code_band(
     bands: &[Bands],
     index: usize,
     atoms: &[Array2<f32>],
-    options: &Options,
-) -> Result<Vec<(usize, Coded)>> {
+    options: &LearnOptions,
+) -> Result<Vec<(usize, BlockCode)>> {
     let users: Vec<usize> = (0..items.len()).filter(|&i| bands[i].used().count() > index).collect();
     let key =
         |user: usize| (std::ptr::from_ref(items[user].metric).addr(), items[user].start, bands[user].used().count());
@@ -224,12 +224,12 @@ fn code_band(
     let learned: Vec<_> = by_width
         .par_iter()
         .map(|(width, places)| {
-            let matrices: Vec<Matrix<'_>> = places
+            let matrices: Vec<WeightMatrix<'_>> = places
                 .iter()
                 .map(|&place| {
                     let item = &items[users[place]];
                     let importance = (item.importance * item.metric.scale()).max(f64::MIN_POSITIVE);
-                    Matrix { weights: targets[place].view(), metric: metrics[place], importance }
+                    WeightMatrix { weights: targets[place].view(), metric: metrics[place], importance }
                 })
                 .collect();
             super::learn(&matrices, BlockSpec { width: *width }, options)

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use ndarray::{ArrayView2, Axis, Slice};
 
 use super::writer::{Home, Run, Writer};
-use super::{Stored, Subject, projected};
+use super::{Stored, StoredMatrix, projected};
 use crate::code::CodedSite;
-use crate::dictionary::{Coded, Part, Projected};
+use crate::dictionary::{BlockCode, Part, Projected};
 use crate::limits;
 use crate::onnx::graph::is_standard;
 use crate::onnx::{ElementType, Model, NodeProto, Origin, Scope, TensorProto, Values, tensor};
@@ -19,7 +19,7 @@ use crate::recurrent::Source;
 #[derive(Clone, Copy, Debug)]
 pub enum Block<'a> {
     /// Codes, scales and a codebook.
-    Coded(&'a Coded),
+    Coded(&'a BlockCode),
     /// Codes of projection dictionaries.
     Projected(&'a Projected),
     /// The rows, unchanged.
@@ -98,7 +98,7 @@ pub(super) fn float(
     match run.parts[0].0 {
         Block::Coded(_) => {
             let mut levels = writer.levels(stored, run, &shape, home);
-            if !matches!(stored.of, Subject::Weight(_)) {
+            if !matches!(stored.of, StoredMatrix::Weight(_)) {
                 // OpenVINO takes int8 that goes to float and into a product for compressed weights, and does not fold it.
                 levels = writer.cast(&levels, ElementType::Int32, &format!("{name}/wide"));
             }

@@ -73,6 +73,8 @@ pub fn obstacle(
     let pays = if measured { work.pays(matrix == Matrix::R) } else { work.factored < work.dense };
     (!pays).then(|| {
         let (atoms, columns) = (dictionary[..used].iter().map(|(atoms, _)| atoms).sum::<usize>(), units[0].0[1]);
-        format!("{atoms} atoms in {used} bands are too many to multiply {columns} columns of {matrix} by")
+        format!(
+            "with {atoms} atoms in {used} bands, factored products are no faster than the {columns} columns of {matrix}"
+        )
     })
 }

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::found::{Found, changed, constant, dense, stacked};
 use super::writer::{int, ints, runs};
-use super::{Block, Home, Layer, Stored, Subject, Writer, projected};
+use super::{Block, Home, Layer, Stored, StoredMatrix, Writer, projected};
 use crate::dictionary::Projected;
 use crate::error::Result;
 use crate::onnx::proto::attribute_proto::AttributeType;
@@ -45,7 +45,7 @@ const AXES_INPUTS: i64 = 13;
 /// Why a node cannot be written so; `bias` gives its B, and is asked last.
 pub(super) fn refusal<'b>(node: &RecurrentNode, opset: i64, bias: impl FnOnce() -> Option<&'b Bias>) -> Option<String> {
     let attributes = &node.attributes;
-    let unusual = |is: bool, what: &str| is.then(|| format!("the fast form has no {what}"));
+    let unusual = |is: bool, what: &str| is.then(|| format!("the fast form does not support {what}"));
     if opset < FIRST_OPSET {
         return Some(format!("opset {opset} has no DynamicQuantizeLinear: convert the model to {FIRST_OPSET}"));
     }
@@ -56,7 +56,7 @@ pub(super) fn refusal<'b>(node: &RecurrentNode, opset: i64, bias: impl FnOnce() 
         .or_else(|| unusual(attributes.layout == 1, "layout = 1"))
         .or_else(|| unusual(!attributes.has_default_activations(node.cell), "other activations"))
         .or_else(|| unusual(node.w.element != ElementType::Float, "float16 weights"))
-        .or_else(|| Some(format!("the fast form needs to know the bias: {}", bias()?.as_ref().err()?)))
+        .or_else(|| Some(format!("the fast form needs a constant bias: {}", bias()?.as_ref().err()?)))
 }
 
 /// The names of an int8 matrix `[n, rows]` and of the scale of each of its columns.
@@ -434,12 +434,12 @@ impl Scribe<'_, '_, '_, '_> {
 
     /// The two matrices that gates of one dictionary are the product of.
     fn factors(&mut self, stored: &Stored<'_>, units: &[&Projected], home: Home<'_>) -> Matrix {
-        let Subject::Weight(weight) = stored.of else { unreachable!("codes and atoms are coded in blocks") };
+        let StoredMatrix::Weight(weight) = stored.of else { unreachable!("codes and atoms are coded in blocks") };
         let atoms = &units[0].parts[0].atoms;
         let number = self.writer.dictionary(atoms);
         let used = units.iter().map(|unit| unit.parts[0].codes.len()).max().unwrap_or(0);
         let codes = (0..used).map(|band| {
-            let of = Subject::Codes { weight, part: 0, band };
+            let of = StoredMatrix::Codes { weight, part: 0, band };
             let name = format!("{}/z{band}", stored.name);
             self.codes(of, stored, units, &name, home)
         });
@@ -464,8 +464,15 @@ impl Scribe<'_, '_, '_, '_> {
     }
 
     /// The codes of one band for all gates; zeros for a gate that does not use it.
-    fn codes(&mut self, of: Subject, stored: &Stored<'_>, units: &[&Projected], name: &str, home: Home<'_>) -> Levels {
-        let Subject::Codes { band, .. } = of else { unreachable!("codes are asked for") };
+    fn codes(
+        &mut self,
+        of: StoredMatrix,
+        stored: &Stored<'_>,
+        units: &[&Projected],
+        name: &str,
+        home: Home<'_>,
+    ) -> Levels {
+        let StoredMatrix::Codes { band, .. } = of else { unreachable!("codes are asked for") };
         let (mut levels, mut scales) = (Vec::new(), Vec::new());
         let mut start = stored.start;
         for (unit, gate) in units.iter().zip(stored.gates) {

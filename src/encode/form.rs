@@ -129,7 +129,7 @@ fn refusal<'b>(
     }
     let (hidden, from) = (node.attributes.hidden, from.unwrap_or(form.pays_from()));
     if hidden < from {
-        return Some(format!("its hidden size {hidden} is under {from}, from which on the form pays"));
+        return Some(format!("hidden size {hidden} is below {from}, where this form starts to be faster"));
     }
     if form == Form::Fast { fast::refusal(node, opset, bias) } else { vendor::refusal(node) }
 }

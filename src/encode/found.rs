@@ -64,6 +64,6 @@ pub(super) fn stacked(directions: &[Array2<f32>]) -> Result<Array3<f32>> {
 }
 
 pub(super) fn changed(what: &str) -> Error {
-    let message = format!("{what}: the file was changed by another tool since, expand what 'dirnet compress' wrote");
+    let message = format!("{what}: another tool changed the file; expand the file that 'dirnet compress' wrote");
     Error::new(ErrorKind::Unsupported, message)
 }

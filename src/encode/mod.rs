@@ -2,7 +2,7 @@
 //!
 //! A [`Form`] is a way to write a recurrent node: [`portable`] keeps the node and decodes its W and R in front of it,
 //! [`fast`] replaces it by a loop of int8 products, and [`vendor`] by an operator of onnxruntime. The values of W and R
-//! are the same in all forms, bit for bit those of [`Coded::decode`] in float32.
+//! are the same in all forms, bit for bit those of [`BlockCode::decode`](crate::dictionary::BlockCode::decode) in float32.
 
 mod block;
 mod factors;
@@ -29,7 +29,7 @@ pub use found::{Found, find};
 pub(crate) use model::common;
 use model::note_of;
 pub use model::{NOTE, NewBias, Writing, apply, note, with_biases};
-pub use size::{Sizes, size};
+pub use size::{Measured, Sizes, size};
 use writer::is_shared_constant;
 pub use writer::{Home, Writer};
 
@@ -38,7 +38,7 @@ use crate::recurrent::RecurrentNode;
 
 /// A matrix that is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Subject {
+pub enum StoredMatrix {
     /// A weight, by its index in the survey.
     Weight(usize),
     /// Codes of the rows of a weight: those of one band of one of its dictionaries.
@@ -63,7 +63,7 @@ pub enum Subject {
 #[derive(Clone, Debug)]
 pub struct Stored<'a> {
     /// What it is, or is a part of.
-    pub of: Subject,
+    pub of: StoredMatrix,
     /// Its first row in that, all directions counted.
     pub start: usize,
     /// What the names of its values begin with: `<node>/W`.

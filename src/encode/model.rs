@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Block, Form, Forms, Home, Layer, Request, Stored, Subject, Writer, fast, portable, vendor};
+use super::{Block, Form, Forms, Home, Layer, Request, Stored, StoredMatrix, Writer, fast, portable, vendor};
 use crate::code::{CodedSite, CodedSites};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::ModelProto;
@@ -150,7 +150,7 @@ impl<'a> Kept<'a> {
         let source = survey.source(&survey.weights[tensor.0]);
         let block = |site: &Site| Block::new(coded[site.id].as_ref(), weights.rows(site.id));
         let stored = Stored {
-            of: Subject::Weight(tensor.0),
+            of: StoredMatrix::Weight(tensor.0),
             start: 0,
             name: format!("{}/{matrix}", survey.nodes[node].name),
             element: source.element,

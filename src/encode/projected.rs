@@ -13,8 +13,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::writer::{Home, Run, Writer};
-use super::{Block, Stored, Subject, portable};
-use crate::dictionary::{Atoms, Coded, Projected, Scales};
+use super::{Block, Stored, StoredMatrix, portable};
+use crate::dictionary::{Atoms, BlockCode, Projected, Scales};
 use crate::onnx::ElementType;
 
 /// Names for the units of a run.
@@ -29,7 +29,7 @@ pub(super) fn write(
     rows: &[(&Projected, Range<usize>)],
     home: Home<'_>,
 ) -> String {
-    let Subject::Weight(weight) = stored.of else { unreachable!("codes and atoms are coded in blocks") };
+    let StoredMatrix::Weight(weight) = stored.of else { unreachable!("codes and atoms are coded in blocks") };
     let (stem, start) = (run.stem(stored), stored.start + run.range().start);
     let parts = &rows[0].0.parts;
     let products: Vec<String> = (0..parts.len())
@@ -38,10 +38,10 @@ pub(super) fn write(
             let atoms = atoms(writer, &parts[part].atoms, 0..parts[part].codes.len(), home);
             let codes = (0..parts[part].codes.len())
                 .map(|band| {
-                    let coded: Vec<Coded> =
+                    let coded: Vec<BlockCode> =
                         rows.iter().map(|(unit, range)| cut(&unit.parts[part].codes[band], range)).collect();
-                    let of = Subject::Codes { weight, part, band };
-                    let coded: Vec<&Coded> = coded.iter().collect();
+                    let of = StoredMatrix::Codes { weight, part, band };
+                    let coded: Vec<&BlockCode> = coded.iter().collect();
                     portable::write(writer, &matrix(of, start, format!("{stem}/z{band}"), &coded), home)
                 })
                 .collect();
@@ -70,7 +70,7 @@ fn atoms(writer: &mut Writer<'_, '_>, atoms: &Arc<Atoms>, bands: Range<usize>, h
 
 /// A band of a dictionary, `[k, n]`, as it is stored.
 pub(super) fn band(atoms: &Atoms, number: usize, band: usize) -> Stored<'_> {
-    let of = Subject::Atoms { dictionary: number, band };
+    let of = StoredMatrix::Atoms { dictionary: number, band };
     matrix(of, 0, format!("dictionary/{number}.{band}"), &[&atoms.bands[band]])
 }
 
@@ -80,7 +80,7 @@ pub(super) fn shared(home: Home<'_>) -> Home<'_> {
 }
 
 /// Coded rows, one below the other, of which the first is row `start` of `of`.
-pub(super) fn matrix<'a>(of: Subject, start: usize, name: String, coded: &[&'a Coded]) -> Stored<'a> {
+pub(super) fn matrix<'a>(of: StoredMatrix, start: usize, name: String, coded: &[&'a BlockCode]) -> Stored<'a> {
     Stored {
         of,
         start,
@@ -94,9 +94,9 @@ pub(super) fn matrix<'a>(of: Subject, start: usize, name: String, coded: &[&'a C
 }
 
 /// Some rows.
-fn cut(coded: &Coded, rows: &Range<usize>) -> Coded {
+fn cut(coded: &BlockCode, rows: &Range<usize>) -> BlockCode {
     let pieces = coded.codebook.spec.pieces(coded.columns);
-    Coded {
+    BlockCode {
         rows: rows.len(),
         columns: coded.columns,
         codes: coded.codes[rows.start * pieces..rows.end * pieces].to_vec(),

@@ -3,21 +3,21 @@
 //! A *part* is a set of tensors that are written together: one tensor, or those that share a codebook, a dictionary, a
 //! constant of the original or a node of another form. What a part adds to each graph of the model, and takes from it, is
 //! measured once for each way in which its sites are stored; constants that parts share (shapes of a Reshape) are counted
-//! once. Lengths of messages hold one another, so that bytes are added up graph by graph from the inside out.
+//! once. Lengths of messages hold one another, so that bytes are added up graph by graph from the inside out. Parts that
+//! would give the same name to something of theirs do not add up, because one of them gives another name beside the other:
+//! the graph is built then.
 //!
 //! Invariant: the sum is the size of the file that [`apply`] makes of the same plan, to the byte.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
-
-use prost::Message;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::{Writing, apply, is_shared_constant, note_of};
 use crate::code::blank;
 use crate::error::Result;
 use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto};
 use crate::onnx::tensor::is_external;
-use crate::onnx::{Model, graph};
+use crate::onnx::{Model, field_bytes, graph, message_bytes};
 use crate::plan::{Choice, Plan};
 use crate::sites::{TensorId, Weights};
 
@@ -29,12 +29,23 @@ pub struct Sizes<'a> {
     model: &'a Model,
     weights: &'a Weights,
     writing: &'a Writing,
-    /// Tensors that are written together whatever the plan, by the first of them.
-    linked: Vec<usize>,
-    /// Lengths of the original; `None` for a model of which parts do not add up.
-    base: Option<Lengths>,
-    parts: Mutex<BTreeMap<Vec<(TensorId, Vec<Choice>)>, Arc<Growth>>>,
+    measured: &'a Measured,
 }
+
+/// What was measured for the sizes of one model, written in one way.
+#[derive(Debug, Default)]
+pub struct Measured {
+    /// Tensors that are written together whatever the plan, by the first of them.
+    linked: OnceLock<Vec<usize>>,
+    /// Lengths of the original; `None` for a model of which parts do not add up.
+    base: OnceLock<Option<Lengths>>,
+    /// The names of the original.
+    names: OnceLock<BTreeSet<String>>,
+    parts: Mutex<BTreeMap<PartKey, Arc<Growth>>>,
+}
+
+/// The tensors of a part, and how their sites are stored.
+type PartKey = Vec<(TensorId, Vec<Choice>)>;
 
 /// What a part changes.
 #[derive(Clone, Debug, Default)]
@@ -43,9 +54,13 @@ struct Growth {
     graphs: BTreeMap<Path, i64>,
     /// Constants and imports that other parts have too, with their bytes.
     shared: BTreeMap<(Path, String), i64>,
+    /// Bytes of each node that the original has too, by graph.
+    nodes: BTreeMap<Path, BTreeMap<String, i64>>,
+    /// The names that it gives to nodes, values and constants of its own.
+    names: BTreeSet<String>,
 }
 
-/// The way to a graph: for each step inwards the first output of the node, and the place of the graph in the node.
+/// The way to a graph: for each step inwards the first output of the node that has a name, and the place of the graph in the node.
 type Path = Vec<(String, usize)>;
 
 /// Lengths of the parts of a model's message.
@@ -61,7 +76,9 @@ struct Lengths {
 struct GraphLengths {
     /// Of all its fields, but for the nodes below.
     own: i64,
-    /// Nodes that hold graphs, by their first output: the length of the rest of the node, and their attributes.
+    /// Of each other node, by its first output that has a name: a node that reads several weights is longer by each.
+    nodes: BTreeMap<String, i64>,
+    /// Nodes that hold graphs, by their first output that has a name: the length of the rest of the node, and their attributes.
     holders: BTreeMap<String, (i64, Vec<AttributeLengths>)>,
     /// Constants of its own that parts may share.
     shared: BTreeMap<String, i64>,
@@ -75,51 +92,52 @@ struct AttributeLengths {
     graphs: Vec<GraphLengths>,
 }
 
-/// Bytes of a field that holds a message, of a number below 16.
-fn field(length: i64) -> i64 {
-    let length = u64::try_from(length).unwrap_or(0);
-    1 + prost::encoding::encoded_len_varint(length) as i64 + length as i64
-}
-
-fn held(message: &impl Message) -> i64 {
-    field(message.encoded_len() as i64)
-}
-
 impl Lengths {
     fn of(model: &ModelProto, known: Option<&GraphLengths>) -> Lengths {
         let Some(graph) = &model.graph else { return Lengths::default() };
-        let outside = model.encoded_len() as i64 - held(graph);
+        let outside = message_bytes(model) - field_bytes(message_bytes(graph));
         Lengths { outside, graph: GraphLengths::of(graph, known) }
     }
 
     /// The length of the message.
-    fn total(&self, growth: &BTreeMap<Path, i64>) -> i64 {
-        self.outside + field(self.graph.total(&mut Vec::new(), growth))
+    fn total(&self, growth: &Growth) -> i64 {
+        self.outside + field_bytes(self.graph.total(&mut Vec::new(), growth))
     }
 }
 
 impl GraphLengths {
     /// Of a graph; with `known`, the lengths of the same graph before an edit, nodes that were not in it count as own.
     fn of(graph: &GraphProto, known: Option<&GraphLengths>) -> GraphLengths {
-        let mut lengths = GraphLengths { own: graph.encoded_len() as i64, ..GraphLengths::default() };
-        for node in graph.node.iter().filter(|node| graph::bodies(node).next().is_some()) {
-            let name = node.output.first().cloned().unwrap_or_default();
+        let mut lengths = GraphLengths { own: message_bytes(graph), ..GraphLengths::default() };
+        for node in &graph.node {
+            let name = named_output(node).to_owned();
+            if graph::bodies(node).next().is_none() {
+                if !name.is_empty() && known.is_none_or(|known| known.nodes.contains_key(&name)) {
+                    lengths.own -= field_bytes(message_bytes(node));
+                    lengths.nodes.insert(name, message_bytes(node));
+                }
+                continue;
+            }
             let before = known.map(|known| known.holders.get(&name));
             if matches!(before, Some(None)) {
                 continue;
             }
-            lengths.own -= held(node);
+            lengths.own -= field_bytes(message_bytes(node));
             let entry = holder(node, before.flatten());
             lengths.holders.insert(name, entry);
         }
         for tensor in graph.initializer.iter().filter(|tensor| is_shared_constant(tensor.name())) {
-            lengths.shared.insert(tensor.name().to_owned(), held(tensor));
+            lengths.shared.insert(tensor.name().to_owned(), field_bytes(message_bytes(tensor)));
         }
         lengths
     }
 
-    fn total(&self, path: &mut Path, growth: &BTreeMap<Path, i64>) -> i64 {
-        let mut total = self.own + growth.get(path).copied().unwrap_or(0);
+    fn total(&self, path: &mut Path, growth: &Growth) -> i64 {
+        let mut total = self.own + growth.graphs.get(path).copied().unwrap_or(0);
+        let grown = growth.nodes.get(path);
+        for (name, length) in &self.nodes {
+            total += field_bytes(length + grown.and_then(|nodes| nodes.get(name)).copied().unwrap_or(0));
+        }
         for (name, (own, attributes)) in &self.holders {
             let mut node = *own;
             let mut place = 0;
@@ -127,13 +145,13 @@ impl GraphLengths {
                 let mut length = attribute.own;
                 for graph in &attribute.graphs {
                     path.push((name.clone(), place));
-                    length += field(graph.total(path, growth));
+                    length += field_bytes(graph.total(path, growth));
                     path.pop();
                     place += 1;
                 }
-                node += field(length);
+                node += field_bytes(length);
             }
-            total += field(node);
+            total += field_bytes(node);
         }
         total
     }
@@ -142,9 +160,17 @@ impl GraphLengths {
     fn growth(&self, before: &GraphLengths, path: &mut Path, growth: &mut Growth) {
         let fresh: BTreeMap<&String, i64> =
             self.shared.iter().filter(|(name, _)| !before.shared.contains_key(*name)).map(|(n, b)| (n, *b)).collect();
-        let own = self.own - before.own - fresh.values().sum::<i64>();
+        let gone = before.nodes.iter().filter(|(name, _)| !self.nodes.contains_key(*name));
+        let gone: i64 = gone.map(|(_, length)| field_bytes(*length)).sum();
+        let own = self.own - before.own - gone - fresh.values().sum::<i64>();
         if own != 0 {
             growth.graphs.insert(path.clone(), own);
+        }
+        for (name, length) in &self.nodes {
+            let grown = length - before.nodes.get(name).copied().unwrap_or(0);
+            if grown != 0 {
+                growth.nodes.entry(path.clone()).or_default().insert(name.clone(), grown);
+            }
         }
         growth.shared.extend(fresh.into_iter().map(|(name, bytes)| ((path.clone(), name.clone()), bytes)));
         for (name, (_, attributes)) in &self.holders {
@@ -161,16 +187,21 @@ impl GraphLengths {
     }
 }
 
+/// The first output of a node that has a name: no other node of its graph gives it.
+fn named_output(node: &NodeProto) -> &str {
+    node.output.iter().find(|name| !name.is_empty()).map_or("", String::as_str)
+}
+
 /// Lengths of a node that holds graphs.
 fn holder(node: &NodeProto, before: Option<&(i64, Vec<AttributeLengths>)>) -> (i64, Vec<AttributeLengths>) {
-    let mut own = node.encoded_len() as i64;
+    let mut own = message_bytes(node);
     let mut attributes = Vec::new();
     for attribute in node.attribute.iter().filter(|attribute| graphs(attribute).next().is_some()) {
         let known = before.and_then(|(_, known)| known.get(attributes.len()));
-        own -= held(attribute);
-        let mut lengths = AttributeLengths { own: attribute.encoded_len() as i64, graphs: Vec::new() };
+        own -= field_bytes(message_bytes(attribute));
+        let mut lengths = AttributeLengths { own: message_bytes(attribute), graphs: Vec::new() };
         for graph in graphs(attribute) {
-            lengths.own -= held(graph);
+            lengths.own -= field_bytes(message_bytes(graph));
             let known = known.and_then(|known| known.graphs.get(lengths.graphs.len()));
             lengths.graphs.push(GraphLengths::of(graph, known));
         }
@@ -184,11 +215,15 @@ fn graphs(attribute: &AttributeProto) -> impl Iterator<Item = &GraphProto> {
 }
 
 impl<'a> Sizes<'a> {
-    /// Of plans for these weights, written in this way.
+    /// Of plans for these weights, written in this way. `measured` is of the same arguments, or empty.
     #[must_use]
-    pub fn new(model: &'a Model, weights: &'a Weights, writing: &'a Writing) -> Self {
-        let base = adds_up(model).then(|| Lengths::of(&note_of(model, &writing.note), None));
-        Sizes { model, weights, writing, linked: linked(weights, writing), base, parts: Mutex::default() }
+    pub fn new(model: &'a Model, weights: &'a Weights, writing: &'a Writing, measured: &'a Measured) -> Self {
+        Sizes { model, weights, writing, measured }
+    }
+
+    fn base(&self) -> Option<&'a Lengths> {
+        let base = || adds_up(self.model).then(|| Lengths::of(&note_of(self.model, &self.writing.note), None));
+        self.measured.base.get_or_init(base).as_ref()
     }
 
     /// Bytes of the file that a plan makes, exactly.
@@ -196,29 +231,40 @@ impl<'a> Sizes<'a> {
     /// # Errors
     /// As [`apply`].
     pub fn bytes(&self, plan: &Plan) -> Result<u64> {
-        let Some(base) = &self.base else { return size(self.model, self.weights, plan, self.writing) };
+        let Some(base) = self.base() else { return size(self.model, self.weights, plan, self.writing) };
+        let parts = self.parts_of(plan);
+        let parts = parts.iter().map(|part| self.growth(base, plan, part)).collect::<Result<Vec<_>>>()?;
+        let mut names = BTreeSet::new();
         let mut all = Growth::default();
-        for part in self.parts_of(plan) {
-            let growth = self.growth(base, plan, &part)?;
+        for growth in &parts {
             for (path, bytes) in &growth.graphs {
                 *all.graphs.entry(path.clone()).or_default() += bytes;
             }
+            for (path, nodes) in &growth.nodes {
+                let all = all.nodes.entry(path.clone()).or_default();
+                nodes.iter().for_each(|(name, bytes)| *all.entry(name.clone()).or_default() += bytes);
+            }
             all.shared.extend(growth.shared.iter().map(|(key, bytes)| (key.clone(), *bytes)));
         }
+        // A name is that of one thing in all graphs.
+        let once = parts.iter().flat_map(|growth| &growth.names).chain(all.shared.keys().map(|(_, name)| name));
+        if !once.into_iter().all(|name| names.insert(name)) {
+            return size(self.model, self.weights, plan, self.writing);
+        }
         let mut outside = 0;
-        for ((path, name), bytes) in all.shared {
+        for ((path, name), bytes) in std::mem::take(&mut all.shared) {
             match name.strip_prefix(IMPORT) {
                 Some(_) => outside += bytes,
                 None => *all.graphs.entry(path).or_default() += bytes,
             }
         }
-        let total = base.total(&all.graphs) + outside;
+        let total = base.total(&all) + outside;
         Ok(u64::try_from(total).expect("a message has no negative length"))
     }
 
     /// The tensors of a plan that are written together.
     fn parts_of(&self, plan: &Plan) -> Vec<Vec<TensorId>> {
-        let mut leader = self.linked.clone();
+        let mut leader = self.measured.linked.get_or_init(|| linked(self.weights, self.writing)).clone();
         let codebooks = plan.codebooks(self.weights).into_iter().map(|(_, sites)| sites);
         let dictionaries = plan.dictionaries(self.weights).into_iter();
         let dictionaries = dictionaries.map(|shared| shared.members.into_iter().map(|member| member.site).collect());
@@ -239,8 +285,8 @@ impl<'a> Sizes<'a> {
             let sites = self.weights.of_tensor(tensor);
             (tensor, sites.map(|site| plan.choices[site.id]).collect::<Vec<_>>())
         };
-        let key: Vec<_> = part.iter().map(choices).collect();
-        let known = self.parts.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let key: PartKey = part.iter().map(choices).collect();
+        let known = self.measured.parts.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some(known) = known {
             return Ok(known);
         }
@@ -255,8 +301,11 @@ impl<'a> Sizes<'a> {
         if after.outside != base.outside {
             growth.shared.insert((Vec::new(), IMPORT.to_owned()), after.outside - base.outside);
         }
+        let known = self.measured.names.get_or_init(|| names(self.model));
+        growth.names =
+            names(&written).into_iter().filter(|name| !known.contains(name) && !is_shared_constant(name)).collect();
         let growth = Arc::new(growth);
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner).insert(key, growth.clone());
+        self.measured.parts.lock().unwrap_or_else(PoisonError::into_inner).insert(key, growth.clone());
         Ok(growth)
     }
 }
@@ -264,12 +313,23 @@ impl<'a> Sizes<'a> {
 /// The name under which bytes outside of the graph are kept: the one import that a form may add.
 const IMPORT: &str = "\0import";
 
-/// Whether parts of a model add up: all is in one message, and nothing changes the version of the file.
+/// The names of nodes, values and constants in all graphs.
+fn names(model: &Model) -> BTreeSet<String> {
+    let of_graph = |graph: &GraphProto| -> Vec<String> {
+        let nodes = graph.node.iter().flat_map(|node| node.output.iter().map(String::as_str).chain([node.name()]));
+        graph.initializer.iter().map(|tensor| tensor.name()).chain(nodes).map(str::to_owned).collect()
+    };
+    model.graphs().iter().flat_map(|(_, graph)| of_graph(graph)).collect()
+}
+
+/// Whether parts of a model add up: all is in one message, nothing changes the version of the file, and nodes that hold
+/// graphs can be told by an output.
 fn adds_up(model: &Model) -> bool {
     let external = |graph: &GraphProto| graph.initializer.iter().any(is_external);
+    let untold = |node: &NodeProto| named_output(node).is_empty() && graph::bodies(node).next().is_some();
     model.ir_version() > OLD_IR
-        && (model.proto.encoded_len() as u64) < crate::limits::PROTOBUF_BYTES
-        && !model.graphs().iter().any(|(_, graph)| external(graph))
+        && (message_bytes(&model.proto) as u64) < crate::limits::PROTOBUF_BYTES
+        && !model.graphs().iter().any(|(_, graph)| external(graph) || graph.node.iter().any(untold))
         && !model.proto.functions.iter().flat_map(|f| &f.node).any(|node| graph::bodies(node).next().is_some())
 }
 

@@ -28,9 +28,9 @@ pub const PAYS_FROM: usize = 128;
 /// Why a node cannot be written so.
 pub(super) fn refusal(node: &RecurrentNode) -> Option<String> {
     if node.attributes.layout == 1 {
-        return Some(format!("{OPERATOR} has no layout = 1"));
+        return Some(format!("{OPERATOR} does not support layout = 1"));
     }
-    (node.w.element != ElementType::Float).then(|| format!("{OPERATOR} has no float16 weights"))
+    (node.w.element != ElementType::Float).then(|| format!("{OPERATOR} does not support float16 weights"))
 }
 
 /// Writes the nodes that take the place of the layer's node. Its outputs keep their names.

@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Block, Stored, Subject};
-use crate::dictionary::{ATOMS, Atoms, Codebook, Coded, Projected};
+use super::{Block, Stored, StoredMatrix};
+use crate::dictionary::{ATOMS, Atoms, BlockCode, Codebook, Projected};
 use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::{AttributeProto, ElementType, NodeProto, Rewriter, Scope, TensorProto, tensor};
 
@@ -48,7 +48,7 @@ pub struct Writer<'r, 'm> {
 #[derive(PartialEq, Eq, Hash)]
 struct Held {
     scope: Scope,
-    of: Subject,
+    of: StoredMatrix,
     rows: Range<usize>,
     what: &'static str,
 }
@@ -349,7 +349,7 @@ impl<'a> Run<'a> {
         projected.collect()
     }
 
-    fn coded(&self) -> impl Iterator<Item = (&'a Coded, &Range<usize>)> {
+    fn coded(&self) -> impl Iterator<Item = (&'a BlockCode, &Range<usize>)> {
         self.parts.iter().filter_map(|(block, range)| match block {
             Block::Coded(coded) => Some((*coded, range)),
             _ => None,

@@ -42,6 +42,11 @@ pub(super) trait Kernel: Clone + Debug + Send + Sync + 'static {
         true
     }
 
+    /// Whether the only output is of the type and the shape of the first input, known or not.
+    fn keeps_shape(&self) -> bool {
+        false
+    }
+
     /// What the outputs will be; `None` where that depends on values that are not known.
     ///
     /// # Errors
@@ -65,7 +70,12 @@ pub(super) trait Kernel: Clone + Debug + Send + Sync + 'static {
 
 /// A kernel as an operator of tract.
 pub(super) fn own(kernel: impl Kernel) -> Box<dyn InferenceOp> {
-    Box::new(Own(kernel))
+    Box::new(Own { kernel, plain: None })
+}
+
+/// As [`own`]; where what it will give is not known before the model runs, tract's own operator takes its place.
+pub(super) fn own_or(kernel: impl Kernel, plain: Option<Box<dyn InferenceOp>>) -> Box<dyn InferenceOp> {
+    Box::new(Own { kernel, plain })
 }
 
 /// The elements of an integer tensor.
@@ -81,7 +91,10 @@ pub(super) fn axis(axis: i64, rank: usize) -> TractResult<usize> {
 }
 
 #[derive(Clone, Debug)]
-struct Own<K>(K);
+struct Own<K> {
+    kernel: K,
+    plain: Option<Box<dyn InferenceOp>>,
+}
 
 /// No two are the same: nothing is gained by merging them.
 impl<K> PartialEq for Own<K> {
@@ -94,7 +107,7 @@ impl<K> Eq for Own<K> {}
 
 impl<K: Kernel> Op for Own<K> {
     fn name(&self) -> StaticName {
-        self.0.name().into()
+        self.kernel.name().into()
     }
 
     op_as_typed_op!();
@@ -102,7 +115,7 @@ impl<K: Kernel> Op for Own<K> {
 
 impl<K: Kernel> EvalOp for Own<K> {
     fn eval_out_of_plan(&self, inputs: TVec<TValue>) -> TractResult<Option<TVec<TValue>>> {
-        if !self.0.is_pure() {
+        if !self.kernel.is_pure() {
             return Ok(None);
         }
         self.run(inputs).map(Some)
@@ -114,13 +127,19 @@ impl<K: Kernel> EvalOp for Own<K> {
 }
 
 impl<K: Kernel> Own<K> {
+    /// What the outputs will be, if it is known.
+    fn typed(&self, inputs: &[&TypedFact]) -> TractResult<Option<Facts>> {
+        let known: Option<Vec<Known>> = inputs.iter().map(|fact| of_typed(fact)).collect();
+        Ok(known.map(|known| self.kernel.facts(&known)).transpose()?.flatten())
+    }
+
     fn run(&self, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let is_dimension = |value: &TValue| value.datum_type() == TDim::datum_type();
         let plain = |value: TValue| -> TractResult<TValue> {
             if is_dimension(&value) { Ok(value.cast_to::<i64>()?.into_owned().into_tvalue()) } else { Ok(value) }
         };
         let inputs: TVec<TValue> = inputs.into_iter().map(plain).collect::<TractResult<_>>()?;
-        self.0.values(&inputs)
+        self.kernel.values(&inputs)
     }
 }
 
@@ -132,29 +151,47 @@ impl<K: Kernel> InferenceOp for Own<K> {
         observed: TVec<&InferenceFact>,
     ) -> TractResult<(TVec<InferenceFact>, TVec<InferenceFact>, TVec<InferenceFact>)> {
         let known: Option<Vec<Known>> = inputs.iter().map(|fact| of_inference(fact)).collect();
-        let facts = known.map(|known| self.0.facts(&known)).transpose()?.flatten();
+        let facts = known.map(|known| self.kernel.facts(&known)).transpose()?.flatten();
+        if let (None, Some(plain)) = (&facts, &mut self.plain)
+            && let Ok(inferred) = plain.infer_facts(inputs.clone(), outputs.clone(), observed.clone())
+        {
+            return Ok(inferred);
+        }
         let mut outputs: TVec<InferenceFact> = outputs.into_iter().cloned().collect();
         if let Some(facts) = facts {
             for (output, (datum_type, shape)) in outputs.iter_mut().zip(facts) {
                 output.unify_with_mut(&mut InferenceFact::dt_shape(datum_type, shape))?;
             }
+        } else if self.kernel.keeps_shape() {
+            let mut like = InferenceFact::clone(inputs[0]).without_value();
+            if let Some(datum_type) = like.datum_type.concretize() {
+                like.datum_type = plain(datum_type).into();
+            }
+            outputs[0].unify_with_mut(&mut like)?;
         }
         let own = |facts: TVec<&InferenceFact>| facts.into_iter().cloned().collect();
         Ok((own(inputs), outputs, own(observed)))
     }
 
     fn nboutputs(&self) -> TractResult<usize> {
-        Ok(self.0.outputs())
+        Ok(self.kernel.outputs())
     }
 
     fn to_typed(
         &self,
-        _source: &InferenceModel,
+        source: &InferenceModel,
         node: &InferenceNode,
         target: &mut TypedModel,
         mapping: &HashMap<OutletId, OutletId>,
     ) -> TractResult<TVec<OutletId>> {
         let wires: TVec<OutletId> = node.inputs.iter().map(|outlet| mapping[outlet]).collect();
+        if let Some(plain) = &self.plain {
+            let facts: Vec<&TypedFact> =
+                wires.iter().map(|&wire| target.outlet_fact(wire)).collect::<TractResult<_>>()?;
+            if !self.kernel.keeps_shape() && self.typed(&facts)?.is_none() {
+                return plain.to_typed(source, node, target, mapping);
+            }
+        }
         target.wire_node(&node.name, self.clone(), &wires)
     }
 
@@ -164,9 +201,9 @@ impl<K: Kernel> InferenceOp for Own<K> {
 impl<K: Kernel> TypedOp for Own<K> {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let known: Option<Vec<Known>> = inputs.iter().map(|fact| of_typed(fact)).collect();
-        let facts = known.map(|known| self.0.facts(&known)).transpose()?.flatten();
-        let facts =
-            facts.with_context(|| format!("the shape that {} gives shows only when the model runs", self.0.name()))?;
+        let facts = known.map(|known| self.kernel.facts(&known)).transpose()?.flatten();
+        let facts = facts
+            .with_context(|| format!("the shape that {} gives shows only when the model runs", self.kernel.name()))?;
         Ok(facts.into_iter().map(|(datum_type, shape)| datum_type.fact(shape)).collect())
     }
 

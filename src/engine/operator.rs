@@ -1,7 +1,7 @@
 //! `LSTM`, `GRU` and `RNN` as operators of tract that compute what [`cell`](crate::cell) does.
 
 use super::recorder::{self, Floats, Pass, Visit};
-use crate::cell::{Input, Kind, Output, Spec, Trace, Weights, forward, forward_int8, forward_traced};
+use crate::cell::{CellWeights, Input, Kind, Output, Spec, Trace, forward, forward_int8, forward_traced};
 use crate::onnx::NodeProto;
 use crate::recurrent::{Attributes, Cell, Direction, Matrix};
 use prost::Message;
@@ -267,10 +267,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn weights(&self, d: usize) -> Weights<'_> {
+    fn weights(&self, d: usize) -> CellWeights<'_> {
         let hidden = self.op.attributes.hidden;
         let rows = self.op.kind().gates() * hidden;
-        Weights {
+        CellWeights {
             w: &self.w[d * rows * self.inputs..][..rows * self.inputs],
             r: &self.r[d * rows * hidden..][..rows * hidden],
             b: self.b.as_deref().map(|b| &b[d * 2 * rows..][..2 * rows]),

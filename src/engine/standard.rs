@@ -13,46 +13,60 @@ use tract_onnx::model::{OnnxOpRegister, ParsingContext, optional_outputs};
 use tract_onnx::pb;
 use tract_onnx::tract_hir::internal::*;
 
-use super::kernel::{Facts, Kernel, Known, axis, integers, own};
+use super::kernel::{Facts, Kernel, Known, axis, integers, own, own_or};
 
 type Read = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
 
-/// Names under which tract's own readers are kept.
-const PLAIN: [(&str, &str); 3] =
-    [("ScatterND", "dirnet.ScatterND"), ("Squeeze", "dirnet.Squeeze"), ("Resize", "dirnet.Resize")];
+type Reader = fn(&ParsingContext, &pb::NodeProto) -> Read;
+
+/// The operators, with their readers.
+const OPERATORS: [(&str, Reader); 19] = [
+    ("Celu", celu),
+    ("Compress", compress),
+    ("CumSum", cum_sum),
+    ("Equal", |context, node| own_or_plain(context, node, Equal)),
+    ("GatherND", gather_nd),
+    ("LabelEncoder", label_encoder),
+    ("LogSoftmax", log_softmax),
+    ("OneHot", one_hot),
+    ("ReduceMax", extreme),
+    ("ReduceMin", extreme),
+    ("Resize", resize),
+    ("ReverseSequence", reverse_sequence),
+    ("ScatterND", scatter_nd),
+    ("Softplus", |_, _| Ok((own(Elementwise::Softplus), vec![]))),
+    ("Squeeze", squeeze),
+    ("Swish", swish),
+    ("TopK", top_k),
+    ("Unique", unique),
+    ("Upsample", upsample),
+];
+
+/// The name under which tract's own reader of an operator is kept.
+fn kept(operator: &str) -> String {
+    format!("dirnet.{operator}")
+}
 
 /// Puts these operators in the place of tract's.
 pub(super) fn register(operators: &mut OnnxOpRegister) {
-    for (operator, kept) in PLAIN {
+    for (operator, reader) in OPERATORS {
         if let Some(&plain) = operators.0.get(operator) {
-            operators.insert(kept, plain);
+            operators.0.insert(kept(operator), plain);
         }
+        operators.insert(operator, reader);
     }
-    operators.insert("ReverseSequence", reverse_sequence);
-    operators.insert("TopK", top_k);
-    operators.insert("CumSum", cum_sum);
-    operators.insert("Unique", unique);
-    operators.insert("Compress", compress);
-    operators.insert("OneHot", one_hot);
-    operators.insert("GatherND", gather_nd);
-    operators.insert("ScatterND", scatter_nd);
-    operators.insert("Equal", |_, _| Ok((own(Equal), vec![])));
-    operators.insert("Squeeze", squeeze);
-    operators.insert("LogSoftmax", log_softmax);
-    operators.insert("Softplus", |_, _| Ok((own(Elementwise::Softplus), vec![])));
-    operators.insert("Celu", celu);
-    operators.insert("Swish", swish);
-    operators.insert("LabelEncoder", label_encoder);
-    operators.insert("ReduceMax", extreme);
-    operators.insert("ReduceMin", extreme);
-    operators.insert("Resize", resize);
-    operators.insert("Upsample", upsample);
 }
 
+/// An operator as tract reads it.
 fn plain(operator: &str, context: &ParsingContext, node: &pb::NodeProto) -> Read {
-    let kept = PLAIN.iter().find(|(name, _)| *name == operator).map_or(operator, |(_, kept)| kept);
-    let reader = context.framework.op_register.0.get(kept);
+    let reader = context.framework.op_register.0.get(&kept(operator));
     reader.with_context(|| format!("{operator} is not registered"))?(context, node)
+}
+
+/// A kernel, with tract's operator of that name for shapes that show only when the model runs.
+fn own_or_plain(context: &ParsingContext, node: &pb::NodeProto, kernel: impl Kernel) -> Read {
+    let plain = plain(&node.op_type, context, node).ok().map(|(operator, _)| operator);
+    Ok((own_or(kernel, plain), vec![]))
 }
 
 /// The elements of a tensor at some places in it, counted in row-major order.
@@ -105,19 +119,23 @@ struct ReverseSequence {
     batch: usize,
 }
 
-fn reverse_sequence(_context: &ParsingContext, node: &pb::NodeProto) -> Read {
+fn reverse_sequence(context: &ParsingContext, node: &pb::NodeProto) -> Read {
     let time = node.get_attr_opt("time_axis")?.unwrap_or(0usize);
     let batch = node.get_attr_opt("batch_axis")?.unwrap_or(1usize);
     ensure!(
         [time, batch] == [0, 1] || [time, batch] == [1, 0],
         "time_axis {time} and batch_axis {batch}, expected 0 and 1"
     );
-    Ok((own(ReverseSequence { time, batch }), vec![]))
+    own_or_plain(context, node, ReverseSequence { time, batch })
 }
 
 impl Kernel for ReverseSequence {
     fn name(&self) -> &'static str {
         "ReverseSequence"
+    }
+
+    fn keeps_shape(&self) -> bool {
+        true
     }
 
     fn facts(&self, inputs: &[Known]) -> TractResult<Option<Facts>> {
@@ -160,12 +178,12 @@ struct TopK {
     outputs: [bool; 2],
 }
 
-fn top_k(_context: &ParsingContext, node: &pb::NodeProto) -> Read {
+fn top_k(context: &ParsingContext, node: &pb::NodeProto) -> Read {
     let mut outputs = optional_outputs(node).map(|slot| slot.is_some());
     let outputs = [outputs.next().unwrap_or(false), outputs.next().unwrap_or(false)];
     let axis = node.get_attr_opt("axis")?.unwrap_or(-1);
     let largest = node.get_attr_opt::<i64>("largest")?.unwrap_or(1) != 0;
-    Ok((own(TopK { axis, largest, k: node.get_attr_opt("k")?, outputs }), vec![]))
+    own_or_plain(context, node, TopK { axis, largest, k: node.get_attr_opt("k")?, outputs })
 }
 
 impl TopK {
@@ -243,9 +261,9 @@ struct CumSum {
     reverse: bool,
 }
 
-fn cum_sum(_context: &ParsingContext, node: &pb::NodeProto) -> Read {
+fn cum_sum(context: &ParsingContext, node: &pb::NodeProto) -> Read {
     let flag = |name: &str| Ok::<_, TractError>(node.get_attr_opt::<i64>(name)?.unwrap_or(0) != 0);
-    Ok((own(CumSum { exclusive: flag("exclusive")?, reverse: flag("reverse")? }), vec![]))
+    own_or_plain(context, node, CumSum { exclusive: flag("exclusive")?, reverse: flag("reverse")? })
 }
 
 impl CumSum {
@@ -268,6 +286,10 @@ impl CumSum {
 impl Kernel for CumSum {
     fn name(&self) -> &'static str {
         "CumSum"
+    }
+
+    fn keeps_shape(&self) -> bool {
+        true
     }
 
     fn facts(&self, inputs: &[Known]) -> TractResult<Option<Facts>> {
@@ -296,11 +318,11 @@ struct Unique {
     outputs: [bool; 4],
 }
 
-fn unique(_context: &ParsingContext, node: &pb::NodeProto) -> Read {
+fn unique(context: &ParsingContext, node: &pb::NodeProto) -> Read {
     ensure!(node.get_attr_opt::<i64>("axis")?.is_none(), "Unique along an axis is not computed");
     let mut given = optional_outputs(node).map(|slot| slot.is_some());
     let outputs = [(); 4].map(|()| given.next().unwrap_or(false));
-    Ok((own(Unique { sorted: node.get_attr_opt::<i64>("sorted")?.unwrap_or(1) != 0, outputs }), vec![]))
+    own_or_plain(context, node, Unique { sorted: node.get_attr_opt::<i64>("sorted")?.unwrap_or(1) != 0, outputs })
 }
 
 impl Unique {
@@ -369,8 +391,8 @@ struct Compress {
     axis: Option<i64>,
 }
 
-fn compress(_context: &ParsingContext, node: &pb::NodeProto) -> Read {
-    Ok((own(Compress { axis: node.get_attr_opt("axis")? }), vec![]))
+fn compress(context: &ParsingContext, node: &pb::NodeProto) -> Read {
+    own_or_plain(context, node, Compress { axis: node.get_attr_opt("axis")? })
 }
 
 impl Compress {
@@ -424,8 +446,8 @@ struct OneHot {
     axis: i64,
 }
 
-fn one_hot(_context: &ParsingContext, node: &pb::NodeProto) -> Read {
-    Ok((own(OneHot { axis: node.get_attr_opt("axis")?.unwrap_or(-1) }), vec![]))
+fn one_hot(context: &ParsingContext, node: &pb::NodeProto) -> Read {
+    own_or_plain(context, node, OneHot { axis: node.get_attr_opt("axis")?.unwrap_or(-1) })
 }
 
 impl Kernel for OneHot {
@@ -468,8 +490,8 @@ struct GatherNd {
     batch: usize,
 }
 
-fn gather_nd(_context: &ParsingContext, node: &pb::NodeProto) -> Read {
-    Ok((own(GatherNd { batch: node.get_attr_opt("batch_dims")?.unwrap_or(0) }), vec![]))
+fn gather_nd(context: &ParsingContext, node: &pb::NodeProto) -> Read {
+    own_or_plain(context, node, GatherNd { batch: node.get_attr_opt("batch_dims")?.unwrap_or(0) })
 }
 
 impl Kernel for GatherNd {
@@ -522,7 +544,7 @@ struct ScatterNd;
 
 fn scatter_nd(context: &ParsingContext, node: &pb::NodeProto) -> Read {
     if node.get_attr_opt::<&str>("reduction")?.is_none_or(|reduction| reduction == "none") {
-        return Ok((own(ScatterNd), vec![]));
+        return own_or_plain(context, node, ScatterNd);
     }
     plain("ScatterND", context, node)
 }
@@ -622,7 +644,7 @@ struct SqueezeAll;
 fn squeeze(context: &ParsingContext, node: &pb::NodeProto) -> Read {
     let axes =
         node.input.get(1).is_some_and(|name| !name.is_empty()) || node.get_attr_opt_vec::<i64>("axes")?.is_some();
-    if axes { plain("Squeeze", context, node) } else { Ok((own(SqueezeAll), vec![])) }
+    if axes { plain("Squeeze", context, node) } else { own_or_plain(context, node, SqueezeAll) }
 }
 
 impl Kernel for SqueezeAll {
@@ -652,11 +674,11 @@ struct Extreme {
     none_is_none: bool,
 }
 
-fn extreme(_context: &ParsingContext, node: &pb::NodeProto) -> Read {
+fn extreme(context: &ParsingContext, node: &pb::NodeProto) -> Read {
     let flag = |name: &str, default: i64| Ok::<_, TractError>(node.get_attr_opt(name)?.unwrap_or(default) != 0);
     let (keeps, none_is_none) = (flag("keepdims", 1)?, flag("noop_with_empty_axes", 0)?);
     let axes = node.get_attr_opt_vec("axes")?;
-    Ok((own(Extreme { largest: node.op_type == "ReduceMax", axes, keeps, none_is_none }), vec![]))
+    own_or_plain(context, node, Extreme { largest: node.op_type == "ReduceMax", axes, keeps, none_is_none })
 }
 
 impl Extreme {
@@ -768,6 +790,10 @@ impl Kernel for LogSoftmax {
         "LogSoftmax"
     }
 
+    fn keeps_shape(&self) -> bool {
+        true
+    }
+
     fn facts(&self, inputs: &[Known]) -> TractResult<Option<Facts>> {
         let x = inputs.first().context("no input")?;
         Ok(Some(tvec![(x.datum_type, x.shape.clone())]))
@@ -826,6 +852,10 @@ impl Kernel for Elementwise {
             Elementwise::Celu { .. } => "Celu",
             Elementwise::Swish { .. } => "Swish",
         }
+    }
+
+    fn keeps_shape(&self) -> bool {
+        true
     }
 
     fn facts(&self, inputs: &[Known]) -> TractResult<Option<Facts>> {
@@ -932,7 +962,7 @@ struct LabelEncoder {
     values: Labels,
 }
 
-fn label_encoder(_context: &ParsingContext, node: &pb::NodeProto) -> Read {
+fn label_encoder(context: &ParsingContext, node: &pb::NodeProto) -> Read {
     let (keys, values) = match node.get_attr_opt_slice::<Vec<u8>>("classes_strings")? {
         Some(_) => bail!("LabelEncoder of its first version is not computed"),
         None => (Labels::read(node, "keys")?, Labels::read(node, "values")?),
@@ -940,7 +970,7 @@ fn label_encoder(_context: &ParsingContext, node: &pb::NodeProto) -> Read {
     ensure!(keys.len() == values.len(), "{} keys for {} values", keys.len(), values.len());
     // Of a key that is listed twice, the first place counts.
     let table = keys.keys().into_iter().enumerate().rev().map(|(place, key)| (key, place)).collect();
-    Ok((own(LabelEncoder { table, from: keys.datum_type(), values: values.with_default(node)? }), vec![]))
+    own_or_plain(context, node, LabelEncoder { table, from: keys.datum_type(), values: values.with_default(node)? })
 }
 
 impl Kernel for LabelEncoder {

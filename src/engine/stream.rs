@@ -2,7 +2,7 @@
 
 use super::{Engine, Outputs, Overrides, Tap, draw};
 use crate::error::{Error, ErrorKind, Result};
-use crate::samples::{Carry, Dim, Feed, Stream, Tensor};
+use crate::samples::{AxisSize, Carry, Feed, Stream, Tensor};
 
 impl Engine {
     /// Runs the steps of a stream in order. Each carried input is zeros at the first step, of the declared shape with
@@ -56,7 +56,7 @@ impl Engine {
         let Some(port) = self.signature.input(input) else {
             return Err(usage("the model has no such input to carry a state into").at_tensor(input));
         };
-        let sizes = |dims: &[Dim]| dims.iter().map(|d| d.fixed().unwrap_or(1)).collect::<Vec<_>>();
+        let sizes = |dims: &[AxisSize]| dims.iter().map(|d| d.fixed().unwrap_or(1)).collect::<Vec<_>>();
         let shape = port.dims.as_deref().map(sizes).unwrap_or_default();
         Tensor::zeros(port.element, &shape).ok_or_else(|| {
             usage(format!("a state of type {} cannot be carried", port.element.as_str_name())).at_tensor(input)

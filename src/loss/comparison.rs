@@ -76,6 +76,8 @@ struct Sums {
     nan: u64,
     infinite: u64,
     undecided: u64,
+    /// The elements are integers or booleans, whatever was declared.
+    discrete: bool,
     max_abs: f64,
     squared_error: f64,
     original_energy: f64,
@@ -193,7 +195,7 @@ impl Sums {
     /// One pair of outputs of equal shape.
     fn of(judged: &Judged, original: &Tensor, compressed: &Tensor, labels: Option<&ArrayD<i64>>) -> Result<Sums> {
         let (y, z) = (original.to_f64(), compressed.to_f64());
-        let mut sums = Sums { samples: 1, ..Sums::default() };
+        let mut sums = Sums { samples: 1, discrete: !original.is_float(), ..Sums::default() };
         sums.add_elements(&y, &z);
         if !original.is_float() {
             sums.decisions = y.len() as u64;
@@ -298,6 +300,7 @@ impl Sums {
         self.samples += other.samples;
         self.elements += other.elements;
         self.non_finite += other.non_finite;
+        self.discrete |= other.discrete;
         self.nan += other.nan;
         self.infinite += other.infinite;
         self.undecided += other.undecided;
@@ -322,7 +325,7 @@ impl Sums {
 
     fn figures(&self, judged: &Judged) -> Figures {
         let seen = self.elements > 0;
-        let continuous = seen && judged.content != Content::Discrete;
+        let continuous = seen && judged.content != Content::Discrete && !self.discrete;
         let ratio = |over: f64, under: f64| (under > 0.0).then(|| over / under);
         let norm = (self.original_energy * self.energy).sqrt();
         // The squares of the smallest numbers are zero.
@@ -373,26 +376,31 @@ impl Sums {
         let figures = self.figures(judged);
         let nothing = if self.elements > 0 { None } else { Some(self.nothing()) };
         let meaningless = |why: &str| {
-            let message = format!("loss {} has no meaning here: {}", judged.loss, nothing.unwrap_or(why));
+            let message = format!("loss {} does not apply here: {}", judged.loss, nothing.unwrap_or(why));
             Error::new(ErrorKind::Usage, message).at_tensor(&judged.name)
         };
-        match judged.loss {
+        let kind = match judged.loss {
+            // Of an output without a declared type it shows only now.
+            LossKind::Nmse | LossKind::Kl if self.discrete => LossKind::Disagreement,
+            kind => kind,
+        };
+        match kind {
             LossKind::Nmse => match figures.nmse {
                 Some(nmse) => Ok(nmse),
                 // A constant output has no variance; an error relative to its size still orders the candidates.
                 None if figures.rmse.is_some() && self.original_energy > 0.0 => {
                     Ok(self.squared_error / self.original_energy)
                 }
-                None => figures.rmse.map(|rmse| rmse * rmse).ok_or_else(|| meaningless("it is not of floats")),
+                None => figures.rmse.map(|rmse| rmse * rmse).ok_or_else(|| meaningless("the output is not float")),
             },
-            LossKind::Kl => figures.kl.ok_or_else(|| meaningless("there are no two classes of floats")),
+            LossKind::Kl => figures.kl.ok_or_else(|| meaningless("it needs at least two classes of floats")),
             LossKind::Disagreement => {
-                figures.agreement.map(|a| 1.0 - a).ok_or_else(|| meaningless("there are no two classes"))
+                figures.agreement.map(|a| 1.0 - a).ok_or_else(|| meaningless("it needs at least two classes"))
             }
             LossKind::CrossEntropy => figures
                 .cross_entropy
                 .map(|c| c.compressed - c.original)
-                .ok_or_else(|| meaningless("there are no labels; --labels gives them")),
+                .ok_or_else(|| meaningless("there are no labels: add --labels")),
         }
     }
 }
@@ -429,7 +437,7 @@ fn checked_labels(judged: &Judged, labels: &ArrayD<i64>, y: &ArrayD<f64>, axis: 
 }
 
 fn nothing_reached() -> Error {
-    Error::new(ErrorKind::Usage, "no output that is judged depends on the weights that are changed")
+    Error::new(ErrorKind::Usage, "no compared output depends on the weights that are changed")
 }
 
 fn unlike(judged: &Judged, message: String) -> Error {
@@ -640,6 +648,8 @@ mod tests {
         assert_eq!(add(array![0, 1].into_dyn()), Ok(()));
         assert_eq!(add(array![0, 2].into_dyn()), Err(ErrorKind::Samples));
         assert_eq!(add(array![0].into_dyn()), Err(ErrorKind::Samples));
-        assert!(judge.comparison().losses().unwrap_err().message().contains("--labels"));
+        let mut unlabelled = judge.comparison();
+        unlabelled.add(&y, &y, None, 0).unwrap();
+        assert!(unlabelled.losses().unwrap_err().message().contains("--labels"));
     }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use crate::engine::{Engine, Overrides};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
-use crate::samples::{Dim, Feed, Random, RandomOptions, Samples, Signature, Stream, Tensor, indexed};
+use crate::samples::{AxisSize, Feed, Random, RandomOptions, Samples, Signature, Stream, Tensor, indexed};
 
 /// The reason why the engine cannot run a model, from the `error` that running it on samples gave.
 ///
@@ -83,7 +83,7 @@ fn contradiction(signature: &Signature, feed: &Feed) -> Option<String> {
     for port in &signature.inputs {
         let (Some(dims), Some(tensor)) = (&port.dims, feed.get(&port.name)) else { continue };
         for (dim, &size) in dims.iter().zip(tensor.shape()) {
-            let Dim::Symbol(symbol) = dim else { continue };
+            let AxisSize::Symbol(symbol) = dim else { continue };
             let &mut (known, input) = sizes.entry(symbol).or_insert((size, &port.name));
             if known != size {
                 return Some(format!(

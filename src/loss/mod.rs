@@ -42,7 +42,7 @@ pub use profile::{BINS, Bin, Profile};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{ElementType, Model, Values};
-use crate::samples::{Carry, Dim, Signature};
+use crate::samples::{AxisSize, Carry, Signature};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -110,7 +110,7 @@ impl LossSpec {
                 Some(output) => spec.named.insert(output.to_owned(), kind),
             };
             if before.is_some() {
-                return Err(usage(format!("loss '{text}': there is a second one for the same output")));
+                return Err(usage(format!("loss '{text}': the same output is given twice")));
             }
         }
         Ok(spec)
@@ -129,7 +129,7 @@ pub struct Judged {
     /// Whether the divergence is measured: always for probabilities, for other outputs if the user chose it.
     pub kl: bool,
     /// Its dimensions, as far as they are declared.
-    pub dims: Vec<Dim>,
+    pub dims: Vec<AxisSize>,
     /// Whether it depends on what is changed, as far as is known: else it is not part of any loss.
     pub reached: bool,
 }
@@ -156,11 +156,13 @@ impl Judge {
         let known: Vec<&str> =
             signature.outputs.iter().map(|o| o.name.as_str()).filter(|o| !carried.contains(o)).collect();
         if known.is_empty() {
-            return Err(usage("every output of the model is fed back, so that none is left to be judged".to_owned()));
+            return Err(usage(
+                "every output of the model is fed back by --stream, so there is none to compare".to_owned(),
+            ));
         }
         if let Some(name) = spec.named.keys().find(|name| !known.contains(&name.as_str())) {
             let known = known.join(", ");
-            return Err(usage(format!("loss of '{name}': not an output that is judged, those are {known}")));
+            return Err(usage(format!("loss of '{name}': not an output that is compared, those are {known}")));
         }
         let outputs = signature.outputs.iter().filter(|o| known.contains(&o.name.as_str())).map(|port| {
             let content = match port.element {
@@ -195,7 +197,7 @@ impl Judge {
     pub fn keep_reached(&mut self, reached: &BTreeSet<String>) -> Result<()> {
         if !self.names().any(|name| reached.contains(name)) {
             let names = self.names().collect::<Vec<_>>().join(", ");
-            let message = format!("no output that is judged depends on the weights that are changed: {names}");
+            let message = format!("no compared output depends on the weights that are changed: {names}");
             return Err(usage(message));
         }
         self.outputs.iter_mut().for_each(|output| output.reached = reached.contains(&output.name));

@@ -12,7 +12,7 @@ use ndarray::{ArrayD, Axis};
 use serde::Serialize;
 
 use super::Judged;
-use crate::samples::{Dim, Tensor};
+use crate::samples::{AxisSize, Tensor};
 
 /// The largest number of positions.
 pub const BINS: usize = 256;
@@ -244,7 +244,7 @@ fn axes(rank: usize) -> std::ops::Range<usize> {
 /// Whether the model names an axis after time.
 fn is_time(judged: &Judged, along: Along) -> bool {
     let Along::Axis { axis, .. } = along else { return false };
-    let Some(Dim::Symbol(name)) = judged.dims.get(axis) else { return false };
+    let Some(AxisSize::Symbol(name)) = judged.dims.get(axis) else { return false };
     let name = name.to_ascii_lowercase();
     ["time", "seq", "step", "frame", "len"].iter().any(|word| name.contains(word)) && !name.contains("batch")
 }
@@ -254,7 +254,7 @@ fn label(judged: &Judged, along: Along) -> String {
         Along::Steps => "step of the stream".to_owned(),
         Along::Samples => "sample".to_owned(),
         Along::Axis { axis, .. } => match judged.dims.get(axis) {
-            Some(Dim::Symbol(name)) => format!("axis {axis} ({name})"),
+            Some(AxisSize::Symbol(name)) => format!("axis {axis} ({name})"),
             _ => format!("axis {axis}"),
         },
     }
@@ -281,7 +281,7 @@ mod tests {
     use ndarray::{ArrayD, IxDyn};
 
     fn judged(dims: &[&str]) -> Judged {
-        let dims = dims.iter().map(|name| Dim::Symbol((*name).to_owned())).collect();
+        let dims = dims.iter().map(|name| AxisSize::Symbol((*name).to_owned())).collect();
         Judged { name: "y".to_owned(), content: Content::Values, loss: LossKind::Nmse, kl: false, dims, reached: true }
     }
 

@@ -56,18 +56,35 @@ impl Changes {
 /// # Errors
 /// Those of [`Values::new`].
 pub fn outputs(model: &Model, changes: &Changes, carry: &[Carry]) -> Result<BTreeSet<String>> {
-    let values = Values::new(&model.proto)?;
-    let mut spread = Spread { model, values, carry, known: HashMap::new(), open: Vec::new(), reached: BTreeSet::new() };
+    let mut spread = Spread::new(model, carry)?;
     for ((scope, node), flow) in &changes.nodes {
         spread.all_outputs(scope, *node, *flow);
     }
     for (scope, index) in &changes.outputs {
         spread.graph_output(scope, *index, Flow::Shape);
     }
-    while let Some((scope, name)) = spread.open.pop() {
-        spread.follow(&scope, &name);
+    Ok(spread.finished())
+}
+
+/// The outputs of a model that depend on what it is given: on its inputs, or on what is drawn at random. The others are
+/// constants, whatever way they are computed.
+///
+/// # Errors
+/// Those of [`Values::new`].
+pub fn variable(model: &Model) -> Result<BTreeSet<String>> {
+    let mut spread = Spread::new(model, &[])?;
+    let Some(graph) = &model.proto.graph else { return Ok(BTreeSet::new()) };
+    for input in graph.input.iter().filter(|input| graph.initializer.iter().all(|t| t.name() != input.name())) {
+        spread.value(&Scope::root(), input.name(), Flow::Shape);
     }
-    Ok(spread.reached)
+    for (scope, graph) in model.graphs() {
+        for (index, node) in graph.node.iter().enumerate() {
+            if node.op_type().starts_with("Random") || matches!(node.op_type(), "Bernoulli" | "Multinomial") {
+                spread.all_outputs(&scope, index, Flow::Elements);
+            }
+        }
+    }
+    Ok(spread.finished())
 }
 
 struct Spread<'m> {
@@ -80,7 +97,20 @@ struct Spread<'m> {
     reached: BTreeSet<String>,
 }
 
-impl Spread<'_> {
+impl<'m> Spread<'m> {
+    fn new(model: &'m Model, carry: &'m [Carry]) -> Result<Self> {
+        let values = Values::new(&model.proto)?;
+        Ok(Spread { model, values, carry, known: HashMap::new(), open: Vec::new(), reached: BTreeSet::new() })
+    }
+
+    /// Follows everything to its end.
+    fn finished(mut self) -> BTreeSet<String> {
+        while let Some((scope, name)) = self.open.pop() {
+            self.follow(&scope, &name);
+        }
+        self.reached
+    }
+
     /// A value as seen from a scope.
     fn value(&mut self, scope: &Scope, name: &str, flow: Flow) {
         let Some(definition) = self.values.resolve(scope, name) else { return };
@@ -118,7 +148,7 @@ impl Spread<'_> {
         let flow = self.known[&(scope.clone(), name.to_owned())];
         for used in self.values.uses(scope, name).to_vec() {
             match used {
-                Use::Node { scope, node, input } => self.into_node(&scope, node, input, flow),
+                Use::Node { scope, node, input } => self.enter_node(&scope, node, input, flow),
                 Use::Output { scope, index } => self.graph_output(&scope, index, flow),
                 Use::Training => {}
             }
@@ -126,7 +156,7 @@ impl Spread<'_> {
     }
 
     /// What an input of a node makes of its outputs and bodies.
-    fn into_node(&mut self, scope: &Scope, index: usize, input: usize, flow: Flow) {
+    fn enter_node(&mut self, scope: &Scope, index: usize, input: usize, flow: Flow) {
         let node = self.model.node(scope, index);
         match node.op_type() {
             "If" if is_standard(node.domain()) => self.all_outputs(scope, index, Flow::Shape),

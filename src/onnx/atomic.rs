@@ -19,13 +19,13 @@ use super::external_data::{io, same_file};
 use crate::error::{self, Error, ErrorKind, Result};
 
 /// What [`write()`] hands out to be written to.
-pub type Output<'f> = BufWriter<&'f mut File>;
+pub type OutputFile<'f> = BufWriter<&'f mut File>;
 
 /// Appends bytes, leaving a hole for zeros: a copy of a sparse file takes no more of the disk than the file.
 ///
 /// # Errors
 /// [`Io`](ErrorKind::Io).
-pub fn append_sparse(out: &mut Output<'_>, bytes: &[u8]) -> Result<()> {
+pub fn append_sparse(out: &mut OutputFile<'_>, bytes: &[u8]) -> Result<()> {
     let done = if bytes.iter().all(|&b| b == 0) {
         out.seek(SeekFrom::Current(bytes.len() as i64)).map(|_| ())
     } else {
@@ -91,7 +91,7 @@ pub fn write_text(path: &Path, text: &str) -> Result<u64> {
 ///
 /// # Errors
 /// Those of [`prepare`] and [`commit`].
-pub fn write(path: &Path, fill: impl FnOnce(&mut Output<'_>) -> Result<()>) -> Result<u64> {
+pub fn write(path: &Path, fill: impl FnOnce(&mut OutputFile<'_>) -> Result<()>) -> Result<u64> {
     commit([prepare(path, fill)?])
 }
 
@@ -107,7 +107,7 @@ pub struct Pending {
 ///
 /// # Errors
 /// Those of [`check_target`] and `fill`, and [`Io`](ErrorKind::Io); no partial file stays.
-pub fn prepare(path: &Path, fill: impl FnOnce(&mut Output<'_>) -> Result<()>) -> Result<Pending> {
+pub fn prepare(path: &Path, fill: impl FnOnce(&mut OutputFile<'_>) -> Result<()>) -> Result<Pending> {
     check_place(path)?;
     let failed = |e: std::io::Error| io(&e, path);
     remove_stale(path);

@@ -17,7 +17,7 @@ use crate::error::{self, Cut, Error, ErrorKind, Result};
 
 /// Where a tensor says that its values are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct DataRange {
     /// Path of the side file, relative to the model's directory.
     pub location: String,
     /// First byte in the file.
@@ -26,13 +26,13 @@ pub struct Place {
     pub length: Option<u64>,
 }
 
-impl Place {
+impl DataRange {
     /// Reads the entries of a tensor whose `data_location` is `EXTERNAL`.
     ///
     /// # Errors
     /// [`Malformed`](ErrorKind::Malformed) without a location, or for an offset or length that is not a plain number.
     pub fn of(tensor: &TensorProto) -> Result<Self> {
-        let mut place = Place { location: String::new(), offset: 0, length: None };
+        let mut place = DataRange { location: String::new(), offset: 0, length: None };
         for entry in &tensor.external_data {
             let number = || {
                 entry.value().parse::<u64>().map_err(|_| {
@@ -132,12 +132,12 @@ impl Range {
 /// [`Malformed`](ErrorKind::Malformed) for a place outside of `directory` or of the file, and for a length other than
 /// needed; [`Io`](ErrorKind::Io) if the file cannot be read.
 pub fn open(directory: Option<&Path>, tensor: &TensorProto, need: Option<u64>) -> Result<Range> {
-    let place = Place::of(tensor)?;
+    let place = DataRange::of(tensor)?;
     open_place(directory, &place, need).map_err(|e| e.at_tensor(tensor.name()))
 }
 
 /// As [`open`], of a place that need not be that of one tensor.
-pub(super) fn open_place(directory: Option<&Path>, place: &Place, need: Option<u64>) -> Result<Range> {
+pub(super) fn open_place(directory: Option<&Path>, place: &DataRange, need: Option<u64>) -> Result<Range> {
     let Some(directory) = directory else {
         return Err(Error::new(
             ErrorKind::Unsupported,

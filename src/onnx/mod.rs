@@ -22,4 +22,5 @@ pub use graph::{Definition, Names, NodeNames, Origin, Scope, Step, Use, Values};
 pub use model::{LoadOptions, Model};
 pub use proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 pub use rewrite::{Dropped, Rewriter};
+pub use serialize::{field_bytes, message_bytes};
 pub use tensor::ElementType;

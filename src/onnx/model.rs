@@ -12,7 +12,7 @@ use bytes::Bytes;
 use ndarray::{ArrayD, IxDyn};
 use prost::Message;
 
-use super::external_data::{self, Place, io};
+use super::external_data::{self, DataRange, io};
 use super::graph::{self, Definition, Origin, Values, is_standard};
 use super::proto::{ModelProto, TensorProto};
 use super::tensor::{self, ElementType, is_external};
@@ -304,7 +304,7 @@ impl Model {
         let mut end = 0;
         graph::for_each_tensor_mut(&mut proto, &mut |tensor| {
             let place = if is_external(tensor) {
-                let Place { location, offset, length: told } = Place::of(tensor)?;
+                let DataRange { location, offset, length: told } = DataRange::of(tensor)?;
                 let length = self.side_bytes(tensor)?;
                 let piece = pieces.get_mut(&relative(&location)).and_then(|pieces| {
                     let after = pieces.partition_point(|piece| piece.start <= offset);
@@ -316,7 +316,7 @@ impl Model {
                     None => {
                         let length = piece.end - piece.start;
                         let start = side_offset(end, length);
-                        let source = Place { location, offset: piece.start, length: Some(length) };
+                        let source = DataRange { location, offset: piece.start, length: Some(length) };
                         let values = SideValues::Moved(self.directory().map(Path::to_owned), source);
                         write(values, start).map_err(|e| e.at_tensor(tensor.name()))?;
                         end = start + length;
@@ -327,13 +327,13 @@ impl Model {
                 // Without a length it ends where the file does: whether that stays so is known at the end.
                 let is_known = offset + length < piece.end || tensor::payload_bytes(tensor).is_err();
                 let length = told.or_else(|| is_known.then_some(length));
-                Place { location: name.to_owned(), offset: start + (offset - piece.start), length }
+                DataRange { location: name.to_owned(), offset: start + (offset - piece.start), length }
             } else if too_large && tensor::stored_bytes(tensor) >= MOVED_BYTES {
                 let length = tensor::payload_bytes(tensor)?;
                 let offset = side_offset(end, length);
-                write(SideValues::Inline(tensor.clone()), offset)?;
+                write(SideValues::Inline(Box::new(tensor.clone())), offset)?;
                 end = offset + length;
-                Place { location: name.to_owned(), offset, length: Some(length) }
+                DataRange { location: name.to_owned(), offset, length: Some(length) }
             } else {
                 return Ok(());
             };
@@ -341,12 +341,12 @@ impl Model {
             Ok(())
         })?;
         graph::for_each_tensor_mut(&mut proto, &mut |tensor| {
-            if let Some(place) = is_external(tensor).then(|| Place::of(tensor)).transpose()?
+            if let Some(place) = is_external(tensor).then(|| DataRange::of(tensor)).transpose()?
                 && place.length.is_none()
                 && let Ok(length) = tensor::payload_bytes(tensor)
                 && place.offset + length < end
             {
-                Place { length: Some(length), ..place }.write_to(tensor);
+                DataRange { length: Some(length), ..place }.write_to(tensor);
             }
             Ok(())
         })?;
@@ -359,7 +359,7 @@ impl Model {
         let mut sound = Ok(());
         graph::for_each_tensor(&self.proto, |tensor| {
             if sound.is_ok() && is_external(tensor) {
-                sound = Place::of(tensor).and_then(|place| {
+                sound = DataRange::of(tensor).and_then(|place| {
                     let end = place.offset.checked_add(self.side_bytes(tensor)?).ok_or_else(|| {
                         Error::new(ErrorKind::Malformed, "external data: offset and length overflow")
                             .at_tensor(tensor.name())
@@ -429,7 +429,7 @@ impl Model {
         let mut sound = Ok(());
         graph::for_each_tensor(&self.proto, |tensor| {
             if sound.is_ok() && is_external(tensor) {
-                sound = Place::of(tensor).and_then(|place| {
+                sound = DataRange::of(tensor).and_then(|place| {
                     locations.insert(place.location);
                     external_data::open(Some(directory), tensor, tensor::payload_bytes(tensor).ok()).map(|_| ())
                 });
@@ -445,14 +445,14 @@ impl Model {
 /// What stands in a side file that is written.
 enum SideValues {
     /// A range of a side file of the model, which is in this directory.
-    Moved(Option<PathBuf>, Place),
+    Moved(Option<PathBuf>, DataRange),
     /// The values of a tensor that has them in the message.
-    Inline(TensorProto),
+    Inline(Box<TensorProto>),
 }
 
 impl SideValues {
     /// Writes them, and returns how many bytes they are.
-    fn write(&self, out: &mut atomic::Output<'_>) -> Result<u64> {
+    fn write(&self, out: &mut atomic::OutputFile<'_>) -> Result<u64> {
         match self {
             SideValues::Moved(directory, place) => {
                 let range = external_data::open_place(directory.as_deref(), place, place.length)?;

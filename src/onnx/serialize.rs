@@ -8,7 +8,7 @@
 use std::io::Write;
 
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
 use super::proto::{GraphProto, ModelProto, TensorProto};
 use crate::error::{self, Error, ErrorKind, Result};
@@ -136,6 +136,17 @@ fn tensor(tensor: &TensorProto, out: &mut dyn Write) -> Result<()> {
         write(raw, out)?;
     }
     write(&tail.encode_to_vec(), out)
+}
+
+/// Bytes of a message in a file, without its key and length.
+pub fn message_bytes(message: &impl Message) -> i64 {
+    message.encoded_len() as i64
+}
+
+/// Bytes of a field that holds `length` bytes: its key, if its number is below 16, its length and itself.
+pub fn field_bytes(length: i64) -> i64 {
+    let written = u64::try_from(length).unwrap_or(0);
+    1 + encoded_len_varint(written) as i64 + length
 }
 
 /// Key and length of a field that holds `length` bytes.

@@ -1,7 +1,7 @@
 //! How one site is stored: the codecs that there are, their names, and the bytes that their codes take.
 
 use crate::dictionary::{ATOMS, Band, Bands, BlockSpec, MAX_BANDS, MAX_WIDTH};
-use crate::sites::Block;
+use crate::sites::SiteRows;
 
 /// Which sites a codebook may serve. A wider one costs fewer bytes and fits each site less well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,7 +54,7 @@ pub enum Choice {
 
 /// A codec and its settings as the file of a plan has them; none for settings that the codec does not have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
+pub struct CodecSettings {
     /// The name of the codec.
     pub codec: String,
     /// Weights in a piece.
@@ -123,7 +123,7 @@ impl Choice {
     /// Bytes of the codes and row scales of a site, without what it shares with others and without nodes. `dense` is what
     /// it takes as it is.
     #[must_use]
-    pub fn code_bytes(self, block: &Block, dense: u64) -> u64 {
+    pub fn code_bytes(self, block: &SiteRows, dense: u64) -> u64 {
         let [rows, columns] = block.shape();
         match self {
             Choice::Dense => dense,
@@ -134,7 +134,7 @@ impl Choice {
 
     /// Bits of the codes of a site, as opposed to scales, codebooks and graph.
     #[must_use]
-    pub fn code_bits(self, block: &Block) -> f64 {
+    pub fn code_bits(self, block: &SiteRows) -> f64 {
         match self {
             Choice::Dense | Choice::Projection { .. } => 0.0,
             Choice::Block { spec, .. } => spec.bits_per_weight() * block.weights() as f64,
@@ -143,8 +143,8 @@ impl Choice {
 
     /// The settings of the codec for the file of a plan.
     #[must_use]
-    pub fn settings(self) -> Settings {
-        let mut settings = Settings { codec: self.codec().to_owned(), ..Settings::default() };
+    pub fn settings(self) -> CodecSettings {
+        let mut settings = CodecSettings { codec: self.codec().to_owned(), ..CodecSettings::default() };
         match self {
             Choice::Dense => {}
             Choice::Block { spec, sharing } => {
@@ -165,14 +165,14 @@ impl Choice {
     ///
     /// # Errors
     /// A message that says what was expected.
-    pub fn of_settings(settings: &Settings) -> Result<Choice, String> {
+    pub fn of_settings(settings: &CodecSettings) -> Result<Choice, String> {
         let block = (settings.width, settings.atoms, settings.sharing.as_deref());
         match (settings.codec.as_str(), block, &settings.bands) {
             ("dense", (None, None, None), None) => Ok(Choice::Dense),
             ("block", (Some(width), Some(atoms), Some(sharing)), None) => {
                 let spec = BlockSpec::new(width).map_err(|error| error.to_string())?;
                 if atoms != ATOMS {
-                    return Err(format!("{atoms} atoms: only codebooks of {ATOMS} can be stored"));
+                    return Err(format!("{atoms} atoms, expected {ATOMS}"));
                 }
                 let reach = Sharing::ALL.into_iter().find(|reach| reach.name() == sharing);
                 let sharing = reach
@@ -180,9 +180,9 @@ impl Choice {
                 Ok(Choice::Block { spec, sharing })
             }
             ("projection", (None, None, None), Some(bands)) => projection(bands),
-            ("dense", ..) => Err("a dense unit has no width, atoms, sharing or bands".to_owned()),
-            ("block", ..) => Err("a block unit needs width, atoms and sharing, and nothing else".to_owned()),
-            ("projection", ..) => Err("a projection unit needs bands, and nothing else".to_owned()),
+            ("dense", ..) => Err("codec = \"dense\" takes no width, atoms, sharing or bands: remove them".to_owned()),
+            ("block", ..) => Err("codec = \"block\" takes width, atoms and sharing, and nothing else".to_owned()),
+            ("projection", ..) => Err("codec = \"projection\" takes bands, and nothing else".to_owned()),
             (codec, ..) => Err(format!("codec '{codec}' is unknown, expected block, projection or dense")),
         }
     }

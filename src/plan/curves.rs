@@ -8,7 +8,7 @@ use super::allocation::{self, Candidate};
 use super::{Choice, Plan, Sharing, Sizing, uniform};
 use crate::dictionary::BlockSpec;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sites::{Kind, PerSite, Site, SiteId, Sites};
+use crate::sites::{PerSite, Site, SiteId, SiteKind, Sites};
 
 /// Widths of pieces on offer, from 8 bits a weight to half a bit.
 const WIDTHS: [usize; 11] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16];
@@ -33,7 +33,7 @@ pub(super) fn specs() -> impl Iterator<Item = BlockSpec> {
 
 /// `plan` with the codes of the sites of one kind a width coarser; `None` where they are as coarse as can be.
 #[must_use]
-pub fn coarser(sites: &Sites, plan: &Plan, of: Kind) -> Option<Plan> {
+pub fn coarser(sites: &Sites, plan: &Plan, of: SiteKind) -> Option<Plan> {
     let mut coarser = plan.clone();
     for (_, choice) in coarser.choices.iter_mut().filter(|(id, _)| sites.get(*id).kind() == of) {
         if let Choice::Block { spec, .. } = choice {
@@ -47,12 +47,12 @@ pub fn coarser(sites: &Sites, plan: &Plan, of: Kind) -> Option<Plan> {
 #[derive(Clone, Debug)]
 pub struct Curves {
     /// For each site its candidates, in the same order for all.
-    pub points: PerSite<Vec<Point>>,
+    pub points: PerSite<Vec<CurvePoint>>,
 }
 
 /// A point of a rate-distortion curve.
 #[derive(Clone, Copy, Debug)]
-pub struct Point {
+pub struct CurvePoint {
     /// What is stored.
     pub choice: Choice,
     /// Estimated bytes.
@@ -66,12 +66,12 @@ impl Curves {
     #[must_use]
     pub fn of_shapes(sites: &Sites) -> Curves {
         let dense = sites.map(|site| site.block.weights() as u64 * sites.element_bytes(site.id));
-        let mut points: PerSite<Vec<Point>> = sites.map(|_| Vec::new());
+        let mut points: PerSite<Vec<CurvePoint>> = sites.map(|_| Vec::new());
         for choice in ways(sites).into_iter().chain([Choice::Dense]) {
             let payload = alike(sites, choice).payload(sites, &dense);
             for (id, points) in points.iter_mut() {
                 let nodes = if choice == Choice::Dense { 0 } else { NODES };
-                points.push(Point { choice, bytes: payload[id] + nodes, distortion: 0.0 });
+                points.push(CurvePoint { choice, bytes: payload[id] + nodes, distortion: 0.0 });
             }
         }
         Curves { points }
@@ -98,7 +98,7 @@ impl Curves {
         }
         let (_, plan) = search.best.ok_or_else(|| sizing.too_small(target, search.smallest))?;
         if plan.choices.values().all(|choice| *choice == Choice::Dense) {
-            let message = format!("nothing to do: the model as it is fits {target} bytes");
+            let message = format!("nothing to do: the original already fits {target} bytes");
             return Err(Error::new(ErrorKind::NothingToDo, message));
         }
         Ok(plan)
@@ -161,7 +161,7 @@ impl<'a> Search<'a> {
     }
 
     /// A point of a site's curve; the finest of those that are coded stands in where dense is not on offer.
-    fn point(&self, site: SiteId, index: usize) -> &Point {
+    fn point(&self, site: SiteId, index: usize) -> &CurvePoint {
         let points = &self.curves.points[site];
         let point = &points[index];
         if point.choice != Choice::Dense || self.sizing.keeps_dense[site] {

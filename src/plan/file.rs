@@ -7,12 +7,33 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::dictionary::{ATOMS, MAX_WIDTH};
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{Choice, Plan, Settings};
+use crate::plan::{Choice, CodecSettings, Plan};
 use crate::sites::{PerSite, Site, Sites};
 
 /// The version of the format.
 const VERSION: u32 = 1;
+
+/// The comment on top of a plan. `projection`: whether there is one in it.
+fn header(projection: bool) -> String {
+    let bands = match projection {
+        true => {
+            "# bands    of codec \"projection\", a list for each dictionary: [atoms, numbers of an atom in one index, numbers of\n\
+             #          a row of codes in one index].\n"
+        }
+        false => "",
+    };
+    format!(
+        "# A plan of dirnet: how each unit is stored. A unit is one gate of the matrix W or R of a node.\n\
+         # codec    \"block\": a codebook; \"dense\": the weights stay unchanged (remove width, atoms and sharing).\n\
+         # width    weights in an atom, 1 to {MAX_WIDTH}: 8 / width bits per weight, plus row scales and the codebook.\n\
+         # atoms    entries of the codebook, always {ATOMS}.\n\
+         # sharing  units that share the codebook: \"unit\" (only this one), \"matrix\", \"node\" or \"model\".\n\
+         # sensitivity  loss at the outputs per unit of distortion; weights the units that share a codebook.\n\
+         {bands}# Apply with: dirnet compress MODEL -o OUT --plan FILE\n"
+    )
+}
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,7 +61,7 @@ struct Entry {
     /// row of codes]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     bands: Option<Vec<Vec<[u16; 3]>>>,
-    /// Weighs sites that share a codebook; taken to matter by their energy alike if absent.
+    /// Weights the sites that share a codebook; if absent, all count by their energy.
     #[serde(skip_serializing_if = "Option::is_none")]
     sensitivity: Option<f64>,
 }
@@ -61,19 +82,15 @@ pub fn write(sites: &Sites, plan: &Plan) -> Result<String> {
     let entry = |site: &Site| {
         let (choice, sensitivity) = (plan.choices[site.id], plan.sensitivity[site.id]);
         let (node, tensor, direction, gate) = place(site);
-        let Settings { codec, width, atoms, sharing, bands } = choice.settings();
+        let CodecSettings { codec, width, atoms, sharing, bands } = choice.settings();
         let sensitivity = Some(sensitivity);
         Entry { node, tensor, direction, gate, codec, width, atoms, sharing, bands, sensitivity }
     };
-    let unit = sites.all.iter().map(entry).collect();
+    let unit: Vec<Entry> = sites.all.iter().map(entry).collect();
+    let header = header(unit.iter().any(|entry| entry.bands.is_some()));
     let body = toml::to_string(&File { version: VERSION, unit })
         .map_err(|error| Error::new(ErrorKind::Usage, format!("the plan cannot be written: {error}")))?;
-    Ok(format!(
-        "# How each unit is stored: width weights to an atom, so many atoms, in a codebook for a unit, matrix, node or\n\
-         # the whole model. Leave a unit alone with codec = \"dense\". Bands of a projection dictionary: atoms, numbers of an\n\
-         # atom in a piece of it, codes in a piece of a row. Apply with: dirnet compress MODEL -o OUT --plan FILE\n\
-         {body}"
-    ))
+    Ok(header + &body)
 }
 
 /// Reads the plan for some weights from its text. A site without a sensitivity takes that of `usual`.
@@ -91,21 +108,21 @@ pub fn read(text: &str, sites: &Sites, usual: &PerSite<f64>) -> Result<Plan> {
     let mut planned: BTreeMap<Place, (Choice, Option<f64>)> = BTreeMap::new();
     for entry in file.unit {
         let Entry { codec, width, atoms, sharing, bands, .. } = entry;
-        let settings = Settings { codec, width, atoms, sharing, bands };
+        let settings = CodecSettings { codec, width, atoms, sharing, bands };
         let choice = Choice::of_settings(&settings).map_err(|message| usage(message).at_node(&entry.node))?;
         if let Some(sensitivity) = entry.sensitivity.filter(|s| !(*s > 0.0 && s.is_finite())) {
-            return Err(usage(format!("sensitivity {sensitivity}: it has to be above 0")).at_node(&entry.node));
+            return Err(usage(format!("sensitivity {sensitivity}, expected a number above 0")).at_node(&entry.node));
         }
         let place = (entry.node, entry.tensor, entry.direction, entry.gate);
         if let Some((place, _)) = planned.get_key_value(&place) {
-            return Err(usage(format!("{} is planned twice", show(place))));
+            return Err(usage(format!("{} is in the plan twice", show(place))));
         }
         planned.insert(place, (choice, entry.sensitivity));
     }
     let (mut choices, mut sensitivities) = (Vec::new(), Vec::new());
     for site in &sites.all {
         let place = place(site);
-        let found = planned.remove(&place).ok_or_else(|| usage(format!("there is no unit for {}", show(&place))));
+        let found = planned.remove(&place).ok_or_else(|| usage(format!("there is no [[unit]] for {}", show(&place))));
         let (choice, sensitivity) = found?;
         check(choice, site, sites)?;
         choices.push(choice);
@@ -113,7 +130,7 @@ pub fn read(text: &str, sites: &Sites, usual: &PerSite<f64>) -> Result<Plan> {
     }
     let plan = Plan { choices: choices.into(), sensitivity: sensitivities.into() };
     match planned.into_keys().next() {
-        Some(place) => Err(usage(format!("{} is not among the weights of the model", show(&place)))),
+        Some(place) => Err(usage(format!("the model has no weights {}", show(&place)))),
         None => Ok(plan),
     }
 }
@@ -129,7 +146,7 @@ fn check(choice: Choice, site: &Site, sites: &Sites) -> Result<()> {
     }
     match sections.iter().zip(&parts).find(|(section, part)| part.atoms() > section.columns) {
         Some((section, part)) => Err(usage(format!(
-            "{} has {} atoms, its vectors have {} components",
+            "{} has {} atoms, expected at most {}, the length of its input vectors",
             show(&place(site)),
             part.atoms(),
             section.columns

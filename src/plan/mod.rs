@@ -2,7 +2,7 @@
 //!
 //! A [`Plan`] gives each site a [`Choice`] of codec and rate. [`Curves`] say what the choices cost each site in bytes and
 //! distortion; with sensitivities, the loss at the output per distortion, [`Curves::allocate`] finds the plan of least
-//! predicted loss that fits a target. [`uniform`] makes a plan without sensitivities: one rate for all sites.
+//! predicted loss that fits a target. [`uniform()`] makes a plan without sensitivities: one rate for all sites.
 //!
 //! Nothing here runs or learns anything.
 
@@ -17,8 +17,8 @@ mod sizing;
 mod uniform;
 
 pub use allocation::{Candidate, allocate};
-pub use choice::{Choice, Settings, Sharing, Storage};
-pub use curves::{Curves, Point, coarser, widths_near};
+pub use choice::{Choice, CodecSettings, Sharing, Storage};
+pub use curves::{CurvePoint, Curves, coarser, widths_near};
 pub use file::{read, write};
 pub use overrides::Pins;
 pub use projection::Dictionaries;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::{Choice, Curves, Plan, Sizing};
-use crate::dictionary::{self, Bands, Basis, Demand, Division, Matrix, Metric};
+use crate::dictionary::{self, Bands, Basis, Demand, Division, Metric, WeightMatrix};
 use crate::error::Result;
 use crate::sites::{PerSite, Section, SiteId, Weights};
 
@@ -63,7 +63,7 @@ impl<'a> Dictionaries<'a> {
                 let section = |&(id, s): &(SiteId, usize)| weights.sections(id)[s];
                 let columns = members.first().map_or(0, |member| section(member).columns);
                 let starts: Vec<usize> = members.iter().map(|member| section(member).start).collect();
-                let matrix = |&(id, _): &(SiteId, usize)| Matrix {
+                let matrix = |&(id, _): &(SiteId, usize)| WeightMatrix {
                     weights: weights.rows(id),
                     metric: &metrics[id],
                     importance: sensitivity[id],
@@ -177,7 +177,8 @@ impl<'a> Dictionaries<'a> {
     fn rival(&self, curves: &Curves, stack: &[usize], price: f64) -> ((f64, f64), Vec<(SiteId, Choice)>) {
         let (mut loss, mut bytes) = (0.0, 0.0);
         let pick = |id: SiteId| {
-            let cost = |point: &&super::Point| self.sensitivity[id] * point.distortion + price * point.bytes as f64;
+            let cost =
+                |point: &&super::CurvePoint| self.sensitivity[id] * point.distortion + price * point.bytes as f64;
             let point = curves.points[id].iter().min_by(|a, b| cost(a).total_cmp(&cost(b)));
             let point = point.expect("a curve has at least its dense point");
             loss += self.sensitivity[id] * point.distortion;

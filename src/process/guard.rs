@@ -217,7 +217,7 @@ pub fn arm(limits: Limits) {
         loop {
             thread::sleep(LOOK);
             if engine::longest_call().is_some_and(|taken| taken > most) {
-                stop(&format!("one run takes more than {} s; raise --verify-timeout if it may", limits.verify_timeout));
+                stop(&format!("inference exceeds {} s; increase --verify-timeout", limits.verify_timeout));
             }
         }
     });
@@ -234,7 +234,7 @@ fn stop(why: &str) -> ! {
 }
 
 fn memory(limits: Limits) -> String {
-    format!("it takes more than {} of memory; raise --verify-memory if it may", Bytes(limits.verify_memory))
+    format!("it takes more than {} of memory; increase --verify-memory", Bytes(limits.verify_memory))
 }
 
 /// Has a worker do what `arguments` ask for, and returns the exit code for this process.
@@ -268,7 +268,7 @@ fn attempts(job: &Guarded<'_>, arguments: &[OsString]) -> io::Result<ExitCode> {
     if let End::Exit(0, _) = run(Role::Probe)? {
         return Ok(match job.compressed {
             Some(compressed) => failed(compressed, &format!("could not be verified: {reason}")),
-            None => failed(job.original, &format!("stopped, although the model by itself can be run: {reason}")),
+            None => failed(job.original, &format!("compression stopped, although the model can be run: {reason}")),
         });
     }
     if !job.layers {
@@ -365,7 +365,7 @@ impl Worker {
                 let most = Bytes(limits.verify_memory);
                 End::Samples(format!(
                     "the samples take more than {most} of memory; use fewer or smaller ones (--dim, where there are none), or \
-                     raise --verify-memory"
+                     increase --verify-memory"
                 ))
             }
             (_, said) => End::Died(cause(status, &said, limits)),
@@ -418,7 +418,7 @@ fn cause(status: ExitStatus, said: &Said, limits: Limits) -> String {
         let (sample, most) = (Bytes(said.sample), Bytes(limits.verify_memory));
         return format!(
             "on samples of up to {sample} it takes more than {most} of memory; use smaller ones (--dim, where there are \
-             none), or raise --verify-memory"
+             none), or increase --verify-memory"
         );
     }
     if is_out_of_memory(text) {
@@ -429,11 +429,11 @@ fn cause(status: ExitStatus, said: &Said, limits: Limits) -> String {
     }
     match signal(status) {
         Some(Signal::Kill) => {
-            format!("the process of the engine was killed ({status}), as a system does that has no memory left")
+            format!("the engine process was killed ({status}), probably out of memory")
         }
         Some(Signal::Fault) => format!("the engine crashed ({status}): this is a bug in it, please report it"),
-        Some(Signal::Other) => format!("the process of the engine was ended from outside ({status})"),
-        None => format!("the process of the engine ended without a result ({status})"),
+        Some(Signal::Other) => format!("the engine process was stopped from outside ({status})"),
+        None => format!("the engine process ended without a result ({status})"),
     }
 }
 
@@ -482,7 +482,7 @@ mod tests {
     fn only_kill_is_taken_for_a_lack_of_memory() {
         let limits = Limits { verify_timeout: 1, verify_memory: 1 };
         let of = |signal: i32| cause(std::os::unix::process::ExitStatusExt::from_raw(signal), &Said::default(), limits);
-        assert!(of(9).contains("no memory left"), "{}", of(9));
+        assert!(of(9).contains("probably out of memory"), "{}", of(9));
         for (signal, words) in [(11, "the engine crashed"), (6, "the engine crashed"), (25, "from outside")] {
             let line = of(signal);
             assert!(line.contains(words) && !line.contains("memory"), "{line}");

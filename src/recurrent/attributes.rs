@@ -170,7 +170,7 @@ const FUNCTIONS: [(&str, Function, Parameter, Parameter); 11] = {
 
 /// An activation function with its parameters; those that it does not take are 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Activation {
+pub struct NamedActivation {
     /// Which function.
     pub function: Function,
     /// `alpha` of the specification.
@@ -179,15 +179,15 @@ pub struct Activation {
     pub beta: f32,
 }
 
-impl Activation {
+impl NamedActivation {
     /// `Sigmoid`, the default of the gates.
-    pub const SIGMOID: Activation = Activation { function: Function::Sigmoid, alpha: 0.0, beta: 0.0 };
+    pub const SIGMOID: NamedActivation = NamedActivation { function: Function::Sigmoid, alpha: 0.0, beta: 0.0 };
     /// `Tanh`, the default of the cell and hidden activations.
-    pub const TANH: Activation = Activation { function: Function::Tanh, alpha: 0.0, beta: 0.0 };
+    pub const TANH: NamedActivation = NamedActivation { function: Function::Tanh, alpha: 0.0, beta: 0.0 };
 
     /// The value at `x`, by the formulas of the specification.
     pub fn apply(self, x: f32) -> f32 {
-        let Activation { function, alpha, beta } = self;
+        let NamedActivation { function, alpha, beta } = self;
         match function {
             Function::Relu => x.max(0.0),
             Function::Tanh => x.tanh(),
@@ -237,7 +237,7 @@ pub struct Attributes {
     /// `direction`.
     pub direction: Direction,
     /// `activations` with their parameters: 3 (LSTM: f, g, h), 2 (GRU: f, g) or 1 (RNN: f) for each direction in turn.
-    pub activations: Vec<Activation>,
+    pub activations: Vec<NamedActivation>,
     /// `clip`: the input of every activation is clamped to `[-clip, clip]`.
     pub clip: Option<f32>,
     /// `input_forget` (LSTM): the forget gate is `1 - i`.
@@ -292,8 +292,8 @@ impl Attributes {
     }
 }
 
-fn default_activations(cell: Cell, direction: Direction) -> Vec<Activation> {
-    let one = cell.default_activations().iter().map(|&function| Activation { function, alpha: 0.0, beta: 0.0 });
+fn default_activations(cell: Cell, direction: Direction) -> Vec<NamedActivation> {
+    let one = cell.default_activations().iter().map(|&function| NamedActivation { function, alpha: 0.0, beta: 0.0 });
     std::iter::repeat_n(one, direction.count()).flatten().collect()
 }
 
@@ -359,7 +359,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn activations(&self, cell: Cell, direction: Direction) -> Result<Vec<Activation>> {
+    fn activations(&self, cell: Cell, direction: Direction) -> Result<Vec<NamedActivation>> {
         let names = self.get("activations", AttributeType::Strings)?.map_or(&[][..], |a| &a.strings[..]);
         let mut alphas = self.floats("activation_alpha")?.iter().copied();
         let mut betas = self.floats("activation_beta")?.iter().copied();
@@ -407,7 +407,7 @@ fn activation(
     name: &[u8],
     alphas: &mut impl Iterator<Item = f32>,
     betas: &mut impl Iterator<Item = f32>,
-) -> Result<Activation> {
+) -> Result<NamedActivation> {
     let Some((name, function, alpha, beta)) = FUNCTIONS.iter().find(|f| f.0.as_bytes().eq_ignore_ascii_case(name))
     else {
         return malformed(format!("activation '{}' is not known", Cut(&String::from_utf8_lossy(name))));
@@ -421,7 +421,7 @@ fn activation(
         Parameter::Default(default) => Ok(given.next().unwrap_or(default)),
         Parameter::Required => given.next().ok_or_else(|| missing(which)),
     };
-    Ok(Activation {
+    Ok(NamedActivation {
         function: *function,
         alpha: parameter(*alpha, alphas, "alpha")?,
         beta: parameter(*beta, betas, "beta")?,
@@ -466,17 +466,17 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_specification() {
         let lstm = read(Cell::Lstm, 7, vec![int("hidden_size", 3)]).unwrap();
-        assert_eq!(lstm.activations, [Activation::SIGMOID, Activation::TANH, Activation::TANH]);
+        assert_eq!(lstm.activations, [NamedActivation::SIGMOID, NamedActivation::TANH, NamedActivation::TANH]);
         assert_eq!((lstm.hidden, lstm.direction, lstm.clip, lstm.layout), (3, Direction::Forward, None, 0));
         let both = vec![int("hidden_size", 3), text("direction", "bidirectional")];
         let gru = read(Cell::Gru, 22, both).unwrap();
         assert_eq!(
             gru.activations,
-            [Activation::SIGMOID, Activation::TANH, Activation::SIGMOID, Activation::TANH],
+            [NamedActivation::SIGMOID, NamedActivation::TANH, NamedActivation::SIGMOID, NamedActivation::TANH],
             "two for each direction"
         );
         assert!(gru.has_default_activations(Cell::Gru));
-        assert_eq!(read(Cell::Rnn, 14, vec![int("hidden_size", 3)]).unwrap().activations, [Activation::TANH]);
+        assert_eq!(read(Cell::Rnn, 14, vec![int("hidden_size", 3)]).unwrap().activations, [NamedActivation::TANH]);
     }
 
     #[test]
@@ -491,9 +491,9 @@ mod tests {
         assert_eq!(
             lstm.activations,
             [
-                Activation { function: Function::HardSigmoid, alpha: 0.3, beta: 0.1 },
-                Activation::TANH,
-                Activation { function: Function::LeakyRelu, alpha: 0.4, beta: 0.0 },
+                NamedActivation { function: Function::HardSigmoid, alpha: 0.3, beta: 0.1 },
+                NamedActivation::TANH,
+                NamedActivation { function: Function::LeakyRelu, alpha: 0.4, beta: 0.0 },
             ]
         );
         assert_eq!(lstm.unusual(Cell::Lstm), ["activations = HardSigmoid Tanh LeakyRelu"]);
@@ -559,10 +559,10 @@ mod tests {
         ];
         for (function, alpha, beta, expected) in cases {
             for (x, expected) in [-1.0, 2.0].into_iter().zip(expected) {
-                let found = Activation { function, alpha, beta }.apply(x);
+                let found = NamedActivation { function, alpha, beta }.apply(x);
                 assert!((found - expected).abs() < 1e-6, "{function:?}({x}) = {found}, expected {expected}");
             }
         }
-        assert_eq!(Activation { function: Function::Softplus, alpha: 0.0, beta: 0.0 }.apply(1e4), 1e4);
+        assert_eq!(NamedActivation { function: Function::Softplus, alpha: 0.0, beta: 0.0 }.apply(1e4), 1e4);
     }
 }

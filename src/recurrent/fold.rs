@@ -150,7 +150,7 @@ impl Operation<'_> {
             "Mul" => self.arithmetic(|a, b| a * b, |a, b| Some(a.wrapping_mul(b))),
             "Div" => self.arithmetic(|a, b| a / b, i64::checked_div),
             "MatMul" => self.matmul(),
-            other => Err(format!("is of operator {other}, which is not followed")),
+            other => Err(format!("is of operator {other}, which is not supported")),
         }
     }
 
@@ -205,7 +205,7 @@ impl Operation<'_> {
         }
         self.budget.charge(x.shape())?;
         convert(&x, to)
-            .ok_or_else(|| format!("casts {} to {}, which is not followed", x.element.as_str_name(), to.as_str_name()))
+            .ok_or_else(|| format!("casts {} to {}, which is not supported", x.element.as_str_name(), to.as_str_name()))
     }
 
     fn unsqueeze(&self) -> Folded<Constant> {
@@ -390,7 +390,7 @@ impl Operation<'_> {
         let shape = sizes(&self.input(0)?.integers()?)?;
         self.budget.charge(&shape)?;
         if self.attribute("value").is_some() {
-            return Err("fills with a value, which is not followed".to_owned());
+            return Err("fills with a value, which is not supported".to_owned());
         }
         let data = Data::Float(ArcArray::zeros(IxDyn(&shape)));
         Ok(Constant { element: ElementType::Float, data })

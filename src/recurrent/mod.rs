@@ -20,7 +20,7 @@ use std::ops::Range;
 use ndarray::Array2;
 use regex::Regex;
 
-pub use attributes::{Activation, Attributes, Cell, Direction, Function};
+pub use attributes::{Attributes, Cell, Direction, Function, NamedActivation};
 pub use vector::Vector;
 pub use weights::{ConstantRef, Constants, Source};
 
@@ -172,6 +172,8 @@ impl fmt::Display for Matrix {
 pub struct GateBlock {
     /// Name of the node.
     pub node: String,
+    /// Its operator.
+    pub cell: Cell,
     /// W or R.
     pub matrix: Matrix,
     /// Forward or reverse.
@@ -236,6 +238,7 @@ impl RecurrentNode {
         let directions = self.attributes.direction.each().iter().enumerate();
         let block = |(direction_index, &direction), (gate_index, &gate)| GateBlock {
             node: self.name.clone(),
+            cell: self.cell,
             matrix,
             direction,
             direction_index,
@@ -467,13 +470,13 @@ impl Finder<'_, '_> {
         if self.model.opset() < limits::FIRST_OPSET {
             let (opset, first) = (self.model.opset(), limits::FIRST_OPSET);
             obstacles.push(format!(
-                "opset {opset} has not the operators to rebuild weights: convert the model to {first}, with \
+                "opset {opset} lacks operators that decode weights: convert the model to {first}, with \
                  onnx.version_converter or a new export"
             ));
         }
         obstacles.dedup();
         let (Some(w), Some(r), true) = (w, r, obstacles.is_empty()) else {
-            return Err(Refusal::Skip { reason: obstacles.join("; and "), warning });
+            return Err(Refusal::Skip { reason: obstacles.join("; "), warning });
         };
         Ok(RecurrentNode {
             scope: scope.clone(),

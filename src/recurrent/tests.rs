@@ -312,9 +312,9 @@ fn what_is_not_constant_is_skipped_with_the_reason() {
         (through(17, vec![node("Mul", &["x", "R"], &["W"], vec![])], vec![]), "W is computed from graph input 'x'"),
         (
             through(17, vec![node("Neg", &["a"], &["W"], vec![])], vec![tensor::float("a", &W, &count(24))]),
-            "W is computed from node 'W' (Neg), which is not followed",
+            "W is computed from node 'W' (Neg), which is not supported",
         ),
-        (through(17, vec![foreign], vec![]), "W is computed from node 'W' (acme.Weights), which is not followed"),
+        (through(17, vec![foreign], vec![]), "W is computed from node 'W' (acme.Weights), which is not supported"),
         (
             overridable,
             "W is initializer 'W', which is also a graph input that a caller may override (--freeze-inputs makes it a constant)",

@@ -60,12 +60,13 @@ pub struct ConstantRef {
 }
 
 impl Source {
-    /// The values, `[num_directions, G * H, n]`, evaluated anew. Exact for float16; a double is rounded to f32.
+    /// The values, `[num_directions, G * H, n]`, evaluated anew. Exact for float16; a double is rounded to f32. For the
+    /// values of several sources, make one [`Constants`] and ask it for each.
     ///
     /// # Errors
     /// Of reading the stored tensors; `Unsupported` if the model is not the one that was searched.
     pub fn values(&self, model: &Model) -> Result<Array3<f32>> {
-        self.evaluate(model, &Values::new(&model.proto)?, &mut Budget::for_model(model))
+        Constants::new(model)?.values(self)
     }
 
     /// As [`values`](Self::values), with an index of the model that is at hand.
@@ -162,6 +163,14 @@ impl<'m> Constants<'m> {
     /// The model's values by name.
     pub fn index(&self) -> &Values<'m> {
         &self.values
+    }
+
+    /// The values of a W or R, `[num_directions, G * H, n]`.
+    ///
+    /// # Errors
+    /// As [`Source::values`], and `Unsupported` if the budget is spent.
+    pub fn values(&mut self, source: &Source) -> Result<Array3<f32>> {
+        source.evaluate(self.model, &self.values, &mut self.budget)
     }
 
     /// The numbers of a value, seen from `scope`.
@@ -302,7 +311,7 @@ impl Tracer<'_, '_> {
         let data_inputs = Some(node).filter(|n| is_standard(n.domain())).and_then(|n| data_inputs(n.op_type()));
         let Some(data_inputs) = data_inputs else {
             return Err(Stop::NotConstant(
-                self.input_behind(scope, index).unwrap_or_else(|| format!("{}, which is not followed", label())),
+                self.input_behind(scope, index).unwrap_or_else(|| format!("{}, which is not supported", label())),
             ));
         };
         let mut inputs = Vec::with_capacity(node.input.len());

@@ -1,9 +1,9 @@
 //! A report with something in every part, for the tests of the printers.
 
-use super::{Command, Model, Recurrent, Report, SCHEMA, Seconds, Tool, Tradeoff, Tuning, Unit};
+use super::{Command, FileSizes, Recurrent, Report, SCHEMA, Seconds, Tool, Tradeoff, Tuning, Unit};
 use crate::encode::MultiplyAdds;
 use crate::loss::{Bin, Figures, Profile};
-use crate::verify::{Checked, Scope, Verdict};
+use crate::verify::{Checked, Verdict, VerifyScope};
 
 fn profile() -> Profile {
     Profile {
@@ -41,7 +41,7 @@ pub(super) fn report() -> Report {
         schema: SCHEMA,
         tool: Tool::default(),
         command: Command::Compress,
-        model: Model {
+        model: FileSizes {
             path: "model.onnx".to_owned(),
             output: Some("small.onnx".to_owned()),
             bytes_before: 13_294_085,
@@ -84,10 +84,10 @@ pub(super) fn report() -> Report {
             before: Some(0.0123),
             after: Some(0.00987),
             steps: Some(250),
-            reason: Some("too little to learn from".to_owned()),
+            reason: Some("too few samples to hold some out".to_owned()),
         }]),
         units: vec![unit(node, "i", 4), unit(node, "o", 4), unit(node, "f", 2), unit(node, "c", 8)],
-        skipped: vec![super::Skipped {
+        skipped: vec![super::SkippedNode {
             node: "gru".to_owned(),
             op: "GRU".to_owned(),
             reason: "W is computed from an input".to_owned(),
@@ -97,7 +97,7 @@ pub(super) fn report() -> Report {
         warnings: vec!["no samples".to_owned()],
         verify: Some(Verdict {
             engine: "tract",
-            scope: Scope::Model,
+            scope: VerifyScope::Model,
             reason: None,
             samples: 12,
             calibrated_on: Some("same".to_owned()),
@@ -126,7 +126,7 @@ pub(super) fn report() -> Report {
             unbound: Vec::new(),
             passed: false,
             warnings: Vec::new(),
-            failures: vec!["output 'logits': --min-snr 30 is missed by 3.3: 26.7".to_owned()],
+            failures: vec!["output 'logits': snr 26.7 dB is below --min-snr 30 (by 3.3)".to_owned()],
         }),
         seconds: Seconds { total: 12.3, ..Seconds::default() },
     }

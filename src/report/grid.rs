@@ -3,9 +3,13 @@
 
 use super::size::{figure, grouped, percent, times};
 use super::units::Row;
-use super::{Bytes, Report, Sweep, Tradeoff, Tuning};
+use super::{Bytes, Report, STATES, Sweep, Tradeoff, Tuning};
 use crate::loss::Figures;
 use crate::verify::{Checked, Verdict};
+
+/// The column with a weight block's share of the error, and what its figures are.
+pub(super) const SHARE: &str = "of error";
+pub(super) const SHARE_LEGEND: &str = "of error: share of the remaining error at the outputs (forecast)";
 
 /// A table.
 #[derive(Clone, Debug, Default)]
@@ -63,17 +67,18 @@ impl Grid {
                 let ratio = times(super::ratio(work.before, after));
                 grid.row([what.to_owned(), grouped(work.before), grouped(after), ratio]);
             };
-            add("multiply-adds a step", work.after);
+            add("multiply-adds per step", work.after);
             if work.after != work.factored {
-                add("  by atoms, then codes", work.factored);
+                add("  by atoms, then by codes", work.factored);
             }
         }
         grid
     }
 
-    /// How each unit is stored.
+    /// How each weight block is stored, and its share of the remaining error if that is known ([`SHARE_LEGEND`]).
     pub fn units(rows: &[Row]) -> Grid {
         use Kind::{Number, Word};
+        let share = if rows.iter().any(|row| row.share.is_some()) { SHARE } else { "" };
         let mut grid = Grid::new([
             ("", Word),
             ("gate", Word),
@@ -83,7 +88,7 @@ impl Grid {
             ("before", Number),
             ("after", Number),
             ("ratio", Number),
-            ("", Number),
+            (share, Number),
         ]);
         for row in rows {
             grid.row([
@@ -95,7 +100,7 @@ impl Grid {
                 Bytes(row.before).to_string(),
                 Bytes(row.after).to_string(),
                 times(super::ratio(row.before, row.after)),
-                row.share.map_or_else(String::new, |share| format!("{} of loss", percent(Some(share)))),
+                row.share.map_or_else(String::new, |share| percent(Some(share))),
             ]);
         }
         grid
@@ -145,7 +150,7 @@ impl Grid {
                 times(point.ratio),
                 Bytes(point.bytes_after).to_string(),
                 figure(Some(point.loss)),
-                if point.measured { "measured" } else { "predicted" }.to_owned(),
+                if point.measured { "measured" } else { "forecast" }.to_owned(),
             ]);
         }
         grid
@@ -154,20 +159,37 @@ impl Grid {
     /// The gain of fine-tuning by layer.
     pub fn tuning(layers: &[Tuning]) -> Grid {
         use Kind::{Name, Number, Word};
-        let columns = [("layer", Name(32)), ("against", Name(14)), ("before", Number), ("after", Number), ("", Word)];
+        let columns = [("layer", Name(26)), ("target", Name(14)), ("before", Number), ("after", Number), ("", Word)];
         let mut grid = Grid::new(columns);
         for layer in layers {
             let more = if layer.nodes.len() > 1 { format!(" +{}", layer.nodes.len() - 1) } else { String::new() };
             grid.row([
                 format!("{}{more}", layer.nodes.first().map_or("", String::as_str)),
-                layer.target.clone(),
+                if layer.target == STATES { "hidden states".to_owned() } else { layer.target.clone() },
                 figure(layer.before),
                 figure(layer.after),
-                if layer.kept { "" } else { "not kept" }.to_owned(),
+                outcome(layer).to_owned(),
             ]);
         }
         grid
     }
+}
+
+/// Whether the fine-tuned values of a layer are in the result, and why not.
+fn outcome(layer: &Tuning) -> &'static str {
+    match (layer.kept, layer.after, &layer.reason) {
+        (true, ..) => "kept",
+        (false, None, _) => "skipped",
+        (false, Some(_), None) => "no gain, discarded",
+        (false, Some(_), Some(_)) => "discarded",
+    }
+}
+
+/// A measured loss and its forecast, in a line.
+pub(super) fn forecast(forecast: f64, measured: f64, outputs: usize) -> String {
+    let mean = if outputs > 1 { " (mean of the outputs)" } else { "" };
+    let (forecast, measured) = (figure(Some(forecast)), figure(Some(measured)));
+    format!("loss{mean}: measured {measured} (forecast from single blocks: {forecast})")
 }
 
 /// Whether the losses that are shown are those of the worst output: a search for a loss bounds that, while predictions are of

@@ -6,14 +6,14 @@ use serde::Serialize;
 
 #[cfg(feature = "cli")]
 use super::table;
-use super::{SCHEMA, Show, Skipped, Tool};
+use super::{SCHEMA, Show, SkippedNode, Tool};
 use crate::dictionary::ATOMS;
 use crate::encode;
 use crate::error::Result;
 use crate::expand::{self, is_coded};
 use crate::onnx::{ElementType, Model};
 use crate::recurrent::{ConstantRef, Matrix, Source, Survey};
-use crate::samples::{Carry, Dim, Port, Signature};
+use crate::samples::{AxisSize, Carry, Port, Signature};
 
 /// The report of `inspect`.
 #[derive(Clone, Debug, Serialize)]
@@ -25,9 +25,9 @@ pub struct Inspection {
     /// The whole file.
     pub model: InspectedModel,
     /// The inputs of the model.
-    pub inputs: Vec<Value>,
+    pub inputs: Vec<InspectedValue>,
     /// The outputs of the model.
-    pub outputs: Vec<Value>,
+    pub outputs: Vec<InspectedValue>,
     /// Pairs of inputs and outputs that look like states, as arguments of `--stream`: `state=stateN`.
     pub states: Vec<String>,
     /// The weights that can be compressed.
@@ -39,7 +39,7 @@ pub struct Inspection {
     /// Recurrent nodes that can be compressed, or are.
     pub nodes: Vec<Node>,
     /// Recurrent nodes that cannot.
-    pub skipped: Vec<Skipped>,
+    pub skipped: Vec<SkippedNode>,
 }
 
 /// A model's file.
@@ -59,7 +59,7 @@ pub struct InspectedModel {
 
 /// An input or output of the model.
 #[derive(Clone, Debug, Serialize)]
-pub struct Value {
+pub struct InspectedValue {
     /// Its name.
     pub name: String,
     /// `float`, `int64`, ...; null for what is not a tensor.
@@ -99,12 +99,12 @@ pub struct Node {
     /// The operators whose bodies it is in, from the outside inwards.
     pub inside: Vec<String>,
     /// W and R.
-    pub weights: Vec<Weight>,
+    pub weights: Vec<InspectedWeight>,
 }
 
 /// W or R of a node.
 #[derive(Clone, Debug, Serialize)]
-pub struct Weight {
+pub struct InspectedWeight {
     /// `W` or `R`.
     pub tensor: String,
     /// `[directions, gates * H, I or H]`.
@@ -152,8 +152,8 @@ impl Inspection {
         });
         let signature = Signature::shown(model);
         Inspection {
-            inputs: signature.inputs.iter().map(Value::from).collect(),
-            outputs: signature.outputs.iter().map(Value::from).collect(),
+            inputs: signature.inputs.iter().map(InspectedValue::from).collect(),
+            outputs: signature.outputs.iter().map(InspectedValue::from).collect(),
             states: signature.states.iter().map(Carry::to_string).collect(),
             schema: SCHEMA,
             tool: Tool::default(),
@@ -170,16 +170,16 @@ impl Inspection {
             made_by: made_by(model),
             recurrent: InspectedWeights { bytes, parameters, share: share(bytes) },
             nodes: nodes.collect(),
-            skipped: survey.skipped.iter().map(Skipped::from).collect(),
+            skipped: survey.skipped.iter().map(SkippedNode::from).collect(),
         }
     }
 }
 
-impl From<&Port> for Value {
-    fn from(port: &Port) -> Value {
-        let size = |dim: &Dim| dim.fixed().map_or_else(|| dim.to_string().into(), Into::into);
+impl From<&Port> for InspectedValue {
+    fn from(port: &Port) -> InspectedValue {
+        let size = |dim: &AxisSize| dim.fixed().map_or_else(|| dim.to_string().into(), Into::into);
         let is_tensor = port.element != ElementType::Undefined;
-        Value {
+        InspectedValue {
             name: port.name.clone(),
             element: is_tensor.then(|| port.element.as_str_name().to_ascii_lowercase()),
             shape: port.dims.as_ref().map(|dims| dims.iter().map(size).collect()),
@@ -204,7 +204,13 @@ pub fn made_by(model: &Model) -> Option<serde_json::Value> {
     Some(serde_json::from_str(note).unwrap_or_else(|_| serde_json::Value::String(note.to_owned())))
 }
 
-fn weight(model: &Model, survey: &Survey, node: usize, matrix: Matrix, share: impl Fn(u64) -> Option<f64>) -> Weight {
+fn weight(
+    model: &Model,
+    survey: &Survey,
+    node: usize,
+    matrix: Matrix,
+    share: impl Fn(u64) -> Option<f64>,
+) -> InspectedWeight {
     let source = survey.nodes[node].source(matrix);
     let stored = source.constants.first().map_or(source.element, |constant| constant.element);
     let first = survey.weight_of(node, matrix).map(|weight| survey.weights[weight].uses[0]);
@@ -215,7 +221,7 @@ fn weight(model: &Model, survey: &Survey, node: usize, matrix: Matrix, share: im
         true => source.constants.iter().map(|constant| constant.bytes).sum(),
         false => source.stored_bytes(),
     };
-    Weight {
+    InspectedWeight {
         tensor: matrix.to_string(),
         shape: source.shape,
         element: stored.as_str_name().to_ascii_lowercase(),

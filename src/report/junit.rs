@@ -24,7 +24,10 @@ struct Case<'a> {
 /// [`ErrorKind::Usage`] if nothing was verified.
 pub(super) fn report(report: &Report) -> Result<String> {
     let Some(verdict) = &report.verify else {
-        return Err(Error::new(ErrorKind::Usage, "JUnit shows what was judged, and the models were not run"));
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "JUnit output needs verification, and the models were not run: remove --no-verify",
+        ));
     };
     let name = match report.command {
         Command::Compress => "dirnet compress",
@@ -89,9 +92,10 @@ fn cases(verdict: &Verdict) -> Vec<Case<'_>> {
         cases.push(Case { output: &output.name, name: "runs".to_owned(), failure, told: figures(output) });
     }
     for check in &verdict.checks {
-        let start = format!("output '{}': --{} ", check.output, check.check);
-        let failure = if check.passed { None } else { take(&|failure| failure.starts_with(&start)) };
-        let failure = failure.or((!check.passed).then_some("the check does not hold"));
+        let (start, flag) = (format!("output '{}': ", check.output), format!(" --{} ", check.check));
+        let is_its = |failure: &str| failure.strip_prefix(&start).is_some_and(|rest| rest.contains(&flag));
+        let failure = if check.passed { None } else { take(&is_its) };
+        let failure = failure.or((!check.passed).then_some("the check failed"));
         let name = format!("--{} {}", check.check, check.limit);
         cases.push(Case { output: &check.output, name, failure, told: told(check) });
     }
@@ -130,7 +134,10 @@ mod tests {
         let mut report = example::report();
         let xml = report.junit().expect("was judged");
         assert!(xml.contains("<testcase name=\"--min-snr 30\" classname=\"logits\" time=\"0.000\">"), "{xml}");
-        assert!(xml.contains("message=\"output &apos;logits&apos;: --min-snr 30 is missed by 3.3: 26.7\""), "{xml}");
+        assert!(
+            xml.contains("message=\"output &apos;logits&apos;: snr 26.7 dB is below --min-snr 30 (by 3.3)\""),
+            "{xml}"
+        );
         assert!(xml.contains("tests=\"2\" skipped=\"0\" failures=\"1\" errors=\"0\""), "{xml}");
         let verdict = report.verify.as_mut().expect("was judged");
         verdict.outputs[0].name = "a\u{1b}[1m<b>\u{ffff}".to_owned();

@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use super::grid::{Grid, Kind};
-use super::size::{duration, figure};
+use super::grid::{Grid, Kind, SHARE_LEGEND, forecast};
+use super::size::duration;
 use super::units::Row;
 use super::{Command, Report, Sweep, Unit};
 use crate::error::Escaped;
-use crate::verify::{Scope, Verdict};
+use crate::verify::{Verdict, VerifyScope};
 
 /// The report of `compress`, `verify` or `plan`.
 pub(super) fn report(report: &Report) -> String {
@@ -39,13 +39,15 @@ pub(super) fn report(report: &Report) -> String {
         details("Where the bytes went", &mut out, |out| units(&report.units, out));
     }
     if !report.tradeoff.is_empty() {
-        details("What another size would cost", &mut out, |out| grid(&Grid::tradeoff(report), out));
+        details("Loss at other sizes", &mut out, |out| grid(&Grid::tradeoff(report), out));
     }
     if let Some(layers) = report.tuning.as_deref().filter(|layers| !layers.is_empty()) {
-        details("Tuning", &mut out, |out| grid(&Grid::tuning(layers), out));
+        details("Fine-tuning: loss on samples that are held back from tuning", &mut out, |out| {
+            grid(&Grid::tuning(layers), out)
+        });
     }
     if !report.skipped.is_empty() {
-        details("Left as they are", &mut out, |out| {
+        details("Not compressed", &mut out, |out| {
             for node in &report.skipped {
                 line(out, format!("- {} ({}): {}", escape(&node.node), escape(&node.op), escape(&node.reason)));
             }
@@ -89,12 +91,12 @@ pub(super) fn plain(table: &str) -> String {
 
 fn verification(verdict: &Verdict, predicted: Option<f64>, out: &mut String) {
     let scope = match verdict.scope {
-        Scope::Model => "end to end",
-        Scope::Layers => "layer by layer",
+        VerifyScope::Model => "end to end",
+        VerifyScope::Layers => "layer by layer",
     };
     let seen = match verdict.calibrated_on.as_deref() {
-        Some("same") => ", the very ones it was calibrated on",
-        Some("random") => ", seeded random inputs",
+        Some("same") => " that were also used for calibration",
+        Some("random") => ", random inputs",
         _ => "",
     };
     let samples = verdict.samples;
@@ -105,7 +107,7 @@ fn verification(verdict: &Verdict, predicted: Option<f64>, out: &mut String) {
         grid(&Grid::checks(&verdict.checks), out);
     }
     if let (Some(predicted), Some(loss)) = (predicted, verdict.loss) {
-        line(out, format!("Loss: predicted {}, measured {}.\n", figure(Some(predicted)), figure(Some(loss))));
+        line(out, format!("{}\n", forecast(predicted, loss, verdict.outputs.len())));
     }
 }
 
@@ -114,6 +116,9 @@ fn units(units: &[Unit], out: &mut String) {
     for node in units.chunk_by(|a, b| a.node == b.node) {
         line(out, format!("{} ({})\n", escape(&node[0].node), escape(&node[0].op)));
         grid(&Grid::units(&Row::of(node, loss)), out);
+    }
+    if loss > 0.0 {
+        line(out, format!("{SHARE_LEGEND}\n"));
     }
 }
 
@@ -170,7 +175,7 @@ mod tests {
         let text = example::report().markdown();
         let first = text.lines().next().expect("a headline");
         assert_eq!(first, "### dirnet: model.onnx \u{2192} small.onnx: \u{274c} **failed**");
-        assert!(text.contains("- output 'logits': --min-snr 30 is missed by 3.3: 26.7"), "{text}");
+        assert!(text.contains("- output 'logits': snr 26.7 dB is below --min-snr 30 (by 3.3)"), "{text}");
         assert!(text.contains("| FAILED | logits | --min-snr | at least 30 | 26.7 |"), "{text}");
         assert!(text.contains("| whole file | 13.3 MB | 1.82 MB | 7.29x |"), "{text}");
     }

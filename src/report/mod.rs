@@ -35,9 +35,9 @@ use crate::verify::Verdict;
 use crate::{onnx, recurrent, tune};
 
 pub use bench::{Bench, Benched};
-pub use inspection::{Inspection, Node, Value, Weight, made_by};
+pub use inspection::{InspectedValue, InspectedWeight, Inspection, Node, made_by};
 pub use size::{Bytes, duration};
-pub use sweep::{Point, Sweep};
+pub use sweep::{Sweep, SweepPoint};
 
 /// The ratios whose losses a report predicts.
 const FORECAST: [f64; 6] = [4.0, 6.0, 8.0, 12.0, 16.0, 24.0];
@@ -81,7 +81,7 @@ pub trait Show {
     /// # Errors
     /// [`ErrorKind::Usage`] if nothing was verified.
     fn junit(&self) -> Result<String> {
-        Err(Error::new(ErrorKind::Usage, "JUnit shows what was judged, and nothing was: use 'dirnet verify'"))
+        Err(Error::new(ErrorKind::Usage, "JUnit output needs verification: use 'dirnet verify'"))
     }
 }
 
@@ -141,13 +141,13 @@ pub struct Report {
     /// The command.
     pub command: Command,
     /// The whole file.
-    pub model: Model,
+    pub model: FileSizes,
     /// The weights of the nodes that are compressed; `None` for a comparison of two given files.
     pub recurrent: Option<Recurrent>,
     /// All units (weight blocks), in the order of the nodes.
     pub units: Vec<Unit>,
     /// Recurrent nodes that are not compressed.
-    pub skipped: Vec<Skipped>,
+    pub skipped: Vec<SkippedNode>,
     /// The form of each compressed node, with the reason if it is not the requested one.
     pub forms: Vec<NodeForm>,
     /// The predicted loss on the calibration samples, `sum_u s_u D_u`; compare it with the measured loss of the verdict.
@@ -169,7 +169,7 @@ pub struct Report {
 
 /// A plan and its result.
 #[derive(Clone, Copy)]
-pub struct Outcome<'a> {
+pub struct PlanOutcome<'a> {
     /// How each unit is stored.
     pub plan: &'a Plan,
     /// Bytes of the whole file.
@@ -209,7 +209,7 @@ impl Default for Tool {
 
 /// The model's file before and after.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Model {
+pub struct FileSizes {
     /// The original.
     pub path: String,
     /// The result; none if nothing was written.
@@ -291,7 +291,7 @@ pub struct Unit {
 
 /// A recurrent node that is not compressed.
 #[derive(Clone, Debug, Serialize)]
-pub struct Skipped {
+pub struct SkippedNode {
     /// The node's name.
     pub node: String,
     /// Its operator.
@@ -302,10 +302,10 @@ pub struct Skipped {
     pub warning: bool,
 }
 
-impl From<&recurrent::Skipped> for Skipped {
+impl From<&recurrent::Skipped> for SkippedNode {
     fn from(skipped: &recurrent::Skipped) -> Self {
         let recurrent::Skipped { node, op, reason, warning } = skipped.clone();
-        Skipped { node, op, reason, warning }
+        SkippedNode { node, op, reason, warning }
     }
 }
 
@@ -333,6 +333,9 @@ fn forms_of(study: &Study<'_>, forms: Vec<Assigned>) -> Vec<NodeForm> {
     nodes.map(row).collect()
 }
 
+/// [`Tuning::target`] of a layer that is tuned to reproduce the hidden states of the original.
+const STATES: &str = "states";
+
 /// Result of fine-tuning one layer, or layers that were tuned together.
 #[derive(Clone, Debug, Serialize)]
 pub struct Tuning {
@@ -355,8 +358,8 @@ pub struct Tuning {
 impl From<&tune::Tuned> for Tuning {
     fn from(tuned: &tune::Tuned) -> Self {
         let target = match &tuned.target {
-            tune::Target::States => "states".to_owned(),
-            tune::Target::Output(name) => name.clone(),
+            tune::TuneTarget::States => STATES.to_owned(),
+            tune::TuneTarget::Output(name) => name.clone(),
         };
         let none = Tuning {
             nodes: tuned.nodes.clone(),
@@ -368,16 +371,16 @@ impl From<&tune::Tuned> for Tuning {
             reason: None,
         };
         match &tuned.outcome {
-            tune::Outcome::Skipped(reason) => Tuning { reason: Some(reason.clone()), ..none },
-            tune::Outcome::Kept { before, after, steps, .. } => {
+            tune::LayerOutcome::Skipped(reason) => Tuning { reason: Some(reason.clone()), ..none },
+            tune::LayerOutcome::Kept { before, after, steps, .. } => {
                 Tuning { kept: true, before: Some(*before), after: Some(*after), steps: Some(*steps as u64), ..none }
             }
-            tune::Outcome::Dropped { before, after, steps, outputs } => Tuning {
+            tune::LayerOutcome::Dropped { before, after, steps, outputs } => Tuning {
                 before: Some(*before),
                 after: Some(*after),
                 steps: Some(*steps as u64),
                 reason: outputs.map(|[before, after]| {
-                    format!("the loss of the outputs on calibration samples rose from {before:.3e} to {after:.3e}")
+                    format!("it raised the loss of the outputs on calibration samples from {before:.3e} to {after:.3e}")
                 }),
                 ..none
             },
@@ -430,7 +433,7 @@ impl Report {
 
     fn of(command: Command, compressor: &Compressor<'_>, planned: &Planned) -> Self {
         let study = compressor.study().expect("a plan is made of a study, which is released after the report");
-        let outcome = Outcome {
+        let outcome = PlanOutcome {
             plan: &planned.plan,
             bytes: planned.bytes,
             distortion: planned.distortion.as_ref(),
@@ -464,7 +467,7 @@ impl Report {
 
     /// What a study came to under a plan.
     #[must_use]
-    pub fn of_study(command: Command, study: &Study<'_>, outcome: &Outcome<'_>) -> Self {
+    pub fn of_study(command: Command, study: &Study<'_>, outcome: &PlanOutcome<'_>) -> Self {
         let mut report = Report::between(command, study.model, study.model);
         let survey = &study.weights.survey;
         let before = survey.stored_bytes();
@@ -473,7 +476,7 @@ impl Report {
         report.model.ratio = ratio(study.model.bytes(), outcome.bytes);
         let choices = &outcome.plan.choices;
         let forms = Forms::new(study.model, &study.weights);
-        let assigned = forms.assign(study.writing.request, &|id| choices[id].storage());
+        let assigned = forms.assign(study.writing().request, &|id| choices[id].storage());
         report.recurrent = Some(Recurrent {
             bytes_before: before,
             bytes_after: after,
@@ -482,8 +485,8 @@ impl Report {
             multiply_adds: forms.work(choices, &assigned),
         });
         report.units = units::of_plan(study, outcome, after);
-        report.settings = serde_json::from_str(&study.writing.note).ok();
-        report.skipped = survey.skipped.iter().map(Skipped::from).collect();
+        report.settings = serde_json::from_str(&study.writing().note).ok();
+        report.skipped = survey.skipped.iter().map(SkippedNode::from).collect();
         report.forms = forms_of(study, assigned);
         let ran = |seconds: f64| (seconds > 0.0).then_some(seconds);
         report.seconds = Seconds {
@@ -505,7 +508,7 @@ impl Report {
             schema: SCHEMA,
             tool: Tool::default(),
             command,
-            model: Model {
+            model: FileSizes {
                 path: path_of(original),
                 output: None,
                 bytes_before: before,

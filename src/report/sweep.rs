@@ -17,11 +17,11 @@ pub struct Sweep {
     /// What made it.
     pub tool: Tool,
     /// The original.
-    pub model: super::Model,
+    pub model: super::FileSizes,
     /// Stored bytes of the weights that are compressed.
     pub recurrent_bytes: u64,
     /// In the order of the given ratios.
-    pub points: Vec<Point>,
+    pub points: Vec<SweepPoint>,
     /// Warnings for the user.
     pub warnings: Vec<String>,
     /// Time per phase, over all points.
@@ -30,7 +30,7 @@ pub struct Sweep {
 
 /// One ratio.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Point {
+pub struct SweepPoint {
     /// The target ratio.
     pub target: f64,
     /// The ratio that was reached; `None` if the target cannot be reached.
@@ -58,7 +58,7 @@ impl Sweep {
         let model = Report::between(super::Command::Plan, original, original).model;
         let before = compressor.sites().survey.stored_bytes();
         let point = |SweepRow { ratio, reached }| match reached {
-            Ok(Swept { bytes, comparison }) => Point {
+            Ok(Swept { bytes, comparison }) => SweepPoint {
                 target: ratio,
                 ratio: super::ratio(before, (bytes + before).saturating_sub(original.bytes())),
                 bytes_after: Some(bytes),
@@ -67,12 +67,12 @@ impl Sweep {
                 loss_mean: comparison.mean_loss().ok(),
                 outputs: comparison.figures(),
             },
-            Err(error) => Point { target: ratio, reason: Some(error.to_string()), ..Point::default() },
+            Err(error) => SweepPoint { target: ratio, reason: Some(error.to_string()), ..SweepPoint::default() },
         };
         Sweep {
             schema: SCHEMA,
             tool: Tool::default(),
-            model: super::Model { bytes_after: None, ratio: None, ..model },
+            model: super::FileSizes { bytes_after: None, ratio: None, ..model },
             recurrent_bytes: before,
             points: rows.into_iter().map(point).collect(),
             warnings: compressor.warnings(),

@@ -1,20 +1,21 @@
 //! Tables for a terminal.
 //!
-//! They fit 80 columns: long names are cut in the middle, and the units of a node stand below its name. Colour only
-//! underlines what the words say anyway.
+//! They fit 80 columns: long names are cut in the middle, and the weight blocks of a node are listed below its name. Colour
+//! adds no information.
 
 use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::grid::{Grid, Kind, bound, measured};
+use super::grid::{Grid, Kind, SHARE_LEGEND, bound, forecast, measured};
 use super::size::{duration, figure, grouped, percent, times};
 use super::units::Row;
 use super::{
-    Bench, Bytes, Command, Inspection, Node, NodeForm, Point, Report, Skipped, Sweep, Tuning, Unit, Value, Weight,
+    Bench, Bytes, Command, InspectedValue, InspectedWeight, Inspection, Node, NodeForm, Report, SkippedNode, Sweep,
+    SweepPoint, Tuning, Unit,
 };
 use crate::error::Escaped;
-use crate::verify::{Scope, Verdict};
+use crate::verify::{Verdict, VerifyScope};
 
 /// The width that tables fit.
 const WIDTH: usize = 80;
@@ -80,14 +81,16 @@ pub(super) fn report(report: &Report, style: &Style) -> String {
     for units in report.units.chunk_by(|a, b| a.node == b.node) {
         node_units(units, loss, style, &mut out);
     }
+    if loss > 0.0 {
+        line_of(&mut out, format!("\n  {SHARE_LEGEND}"));
+    }
     skipped(&report.skipped, style, &mut out);
     forms(&report.forms, style, &mut out);
     tuning(report.tuning.as_deref().unwrap_or_default(), style, &mut out);
     if let Some(verify) = &report.verify {
         verification(verify, style, &mut out);
         if let (Some(predicted), Some(measured)) = (report.predicted_loss, verify.loss) {
-            let mean = if verify.outputs.len() > 1 { ", mean of the outputs" } else { "" };
-            line_of(&mut out, format!("  loss{mean}: predicted {predicted:.2e}, measured {measured:.2e}"));
+            line_of(&mut out, format!("  {}", forecast(predicted, measured, verify.outputs.len())));
         }
     }
     warnings(&report.warnings, style, &mut out);
@@ -95,7 +98,7 @@ pub(super) fn report(report: &Report, style: &Style) -> String {
     out
 }
 
-/// The units of one node. `loss` is the predicted loss of the model, the sum over all units.
+/// The weight blocks of one node. `loss` is the predicted loss of the model, the sum over all blocks.
 fn node_units(units: &[Unit], loss: f64, style: &Style, out: &mut String) {
     node_heading(style, &units[0].node, &format!("({})", units[0].op), WIDTH, out);
     grid(&Grid::units(&Row::of(units, loss)), style, out);
@@ -104,13 +107,13 @@ fn node_units(units: &[Unit], loss: f64, style: &Style, out: &mut String) {
 fn verification(verdict: &Verdict, style: &Style, out: &mut String) {
     let samples = if verdict.samples == 1 { "1 sample".to_owned() } else { format!("{} samples", verdict.samples) };
     let seen = match verdict.calibrated_on.as_deref() {
-        Some("same") => ", the very ones it was calibrated on",
-        Some("random") => ", seeded random inputs",
+        Some("same") => " that were also used for calibration",
+        Some("random") => ", random inputs",
         _ => "",
     };
     let scope = match verdict.scope {
-        Scope::Model => "end to end",
-        Scope::Layers => "layer by layer",
+        VerifyScope::Model => "end to end",
+        VerifyScope::Layers => "layer by layer",
     };
     heading(style, &format!("verified {scope} in {} on {samples}{seen}", verdict.engine), out);
     grid(&Grid::outputs(&verdict.outputs), style, out);
@@ -127,7 +130,7 @@ fn tuning(layers: &[Tuning], style: &Style, out: &mut String) {
     if layers.is_empty() {
         return;
     }
-    heading(style, "tuned: loss on samples that were left out of it", out);
+    heading(style, "fine-tuned: loss on samples that are held back from tuning", out);
     grid(&Grid::tuning(layers), style, out);
     for (layer, reason) in layers.iter().filter_map(|layer| Some((layer, layer.reason.as_ref()?))) {
         line_of(out, format!("  {}: {}", first_of(layer), Escaped(reason)));
@@ -160,23 +163,24 @@ fn closing(report: &Report, style: &Style, out: &mut String) {
             line_of(out, format!("wrote {}{bytes}{loss}, in {took}", Escaped(written)));
             if let Some(ratio) = report.recurrent.as_ref().and_then(|recurrent| recurrent.ratio) {
                 let (finer, coarser) = ((ratio * 0.7).max(2.0).round(), (ratio * 1.5).round());
-                line_of(out, "next: ship it as it is: tools that fold constants undo the gain on disk.".to_owned());
-                let tries = format!("--ratio {coarser} is smaller, --ratio {finer} more exact.");
-                line_of(out, format!("      Instead of its target, {tries}"));
+                line_of(
+                    out,
+                    "next: ship this file. Do not run onnxsim or an optimiser on it: they expand the".to_owned(),
+                );
+                line_of(out, "      weights again.".to_owned());
+                let sizes = format!("--ratio {coarser} (smaller) or --ratio {finer} (more accurate)");
+                line_of(out, format!("      To trade: {sizes}"));
             }
         }
         (Command::Compress, None) => {
             line_of(out, style.bad("nothing was written: a check failed"));
-            line_of(
-                out,
-                "next: a lower --ratio, more --calibration samples, or --keep-failed to look at it".to_owned(),
-            );
+            line_of(out, "next: lower --ratio, add --calibration samples, or write it with --keep-failed".to_owned());
         }
         (Command::Verify, _) if passed => {
             let took = duration(report.seconds.total);
             if report.verify.as_ref().is_some_and(|verdict| verdict.checks.is_empty()) {
                 line_of(out, format!("measured in {took}; no check was set"));
-                line_of(out, "next: add a check, such as --min-snr 20, to make a test of it".to_owned());
+                line_of(out, "next: add a check, such as --min-snr 20, so that a bad result fails your CI".to_owned());
             } else {
                 line_of(out, format!("{} in {took}", style.good("passed")));
             }
@@ -186,7 +190,8 @@ fn closing(report: &Report, style: &Style, out: &mut String) {
             line_of(out, "next: compress with a lower --ratio or more --calibration samples".to_owned());
         }
         (Command::Plan, _) => {
-            line_of(out, "next: dirnet compress with the same flags, or with --plan FILE after --save FILE".to_owned());
+            line_of(out, "next: dirnet compress with the same flags; to edit the bits first, save the plan".to_owned());
+            line_of(out, "      with --save FILE and compress with --plan FILE".to_owned());
         }
     }
 }
@@ -198,7 +203,7 @@ pub(super) fn sweep(sweep: &Sweep, style: &Style) -> String {
     line_of(&mut out, format!("recurrent weights {}, whole file {}", before.0, before.1));
     let names = sweep.points.iter().map(|point| point.outputs.len()).max().unwrap_or(0);
     for output in 0..names {
-        let at = |point: &Point| point.outputs.get(output).cloned();
+        let at = |point: &SweepPoint| point.outputs.get(output).cloned();
         let title = sweep.points.iter().find_map(at).map_or_else(String::new, |figures| name(&figures.name, 60));
         heading(style, &format!("output {title}"), &mut out);
         grid(&Grid::points(sweep, output), style, &mut out);
@@ -212,7 +217,7 @@ pub(super) fn sweep(sweep: &Sweep, style: &Style) -> String {
     out.push('\n');
     line_of(
         &mut out,
-        format!("next: dirnet compress with the ratio of your choice ({})", duration(sweep.seconds.total)),
+        format!("next: dirnet compress with the --ratio of your choice (took {})", duration(sweep.seconds.total)),
     );
     out
 }
@@ -255,7 +260,7 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
         line_of(&mut out, format!("{mark} compressed by dirnet, but another tool made it dense again"));
         line_of(
             &mut out,
-            "  onnxslim, onnxsim, an optimised model saved by onnxruntime and .ort files do so.".to_owned(),
+            "  onnxslim, onnxsim, onnxruntime (saving optimised models) and .ort files do so.".to_owned(),
         );
         line_of(&mut out, "next: compress last, and ship the file that dirnet wrote".to_owned());
         return out;
@@ -292,7 +297,7 @@ fn quoted(word: &str) -> String {
 }
 
 /// Inputs or outputs of a model.
-fn values(title: &str, values: &[Value], style: &Style, out: &mut String) {
+fn values(title: &str, values: &[InspectedValue], style: &Style, out: &mut String) {
     use Kind::Word;
     if values.is_empty() {
         return;
@@ -356,7 +361,7 @@ fn inspected_node(node: &Node, style: &Style, out: &mut String) {
 }
 
 /// Where W or R comes from, in words.
-fn origin(weight: &Weight) -> String {
+fn origin(weight: &InspectedWeight) -> String {
     match &weight.same_as {
         Some(twin) => format!("same as in {}", Escaped(twin)),
         None if weight.codec == Some("projection") => format!("projection: {}", dictionaries(&weight.codebooks)),
@@ -376,11 +381,11 @@ fn dictionaries(widths: &[u64]) -> String {
     named.collect::<Vec<_>>().join(", ")
 }
 
-fn skipped(skipped: &[Skipped], style: &Style, out: &mut String) {
+fn skipped(skipped: &[SkippedNode], style: &Style, out: &mut String) {
     if skipped.is_empty() {
         return;
     }
-    heading(style, "left as they are", out);
+    heading(style, "not compressed", out);
     for node in skipped {
         line_of(out, format!("  {} ({})", name(&node.node, 60), Escaped(&node.op)));
         let mark = if node.warning { style.warning("warning: ") } else { String::new() };
@@ -399,9 +404,9 @@ pub(super) fn bench(bench: &Bench, style: &Style) -> String {
         ("median", Number),
         ("p10", Number),
         ("p90", Number),
-        ("time", Number),
+        ("vs first", Number),
         ("peak", Number),
-        ("held", Number),
+        ("resident", Number),
     ]);
     let first = bench.models.first().map(|model| model.latency_ms.median);
     let memory = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), |bytes| Bytes(bytes).to_string());
@@ -421,10 +426,9 @@ pub(super) fn bench(bench: &Bench, style: &Style) -> String {
     }
     grid(&found, style, &mut out);
     let (samples, runs, warm_up) = (bench.samples, bench.runs, bench.warm_up);
-    line_of(
-        &mut out,
-        format!("  {} on one thread, ms a sample over {runs} passes of {samples} after {warm_up}", bench.engine),
-    );
+    line_of(&mut out, format!("  {} on one thread; median, p10, p90: ms per sample, over {runs} passes", bench.engine));
+    line_of(&mut out, format!("  (samples in a pass: {samples}; passes before measuring: {warm_up})"));
+    line_of(&mut out, "  peak, resident: memory of the process at its highest and at the end".to_owned());
     warnings(&bench.warnings, style, &mut out);
     out
 }

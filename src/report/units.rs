@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Outcome, Unit};
+use super::{PlanOutcome, Unit};
 use crate::compress::Study;
 use crate::plan::Choice;
 use crate::recurrent::Survey;
@@ -83,7 +83,7 @@ impl Unit {
 
 /// All units, whose bytes after add up to `after`: codes and scales of their own, codebooks in equal parts among those
 /// that share one, and the nodes of the graph in equal parts among those that are coded.
-pub(super) fn of_plan(study: &Study<'_>, outcome: &Outcome<'_>, after: u64) -> Vec<Unit> {
+pub(super) fn of_plan(study: &Study<'_>, outcome: &PlanOutcome<'_>, after: u64) -> Vec<Unit> {
     let sites = study.weights.sites();
     let before = bytes_before(sites);
     let own = outcome.plan.payload(sites, &before);

@@ -1,6 +1,6 @@
 //! A state outside the model: an output of one step is an input of the next.
 
-use super::{Dim, Port, Signature};
+use super::{AxisSize, Port, Signature};
 use crate::error::{self, Cut, Error, ErrorKind, Result};
 use std::collections::HashSet;
 use std::fmt;
@@ -51,7 +51,7 @@ impl Carry {
         let mut fed = HashSet::new();
         carries.iter().try_for_each(|carry| {
             if !fed.insert(&carry.input) {
-                return Err(carry.unfit(format!("input '{}' is carried twice", carry.input)));
+                return Err(carry.unfit(format!("input '{}' is given twice", carry.input)));
             }
             carry.check_one(signature)
         })
@@ -90,12 +90,12 @@ impl Carry {
     }
 
     /// Whether the carried part of an output of shape `gives` can be an input of shape `takes`.
-    fn dims_fit(&self, takes: &[Dim], gives: &[Dim]) -> bool {
-        let fits = |takes: &Dim, gives: Option<usize>| match (takes.fixed(), gives) {
+    fn dims_fit(&self, takes: &[AxisSize], gives: &[AxisSize]) -> bool {
+        let fits = |takes: &AxisSize, gives: Option<usize>| match (takes.fixed(), gives) {
             (Some(takes), Some(gives)) => takes == gives,
             _ => true,
         };
-        let first = |takes: &Dim, gives: &Dim| match &self.range {
+        let first = |takes: &AxisSize, gives: &AxisSize| match &self.range {
             None => fits(takes, gives.fixed()),
             Some(range) => gives.fixed().is_none_or(|size| range.end <= size) && fits(takes, Some(range.len())),
         };
@@ -146,16 +146,19 @@ mod tests {
     }
 
     fn signature() -> Signature {
-        let port = |name: &str, dims: Vec<Dim>| Port {
+        let port = |name: &str, dims: Vec<AxisSize>| Port {
             name: name.to_owned(),
             element: crate::onnx::ElementType::Float,
             dims: Some(dims),
         };
-        let (one, batch) = (Dim::Size(1), Dim::Symbol("batch".to_owned()));
+        let (one, batch) = (AxisSize::Size(1), AxisSize::Symbol("batch".to_owned()));
         Signature {
-            inputs: vec![port("h", vec![one.clone(), batch.clone(), Dim::Size(8)]), port("x", vec![batch.clone()])],
+            inputs: vec![
+                port("h", vec![one.clone(), batch.clone(), AxisSize::Size(8)]),
+                port("x", vec![batch.clone()]),
+            ],
             closed: Vec::new(),
-            outputs: vec![port("states", vec![Dim::Size(4), one, Dim::Size(8)]), port("y", vec![batch])],
+            outputs: vec![port("states", vec![AxisSize::Size(4), one, AxisSize::Size(8)]), port("y", vec![batch])],
             states: Vec::new(),
         }
     }
@@ -174,7 +177,7 @@ mod tests {
             (vec!["h=y"], "is not that part"),
             (vec!["g=y"], "no input 'g'; its inputs are h, x, its outputs states, y"),
             (vec!["h=state"], "no output 'state' (did you mean 'states'?)"),
-            (vec!["x=y", "x=y"], "carried twice"),
+            (vec!["x=y", "x=y"], "given twice"),
         ] {
             assert!(check(&texts).unwrap_err().contains(want), "{texts:?}");
         }

@@ -17,7 +17,7 @@ mod tensor;
 
 pub use carry::Carry;
 pub use random::{Random, RandomOptions, indexed};
-pub use signature::{Dim, Port, Signature};
+pub use signature::{AxisSize, Port, Signature};
 pub use tensor::Tensor;
 
 use crate::error::{Error, ErrorKind, Result};

@@ -4,7 +4,7 @@
 //! of the axis, an operand that an Equal compares with a constant is that constant, and `sequence_lens` of a recurrent node
 //! is the full length. Each guess is reported.
 
-use super::{Carry, Dim, Feed, Port, Samples, Signature, Stream, Tensor};
+use super::{AxisSize, Carry, Feed, Port, Samples, Signature, Stream, Tensor};
 use crate::error::{Cut, Error, ErrorKind, Result};
 use crate::limits;
 use crate::onnx::graph::is_standard;
@@ -125,11 +125,11 @@ fn shapes(signature: &Signature, given: &[(String, usize)], guesses: &mut Vec<St
             let message = "its rank is not declared, so that nothing can be drawn for it: give samples";
             return Err(Error::new(ErrorKind::Usage, message).at_tensor(&port.name));
         };
-        let mut size = |(axis, dim): (usize, &Dim)| {
+        let mut size = |(axis, dim): (usize, &AxisSize)| {
             let name = match dim {
-                Dim::Size(size) => return *size,
-                Dim::Symbol(symbol) => symbol.clone(),
-                Dim::Unknown => format!("{}[{axis}]", port.name),
+                AxisSize::Size(size) => return *size,
+                AxisSize::Symbol(symbol) => symbol.clone(),
+                AxisSize::Unknown => format!("{}[{axis}]", port.name),
             };
             unused.remove(name.as_str());
             given.get(name.as_str()).copied().unwrap_or_else(|| {
@@ -154,9 +154,9 @@ fn shapes(signature: &Signature, given: &[(String, usize)], guesses: &mut Vec<St
 }
 
 /// 1 for what looks like a batch, else [`LENGTH`].
-fn likely_size(dim: &Dim, last: bool) -> usize {
+fn likely_size(dim: &AxisSize, last: bool) -> usize {
     match dim {
-        Dim::Symbol(symbol) => {
+        AxisSize::Symbol(symbol) => {
             let symbol = symbol.to_ascii_lowercase();
             if symbol.contains("batch") || matches!(symbol.as_str(), "n" | "b") { 1 } else { LENGTH }
         }
@@ -366,7 +366,7 @@ fn full_length(port: &Port, signature: &Signature, shapes: &[Vec<usize>]) -> usi
     let lengths = signature.inputs.iter().zip(shapes).filter(|(p, s)| p.name != port.name && s.len() >= 2);
     let mut sizes = lengths.filter_map(|(p, shape)| {
         let dims = p.dims.as_ref()?;
-        let is_batch = |axis: usize| matches!(dims[axis], Dim::Symbol(_)) && batch == Some(&dims[axis]);
+        let is_batch = |axis: usize| matches!(dims[axis], AxisSize::Symbol(_)) && batch == Some(&dims[axis]);
         Some(shape[usize::from(is_batch(0))])
     });
     sizes.next().unwrap_or(1)

@@ -5,7 +5,7 @@
 
 use super::npy::Header;
 use super::npz::Npz;
-use super::{Carry, Dim, Feed, Port, Samples, Signature, Stream, Tensor};
+use super::{AxisSize, Carry, Feed, Port, Samples, Signature, Stream, Tensor};
 use crate::error::{self, Error, ErrorKind, Result};
 use crate::limits;
 use crate::onnx::{ElementType, foreign, model::decode_tensor, tensor};
@@ -73,7 +73,7 @@ impl<'a> Reader<'a> {
     fn read_path(&mut self, path: &Path, depth: usize) -> Result<()> {
         match fs::metadata(path).map_err(|e| io(&e))? {
             // Directories that link to themselves would be read without end.
-            meta if meta.is_dir() && depth > DIRECTORY_DEPTH => Err(bad("is a directory too deep to hold samples")),
+            meta if meta.is_dir() && depth > DIRECTORY_DEPTH => Err(bad("directories are nested too deeply here")),
             meta if meta.is_dir() => self.read_directory(path, depth),
             _ if has_extension(path, "npz") => self.read_npz(path),
             _ if has_extension(path, "npy") => self.read_npy(path),
@@ -271,16 +271,17 @@ impl<'a> Reader<'a> {
     /// Zeros of the input's shape. A symbol has the size that it has in the feed's other inputs; whatever has no size
     /// is 1.
     fn zero_state(&self, port: &Port, feed: &Feed) -> Result<Tensor> {
-        let dims = port.dims.as_ref().ok_or_else(|| {
-            bad("is carried, but its rank is not declared: give its value at the start with the samples")
-        })?;
+        let dims = port
+            .dims
+            .as_ref()
+            .ok_or_else(|| bad("is a state whose rank is not declared: add its initial value to the samples"))?;
         let sizes = symbol_sizes(self.signature, feed);
         let shape: Vec<usize> = dims
             .iter()
             .map(|dim| match dim {
-                Dim::Size(size) => *size,
-                Dim::Symbol(symbol) => sizes.get(symbol.as_str()).copied().unwrap_or(1),
-                Dim::Unknown => 1,
+                AxisSize::Size(size) => *size,
+                AxisSize::Symbol(symbol) => sizes.get(symbol.as_str()).copied().unwrap_or(1),
+                AxisSize::Unknown => 1,
             })
             .collect();
         if super::tensor::bytes(port.element, &shape).is_none_or(|bytes| bytes > limits::SAMPLE_BYTES) {
@@ -298,7 +299,7 @@ fn symbol_sizes<'a>(signature: &'a Signature, feed: &Feed) -> BTreeMap<&'a str, 
     for port in &signature.inputs {
         let (Some(dims), Some(tensor)) = (&port.dims, feed.get(&port.name)) else { continue };
         for (dim, &size) in dims.iter().zip(tensor.shape()) {
-            if let Dim::Symbol(symbol) = dim {
+            if let AxisSize::Symbol(symbol) = dim {
                 sizes.entry(symbol.as_str()).or_insert(size);
             }
         }
@@ -336,7 +337,7 @@ fn check_stacked_shape(port: &Port, shape: &[usize]) -> Result<()> {
     let others =
         shape.iter().filter(|&&size| size > 0).try_fold(1u64, |product, &size| product.checked_mul(size as u64));
     if shape.contains(&0) && others.is_none_or(|others| others > limits::EMPTY_AXES) {
-        return Err(bad(format!("shape {shape:?} has no elements, and axes beyond what is run")));
+        return Err(bad(format!("shape {shape:?} has no elements, and axes that are too long to run")));
     }
     if port.accepts(shape) || shape.split_first().is_some_and(|(_, shape)| port.accepts(shape)) {
         return Ok(());

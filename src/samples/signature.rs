@@ -12,7 +12,7 @@ use std::fmt;
 
 /// One dimension of a declared shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Dim {
+pub enum AxisSize {
     /// A fixed size.
     Size(usize),
     /// A symbolic size (`dim_param`).
@@ -29,7 +29,7 @@ pub struct Port {
     /// Type of its elements.
     pub element: ElementType,
     /// Its dimensions; `None` where not even their number is declared.
-    pub dims: Option<Vec<Dim>>,
+    pub dims: Option<Vec<AxisSize>>,
 }
 
 /// A graph input that cannot be given.
@@ -148,7 +148,7 @@ impl Port {
             return Err(Error::new(ErrorKind::Unsupported, message).at_tensor(info.name()));
         };
         let element = ElementType::try_from(tensor.elem_type()).unwrap_or(ElementType::Undefined);
-        let dims = tensor.shape.as_ref().map(|shape| shape.dim.iter().map(Dim::of).collect());
+        let dims = tensor.shape.as_ref().map(|shape| shape.dim.iter().map(AxisSize::of).collect());
         Ok(Port { name: info.name().to_owned(), element, dims })
     }
 
@@ -172,37 +172,39 @@ impl Port {
     pub fn shape_text(&self) -> String {
         match &self.dims {
             None => "of any rank".to_owned(),
-            Some(dims) => format!("[{}]", dims.iter().map(Dim::to_string).collect::<Vec<_>>().join(", ")),
+            Some(dims) => format!("[{}]", dims.iter().map(AxisSize::to_string).collect::<Vec<_>>().join(", ")),
         }
     }
 }
 
-impl Dim {
-    fn of(dim: &tensor_shape_proto::Dimension) -> Dim {
+impl AxisSize {
+    fn of(dim: &tensor_shape_proto::Dimension) -> AxisSize {
         use tensor_shape_proto::dimension::Value;
         match &dim.value {
             // Exporters wrote 0 and -1 for "any" before there were symbols.
-            Some(Value::DimValue(size)) if *size > 0 => usize::try_from(*size).map_or(Dim::Unknown, Dim::Size),
-            Some(Value::DimParam(symbol)) if !symbol.is_empty() => Dim::Symbol(symbol.clone()),
-            _ => Dim::Unknown,
+            Some(Value::DimValue(size)) if *size > 0 => {
+                usize::try_from(*size).map_or(AxisSize::Unknown, AxisSize::Size)
+            }
+            Some(Value::DimParam(symbol)) if !symbol.is_empty() => AxisSize::Symbol(symbol.clone()),
+            _ => AxisSize::Unknown,
         }
     }
 
     /// The size, where it is fixed.
     pub fn fixed(&self) -> Option<usize> {
         match self {
-            Dim::Size(size) => Some(*size),
-            Dim::Symbol(_) | Dim::Unknown => None,
+            AxisSize::Size(size) => Some(*size),
+            AxisSize::Symbol(_) | AxisSize::Unknown => None,
         }
     }
 }
 
-impl fmt::Display for Dim {
+impl fmt::Display for AxisSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Dim::Size(size) => write!(f, "{size}"),
-            Dim::Symbol(symbol) => f.write_str(symbol),
-            Dim::Unknown => f.write_str("?"),
+            AxisSize::Size(size) => write!(f, "{size}"),
+            AxisSize::Symbol(symbol) => f.write_str(symbol),
+            AxisSize::Unknown => f.write_str("?"),
         }
     }
 }

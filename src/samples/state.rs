@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::{Carry, Dim, Port};
+use super::{AxisSize, Carry, Port};
 use crate::onnx::graph::{bodies, is_standard};
 use crate::onnx::{ElementType, Model, NodeProto, Origin, Scope, Step, Use, Values};
 
@@ -66,7 +66,7 @@ fn stem(name: &str) -> String {
 fn keeps_its_size(input: &Port, inputs: &[Port]) -> bool {
     let symbols = |port: &Port| -> BTreeSet<String> {
         let dims = port.dims.iter().flatten();
-        dims.filter_map(|dim| if let Dim::Symbol(symbol) = dim { Some(symbol.clone()) } else { None }).collect()
+        dims.filter_map(|dim| if let AxisSize::Symbol(symbol) = dim { Some(symbol.clone()) } else { None }).collect()
     };
     let others: BTreeSet<String> = inputs.iter().filter(|port| port.name != input.name).flat_map(symbols).collect();
     input.element != ElementType::Bool && symbols(input).intersection(&others).count() <= 1

@@ -16,13 +16,14 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use ndarray::{Array3, ArrayView2, ArrayViewMut2, Axis, Slice};
-use rayon::prelude::*;
 
 pub use per_site::PerSite;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{ElementType, Model};
-use crate::recurrent::{self, FindOptions, GateBlock, Matrix, RecurrentNode, Survey, Vector, WeightUse};
+use crate::recurrent::{
+    self, Cell, Constants, FindOptions, GateBlock, Matrix, RecurrentNode, Survey, Vector, WeightUse,
+};
 
 /// A site, by its place in [`Sites::all`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,7 +45,7 @@ pub struct Site {
     /// The constant that it is a block of.
     pub tensor: TensorId,
     /// Its rows in that constant.
-    pub block: Block,
+    pub block: SiteRows,
     /// The vector that its columns multiply.
     pub input: InputId,
     /// What multiplies it.
@@ -53,7 +54,7 @@ pub struct Site {
 
 /// Rows of a constant of shape `[planes, rows, columns]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Block {
+pub struct SiteRows {
     /// Index in the first axis.
     pub plane: usize,
     /// Indices in the second axis.
@@ -101,7 +102,7 @@ enum Shared {
     State { r: TensorId, direction: usize },
 }
 
-impl Block {
+impl SiteRows {
     /// Rows and columns.
     #[must_use]
     pub fn shape(&self) -> [usize; 2] {
@@ -137,16 +138,25 @@ impl Site {
         gate
     }
 
-    /// What sites behave alike: the matrix and gate that it is, `R f`.
+    /// The sites that it behaves like: the operator, matrix and gate that it is, `LSTM R f`.
     #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> SiteKind {
         let gate = self.gate();
-        (gate.matrix, gate.gate)
+        SiteKind { cell: gate.cell, matrix: gate.matrix, gate: gate.gate }
     }
 }
 
-/// The matrix and gate of a site: tuning makes up for about the same share of the errors of all sites of a kind.
-pub type Kind = (Matrix, &'static str);
+/// What sites have in common that behave alike, for where nothing was measured: fine-tuning removes about the same share of
+/// the errors of all sites of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SiteKind {
+    /// The operator.
+    pub cell: Cell,
+    /// W or R.
+    pub matrix: Matrix,
+    /// The gate.
+    pub gate: &'static str,
+}
 
 impl fmt::Display for Site {
     /// `node/R/forward/f`
@@ -201,7 +211,7 @@ impl Sites {
                     sites.inputs.push(InputVector { nodes, vector, sections });
                     InputId(sites.inputs.len() - 1)
                 });
-                let block = Block { plane: gate.direction_index, rows: gate.rows(), columns: gate.columns };
+                let block = SiteRows { plane: gate.direction_index, rows: gate.rows(), columns: gate.columns };
                 let consumer = Consumer::Recurrent(gate);
                 sites.all.push(Site { id: SiteId(sites.all.len()), tensor, block, input, consumer });
             }
@@ -348,14 +358,15 @@ impl Weights {
     pub fn read(
         model: &Model,
         sites: Sites,
-        held: impl Fn(&RecurrentNode, Matrix) -> Option<Arc<Array3<f32>>> + Sync,
+        held: impl Fn(&RecurrentNode, Matrix) -> Option<Arc<Array3<f32>>>,
     ) -> Result<Weights> {
         let survey = &sites.survey;
-        let read = |weight: &recurrent::Weight| {
+        let mut constants = Constants::new(model)?;
+        let mut read = |weight: &recurrent::Weight| {
             let WeightUse { node, matrix } = weight.uses[0];
-            held(&survey.nodes[node], matrix).map_or_else(|| survey.source(weight).values(model).map(Arc::new), Ok)
+            held(&survey.nodes[node], matrix).map_or_else(|| constants.values(survey.source(weight)).map(Arc::new), Ok)
         };
-        let values = survey.weights.par_iter().map(read).collect::<Result<_>>()?;
+        let values = survey.weights.iter().map(&mut read).collect::<Result<_>>()?;
         Ok(Weights { sites, values })
     }
 

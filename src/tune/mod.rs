@@ -68,7 +68,7 @@ impl Effort {
 
 /// How to tune.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
+pub struct TuneOptions {
     /// How much is spent.
     pub effort: Effort,
     /// Steps of Adam for each layer; overrides the effort.
@@ -78,7 +78,7 @@ pub struct Options {
 }
 
 /// What is tuned.
-pub struct Subject<'a> {
+pub struct TuneSubject<'a> {
     /// The original.
     pub model: &'a Model,
     /// The same, ready to run.
@@ -104,14 +104,14 @@ pub struct Tuned {
     /// The names of the nodes.
     pub nodes: Vec<String>,
     /// The target that they were tuned against.
-    pub target: Target,
+    pub target: TuneTarget,
     /// Whether the result was kept.
-    pub outcome: Outcome,
+    pub outcome: LayerOutcome,
 }
 
 /// The target of a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum TuneTarget {
     /// Its own hidden states in the original; the loss is `mean (Y^ - Y)^2 + 0.1 mean (C^ - C)^2`.
     States,
     /// An output of the model; the loss is its mean divergence in nats, or its squared error over its variance.
@@ -120,7 +120,7 @@ pub enum Target {
 
 /// Outcome of tuning a layer.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
+pub enum LayerOutcome {
     /// The loss on held-out samples is lower, and the result is kept.
     Kept {
         /// Loss on the samples left out, before.
@@ -148,9 +148,9 @@ pub enum Outcome {
 }
 
 /// Options of a short tuning that compares plans; `None` for a model so large that a trial would have too few steps.
-pub fn trial(weights: &Weights, seed: u64) -> Option<Options> {
+pub fn trial(weights: &Weights, seed: u64) -> Option<TuneOptions> {
     let steps = schedule::trial_steps(weights.parameters() as usize)?;
-    Some(Options { effort: Effort::Fast, steps: Some(steps), seed })
+    Some(TuneOptions { effort: Effort::Fast, steps: Some(steps), seed })
 }
 
 /// Tunes the coded units of a model in place. The outputs of `reference` may serve as targets, and their mean loss may
@@ -159,11 +159,11 @@ pub fn trial(weights: &Weights, seed: u64) -> Option<Options> {
 /// # Errors
 /// Those of running the model on the samples.
 pub fn tune(
-    &Subject { model, engine, weights }: &Subject<'_>,
+    &TuneSubject { model, engine, weights }: &TuneSubject<'_>,
     coded: &mut CodedSites,
     samples: &Samples,
     reference: Option<&Reference<'_>>,
-    options: &Options,
+    options: &TuneOptions,
     progress: &dyn Progress,
 ) -> Result<TuneReport> {
     let mut report = TuneReport::default();
@@ -177,8 +177,8 @@ pub fn tune(
             }
             Some(Err(reason)) => report.layers.push(Tuned {
                 nodes: names(weights, &nodes),
-                target: Target::States,
-                outcome: Outcome::Skipped(reason),
+                target: TuneTarget::States,
+                outcome: LayerOutcome::Skipped(reason),
             }),
             None => {}
         }
@@ -187,11 +187,11 @@ pub fn tune(
         sites.iter().enumerate().flat_map(|(i, site)| site.numbers.iter().map(move |&n| (n, i))).collect();
     let tracing = Tracing { engine, samples, seed: options.seed, sites: &numbers };
     if !samples.carry.is_empty() && samples.streams.len() < STREAMS {
-        let reason = format!("{STREAMS} streams (files) are needed to tune on, there are {}", samples.streams.len());
+        let reason = format!("fine-tuning needs {STREAMS} streams (files), there are {}", samples.streams.len());
         report.layers.extend(sites.iter().map(|site| Tuned {
             nodes: names(weights, &site.nodes),
-            target: Target::States,
-            outcome: Outcome::Skipped(reason.clone()),
+            target: TuneTarget::States,
+            outcome: LayerOutcome::Skipped(reason.clone()),
         }));
         return Ok(report);
     }
@@ -221,9 +221,9 @@ pub fn tune(
         let tuned = tuner.stack(&layers, goal, descents)?;
         report.layers.push(tuned);
     }
-    if let [Tuned { target: Target::Output(_), outcome, .. }] = &report.layers[..] {
+    if let [Tuned { target: TuneTarget::Output(_), outcome, .. }] = &report.layers[..] {
         report.left_out = tuner.left_out.map(|[before, after]| match outcome {
-            Outcome::Kept { .. } => after,
+            LayerOutcome::Kept { .. } => after,
             _ => before,
         });
     }
@@ -282,11 +282,11 @@ impl Layer {
             return None;
         }
         if codes.iter().all(|coded| coded.block().is_none()) {
-            return Some(Err("only codes of a block dictionary are tuned".into()));
+            return Some(Err("projection dictionaries are not fine-tuned".into()));
         }
         let foreign = |weight: usize| survey.weights[weight].uses.iter().find(|used| !nodes.contains(&used.node));
         if tensors[0] == tensors[1] {
-            return Some(Err("its W and its R are the same weights".into()));
+            return Some(Err("its W and R are the same tensor".into()));
         }
         if let Some(used) = tensors.into_iter().find_map(foreign) {
             return Some(Err(format!("it shares weights with '{}'", survey.nodes[used.node].name)));
@@ -302,10 +302,10 @@ impl Layer {
             .collect();
         let alike = |&n: &usize| survey.nodes[n].attributes.direction == node.attributes.direction;
         if !nodes.iter().all(alike) || specs.iter().any(|s| *s != specs[0]) {
-            return Some(Err("nodes with other attributes use the same weights".into()));
+            return Some(Err("it shares weights with nodes of other attributes".into()));
         }
         if let Some(odd) = specs[0].iter().flat_map(|s| s.activations).find(|a| !a.has_slope_by_value()) {
-            return Some(Err(format!("no derivative by its value for {odd:?}")));
+            return Some(Err(format!("activation {odd:?} is not supported")));
         }
         let numbers: Option<Vec<usize>> =
             nodes.iter().map(|&n| engine.number(&survey.nodes[n].scope, survey.nodes[n].index)).collect();
@@ -370,7 +370,7 @@ struct Tuner<'a> {
     reference: Option<&'a Reference<'a>>,
     /// Of the outputs, as it is coded now; `None` as [`output_loss`](Self::output_loss) has it: then the states alone decide.
     loss: Option<f64>,
-    options: &'a Options,
+    options: &'a TuneOptions,
     progress: &'a dyn Progress,
     /// Steps of one descent, without those in which it settles.
     descent: usize,
@@ -422,8 +422,10 @@ impl Tuner<'_> {
     fn stack(&mut self, layers: &[usize], mut goal: Goal, descents: usize) -> Result<Tuned> {
         let nodes = layers.iter().flat_map(|&l| names(self.weights, &self.sites[l].nodes)).collect();
         let target = match &goal {
-            Goal::States => Target::States,
-            Goal::Output(Head { output, .. }) | Goal::Finals(Finals { output, .. }) => Target::Output(output.clone()),
+            Goal::States => TuneTarget::States,
+            Goal::Output(Head { output, .. }) | Goal::Finals(Finals { output, .. }) => {
+                TuneTarget::Output(output.clone())
+            }
         };
         let places = self.places(layers);
         self.left_out = None;
@@ -438,7 +440,7 @@ impl Tuner<'_> {
                     break;
                 }
                 progress::advance(self.progress, (self.steps() * descents) as u64)?;
-                return Ok(Tuned { nodes, target, outcome: Outcome::Skipped(reason) });
+                return Ok(Tuned { nodes, target, outcome: LayerOutcome::Skipped(reason) });
             }
             // Only where it gets the original's own inputs is it known what the original does on others.
             let variants = (!windows.drifted).then(|| Variants {
@@ -474,7 +476,11 @@ impl Tuner<'_> {
                 losses = Some((first, after));
             } else if losses.is_none() {
                 progress::advance(self.progress, (self.steps() * (descents - 1)) as u64)?;
-                return Ok(Tuned { nodes, target, outcome: Outcome::Dropped { before, after, steps, outputs: None } });
+                return Ok(Tuned {
+                    nodes,
+                    target,
+                    outcome: LayerOutcome::Dropped { before, after, steps, outputs: None },
+                });
             }
             idle = if after <= before * (1.0 - PAYS) { 0 } else { idle + 1 };
             if after.is_nan() || idle == PATIENCE {
@@ -485,18 +491,18 @@ impl Tuner<'_> {
         let (before, after) = losses.unwrap_or_default();
         if after > before * (1.0 - WORTH) {
             (*self.coded, self.biases) = untuned;
-            return Ok(Tuned { nodes, target, outcome: Outcome::Dropped { before, after, steps, outputs: None } });
+            return Ok(Tuned { nodes, target, outcome: LayerOutcome::Dropped { before, after, steps, outputs: None } });
         }
         if let Some(first) = self.loss {
             let last = self.output_loss()?.unwrap_or(f64::INFINITY);
             if last >= first || last.is_nan() {
                 (*self.coded, self.biases) = untuned;
-                let outcome = Outcome::Dropped { before, after, steps, outputs: Some([first, last]) };
+                let outcome = LayerOutcome::Dropped { before, after, steps, outputs: Some([first, last]) };
                 return Ok(Tuned { nodes, target, outcome });
             }
             self.loss = Some(last);
         }
-        Ok(Tuned { nodes, target, outcome: Outcome::Kept { before, after, steps, atoms_stay } })
+        Ok(Tuned { nodes, target, outcome: LayerOutcome::Kept { before, after, steps, atoms_stay } })
     }
 
     fn descend(
@@ -607,10 +613,10 @@ fn refusal(windows: &Windows) -> Option<String> {
         return Some("no sample reaches it".into());
     }
     if windows.vary {
-        return Some("its B or P is not the same in all its runs".into());
+        return Some("its B or P changes between runs".into());
     }
     if windows.tuned_on.is_empty() || windows.left_out.is_empty() {
-        return Some("the samples are too few to leave some out".into());
+        return Some("too few samples to hold some back".into());
     }
     None
 }

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use super::schedule::{ATOM_RATE, BIAS_RATE, DECAY, SCALE_RATE};
 use super::stack::{Stack, StackGradients};
 use crate::code::{CodedSite, CodedSites};
-use crate::dictionary::{BlockSpec, Codebook, Coded};
+use crate::dictionary::{BlockCode, BlockSpec, Codebook};
 use crate::recurrent::Matrix;
 use crate::sites::SiteId;
 
@@ -268,7 +268,7 @@ impl Book {
 }
 
 impl Member {
-    fn new(place: Place, book: usize, coded: &Coded) -> Member {
+    fn new(place: Place, book: usize, coded: &BlockCode) -> Member {
         let values: Vec<f32> = coded.scales.codes.iter().map(|&code| f32::from(code)).collect();
         let rates = values.iter().map(|v| v * SCALE_RATE as f32).collect();
         Member {
@@ -406,7 +406,7 @@ mod tests {
         let mut atoms: Vec<i8> = (0..16).flat_map(|i| [10 * (i / 4), 10 * (i % 4)]).collect();
         atoms.resize(2 * ATOMS, -127);
         let codebook = Arc::new(Codebook { spec: BlockSpec { width: 2 }, atoms });
-        let coded = Coded {
+        let coded = BlockCode {
             rows: 1,
             columns: 5,
             codes: codes.to_vec(),

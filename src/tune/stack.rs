@@ -20,8 +20,8 @@ pub(super) struct Direction {
 }
 
 impl Direction {
-    fn weights(&self) -> cell::Weights<'_> {
-        cell::Weights { w: &self.w, r: &self.r, b: self.b.as_deref(), p: self.p.as_deref() }
+    fn weights(&self) -> cell::CellWeights<'_> {
+        cell::CellWeights { w: &self.w, r: &self.r, b: self.b.as_deref(), p: self.p.as_deref() }
     }
 }
 

@@ -18,13 +18,13 @@ use crate::onnx::{AttributeProto, Definition, Model, NodeProto, Origin, Scope, S
 use crate::recurrent::{Attributes, BIAS, Cell, Matrix};
 
 /// A node by its graph and its index therein.
-pub type Place = (Scope, usize);
+pub type NodePath = (Scope, usize);
 
 /// What differs, in terms of the original.
 #[derive(Clone, Debug, Default)]
 pub struct Differences {
     /// The names of nodes that are, or read, something else than in the original.
-    pub nodes: BTreeMap<Place, String>,
+    pub nodes: BTreeMap<NodePath, String>,
     /// Outputs that are another value than in the original.
     pub outputs: BTreeSet<String>,
     /// What that changes.
@@ -32,7 +32,7 @@ pub struct Differences {
     /// Differences that no node shows: operator sets, functions, missing outputs.
     pub whole: Vec<String>,
     /// Recurrent nodes of both models that take the same place.
-    pub layers: Vec<(Place, Place)>,
+    pub layers: Vec<(NodePath, NodePath)>,
 }
 
 impl Differences {
@@ -43,7 +43,7 @@ impl Differences {
 }
 
 /// Whether an input of two recurrent nodes, by its index, is compared by other means.
-pub type Elsewhere<'e> = &'e dyn Fn(&Place, &Place, usize) -> bool;
+pub type Elsewhere<'e> = &'e dyn Fn(&NodePath, &NodePath, usize) -> bool;
 
 /// Compares two models.
 ///
@@ -75,16 +75,16 @@ pub fn between(original: &Model, other: &Model, elsewhere: Elsewhere<'_>) -> Res
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Reader {
     /// An input of a node.
-    Node(Place, usize),
+    Node(NodePath, usize),
     /// An output of a graph.
-    Output(Place),
+    Output(NodePath),
 }
 
 /// Why two values are not the same.
 struct Mismatch {
     reader: Reader,
     /// The node of the original that gives the value, if there is one.
-    maker: Option<Place>,
+    maker: Option<NodePath>,
 }
 
 /// A value of each model, by name as seen from a scope, that one reader reads.
@@ -101,10 +101,10 @@ struct Comparison<'m> {
     /// Bodies that take the same place, by the original's.
     scopes: HashMap<Scope, Scope>,
     /// Nodes that were compared, and whether they are the same.
-    pairs: HashMap<(Place, Place), bool>,
+    pairs: HashMap<(NodePath, NodePath), bool>,
     mismatches: Vec<Mismatch>,
     /// The node of the other model that each node is paired with: one that draws random numbers gives others than two do.
-    partners: [HashMap<Place, Place>; 2],
+    partners: [HashMap<NodePath, NodePath>; 2],
     open: VecDeque<Edge>,
 }
 
@@ -194,7 +194,7 @@ impl Comparison<'_> {
     }
 
     /// Whether two nodes are the same, but for what is behind their inputs, which is left to be compared.
-    fn pair(&mut self, places: &[Place; 2]) -> bool {
+    fn pair(&mut self, places: &[NodePath; 2]) -> bool {
         let key = (places[0].clone(), places[1].clone());
         if let Some(known) = self.pairs.get(&key) {
             return *known;
@@ -212,7 +212,7 @@ impl Comparison<'_> {
     }
 
     /// Whether two nodes are the same by themselves. Recurrent nodes count as the same: how they differ is noted.
-    fn nodes(&mut self, places: &[Place; 2]) -> bool {
+    fn nodes(&mut self, places: &[NodePath; 2]) -> bool {
         let [a, b] = [0, 1].map(|side| self.models[side].node(&places[side].0, places[side].1));
         let given = |names: &[String]| present(trimmed(names));
         let (ins, outs) = ([given(&a.input), given(&b.input)], [given(&a.output), given(&b.output)]);
@@ -279,7 +279,7 @@ impl Comparison<'_> {
     }
 
     /// What is behind the inputs of two nodes, and in their bodies.
-    fn inside(&mut self, places: &[Place; 2]) {
+    fn inside(&mut self, places: &[NodePath; 2]) {
         let [a, b] = [0, 1].map(|side| self.models[side].node(&places[side].0, places[side].1));
         for (input, name) in a.input.iter().enumerate() {
             let other = b.input.get(input).map_or("", String::as_str);
@@ -307,7 +307,7 @@ impl Comparison<'_> {
         }
     }
 
-    fn differs(&mut self, edge: &Edge, maker: Option<Place>) {
+    fn differs(&mut self, edge: &Edge, maker: Option<NodePath>) {
         match &edge.reader {
             Reader::Node(place, input) => {
                 let weight = is_weight(self.models[0].node(&place.0, place.1), *input);
@@ -320,13 +320,13 @@ impl Comparison<'_> {
         self.mismatches.push(Mismatch { reader: edge.reader.clone(), maker });
     }
 
-    fn note(&mut self, place: &Place, flow: Flow) {
+    fn note(&mut self, place: &NodePath, flow: Flow) {
         self.found.changes.add(&place.0, place.1, flow);
         self.name(place);
     }
 
     /// Notes the name of a node that differs.
-    fn name(&mut self, place: &Place) {
+    fn name(&mut self, place: &NodePath) {
         let name = plain_name(self.models[0].node(&place.0, place.1), place.1);
         self.found.nodes.entry(place.clone()).or_insert(name);
     }

@@ -7,8 +7,8 @@
 
 use ndarray::{Array3, ArrayD};
 
-use super::difference::{self, Differences, Place};
-use super::{Check, Scope, Settings, Verdict, short, verdict};
+use super::difference::{self, Differences, NodePath};
+use super::{Check, Verdict, VerifyScope, VerifySettings, short, verdict};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::loss::{Content, Figures, Judge, Judged, LossKind};
@@ -32,9 +32,14 @@ const NAMED: usize = 8;
 ///
 /// # Errors
 /// `why`, if no layer differs; [`ErrorKind::Engine`] for a layer that cannot be run.
-pub(super) fn verify(original: &Model, compressed: &Model, settings: &Settings<'_>, why: &Error) -> Result<Verdict> {
+pub(super) fn verify(
+    original: &Model,
+    compressed: &Model,
+    settings: &VerifySettings<'_>,
+    why: &Error,
+) -> Result<Verdict> {
     let sides = [Side::new(original)?, Side::new(compressed)?];
-    let elsewhere = |a: &Place, b: &Place, input: usize| match [sides[0].node(a), sides[1].node(b)] {
+    let elsewhere = |a: &NodePath, b: &NodePath, input: usize| match [sides[0].node(a), sides[1].node(b)] {
         [Some(a), Some(b)] => input != BIAS || sides[0].bias(a).is_ok() && sides[1].bias(b).is_ok(),
         _ => false,
     };
@@ -55,7 +60,7 @@ pub(super) fn verify(original: &Model, compressed: &Model, settings: &Settings<'
     if outputs.is_empty() && failures.is_empty() {
         return Err(why.clone());
     }
-    let mut verdict = verdict(Scope::Layers, Some(why.to_string()), settings, outputs);
+    let mut verdict = verdict(VerifyScope::Layers, Some(why.to_string()), settings, outputs);
     verdict.samples = SAMPLES;
     verdict.fail(failures);
     verdict.warnings.extend(settings.checks.iter().filter_map(|check| unnamed(check, why)));
@@ -67,7 +72,7 @@ fn unnamed(check: &Check, why: &Error) -> Option<String> {
     let (kind, limit) = (check.kind.name(), short(check.limit));
     check.output.is_none().then(|| {
         format!(
-            "--{kind} {limit} is held against each layer alone, on made-up inputs, not against the outputs: the model \
+            "--{kind} {limit} is checked for each layer alone, on random inputs, not for the outputs: the model \
              cannot be run ({why})"
         )
     })
@@ -133,7 +138,7 @@ impl<'m> Side<'m> {
         Ok(Side { model, survey: recurrent::find(model, &options)? })
     }
 
-    fn node(&self, place: &Place) -> Option<&RecurrentNode> {
+    fn node(&self, place: &NodePath) -> Option<&RecurrentNode> {
         self.survey.nodes.iter().find(|node| (&node.scope, node.index) == (&place.0, place.1))
     }
 

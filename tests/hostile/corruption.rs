@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dirnet::code::CodedSite;
-use dirnet::dictionary::{BlockSpec, Codebook, Coded, Scales};
+use dirnet::dictionary::{BlockCode, BlockSpec, Codebook, Scales};
 use dirnet::encode::{self, Writing};
 use dirnet::onnx::graph::for_each_tensor;
 use dirnet::onnx::{LoadOptions, Model};
@@ -221,7 +221,7 @@ fn rewritten(model: &Model) -> Option<Model> {
         let [rows, columns] = unit.block.shape();
         let codes = vec![7; rows * spec.pieces(columns)];
         let scales = Scales { codes: vec![1; rows], step: 0.5 };
-        let coded = Coded { rows, columns, codes, scales, codebook: codebook.clone() };
+        let coded = BlockCode { rows, columns, codes, scales, codebook: codebook.clone() };
         Some(CodedSite::Block(coded))
     });
     let writing = Writing { note: "corruption".to_owned(), ..Writing::default() };

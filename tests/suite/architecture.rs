@@ -235,3 +235,21 @@ fn every_attack_has_a_test() {
     }
     assert!(count > 30, "{count} rows");
 }
+
+/// Whoever reads `Point` should not have to ask which. The messages of the ONNX format keep the format's names.
+#[test]
+fn no_two_public_types_share_a_name() {
+    let mut known = BTreeMap::new();
+    for source in library().into_iter().filter(|source| !source.path.ends_with("onnx/proto.rs")) {
+        for line in product(&source.text) {
+            let kinds = ["struct ", "enum ", "trait ", "type ", "union "];
+            let Some(rest) = line.trim().strip_prefix("pub ") else { continue };
+            let Some(rest) = kinds.iter().find_map(|kind| rest.strip_prefix(kind)) else { continue };
+            let name = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default().to_owned();
+            if let Some(first) = known.insert(name.clone(), source.path.clone()) {
+                panic!("{name} is in {} and {}", first.display(), source.path.display());
+            }
+        }
+    }
+    assert!(known.len() > 100, "{}", known.len());
+}

@@ -14,7 +14,7 @@ use crate::made::{array, fixture};
 use crate::quick;
 
 /// The operators that are supported.
-const OPERATORS: [&str; 2] = ["lstm", "gru"];
+const OPERATORS: [&str; 3] = ["lstm", "gru", "rnn"];
 
 /// A node's outputs may be this far from the formulas in double precision, or from 1 where these are larger.
 const TOLERANCE: f64 = 4e-6;

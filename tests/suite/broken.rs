@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use dirnet::onnx::external_data::Place;
+use dirnet::onnx::external_data::DataRange;
 use dirnet::onnx::{GraphProto, ModelProto, NodeProto, TensorProto, tensor};
 use prost::Message;
 
@@ -78,7 +78,7 @@ fn hidden(size: Option<i64>) -> Vec<u8> {
 
 fn side_file(location: &str, change: impl FnOnce(&mut TensorProto)) -> Vec<u8> {
     w(|w| {
-        Place { location: location.to_owned(), offset: 0, length: Some(768) }.write_to(w);
+        DataRange { location: location.to_owned(), offset: 0, length: Some(768) }.write_to(w);
         change(w);
     })
 }

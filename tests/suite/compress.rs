@@ -25,7 +25,7 @@ fn round_trip(path: &Path, ratio: f64) -> Result<(), Error> {
     let weights = Weights::find(&model, &FindOptions::default())?;
     let writing = Writing { note: "test".to_owned(), ..Writing::default() };
     let equal = weights.sites().map(|_| 1.0);
-    let (target, plan) = compress::sized(&model, &weights, &writing, |sizing| {
+    let (target, plan) = compress::sized(&model, &weights, &writing, &encode::Measured::default(), |sizing| {
         let target = sizing.target(ratio);
         (target, plan::uniform(sizing, &equal, target))
     });
@@ -76,7 +76,7 @@ fn a_target_that_one_rate_meets_is_not_refused_beforehand() {
     let weights = Weights::find(&model, &FindOptions::default()).unwrap();
     let writing = Writing::default();
     let equal = weights.sites().map(|_| 1.0);
-    compress::sized(&model, &weights, &writing, |sizing| {
+    compress::sized(&model, &weights, &writing, &encode::Measured::default(), |sizing| {
         let meets = |ratio: f64| plan::uniform(sizing, &equal, sizing.target(ratio)).is_ok();
         let ratios: Vec<f64> = (4..40).map(|half| f64::from(half) / 2.0).collect();
         assert!(ratios.iter().any(|&ratio| meets(ratio)) && ratios.iter().any(|&ratio| !meets(ratio)));

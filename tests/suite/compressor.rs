@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dirnet::compress::{Allocation, SweepRow};
 use dirnet::error::ErrorKind;
+use dirnet::onnx::tensor;
 use dirnet::progress::Progress;
 use dirnet::samples::{Random, RandomOptions};
 use dirnet::{Compressor, Inputs, Model, Options, Samples, Target};
+use ndarray::{ArrayD, IxDyn};
 
 use crate::forms::{self, Case};
-use crate::made::fixture;
+use crate::hostile::{self, targets::wave};
 
 const RATIOS: [f64; 2] = [2.5, 5.0];
 
@@ -78,11 +80,14 @@ fn what_a_bound_on_the_loss_finds_is_what_compress_gives_at_that_size() {
 /// The command line with its defaults, and ten lines of Rust.
 #[test]
 fn the_library_writes_the_bytes_of_the_tool() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let out = directory.path().join("small.onnx");
-    let (path, calibration) = (fixture("graphs/half.onnx"), fixture("graphs/half.npz"));
+    let directory = tempfile::TempDir::new().expect("a directory");
+    let [path, calibration, out, again] =
+        ["m.onnx", "x.npy", "small.onnx", "again.onnx"].map(|name| directory.path().join(name));
+    hostile::write(&directory, "m.onnx", &hostile::with(vec![], vec![tensor::float("z", &[], &[0.5])]));
+    let samples = ArrayD::from_shape_vec(IxDyn(&[16, 4, 1, 16]), wave(16 * 4 * 16)).expect("as many as it says");
+    ndarray_npy::write_npy(&calibration, &samples).expect("it can be written");
     let status = std::process::Command::new(env!("CARGO_BIN_EXE_dirnet"))
-        .args(["compress", "--ratio", "3", "--quiet", "--calibration"])
+        .args(["compress", "--ratio", "4", "--quiet", "--calibration"])
         .arg(&calibration)
         .arg("-o")
         .args([&out, &path])
@@ -92,8 +97,7 @@ fn the_library_writes_the_bytes_of_the_tool() {
     let model = Model::open(&path).expect("it is a model");
     let samples = Samples::open(&model, &calibration).expect("they fit");
     let mut compressor = Compressor::new(&model, Inputs::new(samples, None), Options::default()).expect("it has sites");
-    let small = compressor.compress(&Target::Ratio(3.0)).expect("it can be reached");
-    let again = directory.path().join("again.onnx");
+    let small = compressor.compress(&Target::Ratio(4.0)).expect("it can be reached");
     small.model.save(&again).expect("it can be written");
     assert!(std::fs::read(&out).expect("written") == std::fs::read(&again).expect("written"), "other bytes");
 }

@@ -85,7 +85,7 @@ impl File {
 
     fn visit(&self, graphs: &[&GraphProto], found: &mut HashMap<(String, Matrix), Value>) {
         for node in &graphs.last().unwrap().node {
-            if matches!(node.op_type(), "LSTM" | "GRU") {
+            if matches!(node.op_type(), "LSTM" | "GRU" | "RNN") {
                 for (matrix, input) in [(Matrix::W, 1), (Matrix::R, 2)] {
                     let value = self.value(graphs, &node.input[input]);
                     let known = found.insert((node.name().to_owned(), matrix), value);

@@ -205,7 +205,7 @@ fn every_command_runs() {
             let (code, errors) = shell(folder.path(), &command);
             let has_checks = ["--min-", "--max-kl", "--max-nmse", "--max-abs", "--config"];
             let has_checks = has_checks.iter().any(|flag| command.contains(flag));
-            let at_a_check = code == Some(1) && errors.contains("output '") && errors.contains(": --");
+            let at_a_check = code == Some(1) && errors.contains("output '") && errors.contains(" --");
             let ended_well = code == Some(0) || has_checks && at_a_check;
             assert!(ended_well, "{}: {command}: exit {code:?}\n{errors}", path.display());
         }

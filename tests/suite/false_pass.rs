@@ -11,7 +11,7 @@ use dirnet::onnx::proto::{OperatorSetIdProto, attribute_proto::AttributeType};
 use dirnet::onnx::{AttributeProto, GraphProto, LoadOptions, Model, ModelProto, NodeProto, Scope, TensorProto, tensor};
 use dirnet::progress::Silent;
 use dirnet::samples::{Carry, Feed, Samples, Stream, Tensor};
-use dirnet::verify::{self, Check, CheckKind, Settings, Verdict, verify};
+use dirnet::verify::{self, Check, CheckKind, Verdict, VerifySettings, verify};
 use ndarray::{Array, ArrayD, IxDyn};
 
 use crate::hostile::targets::{graph, int, node, of, value, wave};
@@ -89,7 +89,7 @@ fn judge(
     checks: &[Check],
 ) -> Result<Verdict, dirnet::error::Error> {
     let loss = LossSpec::default();
-    let settings = Settings { samples, calibrated_on: None, loss: &loss, checks, seed: 0 };
+    let settings = VerifySettings { samples, calibrated_on: None, loss: &loss, checks, seed: 0 };
     verify(&load(original), &load(result), &settings, &Silent)
 }
 
@@ -127,7 +127,7 @@ fn tokens(bad: impl Fn(usize) -> bool) -> Samples {
 fn a_sample_out_of_range_does_not_turn_a_failure_into_layers() {
     let (original, result) = (embedding(1.0), coded(embedding(-1000.0), 1e-3));
     let fine = judge(&original, &result, &tokens(|_| false), &snr(20.0)).unwrap();
-    assert!(!fine.passed && fine.scope == verify::Scope::Model);
+    assert!(!fine.passed && fine.scope == verify::VerifyScope::Model);
     for bad in [tokens(|i| i == 3), tokens(|_| true)] {
         let error = judge(&original, &result, &bad, &snr(20.0)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Samples, "{error}");
@@ -327,12 +327,12 @@ fn extra_input(model: &mut ModelProto, input: usize, tensor: TensorProto) {
 fn what_was_not_run_must_be_the_same() {
     let original = unrunnable(1.0);
     let sound = judge(&original, &coded(original.clone(), 1e-3), &samples(), &snr(20.0)).unwrap();
-    assert!(sound.passed && sound.scope == verify::Scope::Layers, "{:?}", sound.failures);
+    assert!(sound.passed && sound.scope == verify::VerifyScope::Layers, "{:?}", sound.failures);
     for (name, change, said) in CHANGES {
         let mut result = coded(original.clone(), 1e-3);
         change(&mut result);
         let verdict = judge(&original, &result, &samples(), &snr(20.0)).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!(verdict.scope, verify::Scope::Layers, "{name}");
+        assert_eq!(verdict.scope, verify::VerifyScope::Layers, "{name}");
         assert!(!verdict.passed, "{name} passed");
         assert!(verdict.failures.iter().any(|f| f.contains(said)), "{name}: {:?}", verdict.failures);
     }
@@ -409,7 +409,7 @@ fn a_check_of_outputs_that_only_layers_answer_warns_even_when_quiet() {
     let (code, said) = run(directory.path(), &[&arguments[..], &["--min-snr", "20"]].concat());
     assert_eq!(code, Some(0), "{said}");
     assert!(
-        said.starts_with("warning: --min-snr 20 is held against each layer alone") && said.lines().count() == 1,
+        said.starts_with("warning: --min-snr 20 is checked for each layer alone") && said.lines().count() == 1,
         "{said}"
     );
     let (code, said) = run(directory.path(), &arguments);
@@ -483,15 +483,11 @@ fn a_check_of_all_is_not_met_by_outputs_that_no_weight_reaches() {
     let original = labels(vec![], &["label", "version", "size"]);
     let result = coded(original.clone(), 1.0);
     let verdict = judge(&original, &result, &samples(), &snr(20.0)).unwrap();
-    assert_eq!(verdict.failures, ["--min-snr has no meaning for any output that was run"]);
+    assert_eq!(verdict.failures, ["--min-snr does not apply to any output that was run"]);
     assert_eq!(verdict.outputs.iter().map(|o| o.reached).collect::<Vec<_>>(), [true, false, false]);
     let unbound: Vec<&str> = verdict.unbound.iter().map(|u| &*u.output).collect();
     assert_eq!(unbound, ["label", "version", "size"]);
-    assert!(
-        verdict.warnings[0].contains("'label' (it is of integers, which --min-agreement binds)"),
-        "{:?}",
-        verdict.warnings
-    );
+    assert!(verdict.warnings[0].contains("'label' (it holds integers: use --min-agreement)"), "{:?}", verdict.warnings);
     let json = serde_json::to_value(&verdict).unwrap();
     assert_eq!((&json["unbound"][1]["gate"], &json["unbound"][1]["output"]), (&"min-snr".into(), &"version".into()));
 
@@ -500,6 +496,24 @@ fn a_check_of_all_is_not_met_by_outputs_that_no_weight_reaches() {
     assert!(!agreement.passed && agreement.checks[0].output == "label");
     let named = judge(&original, &result, &samples(), &[check(CheckKind::MaxAbs, Some("version"), 0.0)]).unwrap();
     assert!(named.passed, "who names it knows what it is: {:?}", named.failures);
+}
+
+#[test]
+fn a_constant_binds_no_check_however_it_is_computed() {
+    let original = labels(vec![], &["label", "version"]);
+    let mut result = coded(original.clone(), 1.0);
+    initializer(&mut result, "v", tensor::float("v", &[3], &[1.5, 0.5, 2.0]));
+    nodes(&mut result)[2] = node("Add", &["v", "v"], "version", vec![]);
+    let verdict = judge(&original, &result, &samples(), &snr(20.0)).unwrap();
+    assert_eq!(verdict.failures, ["--min-snr does not apply to any output that was run"]);
+    let mut newer = coded(original.clone(), 1.0);
+    newer.opset_import[0].version = Some(16);
+    let verdict = judge(&original, &newer, &samples(), &snr(20.0)).unwrap();
+    assert_eq!(verdict.failures, ["--min-snr does not apply to any output that was run"]);
+    let mut wrong = coded(original.clone(), 0.0);
+    initializer(&mut wrong, "v", tensor::float("v", &[3], &[3.0, 1.0, 5.0]));
+    let verdict = judge(&original, &wrong, &samples(), &snr(60.0)).unwrap();
+    assert!(verdict.failures[0].starts_with("output 'version': snr "), "{:?}", verdict.failures);
 }
 
 #[test]
@@ -540,7 +554,8 @@ fn an_output_that_lost_what_was_computed_meets_no_check_of_all() {
 
 #[test]
 fn models_of_other_inputs_and_outputs_are_refused() {
-    let original = model(vec![], vec![], &["u"]);
+    let mut original = model(vec![], vec![], &["u"]);
+    original.graph.as_mut().unwrap().output[0] = typed("u", 1, &[STEPS as i64, 1, 2, HIDDEN as i64]);
     let refused = |change: &dyn Fn(&mut GraphProto), said: &str| {
         let mut result = coded(original.clone(), 1e-4);
         change(result.graph.as_mut().unwrap());

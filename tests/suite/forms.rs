@@ -269,7 +269,7 @@ fn what_a_form_cannot_do_stays_portable() {
 
 /// The forms that the nodes of a model were given; every one that stays portable has a reason.
 fn assigned(place: &str, model: &Model, weights: &Weights, form: Form) -> Vec<Form> {
-    let assigned = quick::forms(&weights, &model, writing(form).request, |_| Storage::Block);
+    let assigned = quick::forms(weights, model, writing(form).request, |_| Storage::Block);
     assert_eq!(assigned.len(), weights.survey.nodes.len(), "{place}");
     for (node, assigned) in weights.survey.nodes.iter().zip(&assigned) {
         assert_eq!(assigned.form == Form::Portable, assigned.reason.is_some(), "{place}: {}", node.name);

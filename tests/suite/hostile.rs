@@ -12,7 +12,7 @@ use bytes::Bytes;
 use dirnet::encode::{Assigned, Form, Request};
 use dirnet::error::ErrorKind;
 use dirnet::expand;
-use dirnet::onnx::external_data::Place;
+use dirnet::onnx::external_data::DataRange;
 use dirnet::onnx::graph::for_each_tensor;
 use dirnet::onnx::proto::{
     OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
@@ -133,7 +133,7 @@ pub fn huge(directory: &TempDir, bytes: u64) {
     fs::File::create(directory.path().join("huge")).unwrap().set_len(bytes).unwrap();
     let mut table = tensor::float("table", &[0], &[]);
     table.dims = vec![bytes as i64 / 4 / 16, 16];
-    Place { location: "huge".to_owned(), offset: 0, length: Some(bytes) }.write_to(&mut table);
+    DataRange { location: "huge".to_owned(), offset: 0, length: Some(bytes) }.write_to(&mut table);
     let look_up = node("Gather", &["table", "row"], "z", vec![int("axis", 0)]);
     let pick = node("Slice", &["z", "zero", "one"], "first", vec![]);
     let mut proto = with(vec![look_up, pick], vec![table]);
@@ -157,8 +157,7 @@ fn an_endless_run_ends_as_an_error_that_names_the_model() {
         assert!(start.elapsed() < Duration::from_secs(30));
         shown
     };
-    let line =
-        "error: endless.onnx: could not be verified: one run takes more than 1 s; raise --verify-timeout if it may\n";
+    let line = "error: endless.onnx: could not be verified: inference exceeds 1 s; increase --verify-timeout\n";
     let compress = [&["compress", "endless.onnx", "-o", "out.onnx"][..], &QUICK].concat();
     assert_eq!(limited(&compress), (Some(1), line.to_owned()));
     assert_eq!(limited(&["verify", "endless.onnx", "fine.onnx"]), (Some(1), line.to_owned()), "as the original");
@@ -185,8 +184,7 @@ fn a_runaway_allocation_ends_as_an_error_that_names_the_model() {
     let (code, line) =
         run(directory.path(), &["verify", &fixture("gru256.onnx"), &fixture("gru256.onnx"), "--verify-memory", "3MB"]);
     assert_eq!(code, Some(1), "{line}");
-    let words =
-        "gru256.onnx: could not be verified: it takes more than 3.00 MB of memory; raise --verify-memory if it may";
+    let words = "gru256.onnx: could not be verified: it takes more than 3.00 MB of memory; increase --verify-memory";
     assert!(line.starts_with("error: ") && line.contains(words) && line.lines().count() == 1, "{line}");
     assert_eq!(names(directory.path()), ["greedy.onnx"]);
 }
@@ -292,7 +290,7 @@ fn long_names_make_short_lines() {
     write(&directory, "input.onnx", &proto);
     let mut proto = fine();
     let tensor = &mut proto.graph.as_mut().unwrap().initializer[0];
-    Place { location: "L".repeat(3_000_000), offset: 0, length: None }.write_to(tensor);
+    DataRange { location: "L".repeat(3_000_000), offset: 0, length: None }.write_to(tensor);
     write(&directory, "location.onnx", &proto);
     for model in ["name.onnx", "input.onnx", "location.onnx"] {
         let start = Instant::now();
@@ -506,8 +504,11 @@ fn an_output_is_no_input_by_whatever_path() {
         (&["-o", "cal.npz", "--holdout", "./cal.npz"], "cal.npz: this is an input"),
         (&["-o", "c.toml", "--config", "sub/../c.toml"], "c.toml: this is an input"),
         (&["-o", "o.onnx", "--labels", "y=l.json", "--report", "l.json"], "l.json: this is an input"),
-        (&["-o", "o.json", "--report", "./sub/../o.json"], "./sub/../o.json: is an output twice"),
-        (&["-o", "o.onnx", "--report", "r.json", "--report", "sub/../r.json"], "sub/../r.json: is an output twice"),
+        (&["-o", "o.json", "--report", "./sub/../o.json"], "./sub/../o.json: is used for two outputs"),
+        (
+            &["-o", "o.onnx", "--report", "r.json", "--report", "sub/../r.json"],
+            "sub/../r.json: is used for two outputs",
+        ),
     ];
     for (flags, words) in cases {
         let (code, line) = run(directory.path(), &[&["compress", "fine.onnx"], flags].concat());
@@ -703,13 +704,12 @@ fn the_bytes_do_not_depend_on_the_number_of_threads() {
     write(&directory, "fine.onnx", &fine());
     let ours = directory.path().join("fine.onnx");
     let charlm = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/charlm");
-    let quick: &[&str] = &["--sensitivity", "local", "--tune-steps", "2"];
     let streaming = directory.path().join("vad.onnx");
     docs::write_streaming(&streaming);
     let cases = [
         (ours, PathBuf::new(), &[][..]),
-        (streaming, PathBuf::new(), &["--stream", "state=stateN", "--tune-steps", "2"]),
-        (charlm.join("gru256.onnx"), charlm.join("calibration.npz"), quick),
+        (streaming, PathBuf::new(), &["--stream", "state=stateN"]),
+        (charlm.join("gru256.onnx"), charlm.join("calibration.npz"), &["--sensitivity", "local", "--tune", "off"]),
     ];
     check_threads(&directory, cases);
 }

@@ -226,6 +226,6 @@ fn a_bench_is_guarded_too() {
     let bench = ["bench", "--runs", "1", "--warm-up", "0", "--verify-timeout", "1", "-q", "--", "fine.onnx"];
     assert_eq!(run(directory.path(), &bench), (Some(0), String::new()));
     let (code, line) = run(directory.path(), &[&bench[..], &["endless.onnx"]].concat());
-    let why = "could not be measured: one run takes more than 1 s; raise --verify-timeout if it may";
+    let why = "could not be measured: inference exceeds 1 s; increase --verify-timeout";
     assert_eq!((code, line), (Some(1), format!("error: endless.onnx: {why}\n")));
 }

@@ -117,7 +117,7 @@ fn learn(weights: &Weights, plan: &Plan, peak: i8) -> CodedSites {
     let eye = |columns: usize| Arc::new(Metric::new(Array2::<f32>::eye(columns).view(), 0.01).unwrap());
     let metrics = weights.sites().map(|site| eye(site.block.columns));
     let options =
-        dictionary::Options { rounds: 1, kmeans_iterations: 2, refit_steps: 1, sweeps: 0, ..Default::default() };
+        dictionary::LearnOptions { rounds: 1, kmeans_iterations: 2, refit_steps: 1, sweeps: 0, ..Default::default() };
     let how = Learning { metrics: &metrics, options, peaks: weights.sites().map(|_| peak) };
     code::learn(weights, plan, &how, &Silent).unwrap().0
 }
@@ -268,13 +268,13 @@ fn bands_that_do_not_fit_are_refused() {
     let plan = plan(&weights);
     let text = plan::write(&weights, &plan).unwrap();
     let one = "bands = [[[5, 1, 1], [4, 2, 3]]]";
-    assert!(text.contains(one), "{text}");
+    assert!(text.contains(one) && text.contains("\n# bands "), "{text}");
     for (bands, reason) in [
         ("bands = [[[5, 1, 1], [4, 2, 3]], [[1, 1, 1]]]", "expected 1"),
-        ("bands = [[[11, 1, 1]]]", "has 11 atoms, its vectors have 10 components"),
+        ("bands = [[[11, 1, 1]]]", "has 11 atoms, expected at most 10"),
         ("bands = [[[5, 1, 0], [4, 2, 3]]]", "codes 0 where a band and those after it are not used"),
         ("bands = [[[5, 17, 1]]]", "1 to 16"),
-        ("bands = [[[5, 1, 1]]]\nwidth = 2", "needs bands, and nothing else"),
+        ("bands = [[[5, 1, 1]]]\nwidth = 2", "takes bands, and nothing else"),
     ] {
         let error = plan::read(&text.replacen(one, bands, 1), &weights, &plan.sensitivity).unwrap_err();
         assert!(error.to_string().contains(reason), "{bands}: {error}");

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use dirnet::code::{self, CodedSite, CodedSites, Learning};
-use dirnet::dictionary::{Band, Bands, BlockSpec, Coded, Metric, Options};
+use dirnet::dictionary::{Band, Bands, BlockCode, BlockSpec, LearnOptions, Metric};
 use dirnet::encode::{self, Writing};
 use dirnet::encode::{Assigned, Form, Forms, Request};
 use dirnet::onnx::{ElementType, Model};
@@ -18,7 +18,8 @@ use ndarray::{Array2, Axis, Slice};
 pub fn learn(weights: &Weights, plan: &Plan, peak: i8) -> CodedSites {
     let eye = |columns: usize| Arc::new(Metric::new(Array2::<f32>::eye(columns).view(), 0.01).unwrap());
     let metrics = weights.sites().map(|site| eye(site.block.columns));
-    let options = Options { rounds: 1, kmeans_iterations: 2, refit_steps: 1, sweeps: 0, ..Options::default() };
+    let options =
+        LearnOptions { rounds: 1, kmeans_iterations: 2, refit_steps: 1, sweeps: 0, ..LearnOptions::default() };
     let how = Learning { metrics: &metrics, options, peaks: weights.sites().map(|_| peak) };
     code::learn(weights, plan, &how, &Silent).unwrap().0
 }
@@ -94,7 +95,7 @@ pub fn compressed(model: &Model, choose: impl Fn(&Site, &[Section]) -> Choice) -
 
 /// Block codes by their definition: weight `j` of row `i` is level `j mod d` of the atom of its piece, times the scale of
 /// the row, which is a byte times a step. Not by the function that the product has for it.
-fn stands_for(coded: &Coded) -> Array2<f32> {
+fn stands_for(coded: &BlockCode) -> Array2<f32> {
     let width = coded.codebook.spec.width;
     let pieces = coded.columns.div_ceil(width);
     Array2::from_shape_fn((coded.rows, coded.columns), |(i, j)| {

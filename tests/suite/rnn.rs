@@ -21,7 +21,7 @@ use dirnet::progress::Silent;
 use dirnet::recurrent::{Cell, Direction, FindOptions, find};
 use dirnet::samples::{Feed, Random, RandomOptions, Samples, Tensor};
 use dirnet::sites::Weights;
-use dirnet::tune::{self, Options, Outcome, Subject};
+use dirnet::tune::{self, LayerOutcome, TuneOptions, TuneSubject};
 use ndarray::ArrayD;
 use ndarray_npy::NpzReader;
 
@@ -181,11 +181,11 @@ fn an_rnn_is_tuned_against_its_states_and_against_outputs() {
         let mut coded = job().code(plan(&weights), &Silent).unwrap().sites;
         let judge = Judge::new(model, &LossSpec::default(), &[]).unwrap();
         let reference = judged.then(|| judge.reference(&engine, &samples).unwrap());
-        let subject = Subject { model, engine: &engine, weights: &weights };
-        let options = Options { steps: Some(60), ..Options::default() };
+        let subject = TuneSubject { model, engine: &engine, weights: &weights };
+        let options = TuneOptions { steps: Some(60), ..TuneOptions::default() };
         let report = tune::tune(&subject, &mut coded, &samples, reference.as_ref(), &options, &Silent).unwrap();
         let [layer] = &report.layers[..] else { panic!("{report:?}") };
-        assert!(matches!(layer.outcome, Outcome::Kept { before, after, .. } if after < before), "{layer:?}");
+        assert!(matches!(layer.outcome, LayerOutcome::Kept { before, after, .. } if after < before), "{layer:?}");
         assert_eq!(report.biases.len(), 1);
     }
 }
@@ -197,10 +197,10 @@ fn an_activation_that_turns_is_not_tuned_through() {
     let engine = Engine::new(&model).unwrap();
     let weights = read(&model);
     let mut coded = quick::learn(&weights, &plan(&weights), 127);
-    let subject = Subject { model: &model, engine: &engine, weights: &weights };
-    let report = tune::tune(&subject, &mut coded, &samples, None, &Options::default(), &Silent).unwrap();
-    let Outcome::Skipped(reason) = &report.layers[0].outcome else { panic!("{report:?}") };
-    assert!(reason.contains("no derivative by its value for LeakyRelu"), "{reason}");
+    let subject = TuneSubject { model: &model, engine: &engine, weights: &weights };
+    let report = tune::tune(&subject, &mut coded, &samples, None, &TuneOptions::default(), &Silent).unwrap();
+    let LayerOutcome::Skipped(reason) = &report.layers[0].outcome else { panic!("{report:?}") };
+    assert!(reason.contains("activation LeakyRelu is not supported"), "{reason}");
 }
 
 /// The derivative of `0.5 x + 0.25` is 0.5 in every unit of every step, whatever the state.

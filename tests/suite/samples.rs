@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use dirnet::engine::Engine;
 use dirnet::error::{Error, ErrorKind};
 use dirnet::onnx::{ElementType, LoadOptions, Model};
-use dirnet::samples::{Carry, Dim, Port, Samples, Signature, Tensor};
+use dirnet::samples::{AxisSize, Carry, Port, Samples, Signature, Tensor};
 use ndarray::{Array1, Array2, Array3, ArrayD, IxDyn, array, s};
-use ndarray_npy::{NpzWriter, WritableElement, write_npy};
+use ndarray_npy::{NpzWriter, WritableElement, WriteNpyExt, write_npy};
 use proptest::prelude::*;
 
 use crate::corpus;
@@ -17,18 +17,19 @@ use crate::made::{self, fixture};
 
 /// `x [batch, 3]` of floats, `n [batch]` of 64-bit integers, `state [2, batch]` of floats.
 fn signature() -> Signature {
-    let port = |name: &str, element, dims: &[Dim]| Port { name: name.to_owned(), element, dims: Some(dims.to_vec()) };
-    let batch = Dim::Symbol("batch".to_owned());
+    let port =
+        |name: &str, element, dims: &[AxisSize]| Port { name: name.to_owned(), element, dims: Some(dims.to_vec()) };
+    let batch = AxisSize::Symbol("batch".to_owned());
     Signature {
         inputs: vec![
-            port("x", ElementType::Float, &[batch.clone(), Dim::Size(3)]),
+            port("x", ElementType::Float, &[batch.clone(), AxisSize::Size(3)]),
             port("n", ElementType::Int64, std::slice::from_ref(&batch)),
-            port("state", ElementType::Float, &[Dim::Size(2), batch.clone()]),
+            port("state", ElementType::Float, &[AxisSize::Size(2), batch.clone()]),
         ],
         closed: Vec::new(),
         outputs: vec![
-            port("y", ElementType::Float, &[batch.clone(), Dim::Size(4)]),
-            port("next", ElementType::Float, &[Dim::Size(2), batch]),
+            port("y", ElementType::Float, &[batch.clone(), AxisSize::Size(4)]),
+            port("next", ElementType::Float, &[AxisSize::Size(2), batch]),
         ],
         states: Vec::new(),
     }
@@ -375,7 +376,7 @@ fn small_npz() -> Vec<u8> {
 #[test]
 fn states_beyond_any_machine_are_refused() {
     let mut signature = signature();
-    signature.inputs[2].dims = Some(vec![Dim::Size(2), Dim::Size(1 << 62)]);
+    signature.inputs[2].dims = Some(vec![AxisSize::Size(2), AxisSize::Size(1 << 62)]);
     let dir = scratch();
     let path = Npz::new(dir.path(), "a.npz").with("x", counted([4, 5, 3])).with("n", Array1::<i64>::zeros(5)).finish();
     let carry = [Carry::parse("state=y").unwrap()];
@@ -395,13 +396,16 @@ fn samples_without_elements_are_refused() {
     assert!(names(one).contains("tensor 'x': shape [0, 3] has no elements"));
     // Nothing in the file bounds the other axes: a header says them all.
     let mut open = one_input();
-    open.inputs[0].dims = Some(["a", "b", "c"].map(|symbol| Dim::Symbol(symbol.to_owned())).to_vec());
+    open.inputs[0].dims = Some(["a", "b", "c"].map(|symbol| AxisSize::Symbol(symbol.to_owned())).to_vec());
     let wide = Npz::new(dir.path(), "c.npz").with("x", ArrayD::<f32>::zeros(IxDyn(&[1, 1 << 40, 0, 16]))).finish();
     let line = read(wide, &open, &[]).unwrap_err().to_string();
-    assert!(line.contains("tensor 'x': shape [1, 1099511627776, 0, 16] has no elements, and axes beyond"), "{line}");
+    assert!(
+        line.contains("tensor 'x': shape [1, 1099511627776, 0, 16] has no elements, and axes that are too long"),
+        "{line}"
+    );
     // A cache that is empty at the start is none of these.
     let mut two = signature();
-    two.inputs[2].dims = Some(vec![Dim::Size(2), Dim::Symbol("past".to_owned())]);
+    two.inputs[2].dims = Some(vec![AxisSize::Size(2), AxisSize::Symbol("past".to_owned())]);
     let path = Npz::new(dir.path(), "d.npz")
         .with("x", counted([2, 3]))
         .with("n", array![1i64, 2])
@@ -422,9 +426,16 @@ fn two_arrays_of_one_name_are_refused() {
     }
     fs::write(&path, bytes).unwrap();
     assert!(read(&path, &signature(), &carry()).unwrap_err().message().contains("two arrays of one name"));
-    let path = Npz::new(dir.path(), "b.npz").with("x", counted([2, 3])).with("x.npy", counted([2, 3])).finish();
+    // One with the ending that NumPy takes off, one without it.
+    let path = dir.path().join("b.npz");
+    let mut archive = zip::ZipWriter::new(File::create(&path).unwrap());
+    for name in ["x", "x.npy"] {
+        archive.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+        counted([2, 3]).write_npy(&mut archive).unwrap();
+    }
+    archive.finish().unwrap();
     let line = read(&path, &one_input(), &[]).unwrap_err().to_string();
-    assert!(line.contains("two arrays of"), "{line}");
+    assert!(line.contains("two arrays of the name 'x'"), "{line}");
 }
 
 /// A file without a directory at its end is not searched to its first byte: a sparse one has terabytes.
@@ -465,18 +476,14 @@ fn damaged_archives_are_described_in_plain_words() {
         read(&path, &one_input(), &[]).unwrap_err().message().to_owned()
     };
     assert_eq!(of("cut.npz", &whole[..whole.len() / 2]), "not an npz file: it is cut off, or something else");
+    let directory = whole.windows(4).position(|window| window == b"PK\x01\x02").expect("an archive has a directory");
     let mut flipped = whole.clone();
-    flipped[whole.len() / 3] ^= 255;
+    flipped[directory + 16] ^= 255; // of the checksum
     assert_eq!(of("flipped.npz", &flipped), "is damaged: its compressed bytes or their checksum are wrong");
     assert!(of("pointer.npz", b"version https://git-lfs.github.com/spec/v1\n").contains("git lfs pull"));
     assert!(of("pickle.npy", b"\x80\x04\x95\0\0\0\0\0\0\0\0").contains("a Python pickle"));
     assert!(of("x.pt", b"PK\x03\x04 x/data.pkl").contains("a PyTorch file"));
     assert!(of("empty.npz", b"").contains("is an empty file"));
-    let text = ArrayD::<f32>::zeros(IxDyn(&[1]));
-    write_npy(dir.path().join("t.npy"), &text).unwrap();
-    let header =
-        String::from_utf8_lossy(&fs::read(dir.path().join("t.npy")).unwrap()).replace("<f4", "<U1").into_bytes();
-    assert!(!of("t2.npy", &header).contains("Err"), "{}", of("t2.npy", &header));
 }
 
 #[cfg(unix)]
@@ -486,7 +493,7 @@ fn directories_that_link_to_themselves_end() {
     for name in ["test_data_set_0", "test_data_set_1", "a.npz"] {
         std::os::unix::fs::symlink(".", dir.path().join(name)).unwrap();
     }
-    assert!(read(dir.path(), &one_input(), &[]).unwrap_err().message().contains("a directory too deep"));
+    assert!(read(dir.path(), &one_input(), &[]).unwrap_err().message().contains("directories are nested too deeply"));
 }
 
 /// Files of the system say to be empty, and some of them are waited for.

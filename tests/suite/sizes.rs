@@ -1,6 +1,6 @@
 //! Bytes of plans are added up from parts; here the sum is held to the file, to the byte.
 
-use dirnet::encode::{self, Form, Request, Sizes, Writing};
+use dirnet::encode::{self, Form, Measured, Request, Sizes, Writing};
 use dirnet::onnx::{LoadOptions, Model};
 use dirnet::plan::{Choice, Plan, Sharing};
 use dirnet::recurrent::FindOptions;
@@ -47,7 +47,8 @@ fn the_sum_of_the_parts_is_the_size_of_the_file() {
         for form in Form::ALL {
             let request = Request { form, from: Some(1) };
             let writing = Writing { request, note: "how it was made".to_owned() };
-            let sizes = Sizes::new(&model, &weights, &writing);
+            let measured = Measured::default();
+            let sizes = Sizes::new(&model, &weights, &writing, &measured);
             for (number, plan) in plans(&weights).iter().enumerate() {
                 let place = format!("{} {form:?} plan {number}", path.display());
                 let built = encode::size(&model, &weights, plan, &writing).unwrap_or_else(|e| panic!("{place}: {e}"));

@@ -21,7 +21,7 @@ use dirnet::progress::Silent;
 use dirnet::recurrent::FindOptions;
 use dirnet::samples::{Random, RandomOptions, Samples, Signature};
 use dirnet::sites::{PerSite, Weights};
-use dirnet::tune::{self, Effort, Options, Outcome, Subject, Target, TuneReport};
+use dirnet::tune::{self, Effort, LayerOutcome, TuneOptions, TuneReport, TuneSubject, TuneTarget};
 
 use crate::forms::{self, Case};
 
@@ -56,21 +56,22 @@ fn tuned(
     judge: Option<&Judge>,
 ) -> (CodedSites, TuneReport) {
     let mut units = units.clone();
-    let options = Options { steps: Some(24), ..Options::default() };
+    let options = TuneOptions { steps: Some(24), ..TuneOptions::default() };
     let reference = judge.map(|judge| judge.reference(engine, &fixture.samples).expect("it runs"));
     let reference = reference.as_ref();
-    let subject = Subject { model: &fixture.model, engine, weights };
+    let subject = TuneSubject { model: &fixture.model, engine, weights };
     let report = tune::tune(&subject, &mut units, &fixture.samples, reference, &options, &Silent).expect("it runs");
     (units, report)
 }
 
-fn blocks(units: &CodedSites) -> impl Iterator<Item = &dirnet::dictionary::Coded> {
+fn blocks(units: &CodedSites) -> impl Iterator<Item = &dirnet::dictionary::BlockCode> {
     units.values().flatten().filter_map(CodedSite::block)
 }
 
 fn stored(units: &CodedSites) -> Vec<(Vec<i8>, Vec<u8>, Vec<u8>)> {
-    let one =
-        |unit: &dirnet::dictionary::Coded| (unit.codebook.atoms.clone(), unit.codes.clone(), unit.scales.codes.clone());
+    let one = |unit: &dirnet::dictionary::BlockCode| {
+        (unit.codebook.atoms.clone(), unit.codes.clone(), unit.scales.codes.clone())
+    };
     blocks(units).map(one).collect()
 }
 
@@ -82,8 +83,8 @@ fn layers_come_nearer_to_their_own_states() {
     let (after, report) = tuned(&fixture, &engine, &weights, &units, None);
     assert!(!report.layers.is_empty());
     for layer in &report.layers {
-        assert_eq!(layer.target, Target::States);
-        assert!(matches!(layer.outcome, Outcome::Kept { before, after, .. } if after < before), "{layer:?}");
+        assert_eq!(layer.target, TuneTarget::States);
+        assert!(matches!(layer.outcome, LayerOutcome::Kept { before, after, .. } if after < before), "{layer:?}");
     }
     for (before, after) in blocks(&units).zip(blocks(&after)) {
         assert_eq!((&before.codes, before.codebook.spec), (&after.codes, after.codebook.spec));
@@ -111,13 +112,13 @@ fn all_that_is_tuned_is_written_in_every_form() {
     let untuned = write(&fixture.model, &units, Form::Fast);
 
     let mut after = units.clone();
-    let options = Options { effort: Effort::Full, steps: Some(120), seed: 0 };
+    let options = TuneOptions { effort: Effort::Full, steps: Some(120), seed: 0 };
     let tune = |after: &mut CodedSites| {
-        let subject = Subject { model: &fixture.model, engine: &engine, weights: &weights };
+        let subject = TuneSubject { model: &fixture.model, engine: &engine, weights: &weights };
         tune::tune(&subject, after, &fixture.samples, None, &options, &Silent).expect("it runs")
     };
     let report = tune(&mut after);
-    assert!(matches!(report.layers[0].outcome, Outcome::Kept { .. }), "{report:?}");
+    assert!(matches!(report.layers[0].outcome, LayerOutcome::Kept { .. }), "{report:?}");
     let codes = |units: &CodedSites| blocks(units).flat_map(|unit| unit.codes.clone()).collect::<Vec<u8>>();
     let changed = codes(&units).iter().zip(&codes(&after)).filter(|(a, b)| a != b).count();
     assert!((1..codes(&units).len() / 4).contains(&changed), "{changed}");
@@ -179,9 +180,9 @@ fn layers_that_read_one_another_are_tuned_against_the_output() {
     let (after, report) = tuned(&fixture, &engine, &weights, &units, Some(&judge));
     let [layer] = &report.layers[..] else { panic!("{report:?}") };
     assert_eq!(layer.nodes.len(), 2);
-    assert_eq!(layer.target, Target::Output("logits".into()));
+    assert_eq!(layer.target, TuneTarget::Output("logits".into()));
     assert!(
-        matches!(layer.outcome, Outcome::Kept { before, after, atoms_stay: false, .. } if after < before),
+        matches!(layer.outcome, LayerOutcome::Kept { before, after, atoms_stay: false, .. } if after < before),
         "{layer:?}"
     );
     let first = blocks(&after).next().expect("all units are coded");
@@ -190,7 +191,10 @@ fn layers_that_read_one_another_are_tuned_against_the_output() {
     // Tuned alone, neither layer may touch the codebook that both use.
     let (alone, report) = tuned(&fixture, &engine, &weights, &units, None);
     for layer in &report.layers {
-        assert!(matches!(layer.outcome, Outcome::Kept { atoms_stay: true, .. } | Outcome::Dropped { .. }), "{layer:?}");
+        assert!(
+            matches!(layer.outcome, LayerOutcome::Kept { atoms_stay: true, .. } | LayerOutcome::Dropped { .. }),
+            "{layer:?}"
+        );
     }
     let before = blocks(&units).next().expect("all units are coded");
     assert!(blocks(&alone).all(|unit| Arc::ptr_eq(&unit.codebook, &before.codebook)));

@@ -61,7 +61,7 @@ def main():
         print(dirnet("compress", "model.onnx", "-o", "small.onnx", "--ratio", "6", *samples, "--report", "report.html"))
         exec(compile(use, "guide.md: session", "exec"), {})
         dirnet("verify", "model.onnx", "small.onnx", "--holdout", "holdout.npz", "--min-snr", "10")
-        assert "is missed by" in dirnet("verify", "model.onnx", "small.onnx", "--min-snr", "200", code=1)
+        assert "is below --min-snr 200" in dirnet("verify", "model.onnx", "small.onnx", "--min-snr", "200", code=1)
         assert "see 'dirnet verify --help'" in dirnet("verify", code=2)
     print("the wheel works")
 

@@ -37,8 +37,8 @@ impl Case {
             numbers(5, STEPS * BATCH * inputs),
         ];
         let valid = |t: usize, b: usize| self.lengths.as_ref().is_none_or(|l| t < l[b]);
-        fn given<'a>(case: &Case, all: &'a [Vec<f32>; 4], p: &'a [f32]) -> Weights<'a> {
-            Weights { w: &all[0], r: &all[1], b: case.bias.then_some(&all[2]), p: case.peepholes.then_some(p) }
+        fn given<'a>(case: &Case, all: &'a [Vec<f32>; 4], p: &'a [f32]) -> CellWeights<'a> {
+            CellWeights { w: &all[0], r: &all[1], b: case.bias.then_some(&all[2]), p: case.peepholes.then_some(p) }
         }
         fn fed<'a>(case: &'a Case, x: &'a [f32], h: &'a [f32], c: &'a [f32], lstm: bool) -> Input<'a> {
             Input {
@@ -175,7 +175,7 @@ fn no_steps_and_no_sequences_have_no_gradient() {
     for kind in Kind::ALL {
         let case = Case::plain(kind);
         let (w, r) = (numbers(1, case.spec.rows() * 3), numbers(2, case.spec.rows() * 5));
-        let weights = Weights { w: &w, r: &r, b: None, p: None };
+        let weights = CellWeights { w: &w, r: &r, b: None, p: None };
         for (steps, batch) in [(0, 2), (2, 0)] {
             let input = Input { x: &[], steps, batch, h: None, c: None, lengths: None, reverse: false };
             let traced = forward_traced(&case.spec, &weights, &input);

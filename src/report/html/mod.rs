@@ -1,19 +1,19 @@
 //! A page for the browser: one file without scripts, fonts or network, for light and dark, phone and paper.
 //!
-//! It answers in this order: how small, how good, where the bytes went, what another size would cost, and how it was made.
+//! Its order: size, accuracy, bytes of each gate, loss at other sizes, settings.
 
 mod chart;
 
 use chart::{Axis, Plot, Scale, cell, plain as number};
 
-use super::grid::{Grid, Kind, loss_in_words, tradeoff};
+use super::grid::{Grid, Kind, SHARE, SHARE_LEGEND, forecast, loss_in_words, tradeoff};
 use super::markup::Markup;
 use super::size::{duration, figure, grouped, percent, times};
 use super::units::Row;
-use super::{Bytes, Command, Recurrent, Report, Seconds, Skipped, Sweep, Tool, Unit};
+use super::{Bytes, Command, Recurrent, Report, Seconds, SkippedNode, Sweep, Tool, Unit};
 use crate::error::Escaped;
 use crate::loss::{Bin, Figures, Profile};
-use crate::verify::{Scope, Verdict};
+use crate::verify::{Verdict, VerifyScope};
 
 /// Nodes and outputs that are shown at once; the others are folded away.
 const OPEN: usize = 8;
@@ -41,8 +41,8 @@ pub(super) fn sweep(sweep: &Sweep) -> String {
     page.raw("<header><h1>Size against loss: ").text(file_name(&sweep.model.path)).raw("</h1></header>");
     warnings(&sweep.warnings, &mut page);
     page.raw(
-        "<section><h2>What each size costs</h2><p class=\"lead\">The file as a whole, and the loss of the worst \
-              output on samples that nothing was learned from. Lower and further left is better.</p>",
+        "<section><h2>Loss at each size</h2><p class=\"lead\">Size of the whole file, and loss of the worst output on \
+              held-out samples. Lower and further left is better.</p>",
     );
     let known = || sweep.points.iter().filter_map(|point| Some((point.bytes_after?, point.loss?, point.ratio)));
     let points: Vec<Dot> = known().map(|(bytes, loss, ratio)| Dot { bytes, loss, ratio, measured: true }).collect();
@@ -59,7 +59,7 @@ pub(super) fn sweep(sweep: &Sweep) -> String {
     }
     let unreachable: Vec<_> = sweep.points.iter().filter(|point| point.reason.is_some()).collect();
     if !unreachable.is_empty() {
-        page.raw("<section><h2>Out of reach</h2><dl>");
+        page.raw("<section><h2>Targets that cannot be met</h2><dl>");
         for point in unreachable {
             page.element("dt", &times(Some(point.target)));
             page.element("dd", point.reason.as_deref().unwrap_or_default());
@@ -101,7 +101,7 @@ fn header(report: &Report, page: &mut Markup) {
         (Some(verdict), _) if !verdict.passed => "<span class=\"badge bad\">\u{2717} failed</span>",
         (Some(verdict), _) if verdict.checks.is_empty() => "<span class=\"badge plain\">measured, no checks set</span>",
         (Some(_), _) => "<span class=\"badge good\">\u{2713} all checks passed</span>",
-        (None, Command::Plan) => "<span class=\"badge plain\">a plan: nothing was written</span>",
+        (None, Command::Plan) => "<span class=\"badge plain\">plan only, nothing written</span>",
         (None, _) => "<span class=\"badge plain\">not verified</span>",
     };
     page.raw(badge).raw("</header>\n");
@@ -137,7 +137,7 @@ fn cards(report: &Report, page: &mut Markup) {
             more += &format!(", {} of decisions the same", percent(Some(agreement)));
         }
         let count = report.verify.as_ref().map_or(0, |verdict| verdict.outputs.len());
-        let title = if count > 1 { "Signal over error, worst output" } else { "Signal over error" };
+        let title = if count > 1 { "Signal-to-noise ratio, worst output" } else { "Signal-to-noise ratio" };
         match worst.snr_db {
             Some(db) => card(title, &format!("{db:.1}"), "dB", &more, page),
             None if worst.max_abs == Some(0.0) => card(title, "exact", "", &more, page),
@@ -160,16 +160,23 @@ fn worst(outputs: &[Figures]) -> Option<&Figures> {
 
 fn notes(report: &Report, page: &mut Markup) {
     let failures = report.verify.as_ref().map_or(&[][..], |verdict| &verdict.failures);
-    let layers = report.verify.as_ref().filter(|verdict| verdict.scope == Scope::Layers);
+    let layers = report.verify.as_ref().filter(|verdict| verdict.scope == VerifyScope::Layers);
     if failures.is_empty() && report.warnings.is_empty() && layers.is_none() {
         return;
     }
-    page.raw("<section><h2>To know</h2>");
-    for failure in failures {
-        page.raw("<p class=\"note bad\">\u{2717} ").text(failure).raw("</p>");
+    if !failures.is_empty() {
+        page.raw("<section><h2>Failed checks</h2>");
+        for failure in failures {
+            page.raw("<p class=\"note bad\">\u{2717} ").text(failure).raw("</p>");
+        }
+        page.raw("</section>\n");
     }
+    if report.warnings.is_empty() && layers.is_none() {
+        return;
+    }
+    page.raw("<section><h2>Warnings</h2>");
     if let Some(verdict) = layers {
-        page.raw("<p class=\"note\">The model as a whole could not be run, so each rewritten layer was run alone: ");
+        page.raw("<p class=\"note\">The whole model could not be run, so each compressed layer was run by itself: ");
         page.text(verdict.reason.as_deref().unwrap_or_default()).raw("</p>");
     }
     for warning in &report.warnings {
@@ -180,7 +187,7 @@ fn notes(report: &Report, page: &mut Markup) {
 
 fn warnings(warnings: &[String], page: &mut Markup) {
     if !warnings.is_empty() {
-        page.raw("<section><h2>To know</h2>");
+        page.raw("<section><h2>Warnings</h2>");
         warnings.iter().for_each(|warning| {
             page.raw("<p class=\"note\">").text(warning).raw("</p>");
         });
@@ -190,16 +197,16 @@ fn warnings(warnings: &[String], page: &mut Markup) {
 
 /// How far each output is from the original's, in figures, in time and by size.
 fn quality(verdict: &Verdict, predicted: Option<f64>, page: &mut Markup) {
-    page.raw("<section class=\"long\"><h2>How good: the outputs against the original's</h2><p class=\"lead\">");
+    page.raw("<section class=\"long\"><h2>Accuracy: the outputs compared with the original's</h2><p class=\"lead\">");
     let samples = if verdict.samples == 1 { "1 sample".to_owned() } else { format!("{} samples", verdict.samples) };
     page.raw(match verdict.scope {
-        Scope::Model => "Both models were run from end to end by ",
-        Scope::Layers => "Each rewritten layer was run alone by ",
+        VerifyScope::Model => "Both models were run from end to end by ",
+        VerifyScope::Layers => "Each compressed layer was run by itself by ",
     });
     page.text(verdict.engine).raw(" on ").text(&samples).raw(match verdict.calibrated_on.as_deref() {
-        Some("same") => ", the very ones it was calibrated on",
-        Some("random") => " of seeded random numbers",
-        Some(_) => " that nothing was learned from",
+        Some("same") => " that were also used for calibration",
+        Some("random") => ", random inputs",
+        Some(_) => ", held out from compression",
         None => "",
     });
     page.raw(
@@ -208,18 +215,7 @@ fn quality(verdict: &Verdict, predicted: Option<f64>, page: &mut Markup) {
     );
     page.append(grid(&Grid::outputs(&verdict.outputs)));
     if let (Some(predicted), Some(loss)) = (predicted, verdict.loss) {
-        let mean = if verdict.outputs.len() > 1 { ", mean of the outputs" } else { "" };
-        let (predicted, loss) = (figure(Some(predicted)), figure(Some(loss)));
-        page.raw("<p class=\"lead\">Loss")
-            .text(mean)
-            .raw(": predicted ")
-            .text(&predicted)
-            .raw(
-                " by what was measured \
-                  gate by gate, really ",
-            )
-            .text(&loss)
-            .raw(".</p>");
+        page.raw("<p class=\"lead\">").text(&forecast(predicted, loss, verdict.outputs.len())).raw("</p>");
     }
     if !verdict.checks.is_empty() {
         page.raw("<h3>Checks</h3>").append(grid(&Grid::checks(&verdict.checks)));
@@ -243,7 +239,7 @@ fn over_time(output: &Figures, profile: &Profile) -> Markup {
         None => {
             let exact = profile.max_abs.iter().all(|error| *error == 0.0);
             let text =
-                if exact { "Nothing differs at any place." } else { "There is one place only: no course in time." };
+                if exact { "All values are equal." } else { "There is only one step, so there is no error over time." };
             figure.raw("<p class=\"lead\">").text(text).raw("</p></figure>");
             return figure;
         }
@@ -262,8 +258,8 @@ fn over_time(output: &Figures, profile: &Profile) -> Markup {
         }
     }
     figure.raw("<figcaption>").append(key_line("l-after", "typical (root mean square)"));
-    figure.append(key_line("l-mark", "largest")).append(key_line("l-dash", "how much the output itself varies"));
-    figure.raw("<br>Rising to the right would mean that errors add up over time.</figcaption></figure>");
+    figure.append(key_line("l-mark", "largest")).append(key_line("l-dash", "standard deviation of the output"));
+    figure.raw("<br>If the error rises to the right, errors accumulate over time.</figcaption></figure>");
     figure
 }
 
@@ -288,13 +284,16 @@ fn histogram(output: &Figures, profile: &Profile) -> Markup {
         let title = format!("{:.2e} to {:.2e}: {:.2} %", bin.from, bin.to, share(bin.count));
         plot.bar("f-after", bin.from, bin.to, share(bin.count), &title);
     }
-    profile.deviation.into_iter().for_each(|deviation| plot.upright(deviation, "output varies"));
+    profile.deviation.into_iter().for_each(|deviation| plot.upright(deviation, "deviation of the output"));
     out.raw("<figure>").append(plot.finish()).raw(
         "<figcaption>Errors left of the dashed line are smaller than the \
              output's own standard deviation. ",
     );
-    out.text(&grouped(total)).raw(" elements, ").text(&percent(Some(profile.exact as f64 / total.max(1) as f64)));
-    out.raw(" of them exact.</figcaption></figure>");
+    out.text(&grouped(total)).raw(" elements");
+    if profile.exact > 0 {
+        out.raw(", ").text(&percent(Some(profile.exact as f64 / total.max(1) as f64))).raw(" of them exact");
+    }
+    out.raw(".</figcaption></figure>");
     out
 }
 
@@ -306,8 +305,11 @@ fn bytes(report: &Report, page: &mut Markup) {
     }
     let units = &report.units;
     let loss: f64 = units.iter().filter_map(Unit::loss).sum();
+    if loss > 0.0 {
+        page.raw("<p class=\"lead\">").text(SHARE_LEGEND).raw("</p>");
+    }
     if let Some(chart) = budgets(units) {
-        page.raw("<h3>Budgets against sensitivity</h3>").append(chart);
+        page.raw("<h3>Bits and effect of each gate</h3>").append(chart);
     }
     let nodes: Vec<&[Unit]> = units.chunk_by(|a, b| a.node == b.node).collect();
     let rows: Vec<Vec<Row>> = nodes.iter().map(|node| Row::of(node, loss)).collect();
@@ -332,7 +334,7 @@ fn whole_file(before: u64, after: u64, weights: &Recurrent, page: &mut Markup) {
         page.append(cell(total as f64, rest as f64, before as f64, ["f-after", "f-before"], 420.0)).raw("</td></tr>");
     }
     page.raw("</table></div><p class=\"lead\">").append(key("f-after", "recurrent weights"));
-    page.append(key("f-before", "everything else, which stays as it is")).raw("</p>");
+    page.append(key("f-before", "everything else (unchanged)")).raw("</p>");
 }
 
 fn node_table(rows: &[Row], most: u64, worst: f64) -> Markup {
@@ -342,11 +344,11 @@ fn node_table(rows: &[Row], most: u64, worst: f64) -> Markup {
     out.raw(
         "<th class=\"wide\">codec</th><th class=\"n\">bits</th><th class=\"n\">before</th><th class=\"n\">after</th>",
     );
-    out.raw("<th class=\"wide\">of before</th>").raw(if lossy {
-        "<th class=\"n\">of loss</th><th></th></tr>"
-    } else {
-        "</tr>"
-    });
+    out.raw("<th class=\"wide\">of before</th>");
+    if lossy {
+        out.raw("<th class=\"n\">").text(SHARE).raw("</th><th></th>");
+    }
+    out.raw("</tr>");
     for row in rows {
         out.raw("<tr>").element("td", &row.matrix()).element("td", &row.gates);
         out.raw("<td class=\"wide\">").text(&format!("{} \u{d7} {}", row.shape[0], row.shape[1])).raw("</td>");
@@ -366,17 +368,17 @@ fn node_table(rows: &[Row], most: u64, worst: f64) -> Markup {
     out
 }
 
-/// Bits of each unit against how much it matters.
+/// Bits of each weight block against its effect on the outputs.
 fn budgets(units: &[Unit]) -> Option<Markup> {
     let known = || units.iter().filter_map(|unit| Some((unit, unit.importance().filter(|value| *value > 0.0)?)));
     let most = units.iter().map(|unit| unit.bits_per_weight).fold(0.0, f64::max);
     let x = Axis {
         scale: Scale::logarithmic(known().map(|(_, importance)| importance))?,
-        label: "loss at the outputs if the gate were lost",
+        label: "forecast loss if the gate's weights were zero",
         format: number,
     };
-    let y = Axis { scale: Scale::from_zero(most), label: "bits a weight", format: number };
-    let mut plot = Plot::new("bits of each gate against what it matters", &x, &y);
+    let y = Axis { scale: Scale::from_zero(most), label: "bits per weight", format: number };
+    let mut plot = Plot::new("bits per weight against the effect of each gate on the outputs", &x, &y);
     for (unit, importance) in known() {
         let title =
             format!("{} {} {} {}: {:.2} bits", unit.node, unit.tensor, unit.direction, unit.gate, unit.bits_per_weight);
@@ -391,9 +393,9 @@ fn budgets(units: &[Unit]) -> Option<Markup> {
             figure.append(key(gate_class(&unit.gate), &format!("gate {}", unit.gate)));
         }
     }
-    figure.raw("<br>Round: W, which multiplies the input. Square: R, which multiplies the state.<br>Every point is a \
-                gate of a layer. How much it matters is the loss that its sensitivity predicts if nothing of it were \
-                stored. What matters more (further right) gets more bits (higher), as far as its size allows.</figcaption></figure>");
+    figure.raw("<br>Round: W, which multiplies the input. Square: R, which multiplies the state.<br>Each point is a \
+                gate of a layer. x: forecast loss at the outputs if the gate's weights were zero. y: stored bits per weight. \
+                Gates with a larger effect (right) get more bits (top), as far as the target size allows.</figcaption></figure>");
     Some(figure)
 }
 
@@ -413,15 +415,15 @@ fn costs(report: &Report, page: &mut Markup) {
         return;
     }
     page.raw(
-        "<section><h2>What another size would cost</h2><p class=\"lead\">Hollow points are predicted from what \
-              was measured for this model gate by gate, full ones were run. <code>dirnet sweep</code> runs them \
-              all.",
+        "<section><h2>Loss at other sizes</h2><p class=\"lead\">Filled points were measured by running the model. \
+              Hollow points are forecasts from the sensitivities of single weight blocks; <code>dirnet sweep</code> \
+              measures them.",
     );
     let measured = report.verify.as_ref().and_then(|verdict| verdict.loss);
     let off = report.predicted_loss.zip(measured).map_or(1.0, |(predicted, loss)| loss / predicted);
     if off.is_finite() && off > 0.0 && !(0.33..3.0).contains(&off) {
         let times = format!("{:.0}", off.max(1.0 / off));
-        page.raw(" The prediction for this file is off by a factor of ").text(&times).raw(": trust the sweep.");
+        page.raw(" The forecast for this file is off by a factor of ").text(&times).raw(": use the sweep.");
     }
     page.raw("</p><div class=\"charts\">");
     let dots: Vec<Dot> = tradeoff(report)
@@ -498,14 +500,15 @@ fn making(report: &Report, page: &mut Markup) {
     entry("time", &phases(&report.seconds));
     page.raw("</dl>");
     if let Some(layers) = report.tuning.as_deref().filter(|layers| !layers.is_empty()) {
-        page.raw("<h3>Tuned: loss on samples that were left out of it</h3>").append(grid(&Grid::tuning(layers)));
+        page.raw("<h3>Fine-tuning: loss on samples that are held back from tuning</h3>")
+            .append(grid(&Grid::tuning(layers)));
         for (layer, reason) in layers.iter().filter_map(|layer| Some((layer.nodes.first()?, layer.reason.as_ref()?))) {
             page.raw("<p>").text(layer).raw(": ").text(reason).raw("</p>");
         }
     }
     if !report.skipped.is_empty() {
-        page.raw("<h3>Left as they are</h3><dl>");
-        for Skipped { node, op, reason, .. } in &report.skipped {
+        page.raw("<h3>Not compressed</h3><dl>");
+        for SkippedNode { node, op, reason, .. } in &report.skipped {
             page.raw("<dt>").text(node).raw(" (").text(op).raw(")</dt>").element("dd", reason);
         }
         page.raw("</dl>");
@@ -588,14 +591,23 @@ mod tests {
         for part in [
             "7.29x",
             "failed",
-            "Budgets against sensitivity",
+            "Bits and effect of each gate",
             "this file",
             "axis 0 (seq)",
-            "of loss",
-            "too little to learn",
+            "of error",
+            "too few samples",
         ] {
             assert!(page.contains(part), "{part}");
         }
+    }
+
+    #[test]
+    fn exact_elements_are_told_only_if_there_are_some() {
+        let mut report = example::report();
+        assert!(report.html().contains("103 elements, 2.9 % of them exact."), "{}", report.html());
+        let verdict = report.verify.as_mut().expect("the example has a verdict");
+        verdict.outputs[0].profile.as_mut().expect("and a profile").exact = 0;
+        assert!(report.html().contains("100 elements."), "{}", report.html());
     }
 
     #[test]
