@@ -55,19 +55,16 @@ pub struct Effects<'a> {
 
 /// What the formulas of the effects refer to.
 pub(super) struct Effect<'a> {
-    pub hidden: usize,
+    pub spec: Spec,
     pub weights: CellWeights<'a>,
     /// Of `f`, `g` and `h`.
     pub slopes: [Slope; 3],
-    /// `h`.
-    pub squash: Activation,
 }
 
 impl<'a> Effects<'a> {
     /// Those of a cell with these weights.
     pub fn new(spec: &Spec, weights: &CellWeights<'a>) -> Effects<'a> {
-        let (slopes, squash) = (Slope::of(spec), spec.activations[2]);
-        let effect = Effect { hidden: spec.hidden, weights: *weights, slopes, squash };
+        let effect = Effect { spec: spec.clone(), weights: *weights, slopes: Slope::of(spec) };
         Effects { effect, formulas: spec.kind.formulas() }
     }
 

@@ -91,7 +91,7 @@ impl Formulas for Gru {
     /// Of a reset gate before the product, which acts on all units, the square is the mean over the columns of R: so much
     /// of a change of `r (.) H` arrives at `h~`.
     fn add_squares(&mut self, of: &Effect<'_>, step: &SequenceStep<'_>, sums: &mut [f64]) {
-        let hidden = of.hidden;
+        let hidden = of.spec.hidden;
         let [f, g, _] = of.slopes;
         let column = *self.column.get_or_insert_with(|| {
             let last = if self.linear_before_reset { &[] } else { &of.weights.r[2 * hidden * hidden..] };

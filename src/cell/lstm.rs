@@ -75,11 +75,11 @@ impl Formulas for Lstm {
     }
 
     fn add_squares(&mut self, of: &Effect<'_>, step: &SequenceStep<'_>, sums: &mut [f64]) {
-        let hidden = of.hidden;
+        let hidden = of.spec.hidden;
         let [f, g, h] = of.slopes;
         self.squashed.resize(hidden, 0.);
         self.squashed.copy_from_slice(step.inner);
-        of.squash.apply(&mut self.squashed);
+        of.spec.activations[2].apply(&mut self.squashed);
         for j in 0..hidden {
             let [i, o, forget, candidate] = [0, 1, 2, 3].map(|gate| step.gates[gate * hidden + j]);
             let mut add = |gate: usize, d: f32| sums[gate] += f64::from(d * d);

@@ -37,7 +37,7 @@ impl Formulas for Rnn {
 
     fn add_squares(&mut self, of: &Effect<'_>, step: &SequenceStep<'_>, sums: &mut [f64]) {
         let [f, ..] = of.slopes;
-        for &value in &step.gates[..of.hidden] {
+        for &value in &step.gates[..of.spec.hidden] {
             let d = f.at(value);
             sums[0] += f64::from(d * d);
         }
