@@ -639,7 +639,7 @@ mod tests {
         let some = Figures { elements: 30, ..nan };
         assert_eq!(not_comparable(&some), None);
         let told = uncounted(&some).expect("ten are");
-        assert!(told.contains("10 of 40 elements") && told.contains("5 rows with NaN decide nothing"), "{told}");
+        assert!(told.contains("10 of 40 elements") && told.contains("5 rows with NaN have no decision"), "{told}");
     }
 
     #[test]

@@ -544,7 +544,7 @@ mod tests {
         let judge = judged(Content::Values, LossKind::Kl);
         let one = compare(&judge, array![[1f32], [2.]].into_dyn(), array![[1f32], [3.]].into_dyn());
         assert_eq!((one.figures()[0].agreement, one.figures()[0].kl), (None, None));
-        assert!(one.losses().unwrap_err().message().contains("no two classes"));
+        assert!(one.losses().unwrap_err().message().contains("at least two classes"));
     }
 
     #[test]
