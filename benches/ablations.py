@@ -50,7 +50,7 @@ def command(arguments, name, seed, out):
     ending = {"charlm": ".npz", "npz": ".npz", "": ""}[samples]
     files = [str(folder / f"{place}{kind}{ending}") for kind in ("calibration", "holdout")]
     flags = ["--calibration", files[0], "--holdout", files[1], "--seed", str(seed), "--threads", "1", "--tune", "off"]
-    flags += ["--sensitivity", arguments.sensitivity]
+    flags += ["--sensitivity", arguments.sensitivity, "--ratio", ratios.split(",")[0]]
     if stream:
         flags += ["--stream", *stream.split()]
     return [arguments.dirnet, "compress", str(folder / f"{model}.onnx"), "-o", str(out), "-q", *flags], ratios

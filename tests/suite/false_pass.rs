@@ -275,8 +275,8 @@ const CHANGES: [(&str, Change, &str); 17] = [
     ),
     ("peepholes", |m| extra_input(m, 7, floats("P", &[1, 3 * HIDDEN], 9.0)), "node 'rnn' differs"),
     ("initial state", |m| extra_input(m, 5, floats("h0", &[1, 2, HIDDEN], 9.0)), "node 'rnn' differs"),
-    ("no B", |m| lstm(m).input[3].clear(), "output 'rnn': --min-snr"),
-    ("another B", |m| initializer(m, "B", floats("B", &[1, 8 * HIDDEN], -3.0)), "output 'rnn': --min-snr"),
+    ("no B", |m| lstm(m).input[3].clear(), "is below --min-snr 20"),
+    ("another B", |m| initializer(m, "B", floats("B", &[1, 8 * HIDDEN], -3.0)), "is below --min-snr 20"),
     ("input_forget", |m| lstm(m).attribute.push(int("input_forget", 1)), "node 'rnn' differs"),
     ("factor", |m| initializer(m, "k", tensor::float("k", &[], &[1000.0])), "node 'scale' differs"),
     (
