@@ -357,7 +357,7 @@ fn anchor_of(heading: &str) -> String {
 }
 
 /// Names and figures in messages of the troubleshooting page.
-const EXAMPLES: [&str; 7] = ["N", "Y", "at", "output", "features", "logits", "[seq,"];
+const EXAMPLES: [&str; 9] = ["N", "X", "Y", "GiB", "at", "output", "features", "logits", "[seq,"];
 
 /// What people search for when something failed is what the program says.
 #[test]
