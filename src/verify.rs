@@ -221,7 +221,7 @@ pub fn verify(
     });
     let engine = match Engine::new(original) {
         Ok(engine) => engine,
-        Err(e) if cannot_run(&e) => return without_runs(original, compressed, settings, &e),
+        Err(e) if cannot_run(&e) => return without_runs(original, compressed, settings, &e, not_finite),
         Err(e) => return Err(e),
     };
     progress.phase("verify", settings.samples.len() as u64);
@@ -246,9 +246,9 @@ pub fn verify(
         Err(e) if cannot_run(&e) => match judge.reference(&engine, settings.samples) {
             Err(e) if e.kind() == ErrorKind::Engine => {
                 let why = obstacle(original, &engine, settings.samples, e)?;
-                without_runs(original, compressed, settings, &why)
+                without_runs(original, compressed, settings, &why, not_finite)
             }
-            Err(e) if cannot_run(&e) => without_runs(original, compressed, settings, &e),
+            Err(e) if cannot_run(&e) => without_runs(original, compressed, settings, &e, not_finite),
             Err(e) => Err(e),
             Ok(_) => Err(in_compressed(&e)),
         },
@@ -340,7 +340,8 @@ fn cannot_run(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Engine | ErrorKind::Limit)
 }
 
-fn check_names(checks: &[Check], judge: &Judge) -> Result<()> {
+/// Refuses a check of an output that the model does not have.
+pub(crate) fn check_names(checks: &[Check], judge: &Judge) -> Result<()> {
     let judged = |check: &&Check| check.output.as_ref().is_some_and(|name| !judge.names().any(|n| n == name));
     match checks.iter().find(judged) {
         None => Ok(()),
@@ -516,11 +517,19 @@ fn short(value: f64) -> String {
 }
 
 /// The verdict of models that cannot be run as a whole, because of `why`.
-fn without_runs(original: &Model, compressed: &Model, settings: &VerifySettings<'_>, why: &Error) -> Result<Verdict> {
-    match why.kind() {
-        ErrorKind::Limit => Err(Error::new(ErrorKind::Engine, format!("could not be verified: {why}"))),
-        _ => layers::verify(original, compressed, settings, why),
+fn without_runs(
+    original: &Model,
+    compressed: &Model,
+    settings: &VerifySettings<'_>,
+    why: &Error,
+    not_finite: Vec<String>,
+) -> Result<Verdict> {
+    if why.kind() == ErrorKind::Limit {
+        return Err(Error::new(ErrorKind::Engine, format!("could not be verified: {why}")));
     }
+    let mut verdict = layers::verify(original, compressed, settings, why)?;
+    verdict.fail(not_finite);
+    Ok(verdict)
 }
 
 /// Says that it is the compressed model that cannot be run.

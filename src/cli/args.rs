@@ -176,7 +176,7 @@ pub struct Limits {
 
 /// The nodes that are compressed.
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Scope")]
+#[command(next_help_heading = "Nodes")]
 pub struct Nodes {
     /// Select only nodes whose name matches RE, a regular expression
     #[arg(long, value_name = "RE", value_parser = value::pattern, hide_short_help = true)]

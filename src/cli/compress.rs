@@ -68,6 +68,7 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     if guard::is_probe() {
         return Ok(compressor.probe()?);
     }
+    compressor.check_names(&args.checks.checks())?;
     let target = args.target()?;
     compressor.check_target(&target)?;
     let result = compressor.compress(&target)?;

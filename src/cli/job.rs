@@ -169,7 +169,7 @@ pub enum Sensitivity {
     Measured,
     /// Estimate from the derivatives of the gates: faster
     Local,
-    /// The same number of bits for every gate
+    /// About the same number of bits for every gate
     None,
 }
 

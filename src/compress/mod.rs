@@ -274,6 +274,15 @@ impl<'a> Compressor<'a> {
         Ok(())
     }
 
+    /// Refuses a check of an output that is not compared, before anything is run. Where the model cannot be run, the outputs
+    /// of single layers may be named, too, and nothing is refused.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`], naming the outputs that are compared.
+    pub fn check_names(&self, checks: &[Check]) -> Result<()> {
+        if self.engine.is_none() { Ok(()) } else { verify::check_names(checks, &self.judge) }
+    }
+
     /// Refuses a target that cannot be met before anything is run for it.
     ///
     /// # Errors
@@ -359,7 +368,10 @@ impl<'a> Compressor<'a> {
             ErrorKind::Engine => Engine::partial(self.model, &self.inputs.calibration),
             _ => None,
         };
-        let study = part.and_then(|engine| self.study_with(Some(&engine)).ok());
+        let study = match part.map(|engine| self.study_with(Some(&engine))) {
+            Some(Err(error)) if error.kind() != ErrorKind::Engine => return Err(error),
+            study => study.and_then(Result::ok),
+        };
         self.in_part = study.is_some();
         self.warnings.push(if self.in_part { without_outputs(&reason) } else { without_engine(&reason) });
         Ok(study)
@@ -722,11 +734,17 @@ impl<'a> Compressor<'a> {
         let held = judge.reference(engine, &samples)?;
         let (found, mut coded) = self.search(&held, bound)?;
         self.recall(found.bytes)?;
+        let untuned = coded.clone();
         let tuning = self.tune(&mut coded)?;
         if tuning.is_none() {
             return self.compressed(coded, None);
         }
-        let gain = compared(&coded, &held)?.worst_loss()? / found.loss;
+        let tuned = compared(&coded, &held)?.worst_loss()?;
+        if tuned > bound {
+            // Tuning looks at the mean of the outputs, and at other samples.
+            return self.compressed(untuned, None);
+        }
+        let gain = tuned / found.loss;
         if gain < 1.0 && gain > 0.0 {
             let (other, mut smaller) = self.search(&held, bound / gain)?;
             let tuned = self.tune(&mut smaller)?;

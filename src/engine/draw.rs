@@ -25,7 +25,7 @@ const OPERATORS: [&str; 6] =
     ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"];
 
 /// Whether an operator draws, or may.
-pub(super) fn is_random(operator: &str) -> bool {
+pub fn is_random(operator: &str) -> bool {
     operator == "Dropout" || OPERATORS.contains(&operator)
 }
 

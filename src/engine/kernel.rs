@@ -80,6 +80,10 @@ pub(super) fn own_or(kernel: impl Kernel, plain: Option<Box<dyn InferenceOp>>) -
 
 /// The elements of an integer tensor.
 pub(super) fn integers(tensor: &Tensor) -> TractResult<Vec<i64>> {
+    if tensor.datum_type() == u64::datum_type() {
+        let largest = tensor.try_as_plain_ram()?.as_slice::<u64>()?.iter().copied().max().unwrap_or(0);
+        ensure!(i64::try_from(largest).is_ok(), "{largest} is more than an int64 holds");
+    }
     Ok(tensor.cast_to::<i64>()?.try_as_plain_ram()?.as_slice::<i64>()?.to_vec())
 }
 

@@ -22,6 +22,7 @@ use std::collections::HashSet;
 pub(super) fn lower(model: &mut ModelProto) {
     let mut lowering =
         Lowering { names: Names::new(model), scalars: HashSet::new(), present: HashSet::new(), opset: opset(model) };
+    let mut others = HashSet::new();
     for input in model.graph.iter_mut().flat_map(|graph| &mut graph.input) {
         lowering.present.extend(given(input));
     }
@@ -29,8 +30,13 @@ pub(super) fn lower(model: &mut ModelProto) {
         let constants = graph.node.iter().filter(|node| node.op_type() == "Constant");
         let nodes = constants.filter_map(|n| Some((n.output.first()?.as_str(), n.attribute.first()?.t.as_ref()?)));
         let all = graph.initializer.iter().map(|t| (t.name(), t)).chain(nodes);
-        lowering.scalars.extend(all.filter(|(_, t)| is_float_scalar(t)).map(|(name, _)| name.to_owned()));
+        for (name, tensor) in all {
+            let names = if is_float_scalar(tensor) { &mut lowering.scalars } else { &mut others };
+            names.insert(name.to_owned());
+        }
     });
+    // Graphs that do not see one another may give a name to two things.
+    lowering.scalars.retain(|name| !others.contains(name));
     if let Some(graph) = &mut model.graph {
         sequence::lower(graph, &mut lowering.names, lowering.opset);
         lowering.graph(graph);

@@ -36,6 +36,7 @@ mod stream;
 mod value;
 mod weights;
 
+pub use draw::is_random;
 pub use guard::longest_call;
 pub use probe::{Constant, ConstantId, Probes, TapId, ValueRef};
 pub use recorder::{Floats, Overrides, Pass, Tap, Visit};

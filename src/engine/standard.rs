@@ -200,7 +200,9 @@ impl TopK {
         let turned = move |order: Ordering| if largest { order.reverse() } else { order };
         if x.datum_type().is_float() {
             let values = doubles(x)?;
-            return Ok(Box::new(move |a, b| turned(values[a].total_cmp(&values[b]))));
+            return Ok(Box::new(move |a, b| {
+                turned(values[a].partial_cmp(&values[b]).unwrap_or_else(|| values[a].total_cmp(&values[b])))
+            }));
         }
         let values = integers(x)?;
         Ok(Box::new(move |a, b| turned(values[a].cmp(&values[b]))))
@@ -231,7 +233,7 @@ impl Kernel for TopK {
     fn eval(&self, inputs: &[TValue]) -> TractResult<TVec<Tensor>> {
         let x = &inputs[0];
         let axis = axis(self.axis, x.rank())?;
-        let given = inputs.get(1).map(|k| Ok::<_, TractError>(integers(k)?[0])).transpose()?;
+        let given = inputs.get(1).map(|k| integers(k)?.first().copied().context("K is empty")).transpose()?;
         let k = self.count(given)?.context("K is not given")?;
         let [outer, size, inner] = around(x.shape(), axis);
         ensure!(k <= size, "K is {k}, but the axis has {size} elements");
@@ -752,7 +754,7 @@ impl Kernel for Extreme {
     }
 }
 
-/// Operator set 10 knows one way to round: down.
+/// Operator set 10 does not say how to round; runtimes round down where they enlarge.
 fn resize(context: &ParsingContext, node: &pb::NodeProto) -> Read {
     if context.onnx_operator_set_version != 10 {
         return plain("Resize", context, node);

@@ -167,7 +167,10 @@ impl Comparison {
     /// [`ErrorKind::Usage`] if the kind of loss is undefined for the output or there are no labels;
     /// [`ErrorKind::Engine`] where the compared model gives NaN or infinities that the original does not.
     pub fn losses(&self) -> Result<Vec<f64>> {
-        self.outputs.iter().filter(|(judged, _)| judged.reached).map(|(judged, sums)| sums.loss(judged)).collect()
+        let reached = self.outputs.iter().filter(|(judged, _)| judged.reached);
+        // A loss that is no number is no small one: sums may overflow.
+        let bounded = |loss: f64| if loss.is_nan() { f64::INFINITY } else { loss };
+        reached.map(|(judged, sums)| sums.loss(judged).map(bounded)).collect()
     }
 
     /// The largest loss of any output: the loss that `--max-loss` bounds.

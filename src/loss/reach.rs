@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use crate::engine;
 use crate::error::Result;
 use crate::onnx::graph::{bodies, is_standard};
 use crate::onnx::{Model, NodeProto, Scope, Step, Use, Values};
@@ -79,7 +80,7 @@ pub fn variable(model: &Model) -> Result<BTreeSet<String>> {
     }
     for (scope, graph) in model.graphs() {
         for (index, node) in graph.node.iter().enumerate() {
-            if node.op_type().starts_with("Random") || matches!(node.op_type(), "Bernoulli" | "Multinomial") {
+            if engine::is_random(node.op_type()) {
                 spread.all_outputs(&scope, index, Flow::Elements);
             }
         }

@@ -43,7 +43,7 @@ impl Sizing<'_> {
             Some(after) if after > 0 && after < before => {
                 format!("the nearest is {smallest} bytes, --ratio {:.2}", floor2(before as f64 / after as f64))
             }
-            _ => "its weights are too small for any codebook to pay".to_owned(),
+            _ => "a codebook takes more bytes than it saves in weights so small".to_owned(),
         };
         Error::new(ErrorKind::Target, format!("no plan makes a file of at most {target} bytes; {nearest}"))
     }

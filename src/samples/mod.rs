@@ -51,6 +51,8 @@ pub struct Samples {
     pub streams: Vec<Stream>,
     /// The states that are carried from one step of a stream to the next; empty if each stream has one feed.
     pub carry: Vec<Carry>,
+    /// They were drawn from the model's declarations: nobody gave them.
+    pub made_up: bool,
 }
 
 impl Samples {
@@ -146,7 +148,7 @@ impl Samples {
 
     /// The feeds before `at` and those from there on.
     fn cut(&self, at: usize) -> (Samples, Samples) {
-        let mut before = Samples { streams: Vec::new(), carry: self.carry.clone() };
+        let mut before = Samples { streams: Vec::new(), carry: self.carry.clone(), made_up: self.made_up };
         let mut after = before.clone();
         let mut seen = 0;
         for stream in &self.streams {
@@ -172,7 +174,7 @@ impl Samples {
         let steps = count.div_ceil(streams);
         let spread = (0..streams).map(|i| &self.streams[i * self.streams.len() / streams]);
         let first_steps = |s: &Stream| s.steps(0..steps.min(s.feeds.len()), &self.carry);
-        Samples { streams: spread.map(first_steps).collect(), carry: self.carry.clone() }
+        Samples { streams: spread.map(first_steps).collect(), carry: self.carry.clone(), made_up: self.made_up }
     }
 
     /// A description: `16 samples` or `300 steps in 2 streams`.

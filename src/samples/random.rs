@@ -74,7 +74,7 @@ impl Random {
             [] => feeds.into_iter().enumerate().map(|(i, feed)| stream(i, vec![feed])).collect(),
             _ => vec![stream(0, feeds)],
         };
-        Ok(Random { samples: Samples { streams, carry: options.carry.to_vec() }, guesses })
+        Ok(Random { samples: Samples { streams, carry: options.carry.to_vec(), made_up: true }, guesses })
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) fn read(paths: &[PathBuf], signature: &Signature, carry: &[Carry]) ->
     for path in paths {
         reader.read_path(path, 0).map_err(|e| e.in_file(path))?;
     }
-    Ok(Samples { streams: reader.streams, carry: carry.to_vec() })
+    Ok(Samples { streams: reader.streams, carry: carry.to_vec(), made_up: false })
 }
 
 /// Reads the one array of a file that is called `name`, or the only one.

@@ -566,7 +566,11 @@ fn a_part_of_a_model_runs_as_far_as_the_missing_operator() {
     ];
     let whole = model(of_nodes(nodes, weights(), &x));
     assert!(Engine::new(&whole).is_err());
-    let samples = Samples { streams: vec![Stream { feeds: vec![x.clone()], ..Stream::default() }], carry: vec![] };
+    let samples = Samples {
+        streams: vec![Stream { feeds: vec![x.clone()], ..Stream::default() }],
+        carry: vec![],
+        made_up: false,
+    };
     let part = Engine::partial(&whole, &samples).expect("the first layer runs");
     let seen = Seen::default();
     part.run(&x, Some(&seen)).unwrap();
@@ -580,7 +584,8 @@ fn no_part_of_a_model_runs_whose_layers_all_need_the_missing_operator() {
     let x = feed([("x", floats(&[2, 1, 2], &[1., 2., 3., 4.]))]);
     let nodes = vec![in_domain("my", node("Unknown", &["x"], "u", vec![])), lstm("u", "y")];
     let whole = model(of_nodes(nodes, weights(), &x));
-    let samples = Samples { streams: vec![Stream { feeds: vec![x], ..Stream::default() }], carry: vec![] };
+    let samples =
+        Samples { streams: vec![Stream { feeds: vec![x], ..Stream::default() }], carry: vec![], made_up: false };
     assert!(Engine::partial(&whole, &samples).is_none());
 }
 
