@@ -305,7 +305,8 @@ impl Layer {
             return Some(Err("it shares weights with nodes of other attributes".into()));
         }
         if let Some(odd) = specs[0].iter().flat_map(|s| s.activations).find(|a| !a.has_slope_by_value()) {
-            return Some(Err(format!("activation {odd:?} is not supported")));
+            let odd = format!("{odd:?}");
+            return Some(Err(format!("activation {} is not supported", odd.split(' ').next().unwrap_or(&odd))));
         }
         let numbers: Option<Vec<usize>> =
             nodes.iter().map(|&n| engine.number(&survey.nodes[n].scope, survey.nodes[n].index)).collect();

@@ -176,8 +176,10 @@ fn weights_that_are_graph_inputs_or_quantised_are_not_compressed() {
             ["W is graph input 'W'; R is graph input 'R'"]
         );
     }
-    let vendor = ["already quantised (com.microsoft.DynamicQuantizeLSTM)", "W is already quantised (DequantizeLinear)"];
-    assert_eq!(reasons(&made("vendor").path()), vendor);
+    let vendor =
+        ["already quantised (com.microsoft.DynamicQuantizeLSTM): ", "W is already quantised (DequantizeLinear): "];
+    let found = reasons(&made("vendor").path());
+    assert!(found.len() == 2 && found.iter().zip(vendor).all(|(reason, said)| reason.starts_with(said)), "{found:?}");
 }
 
 #[test]
