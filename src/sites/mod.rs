@@ -2,8 +2,8 @@
 //!
 //! A *site* is a block of rows of a constant tensor together with the vector that its columns multiply: one gate of W or R
 //! in one direction of a recurrent node. It is what is coded, what gets a budget and what a report lists. Providers find
-//! sites (here [`recurrent`](crate::recurrent)); everything after that (moments, curves, sensitivities, allocation, coding)
-//! knows sites only.
+//! sites (here [`recurrent`](crate::recurrent)); curves, sensitivities, allocation and coding know sites only. What runs, tunes
+//! or writes whole recurrent nodes asks the [survey](crate::recurrent::Survey) that the sites were made of.
 //!
 //! Invariants: the sites of a tensor cover all of its rows, each once, in the order of the rows; and sites of the same
 //! [`InputId`] multiply the same vector, so that they have one second moment.
