@@ -4,7 +4,7 @@
 //! range among a thousand samples, or two arrays of different lengths, would turn a failed check into a passed one. So a
 //! failure counts as the model's own only if the engine cannot so much as *plan* the model, which it does from shapes
 //! alone: for no sample, nor for inputs that are made up from the declaration; or if it fails on inputs that were made up in the first
-//! place, or stumbles over every sample. Everything else is a sample at fault.
+//! place, or stumbles over every sample and over inputs that were made up. Everything else is a sample at fault.
 
 use std::collections::BTreeMap;
 
@@ -30,9 +30,13 @@ pub fn obstacle(model: &Model, engine: &Engine, samples: &Samples, error: Error)
     {
         return Err(at_fault(stream, step, &Error::new(ErrorKind::Samples, why)));
     }
-    // Nobody can change an input that was made up, and what an engine stumbles over for every sample is not in one of them.
-    let runs = |stream: &Stream| run(engine, samples, stream, stream.feeds.len()).is_ok();
-    if samples.made_up || (error.message().contains("tract panicked") && !samples.streams.iter().any(runs)) {
+    // Nobody can change an input that was made up. What an engine stumbles over for every sample, and for inputs of its own
+    // making, is not in one of them.
+    let runs = |samples: &Samples, stream: &Stream| run(engine, samples, stream, stream.feeds.len()).is_ok();
+    let none_runs = |samples: &Samples| !samples.streams.iter().any(|stream| runs(samples, stream));
+    let out_of_range = failing.and_then(|(stream, step)| out_of_range(model, &stream.feeds[step]));
+    let stumbles = || none_runs(samples) && made_up(model, samples).is_some_and(|made_up| none_runs(&made_up));
+    if samples.made_up || (out_of_range.is_none() && error.message().contains("tract panicked") && stumbles()) {
         return Ok(error);
     }
     let undeclared = signature.inputs.iter().find(|input| input.dims.is_none());
@@ -41,7 +45,7 @@ pub fn obstacle(model: &Model, engine: &Engine, samples: &Samples, error: Error)
     }
     let (stream, step) = failing.ok_or_else(|| error.clone())?;
     let error = failure_at(engine, samples, stream, step).unwrap_or(error);
-    Err(match out_of_range(model, &stream.feeds[step]) {
+    Err(match out_of_range {
         Some(why) => at_fault(stream, step, &Error::new(ErrorKind::Samples, why)),
         None => at_fault(stream, step, &error),
     })
