@@ -108,7 +108,7 @@ fn short_help_is_short_and_long_help_is_complete() {
         assert!(!tests || !short.contains("calibrat"), "{short}");
     }
     let long = run(directory.path(), &["compress", "--help"]);
-    for heading in ["Target (one)", "Samples", "Compression", "Checks", "Scope", "Execution", "Output"] {
+    for heading in ["Target (one)", "Samples", "Compression", "Checks", "Nodes", "Execution", "Output"] {
         assert_eq!(long.matches(&format!("\n{heading}:\n")).count(), 1, "{heading}: {long}");
     }
 }
