@@ -233,6 +233,13 @@ impl<'a> Sizes<'a> {
     pub fn bytes(&self, plan: &Plan) -> Result<u64> {
         let Some(base) = self.base() else { return size(self.model, self.weights, plan, self.writing) };
         let parts = self.parts_of(plan);
+        // A part is measured by building a file with it alone. Where several are new, the file of the whole plan is built
+        // instead; one of them is measured on the way, so that the next plans find more of their parts known.
+        let mut unknown = parts.iter().filter(|part| self.known(&self.key(plan, part)).is_none());
+        if let (Some(first), Some(_)) = (unknown.next(), unknown.next()) {
+            self.growth(base, plan, first)?;
+            return size(self.model, self.weights, plan, self.writing);
+        }
         let parts = parts.iter().map(|part| self.growth(base, plan, part)).collect::<Result<Vec<_>>>()?;
         let mut names = BTreeSet::new();
         let mut all = Growth::default();
@@ -279,15 +286,22 @@ impl<'a> Sizes<'a> {
         parts.into_values().collect()
     }
 
-    /// What a part of a plan changes.
-    fn growth(&self, base: &Lengths, plan: &Plan, part: &[TensorId]) -> Result<Arc<Growth>> {
+    fn key(&self, plan: &Plan, part: &[TensorId]) -> PartKey {
         let choices = |&tensor: &TensorId| {
             let sites = self.weights.of_tensor(tensor);
             (tensor, sites.map(|site| plan.choices[site.id]).collect::<Vec<_>>())
         };
-        let key: PartKey = part.iter().map(choices).collect();
-        let known = self.measured.parts.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        if let Some(known) = known {
+        part.iter().map(choices).collect()
+    }
+
+    fn known(&self, key: &PartKey) -> Option<Arc<Growth>> {
+        self.measured.parts.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// What a part of a plan changes.
+    fn growth(&self, base: &Lengths, plan: &Plan, part: &[TensorId]) -> Result<Arc<Growth>> {
+        let key = self.key(plan, part);
+        if let Some(known) = self.known(&key) {
             return Ok(known);
         }
         let is_in = |tensor: TensorId| part.contains(&tensor);
