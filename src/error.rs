@@ -64,6 +64,11 @@ impl Error {
         self.0.kind
     }
 
+    /// Whether it is the engine that fails, not the samples or the model.
+    pub fn is_of_engine(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Engine | ErrorKind::Limit)
+    }
+
     /// The message without its place.
     pub fn message(&self) -> &str {
         &self.0.message

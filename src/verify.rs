@@ -221,7 +221,7 @@ pub fn verify(
     });
     let engine = match Engine::new(original) {
         Ok(engine) => engine,
-        Err(e) if cannot_run(&e) => return without_runs(original, compressed, settings, &e, not_finite),
+        Err(e) if e.is_of_engine() => return without_runs(original, compressed, settings, &e, not_finite),
         Err(e) => return Err(e),
     };
     progress.phase("verify", settings.samples.len() as u64);
@@ -237,18 +237,18 @@ pub fn verify(
             Ok(Verdict { loss: mean, loss_worst: worst, loss_mean: mean, ..verdict })
         }
         // No sample is at fault where the weights are.
-        Err(e) if cannot_run(&e) && !not_finite.is_empty() => {
+        Err(e) if e.is_of_engine() && !not_finite.is_empty() => {
             let mut verdict = verdict(VerifyScope::Model, None, settings, Vec::new());
             verdict.fail(not_finite);
             Ok(verdict)
         }
         // Whose fault it is shows when the original is run alone.
-        Err(e) if cannot_run(&e) => match judge.reference(&engine, settings.samples) {
+        Err(e) if e.is_of_engine() => match judge.reference(&engine, settings.samples) {
             Err(e) if e.kind() == ErrorKind::Engine => {
                 let why = obstacle(original, &engine, settings.samples, e)?;
                 without_runs(original, compressed, settings, &why, not_finite)
             }
-            Err(e) if cannot_run(&e) => without_runs(original, compressed, settings, &e, not_finite),
+            Err(e) if e.is_of_engine() => without_runs(original, compressed, settings, &e, not_finite),
             Err(e) => Err(e),
             Ok(_) => Err(in_compressed(&e)),
         },
@@ -333,11 +333,6 @@ fn check_signatures(original: &Model, compressed: &Model, samples: &Samples) -> 
         }
     }
     Ok(())
-}
-
-/// Whether it is the engine that fails, not the samples or the models.
-fn cannot_run(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Engine | ErrorKind::Limit)
 }
 
 /// Refuses a check of an output that the model does not have.

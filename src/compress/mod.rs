@@ -177,7 +177,7 @@ impl<'a> Compressor<'a> {
         warnings.extend(faulty.map(|skipped| format!("node '{}' is not compressed: {}", skipped.node, skipped.reason)));
         let (engine, refused) = match refused.map_or_else(|| Engine::new(model), Err) {
             Ok(engine) => (Some(engine), None),
-            Err(error) if cannot_run(&error) => (None, Some(error)),
+            Err(error) if error.is_of_engine() => (None, Some(error)),
             Err(error) => return Err(located(error)),
         };
         Ok(Compressor {
@@ -734,11 +734,11 @@ impl<'a> Compressor<'a> {
         let held = judge.reference(engine, &samples)?;
         let (found, mut coded) = self.search(&held, bound)?;
         self.recall(found.bytes)?;
-        let untuned = coded.clone();
-        let tuning = self.tune(&mut coded)?;
-        if tuning.is_none() {
+        if self.tuning().is_none() {
             return self.compressed(coded, None);
         }
+        let untuned = coded.clone();
+        let tuning = self.tune(&mut coded)?;
         let tuned = compared(&coded, &held)?.worst_loss()?;
         if tuned > bound {
             // Tuning looks at the mean of the outputs, and at other samples.
@@ -849,10 +849,6 @@ fn projects(plan: &Plan) -> bool {
 /// How far a coded model is from the original on some samples.
 fn compared(coded: &CodedModel, held: &Reference<'_>) -> Result<Comparison> {
     held.compare(&Engine::new(&coded.model)?, &Overrides::default())
-}
-
-fn cannot_run(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Engine | ErrorKind::Limit)
 }
 
 fn without_outputs(error: &Error) -> String {

@@ -16,7 +16,7 @@ const PLAIN_CAST: &str = "dirnet.Cast";
 /// Puts these operators in the place of tract's.
 pub(super) fn register(operators: &mut OnnxOpRegister) {
     operators.insert("Shape", shape);
-    operators.insert("Size", |_, _| Ok((expand(Size), vec![])));
+    operators.insert("Size", |_, _| Ok((expand(Told::Size), vec![])));
     if let Some(&plain) = operators.0.get("Cast") {
         operators.insert(PLAIN_CAST, plain);
         operators.insert("Cast", cast);
@@ -25,7 +25,7 @@ pub(super) fn register(operators: &mut OnnxOpRegister) {
 
 fn shape(_context: &ParsingContext, node: &pb::NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
     let start = node.get_attr_opt("start")?.unwrap_or(0);
-    Ok((expand(Shape { start, end: node.get_attr_opt("end")? }), vec![]))
+    Ok((expand(Told::Shape { start, end: node.get_attr_opt("end")? }), vec![]))
 }
 
 fn cast(context: &ParsingContext, node: &pb::NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
@@ -44,25 +44,34 @@ fn integers(dims: &[TDim]) -> Tensor {
     }
 }
 
+/// What is told of the dimensions of a value.
 #[derive(Clone, Debug)]
-struct Shape {
-    start: i64,
-    end: Option<i64>,
+enum Told {
+    /// `Shape`: those from one axis to another, all of them but for two attributes.
+    Shape { start: i64, end: Option<i64> },
+    /// `Size`: their product.
+    Size,
 }
 
-impl Shape {
-    fn of(&self, dims: &[TDim]) -> Tensor {
+impl Told {
+    fn of(&self, dims: &[TDim]) -> TractResult<Tensor> {
+        let &Told::Shape { start, end } = self else {
+            return integers(&[dims.iter().product()]).into_shape(&[]);
+        };
         let rank = dims.len() as i64;
         let clamp =
             |axis: i64| usize::try_from((if axis < 0 { axis + rank } else { axis }).clamp(0, rank)).unwrap_or(0);
-        let start = clamp(self.start);
-        integers(&dims[start..self.end.map_or(dims.len(), clamp).max(start)])
+        let start = clamp(start);
+        Ok(integers(&dims[start..end.map_or(dims.len(), clamp).max(start)]))
     }
 }
 
-impl Expansion for Shape {
+impl Expansion for Told {
     fn name(&self) -> StaticName {
-        "Shape".into()
+        match self {
+            Told::Shape { .. } => "Shape".into(),
+            Told::Size => "Size".into(),
+        }
     }
 
     fn rules<'r, 'p: 'r, 's: 'r>(
@@ -73,53 +82,16 @@ impl Expansion for Shape {
     ) -> InferenceResult {
         check_input_arity(inputs, 1)?;
         check_output_arity(outputs, 1)?;
-        s.equals(&outputs[0].rank, 1)?;
+        s.equals(&outputs[0].rank, i64::from(matches!(self, Told::Shape { .. })))?;
         s.given(&inputs[0].shape, |s, dims| {
-            let value = self.of(&dims);
+            let value = self.of(&dims)?;
             s.equals(&outputs[0].datum_type, value.datum_type())?;
             s.equals(&outputs[0].value, value.into_arc_tensor())
         })
     }
 
     fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
-        let value = self.of(&model.outlet_fact(inputs[0])?.shape.to_tvec());
-        Ok(tvec![model.add_const(prefix, value)?])
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Size;
-
-impl Size {
-    fn of(dims: &[TDim]) -> TractResult<Tensor> {
-        let product: TDim = dims.iter().product();
-        integers(&[product]).into_shape(&[])
-    }
-}
-
-impl Expansion for Size {
-    fn name(&self) -> StaticName {
-        "Size".into()
-    }
-
-    fn rules<'r, 'p: 'r, 's: 'r>(
-        &'s self,
-        s: &mut Solver<'r>,
-        inputs: &'p [TensorProxy],
-        outputs: &'p [TensorProxy],
-    ) -> InferenceResult {
-        check_input_arity(inputs, 1)?;
-        check_output_arity(outputs, 1)?;
-        s.equals(&outputs[0].rank, 0)?;
-        s.given(&inputs[0].shape, |s, dims| {
-            let value = Size::of(&dims)?;
-            s.equals(&outputs[0].datum_type, value.datum_type())?;
-            s.equals(&outputs[0].value, value.into_arc_tensor())
-        })
-    }
-
-    fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
-        let value = Size::of(&model.outlet_fact(inputs[0])?.shape.to_tvec())?;
+        let value = self.of(&model.outlet_fact(inputs[0])?.shape.to_tvec())?;
         Ok(tvec![model.add_const(prefix, value)?])
     }
 }
