@@ -17,11 +17,13 @@ use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
 
 use crate::cell::{self, Spec};
-use crate::engine::{Engine, Overrides, Pass, Tap, Visit};
+use crate::engine::{Engine, Overrides, Pass, Tap, TapId, Visit};
 use crate::error::Result;
+use crate::linear::LinearNode;
 use crate::progress::{self, Progress};
 use crate::recurrent::{Direction, RecurrentNode, Vector};
-use crate::samples::Samples;
+use crate::samples::{Samples, Tensor};
+use crate::sites::Sites;
 
 /// Sums of `x x^T` over two halves of the vectors: how far they differ tells how much the samples know.
 #[derive(Clone, Debug)]
@@ -40,6 +42,12 @@ struct Half {
 impl Moment {
     fn new(size: usize) -> Self {
         let half = || Half { sum: Array2::zeros((size, size)), count: 0 };
+        Moment { halves: [half(), half()] }
+    }
+
+    /// Of vectors whose components are independent and of mean square 1.
+    pub fn alike(size: usize) -> Self {
+        let half = || Half { sum: Array2::eye(size), count: 1 };
         Moment { halves: [half(), half()] }
     }
 
@@ -94,12 +102,19 @@ impl Slopes {
 pub struct SecondMoments {
     moments: BTreeMap<(usize, Vector), Moment>,
     slopes: BTreeMap<(usize, usize), Slopes>,
+    /// Of linear nodes, by their index in [`Sites::linear`].
+    linear: BTreeMap<usize, Moment>,
 }
 
 impl SecondMoments {
     /// The moment of a node's vectors; `None` if the node never ran.
     pub fn get(&self, node: usize, vector: Vector) -> Option<&Moment> {
         self.moments.get(&(node, vector))
+    }
+
+    /// The moment of what a linear node multiplies; `None` if it never ran.
+    pub fn of_linear(&self, node: usize) -> Option<&Moment> {
+        self.linear.get(&node)
     }
 
     /// How strongly the gates of a node's direction act; `None` if the node never ran.
@@ -109,46 +124,50 @@ impl SecondMoments {
 
     /// The most vectors that any weight multiplied.
     pub fn vectors(&self) -> u64 {
-        self.moments.values().map(Moment::count).max().unwrap_or(0)
+        let of = |moments: &mut dyn Iterator<Item = &Moment>| moments.map(Moment::count).max();
+        of(&mut self.moments.values()).or_else(|| of(&mut self.linear.values())).unwrap_or(0)
     }
 
     fn merge(&mut self, other: SecondMoments) {
-        for (key, moment) in other.moments {
-            match self.moments.entry(key) {
-                Entry::Vacant(place) => {
-                    place.insert(moment);
-                }
-                Entry::Occupied(mut place) => place.get_mut().merge(&moment),
-            }
-        }
+        merge(&mut self.moments, other.moments);
+        merge(&mut self.linear, other.linear);
         for (key, slopes) in other.slopes {
             self.slopes.entry(key).or_default().merge(&slopes);
         }
     }
 }
 
+fn merge<K: Ord>(all: &mut BTreeMap<K, Moment>, others: BTreeMap<K, Moment>) {
+    for (key, moment) in others {
+        match all.entry(key) {
+            Entry::Vacant(place) => {
+                place.insert(moment);
+            }
+            Entry::Occupied(mut place) => place.get_mut().merge(&moment),
+        }
+    }
+}
+
+/// Vectors of a linear node that one run adds to its moment, at most: neighbours in an image are much alike.
+const RUN_VECTORS: usize = 512;
+
 /// Lanes at most: streams that are run at the same time. Each lane holds sums of its own.
 const LANES: usize = 4;
 /// Bytes of sums at most, as long as there is more than one lane.
 const SUM_BYTES: usize = 96 << 20;
 
-/// Runs the original on the samples; `nodes` are those whose sums are wanted.
+/// Runs the original on the samples; `sites` are those whose sums are wanted.
 ///
 /// Each lane takes every n-th stream, one after the other, and lanes are added up in their order: the figures do not
 /// depend on the number of threads, and memory does not grow with the number of samples.
 ///
 /// # Errors
 /// Those of running it, naming the sample.
-pub fn measure(
-    engine: &Engine,
-    nodes: &[RecurrentNode],
-    samples: &Samples,
-    progress: &dyn Progress,
-) -> Result<SecondMoments> {
+pub fn measure(engine: &Engine, sites: &Sites, samples: &Samples, progress: &dyn Progress) -> Result<SecondMoments> {
     progress.phase("calibrate", samples.len() as u64);
-    let lanes = (SUM_BYTES / sum_bytes(nodes).max(1)).clamp(1, LANES);
+    let lanes = (SUM_BYTES / sum_bytes(sites).max(1)).clamp(1, LANES);
     let lane = |first: usize| {
-        let sums = Sums::default();
+        let sums = Sums { linear: &sites.linear, ..Sums::default() };
         for stream in samples.streams.iter().skip(first).step_by(lanes) {
             engine
                 .run_stream(stream, &samples.carry, &Overrides::default(), Some(&sums))
@@ -167,13 +186,8 @@ pub fn measure(
 }
 
 /// Bytes of one lane's sums.
-fn sum_bytes(nodes: &[RecurrentNode]) -> usize {
-    let size = |node: &RecurrentNode, vector| match vector {
-        Vector::Input => node.input_size,
-        Vector::State(_) | Vector::ResetState(_) => node.attributes.hidden,
-    };
-    let squares = nodes.iter().flat_map(|node| node.vectors().into_iter().map(move |v| size(node, v).pow(2)));
-    squares.sum::<usize>() * 2 * size_of::<f64>()
+fn sum_bytes(sites: &Sites) -> usize {
+    sites.inputs.iter().map(|input| input.size.pow(2)).sum::<usize>() * 2 * size_of::<f64>()
 }
 
 /// Moments of a node that no sample reaches: its own cell, without biases, run on seeded noise.
@@ -225,12 +239,16 @@ const ROWS: usize = 512;
 
 /// Sums up what one stream's runs show.
 #[derive(Default)]
-struct Sums(Mutex<Parts>);
+struct Sums<'a> {
+    linear: &'a [LinearNode],
+    parts: Mutex<Parts>,
+}
 
 #[derive(Default)]
 struct Parts {
     moments: BTreeMap<(usize, Vector), Sum>,
     slopes: BTreeMap<(usize, usize), Slopes>,
+    linear: BTreeMap<usize, Sum>,
 }
 
 struct Sum {
@@ -239,28 +257,26 @@ struct Sum {
     waiting: Vec<f32>,
 }
 
-impl Sums {
+impl Sums<'_> {
     fn finish(self) -> SecondMoments {
-        let Parts { moments, slopes } = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let finish = |(key, mut sum): (_, Sum)| {
-            sum.multiply();
-            (key, sum.moment)
-        };
-        SecondMoments { moments: moments.into_iter().map(finish).collect(), slopes }
+        fn finish<K: Ord>(sums: BTreeMap<K, Sum>) -> BTreeMap<K, Moment> {
+            let finish = |(key, mut sum): (K, Sum)| {
+                sum.multiply();
+                (key, sum.moment)
+            };
+            sums.into_iter().map(finish).collect()
+        }
+        let Parts { moments, slopes, linear } = self.parts.into_inner().unwrap_or_else(PoisonError::into_inner);
+        SecondMoments { moments: finish(moments), slopes, linear: finish(linear) }
     }
 }
 
-impl Tap for Sums {
+impl Tap for Sums<'_> {
     fn visit(&self, visit: &Visit) {
-        let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Parts { moments, slopes } = &mut *parts;
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let Parts { moments, slopes, .. } = &mut *parts;
         let mut add = |vector, size: usize, rows: Vec<f32>| {
-            let sum = moments.entry((visit.node, vector)).or_insert_with(|| Sum {
-                size,
-                moment: Moment::new(size),
-                waiting: Vec::new(),
-            });
-            sum.add(rows);
+            moments.entry((visit.node, vector)).or_insert_with(|| Sum::new(size)).add(rows);
         };
         add(Vector::Input, visit.inputs, visit.inputs());
         for (direction, pass) in visit.passes.iter().enumerate() {
@@ -270,6 +286,19 @@ impl Tap for Sums {
             }
             slopes.entry((visit.node, direction)).or_default().merge(&slopes_of(visit, pass));
         }
+    }
+
+    fn value(&self, TapId(node): TapId, value: &Tensor) {
+        let Some(of) = self.linear.get(node).filter(|of| of.has_vectors() && value.is_float()) else { return };
+        let values = value.to_f32();
+        let values = values.as_slice().expect("samples are in row-major order");
+        let rows = of.vectors(value.shape(), values, RUN_VECTORS);
+        // What overflows in the original says nothing of its weights.
+        if rows.is_empty() || !rows.iter().all(|value| value.is_finite()) {
+            return;
+        }
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.linear.entry(node).or_insert_with(|| Sum::new(of.shape()[1])).add(rows);
     }
 }
 
@@ -302,6 +331,10 @@ fn part(values: &[f32], row: usize, width: usize) -> &[f32] {
 }
 
 impl Sum {
+    fn new(size: usize) -> Sum {
+        Sum { size, moment: Moment::new(size), waiting: Vec::new() }
+    }
+
     fn add(&mut self, rows: Vec<f32>) {
         if self.waiting.is_empty() {
             self.waiting = rows

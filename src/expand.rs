@@ -9,8 +9,10 @@ use ndarray::Array3;
 
 use crate::encode::{self, Found, NOTE, common};
 use crate::error::{Error, ErrorKind, Result};
+use crate::linear;
 use crate::onnx::{ElementType, Model, Rewriter, TensorProto, tensor};
 use crate::recurrent::{self, Constants, FindOptions, Source};
+use crate::sites::{Reader, Sites};
 
 /// The model with each coded W and R decoded to one dense constant.
 ///
@@ -18,18 +20,23 @@ use crate::recurrent::{self, Constants, FindOptions, Source};
 /// `NothingToDo` if no weight is coded; as [`recurrent::find`].
 pub fn expand(model: &Model) -> Result<Model> {
     let survey = recurrent::find(model, &FindOptions::default())?;
+    let linear = linear::find(model, &FindOptions::default())?;
+    let sites = Sites::of(model, survey, linear)?;
     let mut result = model.clone();
     let mut rewriter = Rewriter::new(&mut result);
     let mut expanded = false;
     let mut constants = Constants::new(model)?;
-    for weight in survey.weights.iter().filter(|w| is_coded(model, survey.source(w))) {
-        let source = survey.source(weight);
-        let name = rewriter.fresh(&format!("{}/dense", source.value));
-        let dense = dense(&name, source.element, &constants.values(source)?)?;
-        rewriter.add_constant(&common(&survey, &weight.uses), dense);
-        for used in &weight.uses {
-            let node = &survey.nodes[used.node];
-            rewriter.set_input(&node.scope, node.index, used.matrix.input(), &name);
+    let coded = sites.tensors().filter(|&tensor| is_coded(model, sites.first_reader(tensor).source));
+    for tensor in coded {
+        // Those that read a matrix by rows and by columns have a tensor each.
+        let mut readers: Vec<Reader<'_>> = sites.readers(tensor).collect();
+        readers.sort_by(|a, b| a.source.dims.cmp(&b.source.dims));
+        for alike in readers.chunk_by(|a, b| a.source.dims == b.source.dims && a.source.hash == b.source.hash) {
+            let source = alike[0].source;
+            let name = rewriter.fresh(&format!("{}/dense", source.value));
+            let dense = dense(&name, source, &constants.values(source)?)?;
+            rewriter.add_constant(&common(alike.iter().map(|reader| reader.scope)), dense);
+            alike.iter().for_each(|reader| rewriter.set_input(reader.scope, reader.index, reader.input, &name));
         }
         expanded = true;
     }
@@ -74,13 +81,13 @@ pub fn codec(model: &Model, source: &Source) -> Option<&'static str> {
     encode::codec(model, source)
 }
 
-fn dense(name: &str, element: ElementType, values: &Array3<f32>) -> Result<TensorProto> {
+fn dense(name: &str, source: &Source, values: &Array3<f32>) -> Result<TensorProto> {
     let flat: Vec<f32> = values.iter().copied().collect();
-    match element {
-        ElementType::Float => Ok(tensor::float(name, values.shape(), &flat)),
+    match source.element {
+        ElementType::Float => Ok(tensor::float(name, &source.dims, &flat)),
         ElementType::Float16 => {
             let half: Vec<_> = flat.into_iter().map(f16::from_f32).collect();
-            Ok(tensor::float16(name, values.shape(), &half))
+            Ok(tensor::float16(name, &source.dims, &half))
         }
         other => {
             Err(Error::new(ErrorKind::Unsupported, format!("weights of type {other:?} are not supported"))

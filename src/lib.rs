@@ -73,6 +73,8 @@ pub mod expand;
 #[doc(hidden)]
 pub mod limits;
 #[doc(hidden)]
+pub mod linear;
+#[doc(hidden)]
 pub mod plan;
 #[doc(hidden)]
 pub mod recurrent;

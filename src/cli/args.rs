@@ -178,6 +178,9 @@ pub struct Limits {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Nodes")]
 pub struct Nodes {
+    /// Compress the weights of these nodes
+    #[arg(long, value_enum, value_name = "SCOPE", default_value_t = Scope::All)]
+    pub scope: Scope,
     /// Select only nodes whose name matches RE, a regular expression
     #[arg(long, value_name = "RE", value_parser = value::pattern, hide_short_help = true)]
     pub include: Option<Regex>,
@@ -187,6 +190,15 @@ pub struct Nodes {
     /// Treat weights that are also graph inputs as constants, and remove those inputs
     #[arg(long, hide_short_help = true)]
     pub freeze_inputs: bool,
+}
+
+/// Which nodes take part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Scope {
+    /// LSTM, GRU, RNN, Conv, ConvTranspose, Gemm, MatMul, and Gather of a table
+    All,
+    /// LSTM, GRU and RNN only
+    Recurrent,
 }
 
 /// How results are shown.
@@ -268,7 +280,8 @@ impl Nodes {
         let patterns: Vec<String> =
             self.exclude.iter().map(Regex::as_str).chain(skipped).map(|pattern| format!("(?:{pattern})")).collect();
         let exclude = if patterns.is_empty() { None } else { Some(Regex::new(&patterns.join("|"))?) };
-        Ok(FindOptions { freeze_inputs: self.freeze_inputs, include: self.include.clone(), exclude })
+        let recurrent_only = self.scope == Scope::Recurrent;
+        Ok(FindOptions { freeze_inputs: self.freeze_inputs, include: self.include.clone(), exclude, recurrent_only })
     }
 }
 

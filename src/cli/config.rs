@@ -28,6 +28,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use dirnet::dictionary::BlockSpec;
 use dirnet::error::{Cut, meant};
+use dirnet::linear::LinearNode;
 use dirnet::plan::{Choice, Pins, Sharing};
 use dirnet::recurrent::{GateBlock, Survey};
 use dirnet::sites::{Site, Sites};
@@ -65,10 +66,13 @@ struct Gate {
 }
 
 impl Node {
-    /// What a gate of W or R is to be stored as, if these settings say so.
-    fn choice(&self, unit: &GateBlock) -> Result<Option<Choice>> {
+    /// What a gate of W or R, or the weight of another node, is to be stored as, if these settings say so.
+    fn choice(&self, gate: Option<&GateBlock>) -> Result<Option<Choice>> {
         let Node { codec, width, bits, sharing, .. } = self.clone();
-        let own = self.gates.get(&format!("{}.{}", unit.matrix, unit.gate)).or_else(|| self.gates.get(unit.gate));
+        let of_gate = |gate: &GateBlock| {
+            self.gates.get(&format!("{}.{}", gate.matrix, gate.gate)).or_else(|| self.gates.get(gate.gate))
+        };
+        let own = gate.and_then(of_gate);
         own.cloned().unwrap_or(Gate { codec, width, bits, sharing }).choice()
     }
 }
@@ -127,7 +131,7 @@ impl Override {
 
     /// Refuses what would do nothing: settings that are none, a pattern that no node has, a gate that none of its nodes
     /// has.
-    fn check(&self, survey: &Survey) -> Result<()> {
+    fn check(&self, survey: &Survey, linear: &[LinearNode]) -> Result<()> {
         let Node { codec, width, bits, sharing, gates, .. } = self.node.clone();
         let all = Gate { codec, width, bits, sharing };
         all.choice()?;
@@ -136,10 +140,10 @@ impl Override {
         }
         let skipped = survey.skipped.iter().map(|skipped| skipped.node.as_str());
         let nodes = survey.nodes.iter().map(|node| node.name.as_str());
-        let names: Vec<&str> = nodes.chain(skipped).collect();
+        let names: Vec<&str> = nodes.chain(skipped).chain(linear.iter().map(|node| node.name.as_str())).collect();
         if !names.iter().any(|name| self.pattern.is_match(name)) {
             let meant = meant(self.pattern.as_str().trim_matches(['^', '$']), names.iter().copied());
-            bail!("no LSTM, GRU or RNN node has such a name{meant}; there are {}", listed(&names));
+            bail!("no node with weights has such a name{meant}; there are {}", listed(&names));
         }
         let cells = survey.nodes.iter().filter(|node| self.pattern.is_match(&node.name)).map(|node| node.cell);
         let mut known: Vec<&str> = cells.flat_map(|cell| cell.gates().iter().copied()).collect();
@@ -167,29 +171,22 @@ fn listed(names: &[&str]) -> String {
 }
 
 /// Refuses settings for single nodes that would do nothing, naming file, line and pattern.
-pub fn check(overrides: &Overrides, survey: &Survey) -> Result<()> {
-    overrides.iter().try_for_each(|settings| settings.check(survey).with_context(|| settings.place()))
+pub fn check(overrides: &Overrides, survey: &Survey, linear: &[LinearNode]) -> Result<()> {
+    overrides.iter().try_for_each(|settings| settings.check(survey, linear).with_context(|| settings.place()))
 }
 
 /// What the settings pin of the sites. A tensor that several nodes share has the names of all.
 pub fn pins(overrides: &Overrides, sites: &Sites) -> Result<Pins> {
-    let survey = &sites.survey;
     let pin = |site: &Site| {
-        let uses = survey.weights[site.tensor.0].uses.iter();
-        let nodes: Vec<&str> = uses.map(|used| survey.nodes[used.node].name.as_str()).collect();
-        let unit = site.gate();
+        let nodes: Vec<&str> = sites.readers(site.tensor).map(|reader| reader.name).collect();
         let mut found: Option<(Choice, &Override)> = None;
         for settings in overrides.iter().filter(|it| nodes.iter().any(|name| it.pattern.is_match(name))) {
-            let choice = settings.node.choice(unit).with_context(|| settings.place())?;
+            let choice = settings.node.choice(site.gate()).with_context(|| settings.place())?;
             match (choice, found) {
                 (Some(choice), None) => found = Some((choice, settings)),
-                (Some(choice), Some((other, before))) if choice != other => bail!(
-                    "{}: gate {} of node '{}' is set differently by '{}'",
-                    settings.place(),
-                    unit.gate,
-                    unit.node,
-                    before.pattern
-                ),
+                (Some(choice), Some((other, before))) if choice != other => {
+                    bail!("{}: {} is set differently by '{}'", settings.place(), sites.place(site), before.pattern)
+                }
                 _ => {}
             }
         }

@@ -39,6 +39,6 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     args::check_apart(&args.output.report, &args.run.config)?;
     let options = args.nodes.options(overrides)?;
     let survey = recurrent::find(&model, &options).map_err(|error| error.in_file(&args.model))?;
-    config::check(overrides, &survey)?;
+    config::check(overrides, &survey, &[])?;
     args.output.show(&Inspection::new(&model, &survey))
 }

@@ -195,7 +195,7 @@ impl Setup {
         options.nodes = flags.nodes.options(overrides)?;
         // A model without anything to compress is refused before its samples are read.
         let sites = Sites::find(&model, &options.nodes).map_err(|error| error.in_file(&path))?;
-        config::check(overrides, &sites.survey)?;
+        config::check(overrides, &sites.survey, &sites.linear)?;
         options.pins = Some(config::pins(overrides, &sites)?);
         compress::refuse_coded(&model, &sites).map_err(|error| error.in_file(&path))?;
         let inputs = flags.samples.inputs(&model)?;

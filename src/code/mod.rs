@@ -5,18 +5,22 @@ mod blank;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ndarray::{Array2, Array3};
+use half::f16;
+use ndarray::{Array2, Array3, ArrayD, IxDyn};
 use rayon::prelude::*;
 
 pub use blank::blank;
 
 use crate::dictionary::{self, Bands, BlockCode, Item, Metric, Part, Projected, WeightMatrix};
-use crate::engine::{Engine, Overrides};
+use crate::engine::{Constant, ConstantId, Engine, NodeInput, Overrides, Probes};
 use crate::error::Result;
+use crate::linear::LinearNode;
+use crate::onnx::{ElementType, Model, tensor};
 use crate::plan::{DictionaryUse, Member, Plan, Storage};
 use crate::progress::{self, Progress};
-use crate::recurrent::WeightUse;
-use crate::sites::{PerSite, SiteId, TensorId, Weights};
+use crate::recurrent::{Constants, WeightUse};
+use crate::samples::Tensor;
+use crate::sites::{PerSite, SiteId, Sites, TensorId, Weights};
 
 /// The codes of a site.
 #[derive(Clone, Debug)]
@@ -116,7 +120,7 @@ pub fn learn(
             let matrices: Vec<_> = members.iter().map(matrix).collect();
             let options = options(how, members);
             let learned = dictionary::learn(&matrices, *spec, &options)
-                .map_err(|e| e.at_node(weights.get(members[0]).to_string()));
+                .map_err(|e| e.at_node(weights.place(weights.get(members[0])).to_string()));
             progress::advance(progress, members.len() as u64)?;
             learned
         })
@@ -180,7 +184,7 @@ fn project(
             .collect();
         let ids: Vec<SiteId> = members.iter().map(|member| member.site).collect();
         let learned = dictionary::learn_projection(items, &bands, *columns, &options(how, &ids))
-            .map_err(|e| e.at_node(weights.get(ids[0]).to_string()))?;
+            .map_err(|e| e.at_node(weights.place(weights.get(ids[0])).to_string()))?;
         for (id, part) in ids.into_iter().zip(learned) {
             let parts = parts.entry(id).or_default();
             parts.push(part);
@@ -209,14 +213,53 @@ pub fn overrides<'c>(
     }
     let mut overrides = Overrides::default();
     for (tensor, values) in tensors.into_iter().map(|(tensor, values)| (tensor, Arc::new(values))) {
-        for WeightUse { node, matrix } in &weights.survey.weights[tensor.0].uses {
+        for WeightUse { node, matrix } in weights.weight(tensor).into_iter().flat_map(|weight| &weight.uses) {
             let node = &weights.survey.nodes[*node];
             if let Some(number) = engine.number(&node.scope, node.index) {
                 overrides.weights.insert((number, *matrix), values.clone());
             }
         }
+        for &node in weights.linear_uses(tensor) {
+            let value = Constant::from(&as_read(&weights.linear[node], &values));
+            overrides.constants.insert(ConstantId(node), value);
+        }
     }
     overrides
+}
+
+/// A matrix as the tensor that a linear node reads.
+fn as_read(node: &LinearNode, matrix: &Array3<f32>) -> Tensor {
+    let dims = IxDyn(&node.source.dims);
+    let values = ArrayD::from_shape_vec(dims, node.tensor(matrix)).expect("a matrix has the elements of its tensor");
+    match node.source.element {
+        ElementType::Float16 => Tensor::from(values.mapv(f16::from_f32)),
+        _ => Tensor::from(values),
+    }
+}
+
+/// What an engine has to show and to let be replaced, so that it can be calibrated for sites and run with coded ones: the
+/// taps and constants of linear nodes are numbered as these. Recurrent nodes need none.
+///
+/// # Errors
+/// Those of reading the weights.
+pub fn probes(model: &Model, sites: &Sites) -> Result<Probes> {
+    let mut constants = Constants::new(model)?;
+    let mut probes = Probes::default();
+    for node in &sites.linear {
+        let input = |input| NodeInput { scope: node.scope.clone(), node: node.index, input };
+        let values = constants.values(&node.source)?;
+        let values = values.as_slice().expect("weights are in row-major order");
+        let tensor = match node.source.element {
+            ElementType::Float16 => {
+                let half: Vec<f16> = values.iter().map(|&value| f16::from_f32(value)).collect();
+                tensor::float16("", &node.source.dims, &half)
+            }
+            _ => tensor::float("", &node.source.dims, values),
+        };
+        probes.inputs.push(input(node.data_input()));
+        probes.weights.push((input(node.weight_input()), tensor));
+    }
+    Ok(probes)
 }
 
 /// The sites that are coded.

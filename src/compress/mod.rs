@@ -18,6 +18,7 @@ pub use options::{Allocation, Codec, Options, Target};
 pub use search::{SmallestSize, smallest};
 pub use study::{CodedModel, CodedVersion, PhaseSeconds, Rates, Study, Tried, sized};
 
+use crate::code;
 use crate::encode::{self, Writing};
 use crate::engine::{Engine, Overrides};
 use crate::error::{Error, ErrorKind, Result};
@@ -35,6 +36,8 @@ use crate::verify::{self, Check, Verdict, VerifySettings};
 /// The ratio of the smallest file that a search for a loss looks at, and how many sizes it looks at.
 const SMALLEST: f64 = 40.0;
 const LOOKS: usize = 9;
+/// The warning where nodes that are not recurrent stay as they are for want of runs.
+const NOT_RUN: &str = "the model cannot be run to its outputs: only recurrent nodes are compressed";
 /// The share of a plan's loss that one rate for all has to come down to. With few samples two ways of coding the same plan
 /// differ by almost as much, and what is a little better on them is not on others.
 const RIVAL: f64 = 0.5;
@@ -157,7 +160,7 @@ impl<'a> Compressor<'a> {
     ) -> Result<Compressor<'a>> {
         let located = |error: Error| located(model, error);
         refuse_coded(model, &sites).map_err(located)?;
-        let pins = match &options.pins {
+        let mut pins = match &options.pins {
             Some(pins) if pins.0.len() == sites.len() => pins.clone(),
             Some(pins) => {
                 let message = format!("choices for {} sites, but the model has {}", pins.0.len(), sites.len());
@@ -165,9 +168,22 @@ impl<'a> Compressor<'a> {
             }
             None => Pins(sites.map(|_| None)),
         };
+        let prepared = || Engine::probing(model, &code::probes(model, &sites)?);
+        let (engine, refused) = match refused.map_or_else(prepared, Err) {
+            Ok(engine) => (Some(engine), None),
+            Err(error) if error.is_of_engine() => (None, Some(error)),
+            Err(error) => return Err(located(error)),
+        };
+        let mut warnings = Vec::new();
+        let mut sites = sites;
+        if let Some(refused) = &refused
+            && !sites.linear.is_empty()
+        {
+            (sites, pins) = recurrent_only(model, sites, &pins, refused).map_err(located)?;
+            warnings.push(NOT_RUN.to_owned());
+        }
         judge(model, &options.loss, &sites, &inputs.holdout)?;
         let judge = judge(model, &options.loss, &sites, &inputs.calibration)?;
-        let mut warnings = Vec::new();
         if encode::note(model).is_some() {
             warnings.push(
                 "the file was compressed by dirnet and made dense again by another tool: use the original".to_owned(),
@@ -175,11 +191,6 @@ impl<'a> Compressor<'a> {
         }
         let faulty = sites.survey.skipped.iter().filter(|skipped| skipped.warning);
         warnings.extend(faulty.map(|skipped| format!("node '{}' is not compressed: {}", skipped.node, skipped.reason)));
-        let (engine, refused) = match refused.map_or_else(|| Engine::new(model), Err) {
-            Ok(engine) => (Some(engine), None),
-            Err(error) if error.is_of_engine() => (None, Some(error)),
-            Err(error) => return Err(located(error)),
-        };
         Ok(Compressor {
             model,
             inputs,
@@ -331,6 +342,11 @@ impl<'a> Compressor<'a> {
         };
         if study.is_none() {
             self.engine = None;
+            if let Some(refused) = self.refused.as_ref().filter(|_| !self.sites.linear.is_empty()) {
+                (self.sites, self.pins) = recurrent_only(self.model, self.sites.clone(), &self.pins, refused)?;
+                self.judge = judge(self.model, &self.options.loss, &self.sites, &self.inputs.calibration)?;
+                self.warnings.push(NOT_RUN.to_owned());
+            }
             study = self.study_of_part()?;
         }
         let mut study = match study {
@@ -561,7 +577,7 @@ impl<'a> Compressor<'a> {
         match self.pins.contradicted(&plan) {
             None => Ok(plan),
             Some(id) => {
-                let site = self.sites.get(id);
+                let site = self.sites.place(self.sites.get(id));
                 let message = format!("{site}: the plan and [nodes] of the configuration disagree: change one of them");
                 Err(Error::new(ErrorKind::Usage, message))
             }
@@ -807,8 +823,7 @@ impl<'a> Compressor<'a> {
 /// # Errors
 /// [`ErrorKind::NothingToDo`].
 pub fn refuse_coded(model: &Model, sites: &Sites) -> Result<()> {
-    let survey = &sites.survey;
-    if survey.weights.iter().any(|weight| expand::is_coded(model, survey.source(weight))) {
+    if sites.tensors().any(|tensor| expand::is_coded(model, sites.first_reader(tensor).source)) {
         let message = "already compressed by dirnet: use the original, or run 'dirnet expand' first";
         return Err(Error::new(ErrorKind::NothingToDo, message));
     }
@@ -818,9 +833,20 @@ pub fn refuse_coded(model: &Model, sites: &Sites) -> Result<()> {
 /// The outputs that are judged: those that the sites reach.
 fn judge(model: &Model, loss: &LossSpec, sites: &Sites, samples: &Samples) -> Result<Judge> {
     let mut judge = Judge::new(model, loss, &samples.carry)?;
-    let nodes = sites.survey.nodes.iter().map(|node| (node.scope.clone(), node.index));
-    judge.keep_reached(&reach::outputs(model, &Changes::of_elements(nodes), &samples.carry)?)?;
+    judge.keep_reached(&reach::outputs(model, &Changes::of_elements(sites.nodes()), &samples.carry)?)?;
     Ok(judge)
+}
+
+/// The sites of recurrent nodes, which come first, and what is pinned of them: for a model that cannot be run. What coding
+/// other nodes does is seen at the outputs only, and a layer of recurrent nodes can be verified by itself.
+fn recurrent_only(model: &Model, sites: Sites, pins: &Pins, refused: &Error) -> Result<(Sites, Pins)> {
+    if sites.survey.nodes.is_empty() {
+        let message = format!("the model has no recurrent node, and the others need runs of it, but {refused}");
+        return Err(Error::new(ErrorKind::Engine, message));
+    }
+    let sites = Sites::of(model, sites.survey, Vec::new())?;
+    let pins = Pins(pins.0.values().take(sites.len()).copied().collect());
+    Ok((sites, pins))
 }
 
 /// Names the model's file.

@@ -79,11 +79,11 @@ pub fn complete(sites: &Sites, measured: &PerSite<Option<f64>>, energy: &PerSite
     let relative: PerSite<Option<f64>> = measured.map(|id, s| s.map(|s| s * energy[id]));
     let all = median(relative.values().flatten().copied()).unwrap_or(1.0);
     let alike = |kind| {
-        let alike = sites.all.iter().filter(|other| other.kind() == kind);
+        let alike = sites.all.iter().filter(|other| sites.kind(other) == kind);
         median(alike.filter_map(|other| relative[other.id])).unwrap_or(all)
     };
     sites.map(|site| {
-        let relative = relative[site.id].unwrap_or_else(|| alike(site.kind())).max(FLOOR * all);
+        let relative = relative[site.id].unwrap_or_else(|| alike(sites.kind(site))).max(FLOOR * all);
         if energy[site.id] > 0.0 { relative / energy[site.id] } else { 1.0 }
     })
 }

@@ -133,7 +133,7 @@ impl<'a> Study<'a> {
     ) -> Result<Study<'a>> {
         let start = Instant::now();
         let measured = match calibration {
-            Some((engine, samples)) => calibrate::measure(engine, &weights.survey.nodes, samples, progress)?,
+            Some((engine, samples)) => calibrate::measure(engine, &weights, samples, progress)?,
             None => SecondMoments::default(),
         };
         let steps = measured.vectors().max(1) as f64;
@@ -356,7 +356,7 @@ impl<'a> Study<'a> {
     ) -> Result<Plan> {
         let start = Instant::now();
         let Some(options) = tune::trial(&self.weights, self.seed) else { return Ok(plan) };
-        let mut kinds: Vec<_> = self.weights.all.iter().map(|site| site.kind()).collect();
+        let mut kinds: Vec<_> = self.weights.all.iter().map(|site| self.weights.kind(site)).collect();
         kinds.sort_unstable();
         kinds.dedup();
         progress.phase("try plans", 2 + kinds.len() as u64);
@@ -382,7 +382,7 @@ impl<'a> Study<'a> {
                 }
                 let Some(found) = held_back(&coarser)? else { continue };
                 let factor = ((found / base - 1.0) / expected).clamp(1.0 / MOST_MOVED, MOST_MOVED);
-                let sites = self.weights.all.iter().filter(|site| site.kind() == kind);
+                let sites = self.weights.all.iter().filter(|site| self.weights.kind(site) == kind);
                 sites.for_each(|site| sensitivity[site.id] *= factor);
             }
             let other = match allocate(self, &sensitivity) {

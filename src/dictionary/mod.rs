@@ -70,6 +70,11 @@ impl BlockSpec {
         columns.div_ceil(self.width)
     }
 
+    /// Whether pieces make whole rows of `columns` weights, with nothing left over.
+    pub fn fits(self, columns: usize) -> bool {
+        columns.is_multiple_of(self.width)
+    }
+
     /// Stored bytes of the codebook.
     pub fn codebook_bytes(self) -> usize {
         ATOMS * self.width

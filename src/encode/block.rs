@@ -174,7 +174,13 @@ fn looks_up(
             let is = |tensor: Option<&TensorProto>, element: ElementType| {
                 tensor.is_some_and(|t| t.data_type() == element as i32 && t.dims.len() == 2)
             };
-            let found = is(stored(model, values, home, codebook), ElementType::Int8) && is(codes, ElementType::Uint8);
+            // The atoms of linear nodes become floats first.
+            let cast = maker(model, values, home, codebook).filter(|(_, node)| node.op_type() == "Cast");
+            let atoms = match cast {
+                Some((home, cast)) => cast.input.first().and_then(|input| stored(model, values, home, input)),
+                None => stored(model, values, home, codebook),
+            };
+            let found = is(atoms, ElementType::Int8) && is(codes, ElementType::Uint8);
             found.then_some(if product { "projection" } else { "block" })
         }
         ("Mul" | "Concat" | "MatMul", inputs) => inner(inputs),

@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::{Assigned, Form, Request, Work, assign, obstacle};
 use crate::onnx::Model;
 use crate::plan::{Choice, Storage};
-use crate::recurrent::{Bias, WeightUse};
-use crate::sites::{PerSite, SiteId, Sites, TensorId};
+use crate::recurrent::Bias;
+use crate::sites::{PerSite, Site, SiteId, Sites, TensorId};
 use std::sync::OnceLock;
 
 /// Chooses the forms of a model's nodes.
@@ -39,7 +39,7 @@ impl<'a> Forms<'a> {
     pub fn assign(&self, request: Request, storage: &dyn Fn(SiteId) -> Storage) -> Vec<Assigned> {
         let obstacle = |tensor: usize, form: Form| {
             let tensor = TensorId(tensor);
-            let product = (self.first_use(tensor).matrix, self.sites.vectors(tensor));
+            let product = (self.sites.survey.weights[tensor.0].uses[0].matrix, self.sites.vectors(tensor));
             let directions = self.directions(tensor, storage);
             directions.iter().find_map(|blocks| obstacle(blocks, product, form, request.from.is_none()))
         };
@@ -47,20 +47,24 @@ impl<'a> Forms<'a> {
         assign(&self.sites.survey, self.model.opset(), request, &bias, obstacle)
     }
 
-    /// For each site the form of the nodes that use it.
+    /// For each site the form of the nodes that use it: portable for those of linear nodes.
     pub fn of_sites(&self, request: Request, storage: &dyn Fn(SiteId) -> Storage) -> PerSite<Form> {
         let forms = self.assign(request, storage);
-        self.sites.map(|site| forms[self.first_use(site.tensor).node].form)
+        let form = |site: &Site| {
+            self.sites.weight(site.tensor).map_or(Form::Portable, |weight| forms[weight.uses[0].node].form)
+        };
+        self.sites.map(form)
     }
 
-    /// Multiply-adds of a step of all nodes under a plan, and which of them are done in another form than portable.
+    /// Multiply-adds of a step of all recurrent nodes under a plan, and which of them are done in another form than portable.
     #[must_use]
     pub fn work(&self, choices: &PerSite<Choice>, forms: &[Assigned]) -> MultiplyAdds {
         let mut total = MultiplyAdds::default();
-        for tensor in self.sites.tensors() {
+        for (tensor, weight) in self.sites.survey.weights.iter().enumerate() {
+            let tensor = TensorId(tensor);
             for blocks in self.directions(tensor, &|id| choices[id].storage()) {
                 let work = Work::of(&blocks, self.sites.vectors(tensor));
-                for used in &self.sites.survey.weights[tensor.0].uses {
+                for used in &weight.uses {
                     let is_portable = forms[used.node].form == Form::Portable;
                     total.before += work.dense;
                     total.after += if is_portable { work.dense } else { work.factored };
@@ -69,10 +73,6 @@ impl<'a> Forms<'a> {
             }
         }
         total
-    }
-
-    fn first_use(&self, tensor: TensorId) -> WeightUse {
-        self.sites.survey.weights[tensor.0].uses[0]
     }
 
     /// The sites of each direction of a tensor: rows and columns, and how they are stored.

@@ -10,6 +10,7 @@ pub mod fast;
 mod form;
 mod forms;
 mod found;
+mod linear;
 mod model;
 pub mod portable;
 mod projected;

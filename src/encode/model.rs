@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::linear::Decoded;
+use super::writer::int;
 use super::{Block, Form, Forms, Home, Layer, Request, Stored, StoredMatrix, Writer, fast, portable, vendor};
 use crate::code::{CodedSite, CodedSites};
+use crate::dictionary::Codebook;
 use crate::error::{Error, ErrorKind, Result};
+use crate::linear::LinearNode;
 use crate::onnx::proto::ModelProto;
-use crate::onnx::{Model, Rewriter, Scope, tensor};
+use crate::onnx::{Model, NodeProto, Rewriter, Scope, tensor};
 use crate::plan::Storage;
-use crate::recurrent::{Cell, Matrix, OwnBias, Survey, WeightUse};
-use crate::sites::{Site, SiteId, TensorId, Weights};
+use crate::recurrent::{Cell, Matrix, OwnBias, Weight, WeightUse};
+use crate::sites::{Reader, Site, SiteId, Sites, TensorId, Weights};
 
 /// The metadata entry that says how a model was made.
 pub const NOTE: &str = "dirnet";
@@ -38,17 +42,44 @@ pub fn apply(model: &Model, weights: &Weights, coded: &CodedSites, writing: &Wri
     let kept: Vec<Kept<'_>> = weights.tensors().map(|tensor| Kept::new(weights, coded, tensor)).collect();
     let mut writer = Writer::new(&mut rewriter);
     let mut edits = Vec::new();
-    for (weight, kept) in survey.weights.iter().zip(&kept) {
-        if kept.is_dense() || forms[weight.uses[0].node].form != Form::Portable {
+    let mut replaced_gathers = Vec::new();
+    for (tensor, kept) in weights.tensors().zip(&kept) {
+        let portable = |weight: &Weight| forms[weight.uses[0].node].form == Form::Portable;
+        if kept.is_dense() || !weights.weight(tensor).is_none_or(portable) {
             continue;
         }
-        for uses in anchors(survey, &weight.uses).into_values() {
-            let place = common(survey, &uses);
+        for readers in anchors(weights, tensor).into_values() {
+            let place = common(readers.iter().map(|reader| reader.scope));
             writer.enter(&place);
-            let value = portable::write(&mut writer, &kept.stored, kept.home());
+            if weights.weight(tensor).is_some() {
+                let value = portable::write(&mut writer, &kept.stored, kept.home());
+                writer.place_in_front(&place);
+                edits.extend(readers.into_iter().map(|reader| (reader, value.clone())));
+                continue;
+            }
+            let nodes: Vec<&LinearNode> =
+                weights.linear_uses(tensor).iter().map(|&node| &weights.linear[node]).collect();
+            let mut decoded = Decoded::new(&kept.stored, kept.home(), &nodes);
+            for reader in readers {
+                let node = nodes.iter().find(|node| (&node.scope, node.index) == (reader.scope, reader.index));
+                let &node = node.expect("what is no weight of recurrent nodes is read by linear ones");
+                if decoded.looks_up(node) {
+                    replaced_gathers.push((tensor, node, place.clone()));
+                } else {
+                    edits.push((reader, decoded.value(&mut writer, node)));
+                }
+            }
             writer.place_in_front(&place);
-            edits.extend(uses.into_iter().map(|used| (used, value.clone())));
         }
+    }
+    for (tensor, node, place) in &replaced_gathers {
+        let kept = &kept[tensor.0];
+        writer.enter(place);
+        let atoms = writer.float_codebook(kept.codebook(), kept.home(), &kept.stored.name);
+        writer.place_in_front(place);
+        let decoded = Decoded::new(&kept.stored, kept.home(), &[node]);
+        decoded.look_up(&mut writer, node, model.node(&node.scope, node.index), &atoms);
+        writer.place_before(&node.scope, node.index);
     }
     let replaced: Vec<usize> = (0..survey.nodes.len()).filter(|&n| forms[n].form != Form::Portable).collect();
     // Not those that the forms were chosen by: this model may have others.
@@ -75,10 +106,20 @@ pub fn apply(model: &Model, weights: &Weights, coded: &CodedSites, writing: &Wri
         }
         writer.place_before(&node.scope, node.index);
     }
-    for (WeightUse { node, matrix }, value) in edits {
-        let node = &survey.nodes[node];
-        rewriter.set_input(&node.scope, node.index, matrix.input(), &value);
-        node.source(matrix).frozen.iter().for_each(|input| rewriter.freeze_input(input));
+    for (reader, value) in edits {
+        let proto = model.node(reader.scope, reader.index);
+        if proto.op_type() == "Gemm" {
+            // It reads rows now.
+            rewriter.remove_node(reader.scope, reader.index);
+            rewriter.insert_before(reader.scope, reader.index, by_rows(proto, &value));
+        } else {
+            rewriter.set_input(reader.scope, reader.index, reader.input, &value);
+        }
+        reader.source.frozen.iter().for_each(|input| rewriter.freeze_input(input));
+    }
+    for (_, node, _) in replaced_gathers {
+        rewriter.remove_node(&node.scope, node.index);
+        node.source.frozen.iter().for_each(|input| rewriter.freeze_input(input));
     }
     for index in replaced {
         let node = &survey.nodes[index];
@@ -91,6 +132,15 @@ pub fn apply(model: &Model, weights: &Weights, coded: &CodedSites, writing: &Wri
     rewriter.set_metadata(NOTE, &writing.note);
     rewriter.finish()?;
     Ok(result)
+}
+
+/// A Gemm that reads the rows of its matrix, `[N, K]`: OpenCV is slow with a computed one that lies by columns.
+fn by_rows(gemm: &NodeProto, weight: &str) -> NodeProto {
+    let mut gemm = gemm.clone();
+    gemm.input[1] = weight.to_owned();
+    gemm.attribute.retain(|attribute| attribute.name() != "transB");
+    gemm.attribute.push(int("transB", 1));
+    gemm
 }
 
 /// What a model says of how it was made, if this tool made it.
@@ -144,22 +194,27 @@ struct Kept<'a> {
 
 impl<'a> Kept<'a> {
     fn new(weights: &'a Weights, coded: &'a CodedSites, tensor: TensorId) -> Self {
-        let survey = &weights.survey;
-        let uses = &survey.weights[tensor.0].uses;
-        let WeightUse { node, matrix } = uses[0];
-        let source = survey.source(&survey.weights[tensor.0]);
+        let reader = weights.first_reader(tensor);
         let block = |site: &Site| Block::new(coded[site.id].as_ref(), weights.rows(site.id));
+        let (name, gates) = match weights.weight(tensor).map(|weight| weight.uses[0]) {
+            Some(WeightUse { node, matrix }) => {
+                (format!("{}/{matrix}", reader.name), weights.survey.nodes[node].cell.gates())
+            }
+            // Names of values weigh in small files.
+            None => (format!("w{}", tensor.0), &[""][..]),
+        };
+        let [directions, _, columns] = *<&[usize; 3]>::try_from(weights.values(tensor).shape()).expect("three axes");
         let stored = Stored {
             of: StoredMatrix::Weight(tensor.0),
             start: 0,
-            name: format!("{}/{matrix}", survey.nodes[node].name),
-            element: source.element,
-            directions: source.shape[0],
-            columns: source.shape[2],
+            name,
+            element: reader.source.element,
+            directions,
+            columns,
             blocks: weights.of_tensor(tensor).map(block).collect(),
-            gates: survey.nodes[node].cell.gates(),
+            gates,
         };
-        let constants = common(survey, uses);
+        let constants = common(weights.readers(tensor).map(|reader| reader.scope));
         let shared = weights.of_tensor(tensor).any(|site| is_shared(weights, coded, site));
         Kept { stored, codebooks: if shared { Scope::root() } else { constants.clone() }, constants }
     }
@@ -171,6 +226,14 @@ impl<'a> Kept<'a> {
     fn is_dense(&self) -> bool {
         self.stored.blocks.iter().all(Block::is_dense)
     }
+
+    /// The codebook of its first block.
+    fn codebook(&self) -> &'a Arc<Codebook> {
+        match self.stored.blocks[0] {
+            Block::Coded(coded) => &coded.codebook,
+            _ => unreachable!("what is looked up is coded in blocks"),
+        }
+    }
 }
 
 /// Whether a site of another tensor uses the codebook or dictionary of this one too.
@@ -180,24 +243,22 @@ fn is_shared(weights: &Weights, coded: &CodedSites, site: &Site) -> bool {
     weights.all.iter().any(|other| other.tensor != site.tensor && shares(other))
 }
 
-/// Uses by the innermost Loop or Scan body that they are in. Values must be computed inside such a body: not every
+/// The readers of a tensor by the innermost Loop or Scan body that they are in. Values must be computed inside such a body: not every
 /// runtime lets one capture a value that a node outside computes. For a GRU the same holds of the branches of an If, where
 /// MNN crashes.
-fn anchors(survey: &Survey, uses: &[WeightUse]) -> BTreeMap<Scope, Vec<WeightUse>> {
-    let mut anchors: BTreeMap<Scope, Vec<WeightUse>> = BTreeMap::new();
-    for &used in uses {
-        let node = &survey.nodes[used.node];
-        let captures = |op: &String| op == "If" && node.cell != Cell::Gru;
-        let depth = node.bodies.iter().rposition(|op| !captures(op)).map_or(0, |i| i + 1);
-        let body = node.scope.steps()[..depth].iter().fold(Scope::root(), |scope, &step| scope.child(step));
-        anchors.entry(body).or_default().push(used);
+fn anchors(sites: &Sites, tensor: TensorId) -> BTreeMap<Scope, Vec<Reader<'_>>> {
+    let mut anchors: BTreeMap<Scope, Vec<Reader<'_>>> = BTreeMap::new();
+    for reader in sites.readers(tensor) {
+        let captures = |op: &String| op == "If" && reader.operator != Cell::Gru.operator();
+        let depth = reader.bodies.iter().rposition(|op| !captures(op)).map_or(0, |i| i + 1);
+        let body = reader.scope.steps()[..depth].iter().fold(Scope::root(), |scope, &step| scope.child(step));
+        anchors.entry(body).or_default().push(reader);
     }
     anchors
 }
 
-/// The innermost graph around all uses.
-pub(crate) fn common(survey: &Survey, uses: &[WeightUse]) -> Scope {
-    let mut scopes = uses.iter().map(|u| &survey.nodes[u.node].scope);
+/// The innermost graph around all of some graphs.
+pub(crate) fn common<'s>(mut scopes: impl Iterator<Item = &'s Scope>) -> Scope {
     let first = scopes.next().cloned().unwrap_or_default();
     scopes.fold(first, |common, scope| common.common(scope))
 }

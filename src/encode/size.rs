@@ -349,17 +349,15 @@ fn adds_up(model: &Model) -> bool {
 
 /// For each tensor the first of those that it is written together with, whatever the plan.
 fn linked(weights: &Weights, writing: &Writing) -> Vec<usize> {
-    let survey = &weights.survey;
-    let mut leader: Vec<usize> = (0..survey.weights.len()).collect();
+    let mut leader: Vec<usize> = weights.tensors().map(|tensor| tensor.0).collect();
     let mut constants: BTreeMap<_, BTreeSet<usize>> = BTreeMap::new();
-    let mut nodes: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
-    for (tensor, weight) in survey.weights.iter().enumerate() {
-        for used in &weight.uses {
-            let source = survey.nodes[used.node].source(used.matrix);
-            source.constants.iter().for_each(|constant| {
-                constants.entry(constant).or_default().insert(tensor);
+    let mut nodes: BTreeMap<_, BTreeSet<usize>> = BTreeMap::new();
+    for tensor in weights.tensors() {
+        for reader in weights.readers(tensor) {
+            reader.source.constants.iter().for_each(|constant| {
+                constants.entry(constant).or_default().insert(tensor.0);
             });
-            nodes.entry(used.node).or_default().insert(tensor);
+            nodes.entry((reader.scope, reader.index)).or_default().insert(tensor.0);
         }
     }
     constants.into_values().for_each(|tensors| link(&mut leader, tensors));

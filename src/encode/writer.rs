@@ -34,6 +34,8 @@ pub struct Writer<'r, 'm> {
     /// Where the nodes to come will be placed.
     place: Scope,
     codebooks: Vec<(Scope, Arc<Codebook>, String)>,
+    /// Codebooks as floats, where nodes make them so.
+    float_codebooks: Vec<(Scope, Arc<Codebook>, String)>,
     /// Projection dictionaries, by their number.
     dictionaries: Vec<Arc<Atoms>>,
     /// Bands of a dictionary, by its number, as a value of a graph.
@@ -80,6 +82,7 @@ impl<'r, 'm> Writer<'r, 'm> {
             nodes: Vec::new(),
             place: Scope::root(),
             codebooks: Vec::new(),
+            float_codebooks: Vec::new(),
             dictionaries: Vec::new(),
             atoms: Vec::new(),
             integers: Vec::new(),
@@ -171,11 +174,7 @@ impl<'r, 'm> Writer<'r, 'm> {
         let codebook = run.codebook().expect("rows without a codebook have no levels");
         let stem = run.stem(stored);
         let pieces = codebook.spec.pieces(stored.columns);
-        let codes = self.constant(home.constants, stored, run.range(), "codes", &stem, |name| {
-            let codes: Vec<u8> =
-                run.coded().flat_map(|(c, r)| &c.codes[r.start * pieces..r.end * pieces]).copied().collect();
-            tensor::uint8(name, &[run.rows(), pieces], &codes)
-        });
+        let codes = self.codes(stored, run, home);
         let atoms = self.codebook(codebook, home, &stem);
         let indices = self.cast(&codes, ElementType::Int32, &format!("{stem}/indices"));
         let gathered = self.node("Gather", &[&atoms, &indices], &format!("{stem}/pieces"), vec![int("axis", 0)]);
@@ -186,7 +185,31 @@ impl<'r, 'm> Writer<'r, 'm> {
         if width == stored.columns {
             return rows;
         }
-        self.slice(&rows, shape.len() as i64, stored.columns as i64, &format!("{stem}/trimmed"), home)
+        self.slice(&rows, shape.len(), 0..stored.columns, &format!("{stem}/trimmed"), home)
+    }
+
+    /// The codes of a run, `[rows, P]`.
+    pub(super) fn codes(&mut self, stored: &Stored<'_>, run: &Run<'_>, home: Home<'_>) -> String {
+        let codebook = run.codebook().expect("rows without a codebook have no codes");
+        let pieces = codebook.spec.pieces(stored.columns);
+        self.constant(home.constants, stored, run.range(), "codes", &run.stem(stored), |name| {
+            let codes: Vec<u8> =
+                run.coded().flat_map(|(c, r)| &c.codes[r.start * pieces..r.end * pieces]).copied().collect();
+            tensor::uint8(name, &[run.rows(), pieces], &codes)
+        })
+    }
+
+    /// A codebook as floats, `[256, d]`.
+    pub(super) fn float_codebook(&mut self, codebook: &Arc<Codebook>, home: Home<'_>, stem: &str) -> String {
+        let is =
+            |(scope, known, _): &&(Scope, Arc<Codebook>, String)| Arc::ptr_eq(known, codebook) && *scope == self.place;
+        if let Some((.., name)) = self.float_codebooks.iter().find(is) {
+            return name.clone();
+        }
+        let atoms = self.codebook(codebook, home, stem);
+        let name = self.cast(&atoms, ElementType::Float, &format!("{stem}a"));
+        self.float_codebooks.push((self.place.clone(), codebook.clone(), name.clone()));
+        name
     }
 
     /// The scale of every row as float of shape `shape`; none if no rows have one.
@@ -240,12 +263,20 @@ impl<'r, 'm> Writer<'r, 'm> {
         }
     }
 
-    fn slice(&mut self, value: &str, axis: i64, end: i64, name: &str, home: Home<'_>) -> String {
+    pub(super) fn slice(
+        &mut self,
+        value: &str,
+        axis: usize,
+        range: Range<usize>,
+        name: &str,
+        home: Home<'_>,
+    ) -> String {
+        let [start, end, axis] = [range.start, range.end, axis].map(|index| index as i64);
         if self.opset < SLICE_INPUTS {
-            let ranges = vec![ints("axes", &[axis]), ints("ends", &[end]), ints("starts", &[0])];
+            let ranges = vec![ints("axes", &[axis]), ints("ends", &[end]), ints("starts", &[start])];
             return self.node("Slice", &[value], name, ranges);
         }
-        let [start, end, axis] = [0, end, axis].map(|i| self.integers(home.constants, &[i]));
+        let [start, end, axis] = [start, end, axis].map(|i| self.integers(home.constants, &[i]));
         self.node("Slice", &[value, &start, &end, &axis], name, vec![])
     }
 

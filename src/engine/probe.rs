@@ -17,7 +17,8 @@ use super::{recorder, value};
 use crate::error::{Error, ErrorKind, Result as Outcome};
 use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::{
-    AttributeProto, ElementType, GraphProto, Model, ModelProto, Names, NodeProto, Origin, Scope, Values, graph,
+    AttributeProto, ElementType, GraphProto, Model, ModelProto, Names, NodeProto, Origin, Scope, TensorProto, Values,
+    graph,
 };
 use crate::samples::Tensor as Sample;
 
@@ -38,11 +39,22 @@ pub struct ValueRef {
     pub name: String,
 }
 
-/// A value that runs show, by its place in [`Probes::taps`].
+/// An input of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeInput {
+    /// The graph that the node is in.
+    pub scope: Scope,
+    /// Its index in that graph.
+    pub node: usize,
+    /// Which of its inputs.
+    pub input: usize,
+}
+
+/// A value that runs show, by its place in [`Probes::taps`], or behind those in [`Probes::inputs`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TapId(pub usize);
 
-/// A constant that may be replaced, by its place in [`Probes::constants`].
+/// A constant that may be replaced, by its place in [`Probes::constants`], or behind those in [`Probes::weights`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConstantId(pub usize);
 
@@ -53,6 +65,11 @@ pub struct Probes {
     pub taps: Vec<ValueRef>,
     /// Initializers that a run may have another tensor for, of the same element type and shape.
     pub constants: Vec<ValueRef>,
+    /// Inputs of nodes that runs show, as these nodes read them.
+    pub inputs: Vec<NodeInput>,
+    /// Inputs of nodes that a run may have another tensor for, each with its value: for those that are computed from
+    /// constants too.
+    pub weights: Vec<(NodeInput, TensorProto)>,
 }
 
 /// A tensor for a run to take as a constant.
@@ -89,7 +106,7 @@ pub(super) fn plant(model: &Model, probes: &Probes) -> Outcome<(Model, Planted, 
     let values = Values::new(&model.proto)?;
     let mut names = Names::new(&model.proto);
     let mut planted = Planted::default();
-    let mut edits: Vec<(Scope, Origin, String, String)> = Vec::new();
+    let mut edits: Vec<Edit> = Vec::new();
     let mut defaults = Vec::new();
     let all = probes.taps.iter().map(|probe| (probe, true)).enumerate();
     let constants = probes.constants.iter().map(|probe| (probe, false)).enumerate();
@@ -111,8 +128,8 @@ pub(super) fn plant(model: &Model, probes: &Probes) -> Outcome<(Model, Planted, 
             }
             (false, _) => return Err(refuse("it is no initializer of the model's own")),
         }
-        let edit = (definition.scope.clone(), definition.origin);
-        if edits.iter().any(|(scope, origin, ..)| (scope, origin) == (&edit.0, &edit.1)) {
+        let renamed = Target::Value(definition.origin);
+        if edits.iter().any(|edit| (&edit.scope, &edit.target) == (&definition.scope, &renamed)) {
             return Err(refuse("it is probed twice"));
         }
         let hidden = names.fresh(&probe.name);
@@ -121,20 +138,95 @@ pub(super) fn plant(model: &Model, probes: &Probes) -> Outcome<(Model, Planted, 
             _ => Kind::Tap(number),
         };
         planted.0.insert(hidden.clone(), kind);
-        edits.push((edit.0, edit.1, probe.name.clone(), hidden));
+        let scope = definition.scope.clone();
+        edits.push(Edit { scope, target: renamed, hidden, shown: probe.name.clone(), tensor: None });
+    }
+    let inputs = probes.inputs.iter().map(|input| (input, None)).enumerate();
+    let weights = probes.weights.iter().map(|(input, tensor)| (input, Some(tensor))).enumerate();
+    for (number, (of, tensor)) in inputs.chain(weights) {
+        let name = model.node(&of.scope, of.node).input.get(of.input).filter(|name| !name.is_empty());
+        let name =
+            name.ok_or_else(|| Error::new(ErrorKind::Usage, "a probe of an input that the node does not have"))?;
+        let shown = names.fresh(name);
+        // A tap passes on the value; what is given has a name that only its own node reads.
+        let hidden = if tensor.is_some() { names.fresh(name) } else { names.fresh(&shown) };
+        let kind = match tensor {
+            None => Kind::Tap(probes.taps.len() + number),
+            Some(tensor) => {
+                let value = Sample::stored(model, tensor)?;
+                let (element, shape) = (value.element(), value.shape().to_vec());
+                defaults.push(value);
+                Kind::Given { number: probes.constants.len() + number, element, shape }
+            }
+        };
+        planted.0.insert(hidden.clone(), kind);
+        let target = Target::Input { node: of.node, input: of.input };
+        edits.push(Edit { scope: of.scope.clone(), target, hidden, shown, tensor: tensor.cloned() });
     }
     let defaults = defaults.iter().map(Constant::from).collect();
     let mut probed = model.clone();
     // The last nodes of a graph first, so that the places of the others stay.
-    edits.sort_by_key(|(_, origin, ..)| std::cmp::Reverse(place(*origin)));
+    edits.sort_by_key(|edit| std::cmp::Reverse(edit.target.place()));
     // Inner graphs first: the path to them is made of indices of the outer ones.
-    edits.sort_by_key(|(scope, ..)| std::cmp::Reverse(scope.steps().len()));
-    for (scope, origin, name, hidden) in edits {
-        let graph = graph::at_mut(&mut probed.proto, &scope).expect("the value was found in it");
-        rename(graph, origin, &hidden);
-        graph.node.insert(place(origin), identity(&hidden, &name));
+    edits.sort_by_key(|edit| std::cmp::Reverse(edit.scope.steps().len()));
+    for edit in edits {
+        let graph = graph::at_mut(&mut probed.proto, &edit.scope).expect("the value was found in it");
+        edit.apply(graph);
     }
     Ok((probed, planted, defaults))
+}
+
+/// The node of a probe, and where it goes.
+struct Edit {
+    scope: Scope,
+    target: Target,
+    /// What the node reads.
+    hidden: String,
+    /// What it gives.
+    shown: String,
+    /// The constant that it reads, if the graph does not have it.
+    tensor: Option<TensorProto>,
+}
+
+#[derive(PartialEq)]
+enum Target {
+    /// All that read a value.
+    Value(Origin),
+    /// One input of one node.
+    Input { node: usize, input: usize },
+}
+
+impl Target {
+    /// The index of the first node that may read it.
+    fn place(&self) -> usize {
+        match *self {
+            Target::Value(origin) => place(origin),
+            Target::Input { node, .. } => node,
+        }
+    }
+}
+
+impl Edit {
+    fn apply(self, graph: &mut GraphProto) {
+        let Edit { target, hidden, shown, tensor, .. } = self;
+        let place = target.place();
+        match target {
+            Target::Value(origin) => rename(graph, origin, &hidden),
+            Target::Input { node, input } => {
+                let read = std::mem::replace(&mut graph.node[node].input[input], shown.clone());
+                match tensor {
+                    Some(tensor) => graph.initializer.push(TensorProto { name: Some(hidden.clone()), ..tensor }),
+                    None => {
+                        // The probe is known by the name of what it reads, which others may read as well.
+                        graph.node.insert(place, identity(&read, &hidden));
+                        graph.node.insert(place + 1, identity(&hidden, &shown));
+                        return;
+                    }
+                }
+            }
+        }
+        graph.node.insert(place, identity(&hidden, &shown));
+    }
 }
 
 /// The index of the first node that may read a value.

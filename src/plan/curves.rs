@@ -35,7 +35,7 @@ pub(super) fn specs() -> impl Iterator<Item = BlockSpec> {
 #[must_use]
 pub fn coarser(sites: &Sites, plan: &Plan, of: SiteKind) -> Option<Plan> {
     let mut coarser = plan.clone();
-    for (_, choice) in coarser.choices.iter_mut().filter(|(id, _)| sites.get(*id).kind() == of) {
+    for (_, choice) in coarser.choices.iter_mut().filter(|(id, _)| sites.kind(sites.get(*id)) == of) {
         if let Choice::Block { spec, .. } = choice {
             spec.width = WIDTHS.into_iter().find(|&width| width > spec.width).unwrap_or(spec.width);
         }

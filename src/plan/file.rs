@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::dictionary::{ATOMS, MAX_WIDTH};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Choice, CodecSettings, Plan};
-use crate::sites::{PerSite, Site, Sites};
+use crate::sites::{PerSite, Site, SitePlace, Sites};
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -25,7 +25,8 @@ fn header(projection: bool) -> String {
         false => "",
     };
     format!(
-        "# A plan of dirnet: how each unit is stored. A unit is one gate of the matrix W or R of a node.\n\
+        "# A plan of dirnet: how each unit is stored. A unit is one gate of the matrix W or R of a\n\
+         # recurrent node, or the weight of another node.\n\
          # codec    \"block\": a codebook; \"dense\": the weights stay unchanged (remove width, atoms and sharing).\n\
          # width    weights in an atom, 1 to {MAX_WIDTH}: 8 / width bits per weight, plus row scales and the codebook.\n\
          # atoms    entries of the codebook, always {ATOMS}.\n\
@@ -48,7 +49,9 @@ struct File {
 struct Entry {
     node: String,
     tensor: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     direction: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     gate: String,
     codec: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,14 +69,6 @@ struct Entry {
     sensitivity: Option<f64>,
 }
 
-/// Node, tensor, direction, gate.
-type Place = (String, String, String, String);
-
-fn place(site: &Site) -> Place {
-    let gate = site.gate();
-    (gate.node.clone(), gate.matrix.to_string(), gate.direction.name().to_owned(), gate.gate.to_owned())
-}
-
 /// The text of a plan.
 ///
 /// # Errors
@@ -81,7 +76,7 @@ fn place(site: &Site) -> Place {
 pub fn write(sites: &Sites, plan: &Plan) -> Result<String> {
     let entry = |site: &Site| {
         let (choice, sensitivity) = (plan.choices[site.id], plan.sensitivity[site.id]);
-        let (node, tensor, direction, gate) = place(site);
+        let SitePlace { node, tensor, direction, gate } = sites.place(site);
         let CodecSettings { codec, width, atoms, sharing, bands } = choice.settings();
         let sensitivity = Some(sensitivity);
         Entry { node, tensor, direction, gate, codec, width, atoms, sharing, bands, sensitivity }
@@ -105,24 +100,24 @@ pub fn read(text: &str, sites: &Sites, usual: &PerSite<f64>) -> Result<Plan> {
     if file.version != VERSION {
         return Err(usage(format!("plan of version {}, expected {VERSION}", file.version)));
     }
-    let mut planned: BTreeMap<Place, (Choice, Option<f64>)> = BTreeMap::new();
+    let mut planned: BTreeMap<SitePlace, (Choice, Option<f64>)> = BTreeMap::new();
     for entry in file.unit {
-        let Entry { codec, width, atoms, sharing, bands, .. } = entry;
+        let Entry { node, tensor, direction, gate, codec, width, atoms, sharing, bands, sensitivity } = entry;
         let settings = CodecSettings { codec, width, atoms, sharing, bands };
-        let choice = Choice::of_settings(&settings).map_err(|message| usage(message).at_node(&entry.node))?;
-        if let Some(sensitivity) = entry.sensitivity.filter(|s| !(*s > 0.0 && s.is_finite())) {
-            return Err(usage(format!("sensitivity {sensitivity}, expected a number above 0")).at_node(&entry.node));
+        let choice = Choice::of_settings(&settings).map_err(|message| usage(message).at_node(&node))?;
+        if let Some(sensitivity) = sensitivity.filter(|s| !(*s > 0.0 && s.is_finite())) {
+            return Err(usage(format!("sensitivity {sensitivity}, expected a number above 0")).at_node(&node));
         }
-        let place = (entry.node, entry.tensor, entry.direction, entry.gate);
+        let place = SitePlace { node, tensor, direction, gate };
         if let Some((place, _)) = planned.get_key_value(&place) {
-            return Err(usage(format!("{} is in the plan twice", show(place))));
+            return Err(usage(format!("{place} is in the plan twice")));
         }
-        planned.insert(place, (choice, entry.sensitivity));
+        planned.insert(place, (choice, sensitivity));
     }
     let (mut choices, mut sensitivities) = (Vec::new(), Vec::new());
     for site in &sites.all {
-        let place = place(site);
-        let found = planned.remove(&place).ok_or_else(|| usage(format!("there is no [[unit]] for {}", show(&place))));
+        let place = sites.place(site);
+        let found = planned.remove(&place).ok_or_else(|| usage(format!("there is no [[unit]] for {place}")));
         let (choice, sensitivity) = found?;
         check(choice, site, sites)?;
         choices.push(choice);
@@ -130,7 +125,7 @@ pub fn read(text: &str, sites: &Sites, usual: &PerSite<f64>) -> Result<Plan> {
     }
     let plan = Plan { choices: choices.into(), sensitivity: sensitivities.into() };
     match planned.into_keys().next() {
-        Some(place) => Err(usage(format!("the model has no weights {}", show(&place)))),
+        Some(place) => Err(usage(format!("the model has no weights {place}"))),
         None => Ok(plan),
     }
 }
@@ -141,22 +136,18 @@ fn check(choice: Choice, site: &Site, sites: &Sites) -> Result<()> {
     let sections = sites.sections(site.id);
     let given = parts.iter().filter(|part| !part.is_empty()).count();
     if given != sections.len() {
-        let (expected, place) = (sections.len(), show(&place(site)));
+        let (expected, place) = (sections.len(), sites.place(site));
         return Err(usage(format!("{place} has bands of {given} dictionaries, expected {expected}")));
     }
     match sections.iter().zip(&parts).find(|(section, part)| part.atoms() > section.columns) {
         Some((section, part)) => Err(usage(format!(
             "{} has {} atoms, expected at most {}, the length of its input vectors",
-            show(&place(site)),
+            sites.place(site),
             part.atoms(),
             section.columns
         ))),
         None => Ok(()),
     }
-}
-
-fn show((node, tensor, direction, gate): &Place) -> String {
-    format!("{node}/{tensor}/{direction}/{gate}")
 }
 
 fn usage(message: String) -> Error {

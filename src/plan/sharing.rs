@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::{Choice, Plan, Sharing};
 use crate::dictionary::{Bands, BlockSpec};
-use crate::recurrent::WeightUse;
 use crate::sites::{PerSite, Site, SiteId, Sites};
 
 /// A projection dictionary of a plan.
@@ -34,10 +33,11 @@ fn group(sites: &Sites, site: &Site, spec: BlockSpec, sharing: Sharing) -> Group
     let reach = match sharing {
         Sharing::Unit => site.id.0,
         Sharing::Matrix => site.tensor.0,
-        Sharing::Node => {
-            let WeightUse { node, .. } = sites.survey.weights[site.tensor.0].uses[0];
-            node
-        }
+        // What no recurrent node reads is a node's only weight.
+        Sharing::Node => match sites.weight(site.tensor) {
+            Some(weight) => weight.uses[0].node,
+            None => sites.survey.nodes.len() + site.tensor.0,
+        },
         Sharing::Model => 0,
     };
     (sharing, reach, spec)

@@ -28,17 +28,17 @@ impl Sizing<'_> {
     /// Bytes of the file that are no weights of sites.
     #[must_use]
     pub fn kept(&self) -> u64 {
-        self.file.saturating_sub(self.sites.survey.stored_bytes())
+        self.file.saturating_sub(self.sites.stored_bytes())
     }
 
     /// The largest file in which the weights of the sites take `ratio` times fewer bytes than before.
     #[must_use]
     pub fn target(&self, ratio: f64) -> u64 {
-        self.kept() + (self.sites.survey.stored_bytes() as f64 / ratio) as u64
+        self.kept() + (self.sites.stored_bytes() as f64 / ratio) as u64
     }
 
     pub(super) fn too_small(&self, target: u64, smallest: u64) -> Error {
-        let before = self.sites.survey.stored_bytes();
+        let before = self.sites.stored_bytes();
         let nearest = match smallest.checked_sub(self.kept()) {
             Some(after) if after > 0 && after < before => {
                 format!("the nearest is {smallest} bytes, --ratio {:.2}", floor2(before as f64 / after as f64))

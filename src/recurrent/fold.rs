@@ -14,18 +14,18 @@ use crate::onnx::proto::{AttributeProto, NodeProto};
 use crate::onnx::{ElementType, Model};
 
 /// Why a node could not be folded, as a clause that follows the node's name.
-pub(super) type Folded<T> = Result<T, String>;
+pub(crate) type Folded<T> = Result<T, String>;
 
 /// A constant tensor. Views share memory, so that to transpose, slice or reshape costs nothing.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Constant {
+pub(crate) struct Constant {
     pub element: ElementType,
     pub data: Data,
 }
 
 /// Elements of any float type as f32, of any integer type or bool as i64.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Data {
+pub(crate) enum Data {
     Float(ArcArray<f32, IxDyn>),
     Integer(ArcArray<i64, IxDyn>),
 }
@@ -80,7 +80,7 @@ impl Constant {
 ///
 /// Real chains end near the size of what is stored, or, where a dictionary is decoded, at a fixed multiple of it. One
 /// budget serves all weights of a search, so that neither one node nor a hundred thousand ask for more.
-pub(super) struct Budget {
+pub(crate) struct Budget {
     left: u128,
 }
 

@@ -13,7 +13,7 @@ mod vector;
 mod weights;
 mod written_out;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Range;
 
@@ -22,7 +22,7 @@ use regex::Regex;
 
 pub use attributes::{Attributes, Cell, Direction, Function, NamedActivation};
 pub use vector::Vector;
-pub use weights::{ConstantRef, Constants, Source};
+pub use weights::{ConstantRef, Constants, Source, total_bytes};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
@@ -32,8 +32,8 @@ use crate::onnx::proto::tensor_shape_proto::dimension;
 use crate::onnx::proto::{TensorProto, ValueInfoProto, type_proto};
 use crate::onnx::tensor::{is_external, payload_bytes, shape};
 use crate::onnx::{Definition, Model, NodeNames, NodeProto, Origin, Scope, Use, Values};
-use fold::Budget;
-use weights::{Stop, body_of, hash, operator, three_dimensions, trace};
+pub(crate) use fold::Budget;
+pub(crate) use weights::{Stop, body_of, hash, operator, three_dimensions, trace};
 
 /// B `[directions, 2*G*H]` of a node, or why it is not known before the model is run.
 pub type Bias = std::result::Result<Array2<f32>, String>;
@@ -50,6 +50,8 @@ pub struct FindOptions {
     pub include: Option<Regex>,
     /// No nodes whose name matches.
     pub exclude: Option<Regex>,
+    /// Nothing but recurrent nodes.
+    pub recurrent_only: bool,
 }
 
 /// The recurrent nodes of a model.
@@ -320,16 +322,12 @@ impl Survey {
     /// Stored bytes of the W and R of all nodes: a tensor that several nodes share counts once, one that is stored
     /// twice counts twice, and of a tensor that holds more than weights only their part counts.
     pub fn stored_bytes(&self) -> u64 {
-        let mut taken: BTreeMap<&ConstantRef, u64> = BTreeMap::new();
-        let mut seen = BTreeSet::new();
-        let sources = self.nodes.iter().flat_map(|n| Matrix::BOTH.map(|m| n.source(m)));
-        for source in sources.filter(|s| seen.insert((&s.home, &s.value))) {
-            for constant in &source.constants {
-                let part = if source.constants.len() == 1 { source.stored_bytes() } else { constant.bytes };
-                *taken.entry(constant).or_default() += part;
-            }
-        }
-        taken.into_iter().map(|(constant, part)| part.min(constant.bytes)).sum()
+        total_bytes(self.sources())
+    }
+
+    /// The W and R of all nodes.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+        self.nodes.iter().flat_map(|node| Matrix::BOTH.map(|matrix| node.source(matrix)))
     }
 }
 
@@ -579,7 +577,7 @@ impl Finder<'_, '_> {
         };
         let shape = expected.check(traced.constant.shape())?;
         let element = traced.constant.element;
-        let values = three_dimensions(traced.constant, value)?;
+        let values = three_dimensions(traced.constant, shape, value)?;
         if values.is_empty() {
             return skip(format!("{matrix} is empty"));
         }
@@ -597,6 +595,7 @@ impl Finder<'_, '_> {
             value: value.clone(),
             scope: scope.clone(),
             home: definition.map_or_else(|| scope.clone(), |d| d.scope.clone()),
+            dims: shape.to_vec(),
             shape,
             element,
             route: traced.route,

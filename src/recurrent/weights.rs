@@ -5,7 +5,7 @@
 //! was evaluated once, is finite, and evaluates to the same values again.
 
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hasher;
 
 use ndarray::{ArcArray, Array3, ArrayD, IxDyn};
@@ -26,7 +26,10 @@ pub struct Source {
     pub scope: Scope,
     /// The graph that defines the value: nodes with the same name and graph share one tensor.
     pub home: Scope,
-    /// `[num_directions, G * H, n]`, n being the input size for W and H for R.
+    /// The shape of the value.
+    pub dims: Vec<usize>,
+    /// Its elements as `[planes, rows, columns]`, in the same order: `[num_directions, G * H, n]` of W or R, n being the
+    /// input size for W and H for R.
     pub shape: [usize; 3],
     /// Element type as it reaches the node.
     pub element: ElementType,
@@ -60,7 +63,7 @@ pub struct ConstantRef {
 }
 
 impl Source {
-    /// The values, `[num_directions, G * H, n]`, evaluated anew. Exact for float16; a double is rounded to f32. For the
+    /// The values, in [`shape`](Self::shape), evaluated anew. Exact for float16; a double is rounded to f32. For the
     /// values of several sources, make one [`Constants`] and ask it for each.
     ///
     /// # Errors
@@ -72,9 +75,14 @@ impl Source {
     /// As [`values`](Self::values), with an index of the model that is at hand.
     pub(super) fn evaluate(&self, model: &Model, values: &Values<'_>, budget: &mut Budget) -> Result<Array3<f32>> {
         match trace(model, values, &self.scope, &self.value, true, budget) {
-            Ok(traced) => three_dimensions(traced.constant, &self.value),
+            Ok(traced) => three_dimensions(traced.constant, self.shape, &self.value),
             Err(stop) => Err(stop.into_error(&self.value)),
         }
+    }
+
+    /// Whether it is the same value as another, so that there is nothing to compare.
+    pub fn is_same_value(&self, other: &Source) -> bool {
+        self.home == other.home && self.value == other.value
     }
 
     /// Stored bytes of the value in the element type of its constants: all of them if the value takes all of their
@@ -92,8 +100,22 @@ impl Source {
     }
 }
 
+/// Stored bytes of weights: a tensor that several nodes share counts once, one that is stored twice counts twice, and of a
+/// tensor that holds more than weights only their part counts.
+pub fn total_bytes<'s>(sources: impl Iterator<Item = &'s Source>) -> u64 {
+    let mut taken: BTreeMap<&ConstantRef, u64> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for source in sources.filter(|source| seen.insert((&source.home, &source.value))) {
+        for constant in &source.constants {
+            let part = if source.constants.len() == 1 { source.stored_bytes() } else { constant.bytes };
+            *taken.entry(constant).or_default() += part;
+        }
+    }
+    taken.into_iter().map(|(constant, part)| part.min(constant.bytes)).sum()
+}
+
 /// Why following a value ended before a constant was reached.
-pub(super) enum Stop {
+pub(crate) enum Stop {
     /// The value is, or is computed from, this: a noun phrase.
     NotConstant(String),
     /// The value was already quantised, by this node.
@@ -125,7 +147,7 @@ impl From<Error> for Stop {
 
 /// A value that was followed to its constants and evaluated.
 #[derive(Clone)]
-pub(super) struct Traced {
+pub(crate) struct Traced {
     pub constant: Constant,
     pub route: String,
     pub constants: BTreeSet<ConstantRef>,
@@ -133,7 +155,7 @@ pub(super) struct Traced {
 }
 
 /// Follows `name`, seen from `scope`, and evaluates it.
-pub(super) fn trace(
+pub(crate) fn trace(
     model: &Model,
     values: &Values<'_>,
     scope: &Scope,
@@ -165,7 +187,7 @@ impl<'m> Constants<'m> {
         &self.values
     }
 
-    /// The values of a W or R, `[num_directions, G * H, n]`.
+    /// The values of a weight, in its [`shape`](Source::shape).
     ///
     /// # Errors
     /// As [`Source::values`], and `Unsupported` if the budget is spent.
@@ -384,13 +406,13 @@ impl Tracer<'_, '_> {
 }
 
 /// The node whose body a graph is; `None` for the model's own graph.
-pub(super) fn body_of<'m>(model: &'m Model, scope: &Scope) -> Option<&'m NodeProto> {
+pub(crate) fn body_of<'m>(model: &'m Model, scope: &Scope) -> Option<&'m NodeProto> {
     let step = scope.steps().last()?;
     Some(model.node(&scope.parent()?, step.node))
 }
 
 /// `Gemm`, or `com.microsoft.QGemm`.
-pub(super) fn operator(node: &NodeProto) -> String {
+pub(crate) fn operator(node: &NodeProto) -> String {
     let op = Cut(node.op_type());
     if is_standard(node.domain()) { op.to_string() } else { format!("{}.{op}", Cut(node.domain())) }
 }
@@ -413,14 +435,12 @@ fn shortened(route: String) -> String {
     }
 }
 
-/// The values of a weight; the caller has checked that it has three dimensions.
-pub(super) fn three_dimensions(constant: Constant, name: &str) -> Result<Array3<f32>> {
+/// The values of a weight, seen in three dimensions.
+pub(crate) fn three_dimensions(constant: Constant, shape: [usize; 3], name: &str) -> Result<Array3<f32>> {
     match constant.data {
-        Data::Float(values) => values
-            .as_standard_layout()
-            .into_owned()
-            .into_dimensionality()
-            .map_err(|_| Error::new(ErrorKind::Malformed, "its shape has not three dimensions").at_tensor(name)),
+        Data::Float(values) => values.as_standard_layout().into_owned().into_shape_with_order(shape).map_err(|_| {
+            Error::new(ErrorKind::Malformed, format!("it has not the elements of {shape:?}")).at_tensor(name)
+        }),
         Data::Integer(_) => Err(Error::new(ErrorKind::Malformed, "its elements are no floats").at_tensor(name)),
     }
 }
@@ -434,7 +454,7 @@ fn floats(constant: Constant) -> ArrayD<f32> {
 }
 
 /// Hash over the bit patterns, the same in one run of the program.
-pub(super) fn hash(values: &Array3<f32>) -> u64 {
+pub(crate) fn hash(values: &Array3<f32>) -> u64 {
     let mut hasher = DefaultHasher::new();
     let mut buffer = Vec::with_capacity(4096);
     let slice = values.as_slice().expect("evaluated weights are in row-major order");

@@ -451,7 +451,7 @@ impl Report {
     /// As [`of_compressed`](Self::of_compressed).
     #[must_use]
     pub fn tradeoff(compressor: &Compressor<'_>) -> Vec<Tradeoff> {
-        let before = compressor.sites().survey.stored_bytes();
+        let before = compressor.sites().stored_bytes();
         let file = compressor.original().bytes();
         let mut looks: Vec<Look> = compressor.looks().collect();
         if looks.is_empty() {
@@ -470,7 +470,7 @@ impl Report {
     pub fn of_study(command: Command, study: &Study<'_>, outcome: &PlanOutcome<'_>) -> Self {
         let mut report = Report::between(command, study.model, study.model);
         let survey = &study.weights.survey;
-        let before = survey.stored_bytes();
+        let before = study.weights.stored_bytes();
         let after = (outcome.bytes + before).saturating_sub(study.model.bytes());
         report.model.bytes_after = Some(outcome.bytes);
         report.model.ratio = ratio(study.model.bytes(), outcome.bytes);

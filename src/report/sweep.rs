@@ -56,7 +56,7 @@ impl Sweep {
     pub fn of(compressor: &Compressor<'_>, rows: Vec<SweepRow>) -> Self {
         let original = compressor.original();
         let model = Report::between(super::Command::Plan, original, original).model;
-        let before = compressor.sites().survey.stored_bytes();
+        let before = compressor.sites().stored_bytes();
         let point = |SweepRow { ratio, reached }| match reached {
             Ok(Swept { bytes, comparison }) => SweepPoint {
                 target: ratio,

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use super::{PlanOutcome, Unit};
 use crate::compress::Study;
 use crate::plan::Choice;
-use crate::recurrent::Survey;
 use crate::sites::{PerSite, Site, SiteId, Sites, TensorId};
 
 /// Neighbouring units of a matrix that are stored alike: one line of a table.
@@ -91,18 +90,18 @@ pub(super) fn of_plan(study: &Study<'_>, outcome: &PlanOutcome<'_>, after: u64) 
     let mut rest = after.saturating_sub(own.values().sum());
     let mut takers = sites.ids().filter(|&id| is_coded(id)).count() as u64;
     let unit = |site: &Site| {
-        let (id, gate) = (site.id, site.gate());
+        let (id, place) = (site.id, sites.place(site));
         let mut bytes = own[id];
         if is_coded(id) {
             let part = rest / takers;
             (bytes, rest, takers) = (bytes + part, rest - part, takers - 1);
         }
         Unit {
-            node: gate.node.clone(),
-            op: sites.node(id).cell.operator().to_owned(),
-            tensor: gate.matrix.to_string(),
-            direction: gate.direction.name().to_owned(),
-            gate: gate.gate.to_owned(),
+            node: place.node,
+            op: sites.first_reader(site.tensor).operator.to_owned(),
+            tensor: place.tensor,
+            direction: place.direction,
+            gate: place.gate,
             shape: site.block.shape(),
             codec: outcome.plan.choices[id].label(),
             bits_per_weight: bytes as f64 * 8.0 / site.block.weights().max(1) as f64,
@@ -118,12 +117,12 @@ pub(super) fn of_plan(study: &Study<'_>, outcome: &PlanOutcome<'_>, after: u64) 
 
 /// Stored bytes of every site: those of its tensor, which count as often as it is stored, in equal parts.
 fn bytes_before(sites: &Sites) -> PerSite<u64> {
-    let tensors: Vec<u64> = sites.tensors().map(|tensor| tensor_bytes(&sites.survey, tensor)).collect();
+    let tensors: Vec<u64> = sites.tensors().map(|tensor| tensor_bytes(sites, tensor)).collect();
     sites.map(|site| tensors[site.tensor.0] / sites.of_tensor(site.tensor).count() as u64)
 }
 
-fn tensor_bytes(survey: &Survey, tensor: TensorId) -> u64 {
+fn tensor_bytes(sites: &Sites, tensor: TensorId) -> u64 {
     let mut stored = BTreeSet::new();
-    let uses = survey.weights[tensor.0].uses.iter().map(|used| survey.nodes[used.node].source(used.matrix));
-    uses.filter(|source| stored.insert(&source.constants)).map(|source| source.stored_bytes()).sum()
+    let sources = sites.readers(tensor).map(|reader| reader.source);
+    sources.filter(|source| stored.insert(&source.constants)).map(|source| source.stored_bytes()).sum()
 }

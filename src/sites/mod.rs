@@ -1,9 +1,10 @@
 //! Sites: the blocks of constant matrices that can be coded, and the vectors that they multiply.
 //!
 //! A *site* is a block of rows of a constant tensor together with the vector that its columns multiply: one gate of W or R
-//! in one direction of a recurrent node. It is what is coded, what gets a budget and what a report lists. Providers find
-//! sites (here [`recurrent`](crate::recurrent)); curves, sensitivities, allocation and coding know sites only. What runs, tunes
-//! or writes whole recurrent nodes asks the [survey](crate::recurrent::Survey) that the sites were made of.
+//! in one direction of a recurrent node, or the matrix of a Gemm, MatMul, Conv, ConvTranspose or Gather. It is what is coded,
+//! what gets a budget and what a report lists. Providers ([`recurrent`](crate::recurrent), [`linear`](crate::linear)) find
+//! the nodes; curves, sensitivities, allocation and coding know sites only. What runs, tunes or writes whole recurrent nodes
+//! asks the [survey](crate::recurrent::Survey) that their sites were made of.
 //!
 //! Invariants: the sites of a tensor cover all of its rows, each once, in the order of the rows; and sites of the same
 //! [`InputId`] multiply the same vector, so that they have one second moment.
@@ -20,16 +21,17 @@ use ndarray::{Array3, ArrayView2, ArrayViewMut2, Axis, Slice};
 pub use per_site::PerSite;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::onnx::{ElementType, Model};
+use crate::linear::{self, LinearKind, LinearNode};
+use crate::onnx::{ElementType, Model, Scope};
 use crate::recurrent::{
-    self, Cell, Constants, FindOptions, GateBlock, Matrix, RecurrentNode, Survey, Vector, WeightUse,
+    self, Cell, Constants, FindOptions, GateBlock, Matrix, RecurrentNode, Source, Survey, Vector, Weight, WeightUse,
 };
 
 /// A site, by its place in [`Sites::all`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SiteId(pub usize);
 
-/// A constant tensor that is cut into sites, by its place in [`Survey::weights`].
+/// A constant tensor that is cut into sites: those of [`Survey::weights`], then those of [`Sites::matrices`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TensorId(pub usize);
 
@@ -68,17 +70,52 @@ pub struct SiteRows {
 pub enum Consumer {
     /// A gate of a recurrent node.
     Recurrent(GateBlock),
+    /// A linear node: the first that reads the constant, by its index in [`Sites::linear`].
+    Linear(usize),
 }
 
 /// A vector that sites multiply, and where a run of the model shows it.
 #[derive(Clone, Debug)]
 pub struct InputVector {
-    /// The recurrent nodes that multiply it, by index in [`Survey::nodes`]: all that use the same constant.
-    pub nodes: Vec<usize>,
-    /// Which of the vectors of these nodes it is.
-    pub vector: Vector,
+    /// Who multiplies it: all that use the same constant.
+    pub of: InputOf,
+    /// Components.
+    pub size: usize,
     /// Its components by the vector that a projection dictionary is made for.
     pub sections: Vec<Section>,
+}
+
+/// Where a run of the model shows an [`InputVector`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InputOf {
+    /// One of the vectors of recurrent nodes.
+    Recurrent {
+        /// The nodes, by index in [`Survey::nodes`].
+        nodes: Vec<usize>,
+        /// Which of their vectors.
+        vector: Vector,
+    },
+    /// What linear nodes multiply, by index in [`Sites::linear`].
+    Linear(Vec<usize>),
+}
+
+/// A node that reads a constant which is cut into sites.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'s> {
+    /// The graph that it is in.
+    pub scope: &'s Scope,
+    /// Its index in that graph.
+    pub index: usize,
+    /// Which of its inputs the constant is.
+    pub input: usize,
+    /// Its name.
+    pub name: &'s str,
+    /// Its operator.
+    pub operator: &'static str,
+    /// The operators whose bodies it is in, from the outside inwards.
+    pub bodies: &'s [String],
+    /// Where the constant comes from, as this node reads it.
+    pub source: &'s Source,
 }
 
 /// Components of an input that one projection dictionary serves: those of one direction of the layer that makes them.
@@ -131,37 +168,52 @@ impl SiteRows {
 }
 
 impl Site {
-    /// The gate block of a recurrent node that it is.
+    /// The gate block of a recurrent node that it is, if it is one.
     #[must_use]
-    pub fn gate(&self) -> &GateBlock {
-        let Consumer::Recurrent(gate) = &self.consumer;
-        gate
-    }
-
-    /// The sites that it behaves like: the operator, matrix and gate that it is, `LSTM R f`.
-    #[must_use]
-    pub fn kind(&self) -> SiteKind {
-        let gate = self.gate();
-        SiteKind { cell: gate.cell, matrix: gate.matrix, gate: gate.gate }
+    pub fn gate(&self) -> Option<&GateBlock> {
+        match &self.consumer {
+            Consumer::Recurrent(gate) => Some(gate),
+            Consumer::Linear(_) => None,
+        }
     }
 }
 
 /// What sites have in common that behave alike, for where nothing was measured: fine-tuning removes about the same share of
 /// the errors of all sites of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SiteKind {
-    /// The operator.
-    pub cell: Cell,
-    /// W or R.
-    pub matrix: Matrix,
-    /// The gate.
-    pub gate: &'static str,
+pub enum SiteKind {
+    /// A gate of W or R of a recurrent operator: `LSTM R f`.
+    Gate {
+        /// The operator.
+        cell: Cell,
+        /// W or R.
+        matrix: Matrix,
+        /// The gate.
+        gate: &'static str,
+    },
+    /// The matrix of another operator.
+    Linear(LinearKind),
 }
 
-impl fmt::Display for Site {
-    /// `node/R/forward/f`
+/// Where a site is, for plans and reports: the node, the tensor, and for a gate its direction and letter.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SitePlace {
+    /// Name of the node.
+    pub node: String,
+    /// `W`, `R` or `weight`.
+    pub tensor: String,
+    /// `forward` or `reverse`; empty but for a gate.
+    pub direction: String,
+    /// The letter of the gate; empty but for a gate.
+    pub gate: String,
+}
+
+impl fmt::Display for SitePlace {
+    /// `node/R/forward/f`, or `node/weight`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.gate().fmt(f)
+        write!(f, "{}/{}", self.node, self.tensor)?;
+        let parts = [&self.direction, &self.gate];
+        parts.into_iter().filter(|part| !part.is_empty()).try_for_each(|part| write!(f, "/{part}"))
     }
 }
 
@@ -170,6 +222,10 @@ impl fmt::Display for Site {
 pub struct Sites {
     /// The recurrent nodes and their constants.
     pub survey: Survey,
+    /// The other nodes with constant weights.
+    pub linear: Vec<LinearNode>,
+    /// The distinct matrices of these, each by the nodes that read it; at least one.
+    pub matrices: Vec<Vec<usize>>,
     /// Tensor by tensor, then by plane, then by row.
     pub all: Vec<Site>,
     /// The vectors that they multiply.
@@ -180,25 +236,31 @@ impl Sites {
     /// Finds the sites of a model.
     ///
     /// # Errors
-    /// As [`recurrent::find`]; [`ErrorKind::NothingToDo`] if there is none, with the reasons.
+    /// As [`recurrent::find`] and [`linear::find`]; [`ErrorKind::NothingToDo`] if there is none, with the reasons.
     pub fn find(model: &Model, options: &FindOptions) -> Result<Sites> {
         let survey = recurrent::find(model, options)?;
-        if survey.nodes.is_empty() {
+        let linear = if options.recurrent_only { Vec::new() } else { linear::find(model, options)? };
+        if survey.nodes.is_empty() && linear.is_empty() {
+            let what = if options.recurrent_only { "recurrent node" } else { "node" };
             let reason = match survey.skipped.first() {
-                None => "the model has no LSTM, GRU or RNN node".to_owned(),
+                None if options.recurrent_only => "the model has no LSTM, GRU or RNN node".to_owned(),
+                None => "the model has no node with enough constant weights".to_owned(),
                 Some(first) => {
-                    format!("no recurrent node can be compressed; '{}' ({}): {}", first.node, first.op, first.reason)
+                    format!("no {what} can be compressed; '{}' ({}): {}", first.node, first.op, first.reason)
                 }
             };
             return Err(Error::new(ErrorKind::NothingToDo, format!("nothing to compress: {reason}")));
         }
-        Ok(Sites::of(survey))
+        Sites::of(model, survey, linear)
     }
 
     /// The sites of the nodes that were found.
-    #[must_use]
-    pub fn of(survey: Survey) -> Sites {
-        let mut sites = Sites { survey, all: Vec::new(), inputs: Vec::new() };
+    ///
+    /// # Errors
+    /// Those of reading weights that may be equal.
+    pub fn of(model: &Model, survey: Survey, linear: Vec<LinearNode>) -> Result<Sites> {
+        let matrices = distinct(model, &linear)?;
+        let mut sites = Sites { survey, linear, matrices, all: Vec::new(), inputs: Vec::new() };
         let mut known: BTreeMap<(TensorId, Vector), InputId> = BTreeMap::new();
         let mut shared: Vec<Shared> = Vec::new();
         for tensor in (0..sites.survey.weights.len()).map(TensorId) {
@@ -208,7 +270,8 @@ impl Sites {
                 let input = *known.entry((tensor, vector)).or_insert_with(|| {
                     let nodes = sites.survey.weights[tensor.0].uses.iter().map(|used| used.node).collect();
                     let sections = sections(&sites.survey, tensor, vector, gate.columns, &mut shared);
-                    sites.inputs.push(InputVector { nodes, vector, sections });
+                    let of = InputOf::Recurrent { nodes, vector };
+                    sites.inputs.push(InputVector { of, size: gate.columns, sections });
                     InputId(sites.inputs.len() - 1)
                 });
                 let block = SiteRows { plane: gate.direction_index, rows: gate.rows(), columns: gate.columns };
@@ -216,7 +279,18 @@ impl Sites {
                 sites.all.push(Site { id: SiteId(sites.all.len()), tensor, block, input, consumer });
             }
         }
-        sites
+        for (place, nodes) in sites.matrices.iter().enumerate() {
+            let tensor = TensorId(sites.survey.weights.len() + place);
+            let [rows, columns] = sites.linear[nodes[0]].shape();
+            let input = InputId(sites.inputs.len());
+            let shared = shared.len() + place;
+            let sections = vec![Section { start: 0, columns, shared }];
+            sites.inputs.push(InputVector { of: InputOf::Linear(nodes.clone()), size: columns, sections });
+            let block = SiteRows { plane: 0, rows: 0..rows, columns };
+            let consumer = Consumer::Linear(nodes[0]);
+            sites.all.push(Site { id: SiteId(sites.all.len()), tensor, block, input, consumer });
+        }
+        Ok(sites)
     }
 
     /// How many.
@@ -259,7 +333,69 @@ impl Sites {
 
     /// The tensors that are cut into sites.
     pub fn tensors(&self) -> impl Iterator<Item = TensorId> + use<> {
-        (0..self.survey.weights.len()).map(TensorId)
+        (0..self.survey.weights.len() + self.matrices.len()).map(TensorId)
+    }
+
+    /// The weight of recurrent nodes that a tensor is, if it is one.
+    #[must_use]
+    pub fn weight(&self, tensor: TensorId) -> Option<&Weight> {
+        self.survey.weights.get(tensor.0)
+    }
+
+    /// The linear nodes that read a tensor; none for a weight of recurrent nodes.
+    #[must_use]
+    pub fn linear_uses(&self, tensor: TensorId) -> &[usize] {
+        match tensor.0.checked_sub(self.survey.weights.len()) {
+            Some(place) => &self.matrices[place],
+            None => &[],
+        }
+    }
+
+    /// The nodes that read a tensor, at least one.
+    pub fn readers(&self, tensor: TensorId) -> impl Iterator<Item = Reader<'_>> {
+        let recurrent = self.weight(tensor).into_iter().flat_map(|weight| &weight.uses).map(|used| {
+            let node = &self.survey.nodes[used.node];
+            Reader {
+                scope: &node.scope,
+                index: node.index,
+                input: used.matrix.input(),
+                name: &node.name,
+                operator: node.cell.operator(),
+                bodies: &node.bodies,
+                source: node.source(used.matrix),
+            }
+        });
+        let linear = self.linear_uses(tensor).iter().map(|&node| {
+            let node = &self.linear[node];
+            Reader {
+                scope: &node.scope,
+                index: node.index,
+                input: node.weight_input(),
+                name: &node.name,
+                operator: node.operator(),
+                bodies: &node.bodies,
+                source: &node.source,
+            }
+        });
+        recurrent.chain(linear)
+    }
+
+    /// The first node that reads a tensor: the one that it is named after.
+    #[must_use]
+    pub fn first_reader(&self, tensor: TensorId) -> Reader<'_> {
+        self.readers(tensor).next().expect("a tensor is one that a node reads")
+    }
+
+    /// Nodes that read weights which are cut into sites, as places in the graphs of the model.
+    pub fn nodes(&self) -> impl Iterator<Item = (Scope, usize)> + '_ {
+        let recurrent = self.survey.nodes.iter().map(|node| (node.scope.clone(), node.index));
+        recurrent.chain(self.linear.iter().map(|node| (node.scope.clone(), node.index)))
+    }
+
+    /// Stored bytes of the weights of all sites, as [`total_bytes`](recurrent::total_bytes) counts them.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        recurrent::total_bytes(self.survey.sources().chain(self.linear.iter().map(|node| &node.source)))
     }
 
     /// The parts of the input of a site that projection dictionaries are made for.
@@ -268,20 +404,45 @@ impl Sites {
         &self.inputs[self.get(id).input.0].sections
     }
 
-    /// The vectors that a tensor multiplies in a step.
+    /// The vectors that a tensor of recurrent nodes multiplies in a step.
     #[must_use]
     pub fn vectors(&self, tensor: TensorId) -> usize {
-        let mut inputs: Vec<Vector> =
-            self.of_tensor(tensor).map(|site| self.inputs[site.input.0].vector.in_first_direction()).collect();
+        let vector = |site: &Site| match &self.inputs[site.input.0].of {
+            InputOf::Recurrent { vector, .. } => Some(vector.in_first_direction()),
+            InputOf::Linear(_) => None,
+        };
+        let mut inputs: Vec<Vector> = self.of_tensor(tensor).filter_map(vector).collect();
         inputs.sort_unstable();
         inputs.dedup();
         inputs.len()
     }
 
-    /// The node that a site is named after.
+    /// The sites that a site behaves like.
     #[must_use]
-    pub fn node(&self, id: SiteId) -> &RecurrentNode {
-        &self.survey.nodes[self.survey.weights[self.get(id).tensor.0].uses[0].node]
+    pub fn kind(&self, site: &Site) -> SiteKind {
+        match &site.consumer {
+            Consumer::Recurrent(gate) => SiteKind::Gate { cell: gate.cell, matrix: gate.matrix, gate: gate.gate },
+            Consumer::Linear(node) => SiteKind::Linear(self.linear[*node].kind()),
+        }
+    }
+
+    /// Where a site is.
+    #[must_use]
+    pub fn place(&self, site: &Site) -> SitePlace {
+        match &site.consumer {
+            Consumer::Recurrent(gate) => SitePlace {
+                node: gate.node.clone(),
+                tensor: gate.matrix.to_string(),
+                direction: gate.direction.name().to_owned(),
+                gate: gate.gate.to_owned(),
+            },
+            Consumer::Linear(node) => SitePlace {
+                node: self.linear[*node].name.clone(),
+                tensor: "weight".to_owned(),
+                direction: String::new(),
+                gate: String::new(),
+            },
+        }
     }
 
     /// Bytes of one weight of a site as a dense value.
@@ -293,7 +454,7 @@ impl Sites {
     /// The element type of a tensor.
     #[must_use]
     pub fn element(&self, tensor: TensorId) -> ElementType {
-        self.survey.source(&self.survey.weights[tensor.0]).element
+        self.first_reader(tensor).source.element
     }
 
     /// Weights in all sites.
@@ -301,6 +462,53 @@ impl Sites {
     pub fn parameters(&self) -> u64 {
         self.all.iter().map(|site| site.block.weights() as u64).sum()
     }
+}
+
+/// The distinct matrices of linear nodes: of the same values, however they lie in the tensors that are read.
+fn distinct(model: &Model, linear: &[LinearNode]) -> Result<Vec<Vec<usize>>> {
+    let mut constants = Constants::new(model)?;
+    let mut matrices: Vec<Vec<usize>> = Vec::new();
+    for (index, node) in linear.iter().enumerate() {
+        let mut home = None;
+        for (place, nodes) in matrices.iter().enumerate() {
+            let other = &linear[nodes[0]];
+            if other.shape() == node.shape()
+                && other.source.element == node.source.element
+                && is_same(&mut constants, other, node)?
+            {
+                home = Some(place);
+                break;
+            }
+        }
+        match home {
+            Some(place) => matrices[place].push(index),
+            None => matrices.push(vec![index]),
+        }
+    }
+    Ok(matrices)
+}
+
+/// Whether two matrices of one shape have the same values.
+fn is_same(constants: &mut Constants<'_>, a: &LinearNode, b: &LinearNode) -> Result<bool> {
+    if a.transposed == b.transposed {
+        if a.source.is_same_value(&b.source) {
+            return Ok(true);
+        }
+        if a.source.hash != b.source.hash {
+            return Ok(false);
+        }
+    } else if a.source.constants != b.source.constants {
+        // What lies otherwise in its tensor has another hash: only what is made of the same constants is compared.
+        return Ok(false);
+    }
+    let mut matrix = |node: &LinearNode| constants.values(&node.source).map(|values| node.matrix(values));
+    let (a, b) = match (matrix(a), matrix(b)) {
+        (Ok(a), Ok(b)) => (a, b),
+        // The budget is spent: to code equal weights twice is no fault.
+        (Err(error), _) | (_, Err(error)) if error.kind() == ErrorKind::Unsupported => return Ok(false),
+        (Err(error), _) | (_, Err(error)) => return Err(error),
+    };
+    Ok(a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits()))
 }
 
 /// The sections of an input, given the vectors that dictionaries are made for so far.
@@ -362,11 +570,18 @@ impl Weights {
     ) -> Result<Weights> {
         let survey = &sites.survey;
         let mut constants = Constants::new(model)?;
-        let mut read = |weight: &recurrent::Weight| {
+        let mut values = Vec::with_capacity(survey.weights.len() + sites.matrices.len());
+        for weight in &survey.weights {
             let WeightUse { node, matrix } = weight.uses[0];
-            held(&survey.nodes[node], matrix).map_or_else(|| constants.values(survey.source(weight)).map(Arc::new), Ok)
-        };
-        let values = survey.weights.iter().map(&mut read).collect::<Result<_>>()?;
+            values.push(match held(&survey.nodes[node], matrix) {
+                Some(held) => held,
+                None => Arc::new(constants.values(survey.source(weight))?),
+            });
+        }
+        for nodes in &sites.matrices {
+            let node = &sites.linear[nodes[0]];
+            values.push(Arc::new(node.matrix(constants.values(&node.source)?)));
+        }
         Ok(Weights { sites, values })
     }
 

@@ -12,6 +12,7 @@ const LAYERS: &[&str] = &[
     "dictionary",
     "onnx",
     "recurrent",
+    "linear",
     "sites",
     "samples",
     "cell",

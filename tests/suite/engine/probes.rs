@@ -92,7 +92,7 @@ fn a_tap_shows_a_value_and_a_constant_is_replaced_in_every_kind_of_body() {
     for operator in ["If", "Loop", "Scan"] {
         let (model, scope, times) = nested(operator);
         let at = |name: &str| ValueRef { scope: scope.clone(), name: name.to_owned() };
-        let probes = Probes { taps: vec![at("out"), at("product")], constants: vec![at("w")] };
+        let probes = Probes { taps: vec![at("out"), at("product")], constants: vec![at("w")], ..Probes::default() };
         let engine = Engine::probing(&model, &probes).unwrap_or_else(|e| panic!("{operator}: {e}"));
         let rows = if operator == "Scan" { 3 } else { 1 };
         let x: Vec<f32> = (0..2 * rows).map(|i| i as f32 - 1.0).collect();
@@ -140,7 +140,8 @@ fn probes_that_cannot_be_are_refused_by_name() {
         let at = |names: &[&str]| {
             names.iter().map(|&name| ValueRef { scope: scope.clone(), name: name.to_owned() }).collect::<Vec<_>>()
         };
-        let error = Engine::probing(&model, &Probes { taps: at(taps), constants: at(constants) }).err();
+        let error =
+            Engine::probing(&model, &Probes { taps: at(taps), constants: at(constants), ..Probes::default() }).err();
         error.expect("it cannot be").to_string()
     };
     assert!(refused(&["nothing"], &[], &scope).contains("'nothing': the model has no such value"));
@@ -148,7 +149,7 @@ fn probes_that_cannot_be_are_refused_by_name() {
     assert!(refused(&["w"], &[], &scope).contains("'w': it is a constant"));
     assert!(refused(&[], &["product"], &scope).contains("'product': it is no initializer"));
     assert!(refused(&["out", "out"], &[], &scope).contains("'out': it is probed twice"));
-    let wrong = Probes { taps: vec![], constants: vec![ValueRef { scope, name: "w".to_owned() }] };
+    let wrong = Probes { taps: vec![], constants: vec![ValueRef { scope, name: "w".to_owned() }], ..Probes::default() };
     let engine = Engine::probing(&model, &wrong).expect("it can be");
     let mut overrides = Overrides::default();
     overrides.constants.insert(ConstantId(0), Constant::from(&floats(&[3], &[1.0; 3])));
