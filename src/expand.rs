@@ -7,10 +7,10 @@
 use half::f16;
 use ndarray::Array3;
 
-use crate::encode::{self, Found, NOTE, common};
+use crate::encode::{self, Found, FoundTable, NOTE, common};
 use crate::error::{Error, ErrorKind, Result};
 use crate::linear;
-use crate::onnx::{ElementType, Model, Rewriter, TensorProto, tensor};
+use crate::onnx::{ElementType, Model, NodeProto, Rewriter, TensorProto, tensor};
 use crate::recurrent::{self, Constants, FindOptions, Source};
 use crate::sites::{Reader, Sites};
 
@@ -44,6 +44,10 @@ pub fn expand(model: &Model) -> Result<Model> {
         restore(&mut rewriter, found);
         expanded = true;
     }
+    for found in encode::find_tables(model)? {
+        restore_table(&mut rewriter, found);
+        expanded = true;
+    }
     if !expanded {
         return Err(Error::new(ErrorKind::NothingToDo, "nothing to expand: this model has no compressed weights"));
     }
@@ -69,6 +73,28 @@ fn restore(rewriter: &mut Rewriter<'_>, found: Found) {
     }
     rewriter.insert_before(&scope, before, node);
     nodes.into_iter().for_each(|index| rewriter.remove_node(&scope, index));
+}
+
+/// Replaces nodes that look up a table in codes by a Gather of dense rows.
+fn restore_table(rewriter: &mut Rewriter<'_>, found: FoundTable) {
+    let FoundTable { scope, nodes, before, indices, output, table, element } = found;
+    let name = rewriter.fresh(&format!("{output}/table"));
+    let values: Vec<f32> = table.iter().copied().collect();
+    let dense = match element {
+        ElementType::Float16 => {
+            tensor::float16(&name, table.shape(), &values.into_iter().map(f16::from_f32).collect::<Vec<_>>())
+        }
+        _ => tensor::float(&name, table.shape(), &values),
+    };
+    rewriter.add_constant(&scope, dense);
+    let gather = NodeProto {
+        op_type: Some("Gather".to_owned()),
+        input: vec![name, indices],
+        output: vec![output],
+        ..NodeProto::default()
+    };
+    rewriter.insert_before(&scope, before, gather);
+    nodes.into_iter().for_each(|node| rewriter.remove_node(&scope, node));
 }
 
 /// Whether a codec decodes a weight.

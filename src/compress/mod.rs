@@ -823,7 +823,8 @@ impl<'a> Compressor<'a> {
 /// # Errors
 /// [`ErrorKind::NothingToDo`].
 pub fn refuse_coded(model: &Model, sites: &Sites) -> Result<()> {
-    if sites.tensors().any(|tensor| expand::is_coded(model, sites.first_reader(tensor).source)) {
+    let is_coded = |tensor| expand::is_coded(model, sites.first_reader(tensor).source);
+    if sites.tensors().any(is_coded) || encode::find_tables(model).is_ok_and(|tables| !tables.is_empty()) {
         let message = "already compressed by dirnet: use the original, or run 'dirnet expand' first";
         return Err(Error::new(ErrorKind::NothingToDo, message));
     }

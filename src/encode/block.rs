@@ -169,7 +169,12 @@ fn looks_up(
     };
     match (node.op_type(), &node.input[..]) {
         ("Gather", [codebook, indices]) => {
-            let codes = maker(model, values, home, indices).filter(|(_, node)| node.op_type() == "Cast");
+            let mut codes = maker(model, values, home, indices);
+            // Runs of a table that is looked up too are cut out of its codes.
+            if let Some((home, slice)) = codes.filter(|(_, node)| node.op_type() == "Slice") {
+                codes = slice.input.first().and_then(|whole| maker(model, values, home, whole));
+            }
+            let codes = codes.filter(|(_, node)| node.op_type() == "Cast");
             let codes = codes.and_then(|(home, cast)| stored(model, values, home, cast.input.first()?));
             let is = |tensor: Option<&TensorProto>, element: ElementType| {
                 tensor.is_some_and(|t| t.data_type() == element as i32 && t.dims.len() == 2)

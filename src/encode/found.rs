@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, Array3, ArrayD, Axis, concatenate};
 
-use super::{fast, vendor};
+use super::{FoundTable, fast, table, vendor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{Model, NodeProto, Scope};
 use crate::recurrent::Constants;
@@ -36,6 +36,14 @@ pub fn find(model: &Model) -> Result<Vec<Found>> {
     let mut found = fast::find(model, &mut constants)?;
     found.extend(vendor::find(model, &mut constants)?);
     Ok(found)
+}
+
+/// All tables of a model that are looked up in codes of this crate.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_tables(model: &Model) -> Result<Vec<FoundTable>> {
+    table::find(model, &mut Constants::new(model)?)
 }
 
 /// The numbers of a value that is constant in what this crate writes.

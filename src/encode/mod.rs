@@ -15,6 +15,7 @@ mod model;
 pub mod portable;
 mod projected;
 mod size;
+mod table;
 pub mod vendor;
 mod writer;
 
@@ -26,11 +27,12 @@ pub use block::{Block, codec};
 pub use factors::{Work, obstacle};
 pub use form::{Assigned, Form, Request, assign};
 pub use forms::{Forms, MultiplyAdds};
-pub use found::{Found, find};
+pub use found::{Found, find, find_tables};
 pub(crate) use model::common;
 use model::note_of;
 pub use model::{NOTE, NewBias, Writing, apply, note, with_biases};
 pub use size::{Measured, Sizes, size};
+pub use table::FoundTable;
 use writer::is_shared_constant;
 pub use writer::{Home, Writer};
 

@@ -139,7 +139,14 @@ pub(super) fn plant(model: &Model, probes: &Probes) -> Outcome<(Model, Planted, 
         };
         planted.0.insert(hidden.clone(), kind);
         let scope = definition.scope.clone();
-        edits.push(Edit { scope, target: renamed, hidden, shown: probe.name.clone(), tensor: None });
+        edits.push(Edit {
+            scope,
+            target: renamed,
+            hidden,
+            shown: probe.name.clone(),
+            read: String::new(),
+            tensor: None,
+        });
     }
     let inputs = probes.inputs.iter().map(|input| (input, None)).enumerate();
     let weights = probes.weights.iter().map(|(input, tensor)| (input, Some(tensor))).enumerate();
@@ -161,7 +168,14 @@ pub(super) fn plant(model: &Model, probes: &Probes) -> Outcome<(Model, Planted, 
         };
         planted.0.insert(hidden.clone(), kind);
         let target = Target::Input { node: of.node, input: of.input };
-        edits.push(Edit { scope: of.scope.clone(), target, hidden, shown, tensor: tensor.cloned() });
+        edits.push(Edit {
+            scope: of.scope.clone(),
+            target,
+            hidden,
+            shown,
+            read: String::new(),
+            tensor: tensor.cloned(),
+        });
     }
     let defaults = defaults.iter().map(Constant::from).collect();
     let mut probed = model.clone();
@@ -169,9 +183,14 @@ pub(super) fn plant(model: &Model, probes: &Probes) -> Outcome<(Model, Planted, 
     edits.sort_by_key(|edit| std::cmp::Reverse(edit.target.place()));
     // Inner graphs first: the path to them is made of indices of the outer ones.
     edits.sort_by_key(|edit| std::cmp::Reverse(edit.scope.steps().len()));
+    // Names first, while nodes are where they were.
+    for edit in &mut edits {
+        let graph = graph::at_mut(&mut probed.proto, &edit.scope).expect("the value was found in it");
+        edit.rename(graph);
+    }
     for edit in edits {
         let graph = graph::at_mut(&mut probed.proto, &edit.scope).expect("the value was found in it");
-        edit.apply(graph);
+        edit.insert(graph);
     }
     Ok((probed, planted, defaults))
 }
@@ -184,6 +203,8 @@ struct Edit {
     hidden: String,
     /// What it gives.
     shown: String,
+    /// What the node of an input read before.
+    read: String,
     /// The constant that it reads, if the graph does not have it.
     tensor: Option<TensorProto>,
 }
@@ -207,25 +228,27 @@ impl Target {
 }
 
 impl Edit {
-    fn apply(self, graph: &mut GraphProto) {
-        let Edit { target, hidden, shown, tensor, .. } = self;
-        let place = target.place();
-        match target {
-            Target::Value(origin) => rename(graph, origin, &hidden),
+    /// Has the probe stand between a value and those that read it.
+    fn rename(&mut self, graph: &mut GraphProto) {
+        match self.target {
+            Target::Value(origin) => rename(graph, origin, &self.hidden),
             Target::Input { node, input } => {
-                let read = std::mem::replace(&mut graph.node[node].input[input], shown.clone());
-                match tensor {
-                    Some(tensor) => graph.initializer.push(TensorProto { name: Some(hidden.clone()), ..tensor }),
-                    None => {
-                        // The probe is known by the name of what it reads, which others may read as well.
-                        graph.node.insert(place, identity(&read, &hidden));
-                        graph.node.insert(place + 1, identity(&hidden, &shown));
-                        return;
-                    }
-                }
+                self.read = std::mem::replace(&mut graph.node[node].input[input], self.shown.clone());
             }
         }
-        graph.node.insert(place, identity(&hidden, &shown));
+    }
+
+    fn insert(self, graph: &mut GraphProto) {
+        let Edit { target, hidden, shown, read, tensor, .. } = self;
+        let place = target.place();
+        let after = if tensor.is_none() && !read.is_empty() { place + 1 } else { place };
+        match (target, tensor) {
+            (Target::Value(_), _) => {}
+            (_, Some(tensor)) => graph.initializer.push(TensorProto { name: Some(hidden.clone()), ..tensor }),
+            // The probe is known by the name of what it reads, which others may read as well.
+            (_, None) => graph.node.insert(place, identity(&read, &hidden)),
+        }
+        graph.node.insert(after, identity(&hidden, &shown));
     }
 }
 

@@ -250,6 +250,8 @@ impl Finder<'_> {
                 let rank = self.rank(scope, node.input.get(1));
                 self.source(scope, node, 0)?
                     .filter(|source| source.dims.len() == 2)
+                    // The codebook of a table that is looked up in codes.
+                    .filter(|source| source.constants.iter().all(|constant| constant.element != ElementType::Int8))
                     .map(|source| (LinearOp::Gather { rank }, source, false))
             }
             _ => None,

@@ -1,0 +1,142 @@
+//! The inverse of a table that is looked up in codes: finds the Gather of dense rows that it replaced.
+
+use ndarray::{Array2, ArrayD};
+
+use super::found::{changed, constant};
+use crate::error::Result;
+use crate::onnx::graph::is_standard;
+use crate::onnx::{ElementType, Model, NodeProto, Scope, Use, Values};
+use crate::recurrent::Constants;
+
+/// A table that is looked up in codes.
+#[derive(Clone, Debug)]
+pub struct FoundTable {
+    /// The graph of the nodes that look it up.
+    pub scope: Scope,
+    /// These nodes, to be removed.
+    pub nodes: Vec<usize>,
+    /// The node before which the Gather goes.
+    pub before: usize,
+    /// The indices.
+    pub indices: String,
+    /// The value that the nodes make.
+    pub output: String,
+    /// The rows.
+    pub table: Array2<f32>,
+    /// Their element type.
+    pub element: ElementType,
+}
+
+/// All such tables of a model that this crate made.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`](crate::error::ErrorKind) where some other tool has changed what the way back needs.
+pub(super) fn find(model: &Model, constants: &mut Constants<'_>) -> Result<Vec<FoundTable>> {
+    let values = Values::new(&model.proto)?;
+    let mut found = Vec::new();
+    for (scope, graph) in model.graphs() {
+        let nodes = Nodes { graph: &graph.node, scope: &scope, values: &values };
+        for last in 0..graph.node.len() {
+            if let Some(look_up) = nodes.look_up(last) {
+                found.push(look_up.dense(&scope, constants)?);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The nodes of a graph.
+struct Nodes<'m> {
+    graph: &'m [NodeProto],
+    scope: &'m Scope,
+    values: &'m Values<'m>,
+}
+
+/// The nodes that look up a table, and what they read.
+struct LookUp<'m> {
+    nodes: Vec<usize>,
+    codes: &'m str,
+    atoms: &'m str,
+    scales: &'m str,
+    step: &'m str,
+    indices: &'m str,
+    output: &'m str,
+    element: ElementType,
+}
+
+impl<'m> Nodes<'m> {
+    /// The node of this graph that makes a value which one node only reads, if it is of an operator.
+    fn maker(&self, value: &str, op: &str) -> Option<usize> {
+        let node = self.graph.iter().position(|node| node.output.first().is_some_and(|output| output == value))?;
+        let single = matches!(self.values.uses(self.scope, value), [Use::Node { .. }]);
+        (single && self.is(node, op)).then_some(node)
+    }
+
+    fn is(&self, node: usize, op: &str) -> bool {
+        self.graph[node].op_type() == op && is_standard(self.graph[node].domain())
+    }
+
+    fn input(&self, node: usize, input: usize) -> Option<&'m str> {
+        self.graph[node].input.get(input).map(String::as_str)
+    }
+
+    /// The nodes that end in this one, if they are those of a table.
+    fn look_up(&self, last: usize) -> Option<LookUp<'m>> {
+        let (product, element) = match self.is(last, "Cast") {
+            true => {
+                let to = self.graph[last].attribute.iter().find(|attribute| attribute.name() == "to")?.i();
+                (self.maker(self.input(last, 0)?, "Mul")?, ElementType::try_from(i32::try_from(to).ok()?).ok()?)
+            }
+            false if self.is(last, "Mul") => (last, ElementType::Float),
+            false => return None,
+        };
+        let reshape = self.maker(self.input(product, 0)?, "Reshape")?;
+        let pieces = self.maker(self.input(reshape, 0)?, "Gather")?;
+        let wide = self.maker(self.input(pieces, 1)?, "Cast")?;
+        let codes = self.maker(self.input(wide, 0)?, "Gather")?;
+        let scales = self.maker(self.input(product, 1)?, "Mul")?;
+        let levels = self.maker(self.input(scales, 0)?, "Cast")?;
+        let scale_codes = self.maker(self.input(levels, 0)?, "Gather")?;
+        let indices = self.input(codes, 1)?;
+        if self.input(scale_codes, 1)? != indices {
+            return None;
+        }
+        let mut nodes = vec![product, reshape, pieces, wide, codes, scales, levels, scale_codes];
+        nodes.extend((last != product).then_some(last));
+        Some(LookUp {
+            nodes,
+            codes: self.input(codes, 0)?,
+            atoms: self.input(pieces, 0)?,
+            scales: self.input(scale_codes, 0)?,
+            step: self.input(scales, 1)?,
+            indices,
+            output: self.graph[last].output.first()?,
+            element,
+        })
+    }
+}
+
+impl LookUp<'_> {
+    fn dense(self, scope: &Scope, constants: &mut Constants<'_>) -> Result<FoundTable> {
+        let shapes = || changed("codes, codebook and scales of a table do not fit");
+        let matrix = |values: ArrayD<f32>| values.into_dimensionality::<ndarray::Ix2>().map_err(|_| shapes());
+        let mut read = |name: &str| constant(constants, scope, name);
+        let (codes, atoms) = (matrix(read(self.codes)?)?, matrix(read(self.atoms)?)?);
+        let (scales, step) = (matrix(read(self.scales)?)?, read(self.step)?);
+        let step = step.iter().next().copied().ok_or_else(shapes)?;
+        let (width, columns) = (atoms.ncols(), codes.ncols() * atoms.ncols());
+        let fits = scales.shape() == [codes.nrows(), 1] && codes.iter().all(|&code| (code as usize) < atoms.nrows());
+        if !fits {
+            return Err(shapes());
+        }
+        let value = |(row, column): (usize, usize)| {
+            let code = codes[(row, column / width)] as usize;
+            atoms[(code, column % width)] * (scales[(row, 0)] * step)
+        };
+        let table = Array2::from_shape_fn((codes.nrows(), columns), value);
+        let LookUp { nodes, indices, output, element, .. } = self;
+        let before = nodes.iter().copied().max().expect("they are several");
+        let (indices, output) = (indices.to_owned(), output.to_owned());
+        Ok(FoundTable { scope: scope.clone(), nodes, before, indices, output, table, element })
+    }
+}
