@@ -27,9 +27,9 @@ use anyhow::{Context, Result, bail};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use dirnet::dictionary::BlockSpec;
-use dirnet::error::{Cut, meant};
+use dirnet::error::meant;
 use dirnet::plan::{Choice, Pins, Sharing};
-use dirnet::recurrent::{GateBlock, Survey};
+use dirnet::recurrent::{GateBlock, Survey, listed};
 use dirnet::sites::{Site, Sites};
 use regex::Regex;
 use serde::Deserialize;
@@ -156,14 +156,6 @@ impl Override {
             None => Ok(()),
         }
     }
-}
-
-/// A few of some names.
-fn listed(names: &[&str]) -> String {
-    const FEW: usize = 4;
-    let more = if names.len() > FEW { format!(" and {} more", names.len() - FEW) } else { String::new() };
-    let few: Vec<String> = names.iter().take(FEW).map(|name| format!("'{}'", Cut(name))).collect();
-    format!("{}{more}", few.join(", "))
 }
 
 /// Refuses settings for single nodes that would do nothing, naming file, line and pattern.

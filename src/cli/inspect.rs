@@ -37,8 +37,9 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let model = args.run.load(&args.model)?;
     args.output.check(None, &[&model])?;
     args::check_apart(&args.output.report, &args.run.config)?;
-    let options = args.nodes.options(overrides)?;
+    let options = args.nodes.options(overrides);
     let survey = recurrent::find(&model, &options).map_err(|error| error.in_file(&args.model))?;
     config::check(overrides, &survey)?;
-    args.output.show(&Inspection::new(&model, &survey))
+    let found = Inspection::new(&model, &survey).map_err(|error| error.in_file(&args.model))?;
+    args.output.show(&found)
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 #[cfg(feature = "cli")]
 use super::table;
 use super::{SCHEMA, Show, SkippedNode, Tool};
+use crate::compress;
 use crate::dictionary::ATOMS;
 use crate::encode;
 use crate::error::Result;
@@ -14,6 +15,7 @@ use crate::expand::{self, is_coded};
 use crate::onnx::{ElementType, Model};
 use crate::recurrent::{ConstantRef, Matrix, Source, Survey};
 use crate::samples::{AxisSize, Carry, Port, Signature};
+use crate::sites::Sites;
 
 /// The report of `inspect`.
 #[derive(Clone, Debug, Serialize)]
@@ -36,11 +38,17 @@ pub struct Inspection {
     pub made_by: Option<serde_json::Value>,
     /// Whether dirnet compressed the file and another tool folded its weights back to dense.
     pub folded_back: bool,
+    /// The ratio that is proposed, at most 8; none for weights that are coded already, or so small that a codebook
+    /// takes more bytes than it saves.
+    pub proposed_ratio: Option<f64>,
     /// Recurrent nodes that can be compressed, or are.
     pub nodes: Vec<Node>,
     /// Recurrent nodes that cannot.
     pub skipped: Vec<SkippedNode>,
 }
+
+/// The ratio that is proposed where the weights are not too small for it.
+const PROPOSED: f64 = 8.0;
 
 /// A model's file.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -133,8 +141,10 @@ pub struct InspectedWeight {
 
 impl Inspection {
     /// Describes a model of which `survey` was made.
-    #[must_use]
-    pub fn new(model: &Model, survey: &Survey) -> Self {
+    ///
+    /// # Errors
+    /// Those of reading the weights, which show what ratio they can be compressed by.
+    pub fn new(model: &Model, survey: &Survey) -> Result<Self> {
         let file = model.bytes();
         let share = |bytes: u64| (file > 0).then(|| bytes as f64 / file as f64);
         let bytes = stored_bytes(model, survey);
@@ -150,8 +160,13 @@ impl Inspection {
             inside: node.bodies.clone(),
             weights: Matrix::BOTH.iter().map(|&matrix| weight(model, survey, index, matrix, share)).collect(),
         });
+        let coded = survey.weights.iter().any(|weight| is_coded(model, survey.source(weight)));
+        let proposed_ratio = match coded || survey.nodes.is_empty() {
+            true => None,
+            false => compress::reachable(model, &Sites::of(survey.clone()), PROPOSED)?,
+        };
         let signature = Signature::shown(model);
-        Inspection {
+        Ok(Inspection {
             inputs: signature.inputs.iter().map(InspectedValue::from).collect(),
             outputs: signature.outputs.iter().map(InspectedValue::from).collect(),
             states: signature.states.iter().map(Carry::to_string).collect(),
@@ -164,14 +179,13 @@ impl Inspection {
                 ir_version: model.ir_version(),
                 producer: super::producer_of(model),
             },
-            folded_back: made_by(model).is_some()
-                && !survey.nodes.is_empty()
-                && !survey.weights.iter().any(|weight| is_coded(model, survey.source(weight))),
+            folded_back: made_by(model).is_some() && !survey.nodes.is_empty() && !coded,
             made_by: made_by(model),
             recurrent: InspectedWeights { bytes, parameters, share: share(bytes) },
             nodes: nodes.collect(),
             skipped: survey.skipped.iter().map(SkippedNode::from).collect(),
-        }
+            proposed_ratio,
+        })
     }
 }
 

@@ -136,7 +136,7 @@ mod tests {
     fn the_check_that_failed_is_named() {
         let mut report = example::report();
         let xml = report.junit().expect("was judged");
-        assert!(xml.contains("<testcase name=\"--min-snr 30\" classname=\"logits\" time=\"0.000\">"), "{xml}");
+        assert!(xml.contains("<testcase name=\"--min-snr 30\" classname=\"logits\" time=\"6.150\">"), "{xml}");
         assert!(
             xml.contains("message=\"output &apos;logits&apos;: snr 26.7 dB is below --min-snr 30 (by 3.3)\""),
             "{xml}"

@@ -163,6 +163,15 @@ fn closing(report: &Report, style: &Style, out: &mut String) {
             line_of(out, format!("wrote {}{bytes}{loss}, in {took}", Escaped(written)));
             if let Some(ratio) = report.recurrent.as_ref().and_then(|recurrent| recurrent.ratio) {
                 let (finer, coarser) = ((ratio * 0.7).max(2.0).round(), (ratio * 1.5).round());
+                if is_of_random(report) {
+                    line_of(
+                        out,
+                        "next: compress again with --calibration SAMPLES, real inputs of the model: this file is"
+                            .to_owned(),
+                    );
+                    line_of(out, "      calibrated on random ones".to_owned());
+                    return;
+                }
                 line_of(
                     out,
                     "next: ship this file. Do not run onnxsim or an optimiser on it: they expand the".to_owned(),
@@ -186,7 +195,10 @@ fn closing(report: &Report, style: &Style, out: &mut String) {
             }
         }
         (Command::Verify, _) => {
-            line_of(out, style.bad("FAILED"));
+            let (failed, all) =
+                (failed_checks(report), report.verify.as_ref().map_or(0, |verdict| verdict.checks.len()));
+            let failed = if failed > 0 { format!("{failed} of {all} checks failed") } else { "failed".to_owned() };
+            line_of(out, format!("{} in {}", style.bad(&failed), duration(report.seconds.total)));
             line_of(out, "next: compress with a lower --ratio or more --calibration samples".to_owned());
         }
         (Command::Plan, _) => {
@@ -194,6 +206,17 @@ fn closing(report: &Report, style: &Style, out: &mut String) {
             line_of(out, "      with --save FILE and compress with --plan FILE".to_owned());
         }
     }
+}
+
+/// Whether the model was calibrated on random inputs.
+fn is_of_random(report: &Report) -> bool {
+    let noted = report.settings.as_ref().and_then(|settings| settings.get("calibrated_on")?.as_str());
+    let judged = report.verify.as_ref().and_then(|verdict| verdict.calibrated_on.as_deref());
+    judged == Some("random") || noted.is_some_and(|noted| noted.starts_with("random "))
+}
+
+fn failed_checks(report: &Report) -> usize {
+    report.verify.iter().flat_map(|verdict| &verdict.checks).filter(|check| !check.passed).count()
 }
 
 /// Size against loss.
@@ -249,6 +272,7 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
         let bits = weights.bytes as f64 * 8.0 / weights.parameters.max(1) as f64;
         let by = if found.made_by.is_some() { " by dirnet" } else { "" };
         line_of(&mut out, format!("compressed{by}: {count} weights in {bytes}, {bits:.2} bits each"));
+        line_of(&mut out, "  (codes, codebooks and scales; reports of compress also count the added nodes)".to_owned());
         for (name, value) in found.made_by.as_ref().map(facts).unwrap_or_default() {
             line_of(&mut out, format!("  {:14} {}", Escaped(&name).to_string(), Escaped(&value)));
         }
@@ -265,6 +289,14 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
         line_of(&mut out, "next: compress last, and ship the file that dirnet wrote".to_owned());
         return out;
     }
+    let Some(ratio) = found.proposed_ratio else {
+        let (weights, bytes) = (grouped(weights.parameters), Bytes(weights.bytes));
+        line_of(
+            &mut out,
+            format!("nothing to gain: a codebook takes more bytes than it saves in {weights} weights, {bytes}"),
+        );
+        return out;
+    };
     let nodes = if found.nodes.len() == 1 { "1 node".to_owned() } else { format!("{} nodes", found.nodes.len()) };
     line_of(
         &mut out,
@@ -275,7 +307,7 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
             percent(weights.share)
         ),
     );
-    let command = format!("next: dirnet compress {} -o OUT --ratio 8 --calibration SAMPLES", quoted(&model.path));
+    let command = format!("next: dirnet compress {} -o OUT --ratio {ratio} --calibration SAMPLES", quoted(&model.path));
     if found.states.is_empty() {
         line_of(&mut out, command);
         return out;
