@@ -24,9 +24,10 @@ use dirnet::onnx::{
 use dirnet::plan;
 use dirnet::plan::{Choice, Plan, Sharing};
 use dirnet::progress::Silent;
-use dirnet::recurrent::{self, FindOptions};
+use dirnet::recurrent::FindOptions;
 use dirnet::report::Inspection;
 use dirnet::samples::{AxisSize, Port, Samples, Signature};
+use dirnet::sites::Sites;
 use dirnet::sites::{PerSite, SiteId, Weights};
 use prost::Message;
 use tempfile::TempDir;
@@ -83,8 +84,8 @@ fn scratch() -> PathBuf {
 /// A model is read and described, or refused in one line.
 fn load(data: &[u8]) {
     let described = Model::from_bytes(Bytes::copy_from_slice(data), &OPTIONS).and_then(|model| {
-        let survey = recurrent::find(&model, &FindOptions::default())?;
-        let _ = Inspection::new(&model, &survey);
+        let sites = Sites::all(&model, &FindOptions::default())?;
+        let _ = Inspection::new(&model, &sites);
         Signature::of(&model)
     });
     if let Err(error) = described {
@@ -198,7 +199,7 @@ fn configuration(data: &[u8]) {
 /// A saved plan, for a model that it may fit.
 fn plan(data: &[u8]) {
     thread_local! {
-        static WEIGHTS: Weights = Weights::find(&tiny(), &FindOptions::default()).expect("there are weights");
+        static WEIGHTS: Weights = Weights::find(&tiny(), &FindOptions { recurrent_only: true, ..FindOptions::default() }).expect("there are weights");
     }
     let Ok(text) = std::str::from_utf8(data) else { return };
     WEIGHTS.with(|weights| match plan::read(text, weights, &usual(weights)) {
@@ -214,7 +215,9 @@ fn plan(data: &[u8]) {
 /// A model is compressed into one that can be read, expanded, and is of the size that was promised, or refused.
 fn compress(data: &[u8]) {
     let Ok(model) = Model::from_bytes(Bytes::copy_from_slice(data), &OPTIONS) else { return };
-    let Ok(weights) = Weights::find(&model, &FindOptions::default()) else { return };
+    let Ok(weights) = Weights::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() }) else {
+        return;
+    };
     if weights.parameters() > 1 << 14 {
         return;
     }
@@ -367,7 +370,8 @@ fn configurations() -> Vec<Vec<u8>> {
 }
 
 fn plans() -> Vec<Vec<u8>> {
-    let weights = Weights::find(&tiny(), &FindOptions::default()).expect("there are weights");
+    let weights = Weights::find(&tiny(), &FindOptions { recurrent_only: true, ..FindOptions::default() })
+        .expect("there are weights");
     let spec = BlockSpec::new(2).expect("a sound shape");
     let mut choices = weights.sites().map(|_| Choice::Block { spec, sharing: Sharing::Node });
     choices[SiteId(0)] = Choice::Dense;

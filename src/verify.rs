@@ -230,6 +230,7 @@ pub fn verify(
     progress.done();
     match compared {
         Ok(comparison) => {
+            // A loss that is undefined, for want of labels or of numbers, is shown as none: the figures say more.
             let (worst, mean) = (comparison.worst_loss().ok(), comparison.mean_loss().ok());
             let mut verdict = verdict(VerifyScope::Model, None, settings, comparison.figures());
             verdict.warnings.splice(0..0, warnings);

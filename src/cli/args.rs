@@ -14,6 +14,7 @@ use regex::Regex;
 
 use super::config::Overrides;
 use super::value::{self, Limit};
+use crate::process::guard;
 
 /// Headings of the help, in the order of a command's flags.
 pub const TARGET: &str = "Target (one)";
@@ -93,7 +94,7 @@ impl Samples {
 }
 
 /// The same flags for commands that run models and calibrate nothing: `verify` and `bench`. Samples are simply samples
-/// there, so the help says so, and `--samples` is another name of `--holdout`.
+/// there, so the help says so, and `--holdout` is called `--samples`; the other name is accepted.
 #[derive(Debug)]
 pub struct TestSamples(pub Samples);
 
@@ -122,7 +123,7 @@ fn for_tests(command: Command) -> Command {
     let text = |arg: Arg, help: &'static str| arg.help(help).long_help(help);
     command
         .mut_arg("holdout", |arg| {
-            let arg = arg.visible_alias("samples").help("Run the models on these inputs: .npz, .npy, test_data_set_N, or directories of them");
+            let arg = arg.long("samples").alias("holdout").help("Run the models on these inputs: .npz, .npy, test_data_set_N, or directories of them");
             arg.long_help(
                 "Run the models on these inputs: .npz, .npy, test_data_set_N, or directories of them. The keys of an .npz \
                  are the model's input names; N samples are stacked along a new first axis. Without samples the inputs \
@@ -254,6 +255,13 @@ impl Target {
     }
 }
 
+impl Limits {
+    /// The same for the process that runs the models.
+    pub fn of_process(self) -> guard::Limits {
+        guard::Limits { seconds: self.verify_timeout, bytes: self.verify_memory }
+    }
+}
+
 impl Checks {
     /// The limits as the library takes them.
     pub fn checks(&self) -> Vec<Check> {
@@ -275,13 +283,15 @@ impl Checks {
 
 impl Nodes {
     /// What to look for in a model.
-    pub fn options(&self, overrides: &Overrides) -> Result<FindOptions> {
-        let skipped = overrides.iter().filter(|settings| settings.node.skip).map(|settings| settings.pattern.as_str());
-        let patterns: Vec<String> =
-            self.exclude.iter().map(Regex::as_str).chain(skipped).map(|pattern| format!("(?:{pattern})")).collect();
-        let exclude = if patterns.is_empty() { None } else { Some(Regex::new(&patterns.join("|"))?) };
-        let recurrent_only = self.scope == Scope::Recurrent;
-        Ok(FindOptions { freeze_inputs: self.freeze_inputs, include: self.include.clone(), exclude, recurrent_only })
+    pub fn options(&self, overrides: &Overrides) -> FindOptions {
+        let skipped = overrides.iter().filter(|settings| settings.node.skip);
+        FindOptions {
+            freeze_inputs: self.freeze_inputs,
+            include: self.include.clone(),
+            exclude: self.exclude.clone(),
+            recurrent_only: self.scope == Scope::Recurrent,
+            skip: skipped.map(|settings| settings.pattern.clone()).collect(),
+        }
     }
 }
 

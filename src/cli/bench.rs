@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::ValueHint;
 use dirnet::bench::{self, Runs};
+use dirnet::compress::TestInputs;
 use dirnet::engine::{Engine, Overrides};
 use dirnet::error::Error;
 use dirnet::progress::Silent;
@@ -49,14 +50,14 @@ pub struct Args {
 /// Measures the models. `arguments` are those that this process was started with, for the workers.
 pub fn run(args: &Args, arguments: &[OsString]) -> Result<()> {
     if let Some(index) = guard::measured() {
-        guard::arm(args.limits);
+        guard::arm(args.limits.of_process());
         return args.measure(index);
     }
     let models = args.models.iter().map(|path| args.run.load(path)).collect::<Result<Vec<_>>>()?;
     let Some(first) = models.first() else { bail!("no model to run") };
     args.output.check(None, &models.iter().collect::<Vec<_>>())?;
     args::check_apart(&args.output.report, args.samples.0.files().chain(&args.run.config))?;
-    let (samples, warnings) = args.samples.0.judged(first)?;
+    let TestInputs { samples, warnings } = args.samples.0.judged(first)?;
     let mut report = Bench::new(samples.len(), args.runs as usize, args.warm_up as usize);
     report.warnings = warnings;
     // Nothing of this process is to compete with those that measure.
@@ -65,7 +66,7 @@ pub fn run(args: &Args, arguments: &[OsString]) -> Result<()> {
     let progress = bar.as_deref().unwrap_or(&Silent);
     progress.phase("bench", args.models.len() as u64);
     for (index, path) in args.models.iter().enumerate() {
-        let figures = guard::measure(index, path, args.limits, arguments)?;
+        let figures = guard::measure(index, path, args.limits.of_process(), arguments)?;
         report.models.push(serde_json::from_str(&figures).context("the measuring process returned no result")?);
         let _ = progress.advance(1);
     }
@@ -81,7 +82,7 @@ impl Args {
         let start = Instant::now();
         let model = self.run.load(path)?;
         let mut load_seconds = start.elapsed().as_secs_f64();
-        let (samples, _) = self.samples.0.judged(&model)?;
+        let samples = self.samples.0.judged(&model)?.samples;
         let start = Instant::now();
         let at = |error: Error| error.in_file(path);
         let engine = Engine::new(&model).map_err(at)?;

@@ -7,7 +7,6 @@ use anyhow::{Result, bail};
 use clap::ValueHint;
 use dirnet::compress;
 use dirnet::error::{Error, ErrorKind};
-use dirnet::onnx::Model;
 use dirnet::report::Report;
 
 use super::args::{self, CHECKS, Checks, Output, TARGET, Target};
@@ -27,7 +26,7 @@ const PLAN_BYTES: u64 = 16 << 20;
 
 /// Compress the weights of the LSTM, GRU and RNN nodes of a model, then run both models and compare
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(override_usage = "dirnet compress [OPTIONS] <MODEL> -o <OUT>", after_help = EXAMPLES)]
 pub struct Args {
     /// Write the compressed model to OUT
     #[arg(short, long = "output", value_name = "OUT", required_unless_present = "config", value_hint = ValueHint::FilePath)]
@@ -70,13 +69,11 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     }
     compressor.check_names(&args.checks.checks())?;
     let target = args.target()?;
-    compressor.check_target(&target)?;
     let result = compressor.compress(&target)?;
     let mut report = Report::of_compressed(&compressor, &result);
     if args.output.shows_tradeoff() {
-        report.tradeoff = Report::tradeoff(&compressor);
+        report.tradeoff = Report::tradeoff(&compressor)?;
     }
-    report.warnings.extend(newer_ir(&model, &result.model));
     compressor.release();
 
     let verifying = Instant::now();
@@ -85,7 +82,6 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
         false => Some(compressor.verify(&result.model, &args.checks.checks())?),
     };
     let verified = verifying.elapsed().as_secs_f64();
-    report.warnings.extend(args.target.max_loss.and_then(|bound| beyond(bound, verdict.as_ref()?.loss_worst?)));
     if let Some(verdict) = &verdict {
         output::warn(verdict);
         report.warnings.extend(verdict.warnings.iter().cloned());
@@ -106,24 +102,6 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     report.seconds.total = start.elapsed().as_secs_f64();
     args.output.show(&report)?;
     error.map_or(Ok(()), |error| Err(error.into()))
-}
-
-/// The warning where the bound was met on calibration samples but is not on held-out samples.
-fn beyond(bound: f64, loss: f64) -> Option<String> {
-    (loss > bound).then(|| {
-        format!(
-            "the loss on held-out samples is {loss:.2e}, above --max-loss {bound}, which was met on calibration samples: \
-             add calibration samples, or lower --max-loss"
-        )
-    })
-}
-
-/// The warning where the file needs a newer IR version than the original.
-fn newer_ir(original: &Model, result: &Model) -> Option<String> {
-    let (before, after) = (original.ir_version(), result.ir_version());
-    (after > before).then(|| {
-        format!("the result needs IR version {after} (the original: {before}), for constants that are no inputs")
-    })
 }
 
 impl Args {

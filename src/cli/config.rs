@@ -27,10 +27,10 @@ use anyhow::{Context, Result, bail};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use dirnet::dictionary::BlockSpec;
-use dirnet::error::{Cut, meant};
+use dirnet::error::meant;
 use dirnet::linear::LinearNode;
 use dirnet::plan::{Choice, Pins, Sharing};
-use dirnet::recurrent::{GateBlock, Survey};
+use dirnet::recurrent::{GateBlock, Survey, listed};
 use dirnet::sites::{Site, Sites};
 use regex::Regex;
 use serde::Deserialize;
@@ -160,14 +160,6 @@ impl Override {
             None => Ok(()),
         }
     }
-}
-
-/// A few of some names.
-fn listed(names: &[&str]) -> String {
-    const FEW: usize = 4;
-    let more = if names.len() > FEW { format!(" and {} more", names.len() - FEW) } else { String::new() };
-    let few: Vec<String> = names.iter().take(FEW).map(|name| format!("'{}'", Cut(name))).collect();
-    format!("{}{more}", few.join(", "))
 }
 
 /// Refuses settings for single nodes that would do nothing, naming file, line and pattern.
@@ -449,13 +441,13 @@ mod tests {
         let block =
             |width, sharing| Some(Choice::Block { spec: BlockSpec::new(width).expect("a width on offer"), sharing });
         let node = &file.overrides[0].node;
-        let choice = |matrix, gate| node.choice(&unit(matrix, gate)).expect("sound");
+        let choice = |matrix, gate| node.choice(Some(&unit(matrix, gate))).expect("sound");
         assert_eq!(choice(Matrix::W, "f"), block(2, Sharing::Unit));
         assert_eq!(choice(Matrix::R, "c"), block(1, Sharing::Matrix));
         assert_eq!(choice(Matrix::R, "f"), Some(Choice::Dense));
         for wrong in ["codec = 'dense'\nbits = 4", "width = 99", "bits = 0", "sharing = 'unit'", "codec = 'magic'"] {
             let file = File::parse(Path::new("x"), format!("[nodes.rnn]\n{wrong}\n")).expect("sound TOML");
-            assert!(file.overrides[0].node.choice(&unit(Matrix::W, "f")).is_err(), "{wrong}");
+            assert!(file.overrides[0].node.choice(Some(&unit(Matrix::W, "f"))).is_err(), "{wrong}");
         }
     }
 

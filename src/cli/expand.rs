@@ -17,7 +17,7 @@ Example:
 
 /// Turn a compressed model back into one with dense weights, for tools that want them
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(override_usage = "dirnet expand [OPTIONS] <COMPRESSED> -o <OUT>", after_help = EXAMPLES)]
 pub struct Args {
     /// A model that dirnet compressed
     #[arg(value_name = "COMPRESSED", value_hint = ValueHint::FilePath)]

@@ -1,11 +1,11 @@
-//! `dirnet inspect MODEL`: the recurrent nodes of a model, which can be compressed, and why others cannot.
+//! `dirnet inspect MODEL`: the nodes of a model whose weights can be compressed, and why recurrent nodes cannot.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueHint;
-use dirnet::recurrent;
 use dirnet::report::Inspection;
+use dirnet::sites::Sites;
 
 use super::args::{self, Nodes, Output, Run};
 use super::config::{self, Overrides};
@@ -15,7 +15,7 @@ Examples:
   dirnet inspect model.onnx
   dirnet inspect model.onnx --format json | jq .nodes";
 
-/// Show the recurrent nodes of a model: which can be compressed, and why the others cannot
+/// Show the nodes of a model whose weights can be compressed, and why other recurrent nodes cannot
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -37,8 +37,9 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let model = args.run.load(&args.model)?;
     args.output.check(None, &[&model])?;
     args::check_apart(&args.output.report, &args.run.config)?;
-    let options = args.nodes.options(overrides)?;
-    let survey = recurrent::find(&model, &options).map_err(|error| error.in_file(&args.model))?;
-    config::check(overrides, &survey, &[])?;
-    args.output.show(&Inspection::new(&model, &survey))
+    let options = args.nodes.options(overrides);
+    let sites = Sites::all(&model, &options).map_err(|error| error.in_file(&args.model))?;
+    config::check(overrides, &sites.survey, &sites.linear)?;
+    let found = Inspection::new(&model, &sites).map_err(|error| error.in_file(&args.model))?;
+    args.output.show(&found)
 }

@@ -67,7 +67,7 @@ impl Flags {
     pub fn guarded(&self, files: &Files<'_>, layers: bool) -> Guarded<'_> {
         let side = files.written.map(side_path);
         Guarded {
-            limits: self.limits,
+            limits: self.limits.of_process(),
             original: &self.model,
             compressed: None,
             layers,
@@ -192,7 +192,7 @@ impl Setup {
         let model = flags.run.load(&path)?;
         files.check(flags, &model)?;
         let mut options = Options { loss: flags.samples.loss()?, seed: flags.samples.seed, ..flags.how.options() };
-        options.nodes = flags.nodes.options(overrides)?;
+        options.nodes = flags.nodes.options(overrides);
         // A model without anything to compress is refused before its samples are read.
         let sites = Sites::find(&model, &options.nodes).map_err(|error| error.in_file(&path))?;
         config::check(overrides, &sites.survey, &sites.linear)?;

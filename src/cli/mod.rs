@@ -5,7 +5,7 @@
 //! the JSON of `--format json`, and the exit code, which is 0 for done, 1 when a check failed or a target cannot be met
 //! or there was nothing to do, 2 for bad usage or bad input, and 128 plus its number where a signal ended it.
 
-pub mod args;
+mod args;
 mod bench;
 mod completions;
 mod compress;
@@ -16,26 +16,22 @@ mod job;
 mod man;
 mod output;
 mod plan;
-pub mod progress;
+mod progress;
 mod samples;
 mod sweep;
 mod value;
 mod verify;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::panic;
 use std::process::ExitCode;
 
+use crate::process::exit::{BAD_INPUT, FAILED, say};
 use crate::process::{guard, interrupt};
 use anyhow::Error;
 use clap::error::ErrorKind as ClapErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use dirnet::error::{ErrorKind, Escaped, shortened};
-
-/// What the whole process ends with.
-pub const FAILED: u8 = 1;
-pub const BAD_INPUT: u8 = 2;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -110,7 +106,7 @@ fn run(arguments: Vec<OsString>) -> ExitCode {
     };
     if let Some(guarded) = command.guarded() {
         if !guard::is_worker() {
-            return guard::supervise(&guarded, &arguments);
+            return guard::supervise(&guarded, progress::display, &arguments);
         }
         guard::arm(guarded.limits);
     }
@@ -202,11 +198,6 @@ fn one_line(error: &clap::Error, command: &str) -> String {
     let message = message.strip_prefix("error: ").unwrap_or(&message).trim_end_matches('.');
     let space = if command.is_empty() { "" } else { " " };
     format!("{}; see 'dirnet {command}{space}--help'", Escaped(&shortened(message)))
-}
-
-/// Writes to stderr, at once. Where that cannot be written (a full disk, a reader that is gone) the exit code has to do.
-pub fn say(text: &str) {
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// Shows what went wrong on one line and says with which code to leave.

@@ -47,15 +47,13 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     if guard::is_probe() {
         return Ok(compressor.probe()?);
     }
-    let target = args.target.of_library();
-    compressor.check_target(&target)?;
-    let planned = compressor.plan(&target)?;
+    let planned = compressor.plan(&args.target.of_library())?;
     if let Some(file) = &args.save {
         atomic::write_text(file, &plan::write(compressor.sites(), &planned.plan)?)?;
     }
     let mut report = Report::of_planned(&compressor, &planned);
     if args.output.shows_tradeoff() {
-        report.tradeoff = Report::tradeoff(&compressor);
+        report.tradeoff = Report::tradeoff(&compressor)?;
     }
     report.seconds.load = Some(load);
     report.seconds.total = start.elapsed().as_secs_f64();

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use dirnet::compress::{self, HELD_OUT, Inputs};
+use dirnet::compress::{Inputs, TestInputs};
 use dirnet::loss::LossSpec;
 use dirnet::onnx::Model;
 use dirnet::samples::{Carry, Samples, Signature};
@@ -38,8 +38,8 @@ impl args::Samples {
     }
 
     /// Reads or makes up what two models are compared on, and nothing else.
-    pub fn judged(&self, model: &Model) -> Result<(Samples, Vec<String>)> {
-        told(|| self.judging(model), |(samples, _)| [samples; 2])
+    pub fn judged(&self, model: &Model) -> Result<TestInputs> {
+        told(|| self.judging(model), |inputs| [&inputs.samples; 2])
     }
 
     fn calibrating_and_judging(&self, model: &Model) -> Result<Inputs> {
@@ -52,20 +52,16 @@ impl args::Samples {
         })
     }
 
-    fn judging(&self, model: &Model) -> Result<(Samples, Vec<String>)> {
+    fn judging(&self, model: &Model) -> Result<TestInputs> {
         let signature = Signature::of(model)?;
         let carry = self.carry(&signature)?;
-        if let Some(holdout) = self.read(&self.holdout, &self.holdout_labels, &signature, &carry, "--holdout")? {
-            return Ok((holdout, Vec::new()));
+        if let Some(holdout) = self.read(&self.holdout, &self.holdout_labels, &signature, &carry, "--samples")? {
+            return Ok(TestInputs::new(holdout));
         }
-        // The part that `compress` keeps out of the same files.
-        if let Some(all) = self.read(&self.calibration, &self.labels, &signature, &carry, "--calibration")? {
-            return Ok((all.hold_out(HELD_OUT).map_or(all, |(_, holdout)| holdout), Vec::new()));
-        }
-        let random = compress::random(model, &self.dim, &carry, self.seed, 1)?;
-        let mut warnings = vec!["compared on random inputs: use real ones, with --samples".to_owned()];
-        warnings.extend(random.guesses);
-        Ok((random.samples, warnings))
+        Ok(match self.read(&self.calibration, &self.labels, &signature, &carry, "--calibration")? {
+            Some(all) => TestInputs::held_out(all),
+            None => TestInputs::random(model, &self.dim, &carry, self.seed)?,
+        })
     }
 
     /// What is fed back, held against the model before a sample is read: a wrong name is not the samples' fault.

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use dirnet::compress::Target;
 use dirnet::error::{Error, ErrorKind};
 use dirnet::report::{Seconds, Sweep};
 
@@ -43,9 +42,6 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     if guard::is_probe() {
         return Ok(compressor.probe()?);
     }
-    // One ratio that can be had is enough; the others are lines of the table.
-    let least = args.ratios.iter().copied().fold(f64::INFINITY, f64::min);
-    compressor.check_target(&Target::Ratio(least))?;
     let rows = compressor.sweep(&args.ratios)?;
     let mut sweep = Sweep::of(&compressor, rows);
     sweep.seconds = Seconds { load: Some(load), total: start.elapsed().as_secs_f64(), ..Seconds::default() };

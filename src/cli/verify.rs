@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::ValueHint;
+use dirnet::compress::TestInputs;
 use dirnet::engine::Engine;
 use dirnet::error::{Error, ErrorKind};
 use dirnet::loss::Judge;
@@ -52,7 +53,7 @@ pub fn run(args: &Args) -> Result<()> {
     args.output.check(None, &[&original, &compressed])?;
     args::check_apart(&args.output.report, given.files().chain(&args.run.config))?;
     let loss = given.loss()?;
-    let (samples, warnings) = given.judged(&original)?;
+    let TestInputs { samples, warnings } = given.judged(&original)?;
     if guard::is_probe() {
         Judge::new(&original, &loss, &samples.carry)?.reference(&Engine::new(&original)?, &samples)?;
         return Ok(());
@@ -82,7 +83,7 @@ impl Args {
     /// What is run, and within which limits.
     pub fn guarded(&self) -> Guarded<'_> {
         Guarded {
-            limits: self.limits,
+            limits: self.limits.of_process(),
             original: &self.original,
             compressed: Some(&self.compressed),
             layers: false,

@@ -128,6 +128,8 @@ pub fn learn(
     let mut coded: CodedSites = weights.sites().map(|_| None);
     let mut distortion = weights.sites().map(|_| 0.0);
     for ((_, members), learned) in groups.iter().zip(learned) {
+        let counts = [learned.coded.len(), learned.distortion.len()];
+        assert_eq!(counts, [members.len(); 2], "each member of a codebook is coded");
         for ((&id, one), d) in members.iter().zip(learned.coded).zip(learned.distortion) {
             coded[id] = Some(CodedSite::Block(one));
             distortion[id] = d;
@@ -185,6 +187,7 @@ fn project(
         let ids: Vec<SiteId> = members.iter().map(|member| member.site).collect();
         let learned = dictionary::learn_projection(items, &bands, *columns, &options(how, &ids))
             .map_err(|e| e.at_node(weights.place(weights.get(ids[0])).to_string()))?;
+        assert_eq!(ids.len(), learned.len(), "each member of a dictionary is coded");
         for (id, part) in ids.into_iter().zip(learned) {
             let parts = parts.entry(id).or_default();
             parts.push(part);

@@ -112,11 +112,45 @@ impl Inputs {
     }
 }
 
+/// Samples that models are compared on where nothing is calibrated.
+#[derive(Clone, Debug)]
+pub struct TestInputs {
+    /// The samples.
+    pub samples: Samples,
+    /// What the user should know about them.
+    pub warnings: Vec<String>,
+}
+
+impl TestInputs {
+    /// These samples.
+    #[must_use]
+    pub fn new(samples: Samples) -> TestInputs {
+        TestInputs { samples, warnings: Vec::new() }
+    }
+
+    /// The part of calibration samples that [`Inputs::new`] holds out of them.
+    #[must_use]
+    pub fn held_out(calibration: Samples) -> TestInputs {
+        TestInputs::new(calibration.hold_out(HELD_OUT).map_or(calibration, |(_, holdout)| holdout))
+    }
+
+    /// Seeded random inputs of a model, where there are no samples.
+    ///
+    /// # Errors
+    /// As [`Random::new`].
+    pub fn random(model: &Model, dims: &[(String, usize)], carry: &[Carry], seed: u64) -> Result<TestInputs> {
+        let random = random(model, dims, carry, seed, 1)?;
+        let mut warnings = vec!["compared on random inputs: use real ones, with --samples".to_owned()];
+        warnings.extend(random.guesses);
+        Ok(TestInputs { samples: random.samples, warnings })
+    }
+}
+
 /// Seeded random inputs; another `part` gives others.
 ///
 /// # Errors
 /// As [`Random::new`].
-pub fn random(model: &Model, dims: &[(String, usize)], carry: &[Carry], seed: u64, part: u64) -> Result<Random> {
+fn random(model: &Model, dims: &[(String, usize)], carry: &[Carry], seed: u64, part: u64) -> Result<Random> {
     let count = if carry.is_empty() { RANDOM_SAMPLES } else { RANDOM_STEPS };
     let options = RandomOptions { dims, carry, seed: seed.wrapping_mul(2).wrapping_add(part), count };
     Random::new(model, &options).map_err(|error| match model.path() {

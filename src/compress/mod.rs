@@ -13,10 +13,24 @@ mod study;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use inputs::{HELD_OUT, InputOrigin, Inputs, random};
+pub use inputs::{HELD_OUT, InputOrigin, Inputs, TestInputs};
 pub use options::{Allocation, Codec, Options, Target};
 pub use search::{SmallestSize, smallest};
-pub use study::{CodedModel, CodedVersion, PhaseSeconds, Rates, Study, Tried, sized};
+pub use study::{CodedModel, CodedVersion, PhaseSeconds, Rates, Study, Tried, reachable, sized};
+
+// What options, plans and results are made of, from the stages that a caller need not know.
+#[doc(inline)]
+pub use crate::dictionary::{Band, Bands, BlockSpec};
+#[doc(inline)]
+pub use crate::encode::{Form, NewBias, Request};
+#[doc(inline)]
+pub use crate::plan::{Choice, Pins, Sharing};
+#[doc(inline)]
+pub use crate::recurrent::FindOptions;
+#[doc(inline)]
+pub use crate::sites::{PerSite, Site, SiteId, Sites};
+#[doc(inline)]
+pub use crate::tune::{Effort, LayerOutcome, TuneReport, TuneTarget, Tuned};
 
 use crate::code;
 use crate::encode::{self, Writing};
@@ -26,11 +40,11 @@ use crate::expand;
 use crate::loss::reach::{self, Changes};
 use crate::loss::{Comparison, Judge, LossSpec, Reference, obstacle};
 use crate::onnx::Model;
-use crate::plan::{self, Choice, Curves, Pins, Plan};
-use crate::progress::{Progress, Silent};
+use crate::plan::{self, Curves, Plan};
+use crate::progress::{self, Progress, Silent};
 use crate::samples::Samples;
-use crate::sites::{PerSite, Sites, Weights};
-use crate::tune::{self, TuneReport};
+use crate::sites::Weights;
+use crate::tune;
 use crate::verify::{self, Check, Verdict, VerifySettings};
 
 /// The ratio of the smallest file that a search for a loss looks at, and how many sizes it looks at.
@@ -60,9 +74,13 @@ pub struct Compressor<'a> {
     warnings: Vec<String>,
     progress: &'a dyn Progress,
     study: Option<Study<'a>>,
+    /// What was measured for the sizes of plans, as long as the result is written in one way.
+    sizes: Arc<encode::Measured>,
     budgets: Budgets,
     /// Bytes that the last plan may take.
     target: Option<u64>,
+    /// The loss that the last result may have.
+    bound: Option<f64>,
     /// Sizes that a search for a loss looked at, and their losses.
     looks: Vec<Look>,
 }
@@ -103,6 +121,8 @@ pub struct Compressed {
     pub planned: Planned,
     /// What fine-tuning did, if it ran.
     pub tuning: Option<TuneReport>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
 }
 
 /// A size and its loss.
@@ -204,8 +224,10 @@ impl<'a> Compressor<'a> {
             warnings,
             progress: &Silent,
             study: None,
+            sizes: Arc::default(),
             budgets: Budgets::default(),
             target: None,
+            bound: None,
             looks: Vec::new(),
         })
     }
@@ -295,17 +317,14 @@ impl<'a> Compressor<'a> {
     }
 
     /// Refuses a target that cannot be met before anything is run for it.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Target`], with the nearest that can be had.
-    pub fn check_target(&self, target: &Target) -> Result<()> {
+    fn check_target(&self, target: &Target) -> Result<()> {
         // How small a projection dictionary can be depends on the samples.
         if !matches!(target, Target::Ratio(_) | Target::MaxSize(_)) || self.options.codec != Codec::Block {
             return Ok(());
         }
         let weights = self.weights(self.engine.as_ref())?;
         let one_rate = self.engine.is_none() || self.options.allocation == Allocation::Uniform;
-        sized(self.model, &weights, &self.writing(), &encode::Measured::default(), |sizing| {
+        sized(self.model, &weights, &self.writing(), &self.sizes, |sizing| {
             let bytes = match *target {
                 Target::MaxSize(bytes) => bytes,
                 Target::Ratio(ratio) => sizing.target(ratio),
@@ -313,7 +332,6 @@ impl<'a> Compressor<'a> {
             };
             plan::check_target(sizing, bytes, one_rate, |plan| self.pins.apply(plan))
         })
-        .map_err(|error| located(self.model, error))
     }
 
     /// Calibrates, unless that was done before.
@@ -353,7 +371,7 @@ impl<'a> Compressor<'a> {
             Some(study) => study,
             None => self.study_with(None)?,
         };
-        study.write_as(self.writing());
+        study.write_as(self.writing(), self.sizes.clone());
         let random = self.inputs.origin == InputOrigin::Random;
         if self.effort().is_some() && (self.engine.is_none() || random) {
             let why = if random { "there are no samples" } else { "the model cannot be run" };
@@ -408,12 +426,13 @@ impl<'a> Compressor<'a> {
     }
 
     fn plan_of(&mut self, target: &Target) -> Result<Planned> {
+        self.check_target(target)?;
         let plan = match target {
             Target::MaxLoss(bound) => self.within(*bound)?.planned.plan,
             target => self.plan_for(target)?,
         };
         let bytes = self.calibrated()?.bytes(&plan)?;
-        let distortion = self.promised(&plan);
+        let distortion = self.promised(&plan)?;
         self.planned(plan, bytes, distortion)
     }
 
@@ -422,16 +441,18 @@ impl<'a> Compressor<'a> {
     /// # Errors
     /// As [`plan`](Self::plan).
     pub fn compress(&mut self, target: &Target) -> Result<Compressed> {
-        self.compress_to(target).map_err(|error| located(self.model, error))
+        let done = self.check_target(target).and_then(|()| self.compress_to(target));
+        done.map_err(|error| located(self.model, error))
     }
 
     fn compress_to(&mut self, target: &Target) -> Result<Compressed> {
+        self.bound = None;
         if let Target::MaxLoss(bound) = target {
             return self.within(*bound);
         }
         let plan = self.plan_for(target)?;
-        let mut coded = self.code(plan)?;
-        let tuning = self.tune(&mut coded)?;
+        let coded = self.code(plan)?;
+        let (coded, tuning) = self.tuned(coded)?;
         self.compressed(coded, tuning)
     }
 
@@ -445,6 +466,8 @@ impl<'a> Compressor<'a> {
     }
 
     fn rows(&mut self, ratios: &[f64]) -> Result<Vec<SweepRow>> {
+        // One ratio that can be had is enough; the others are rows.
+        self.check_target(&Target::Ratio(ratios.iter().copied().fold(f64::INFINITY, f64::min)))?;
         let engine = match (&self.engine, &self.refused) {
             (Some(engine), _) => engine,
             (None, Some(error)) => return Err(error.clone()),
@@ -467,7 +490,8 @@ impl<'a> Compressor<'a> {
         Ok(rows)
     }
 
-    /// Runs original and result on the held-out samples and compares them.
+    /// Runs original and result on the held-out samples and compares them. For the result of [`Target::MaxLoss`], the verdict
+    /// warns where the bound is exceeded.
     ///
     /// # Errors
     /// As [`verify::verify`].
@@ -479,7 +503,10 @@ impl<'a> Compressor<'a> {
             checks,
             seed: self.options.seed,
         };
-        verify::verify(self.model, result, &settings, self.progress).map_err(|error| located(self.model, error))
+        let verdict = verify::verify(self.model, result, &settings, self.progress);
+        let mut verdict = verdict.map_err(|error| located(self.model, error))?;
+        verdict.warnings.extend(self.bound.zip(verdict.loss_worst).and_then(|(bound, loss)| beyond(bound, loss)));
+        Ok(verdict)
     }
 
     /// Frees what was calibrated and what runs the original: the models that are compared want their memory.
@@ -497,24 +524,27 @@ impl<'a> Compressor<'a> {
         self.looks.iter().copied()
     }
 
-    /// What measured sensitivities predict at other ratios, from what was measured for the plans made so far.
-    pub fn forecast(&self, ratios: &[f64]) -> Vec<Look> {
-        let Some((curves, sensitivity)) = self.measured() else { return Vec::new() };
-        let Some(study) = &self.study else { return Vec::new() };
+    /// What measured sensitivities predict at other ratios, from what was measured for the plans made so far. A ratio that
+    /// cannot be had is left out.
+    ///
+    /// # Errors
+    /// Those of making a plan.
+    pub fn forecast(&self, ratios: &[f64]) -> Result<Vec<Look>> {
+        let Some((curves, sensitivity)) = self.measured() else { return Ok(Vec::new()) };
+        let Some(study) = &self.study else { return Ok(Vec::new()) };
         self.progress.phase("forecast", ratios.len() as u64);
-        let predicted = |ratio: &f64| {
-            let target = study.sized(|sizing| sizing.target(*ratio));
-            let plan = self.budgeted(study, self.options.codec, (&curves, &sensitivity), target);
-            if self.progress.advance(1).is_break() {
-                return None;
-            }
-            let plan = plan.ok()?;
-            let loss = Plan::predicted_loss(&sensitivity, &self.promised(&plan)?);
-            Some(Look { bytes: study.bytes(&plan).ok()?, loss_mean: Some(loss), loss_worst: None, measured: false })
-        };
-        let looks = ratios.iter().filter_map(predicted).collect();
+        let mut looks = Vec::new();
+        for &ratio in ratios {
+            let target = study.sized(|sizing| sizing.target(ratio));
+            let plan = within_reach(self.budgeted(study, self.options.codec, (&curves, &sensitivity), target))?;
+            progress::advance(self.progress, 1)?;
+            let Some(plan) = plan else { continue };
+            let Some(promised) = self.promised(&plan)? else { continue };
+            let loss_mean = Some(Plan::predicted_loss(&sensitivity, &promised));
+            looks.push(Look { bytes: study.bytes(&plan)?, loss_mean, loss_worst: None, measured: false });
+        }
         self.progress.done();
-        looks
+        Ok(looks)
     }
 
     /// The curves and sensitivities of the last plan that was made of measured ones.
@@ -536,22 +566,26 @@ impl<'a> Compressor<'a> {
     fn compressed(&self, coded: CodedModel, tuning: Option<TuneReport>) -> Result<Compressed> {
         let CodedModel { plan, distortion, model, .. } = coded;
         let planned = self.planned(plan, model.saved_bytes()?, Some(distortion))?;
-        Ok(Compressed { model, planned, tuning })
+        let mut warnings = self.warnings();
+        warnings.extend(newer_ir(self.model, &model));
+        Ok(Compressed { model, planned, tuning, warnings })
     }
 
-    /// The distortion of each site that the curves and dictionaries promise.
-    fn promised(&self, plan: &Plan) -> Option<PerSite<f64>> {
-        let (_, curves) = self.budgets.curves.as_ref()?;
-        let sensitivity = self.budgets.sensitivity.as_ref()?;
-        let projected = match projects(plan) {
-            true => Some(self.study.as_ref()?.dictionaries(sensitivity).ok()?.promised(plan)),
-            false => None,
+    /// The distortion of each site that the curves and dictionaries promise; `None` if nothing was measured, or not of all
+    /// sites.
+    fn promised(&self, plan: &Plan) -> Result<Option<PerSite<f64>>> {
+        let (Some((_, curves)), Some(sensitivity)) = (&self.budgets.curves, &self.budgets.sensitivity) else {
+            return Ok(None);
+        };
+        let projected = match &self.study {
+            Some(study) if projects(plan) => Some(study.dictionaries(sensitivity)?.promised(plan)),
+            _ => None,
         };
         let of_site = |id, choice: &Choice| match (choice, &projected) {
             (Choice::Projection { .. }, Some(projected)) => projected[id],
             (choice, _) => curves.distortion(id, *choice),
         };
-        Some(plan.choices.map(of_site)).filter(|promised| promised.values().all(|d| d.is_finite()))
+        Ok(Some(plan.choices.map(of_site)).filter(|promised| promised.values().all(|d| d.is_finite())))
     }
 
     fn plan_for(&mut self, target: &Target) -> Result<Plan> {
@@ -569,7 +603,7 @@ impl<'a> Compressor<'a> {
             Target::MaxLoss(_) | Target::Plan { .. } => unreachable!("both are handled by the callers"),
         });
         let best = self.untuned(bytes)?;
-        self.tuned_plan(best, bytes)
+        self.plan_to_tune(best, bytes)
     }
 
     fn saved_plan(&self, text: &str, equal: &PerSite<f64>) -> Result<Plan> {
@@ -585,7 +619,7 @@ impl<'a> Compressor<'a> {
     }
 
     /// `best`, or where the model is tuned fully, the plan that is best then.
-    fn tuned_plan(&mut self, best: Plan, target: u64) -> Result<Plan> {
+    fn plan_to_tune(&mut self, best: Plan, target: u64) -> Result<Plan> {
         let full = self.tuning().is_some_and(|tune| tune.effort == tune::Effort::Full);
         let (Some(engine), Some((curves, sensitivity)), true) = (&self.engine, self.measured(), full) else {
             return Ok(best);
@@ -640,7 +674,10 @@ impl<'a> Compressor<'a> {
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
-        let uniform = self.blind(target).ok().filter(|_| self.allocation() == Allocation::Measured);
+        let uniform = match self.allocation() {
+            Allocation::Measured => within_reach(self.blind(target))?,
+            Allocation::Local | Allocation::Uniform => None,
+        };
         self.progress.done();
         let mut plans = plans.into_iter();
         let Some(mut best) = plans.next() else { return Err(failure.expect("no plan without an error")) };
@@ -722,39 +759,49 @@ impl<'a> Compressor<'a> {
         self.calibrated()?.code(plan, progress)
     }
 
-    fn tune(&mut self, coded: &mut CodedModel) -> Result<Option<TuneReport>> {
-        let (Some(options), Some(engine)) = (self.tuning(), &self.engine) else { return Ok(None) };
+    /// The model after fine-tuning, if it is tuned.
+    fn tuned(&mut self, mut coded: CodedModel) -> Result<(CodedModel, Option<TuneReport>)> {
+        let (Some(options), Some(engine)) = (self.tuning(), &self.engine) else { return Ok((coded, None)) };
         let study = self.study.as_mut().expect("whoever tunes has coded");
-        let report = study.tune(coded, engine, &self.inputs.calibration, &self.judge, &options, self.progress)?;
-        Ok(Some(report))
+        let report = study.tune(&mut coded, engine, &self.inputs.calibration, &self.judge, &options, self.progress)?;
+        Ok((coded, Some(report)))
+    }
+
+    /// What [`compress`](Self::compress) makes of the target of a search's find, whose best plan before tuning is coded
+    /// already.
+    fn finished(&mut self, found: &SmallestSize, coded: &CodedModel) -> Result<(CodedModel, Option<TuneReport>)> {
+        self.recall(found.bytes)?;
+        let plan = self.plan_to_tune(coded.plan.clone(), found.bytes)?;
+        let coded = if plan == coded.plan { coded.clone() } else { self.code(plan)? };
+        self.tuned(coded)
     }
 
     /// The smallest model whose loss on samples held back from the calibration stays at or under `bound`, in its worst
     /// output.
     ///
     /// Tuning takes far longer than coding, and reduces the loss by about the same share at all sizes: the search is on
-    /// coded models, once for the bound and once for the bound divided by that share, and only its ends are tuned.
+    /// coded models, once for the bound and once for the bound divided by that share, and only its ends are tuned. The result
+    /// is that of its size as a target, but where tuning takes it beyond the bound: then it stays untuned.
     fn within(&mut self, bound: f64) -> Result<Compressed> {
         if self.inputs.search.is_none() {
             // What a size is searched on must not be calibrated on.
             self.inputs.hold_back();
-            (self.study, self.budgets) = (None, Budgets::default());
+            (self.study, self.budgets, self.sizes) = (None, Budgets::default(), Arc::default());
         }
         self.calibrate()?;
         let Some(engine) = &self.engine else {
             let message = "the model cannot be run, which --max-loss needs: use --ratio or --max-size";
             return Err(Error::new(ErrorKind::Engine, message));
         };
+        self.bound = Some(bound);
         let judge = self.judge.clone();
         let samples = self.inputs.search.clone().unwrap_or_else(|| self.inputs.calibration.clone());
         let held = judge.reference(engine, &samples)?;
-        let (found, mut coded) = self.search(&held, bound)?;
-        self.recall(found.bytes)?;
-        if self.tuning().is_none() {
+        let (found, untuned) = self.search(&held, bound)?;
+        let (coded, tuning) = self.finished(&found, &untuned)?;
+        if tuning.is_none() {
             return self.compressed(coded, None);
         }
-        let untuned = coded.clone();
-        let tuning = self.tune(&mut coded)?;
         let tuned = compared(&coded, &held)?.worst_loss()?;
         if tuned > bound {
             // Tuning looks at the mean of the outputs, and at other samples.
@@ -762,11 +809,10 @@ impl<'a> Compressor<'a> {
         }
         let gain = tuned / found.loss;
         if gain < 1.0 && gain > 0.0 {
-            let (other, mut smaller) = self.search(&held, bound / gain)?;
-            let tuned = self.tune(&mut smaller)?;
+            let (other, smaller) = self.search(&held, bound / gain)?;
+            let (smaller, tuning) = self.finished(&other, &smaller)?;
             if compared(&smaller, &held)?.worst_loss()? <= bound {
-                self.recall(other.bytes)?;
-                return self.compressed(smaller, tuned);
+                return self.compressed(smaller, tuning);
             }
             self.recall(found.bytes)?;
         }
@@ -799,7 +845,7 @@ impl<'a> Compressor<'a> {
             let loss = comparison.worst_loss()?;
             looks.push(Look {
                 bytes: coded.model.saved_bytes()?,
-                loss_mean: comparison.mean_loss().ok(),
+                loss_mean: Some(comparison.mean_loss()?),
                 loss_worst: Some(loss),
                 measured: true,
             });
@@ -868,6 +914,14 @@ fn wins_by_far(ours: Tried, theirs: Tried) -> bool {
     theirs.loss < RIVAL * ours.loss
 }
 
+/// A plan, or `None` where there is none for its target.
+fn within_reach(plan: Result<Plan>) -> Result<Option<Plan>> {
+    match plan {
+        Err(error) if matches!(error.kind(), ErrorKind::Target | ErrorKind::NothingToDo) => Ok(None),
+        plan => plan.map(Some),
+    }
+}
+
 /// Whether a plan has projection dictionaries.
 fn projects(plan: &Plan) -> bool {
     plan.choices.values().any(|choice| matches!(choice, Choice::Projection { .. }))
@@ -876,6 +930,24 @@ fn projects(plan: &Plan) -> bool {
 /// How far a coded model is from the original on some samples.
 fn compared(coded: &CodedModel, held: &Reference<'_>) -> Result<Comparison> {
     held.compare(&Engine::new(&coded.model)?, &Overrides::default())
+}
+
+/// The warning where the bound was met on calibration samples but is not on held-out samples.
+fn beyond(bound: f64, loss: f64) -> Option<String> {
+    (loss > bound).then(|| {
+        format!(
+            "the loss on held-out samples is {loss:.2e}, above --max-loss {bound}, which was met on calibration samples: \
+             add calibration samples, or lower --max-loss"
+        )
+    })
+}
+
+/// The warning where the file needs a newer IR version than the original.
+fn newer_ir(original: &Model, result: &Model) -> Option<String> {
+    let (before, after) = (original.ir_version(), result.ir_version());
+    (after > before).then(|| {
+        format!("the result needs IR version {after} (the original: {before}), for constants that are no inputs")
+    })
 }
 
 fn without_outputs(error: &Error) -> String {

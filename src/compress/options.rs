@@ -2,11 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::encode::Request;
+use super::{Effort, FindOptions, Pins, Request};
 use crate::loss::LossSpec;
-use crate::plan::Pins;
-use crate::recurrent::FindOptions;
-use crate::tune;
 
 /// What size or loss to reach.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,7 +41,7 @@ pub struct Options {
     /// How compressed layers are written.
     pub form: Request,
     /// Fine-tuning: `None` for fast where there are samples, `Some(None)` for none.
-    pub tune: Option<Option<tune::Effort>>,
+    pub tune: Option<Option<Effort>>,
     /// What counts as the loss of each output.
     pub loss: LossSpec,
     /// Sites that are stored as the user says.

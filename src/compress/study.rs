@@ -24,7 +24,7 @@ use crate::onnx::Model;
 use crate::plan::{self, Choice, Curves, Dictionaries, Plan, Sharing, Sizing, Storage};
 use crate::progress::{self, Progress, Silent};
 use crate::samples::Samples;
-use crate::sites::{PerSite, SiteId, Weights};
+use crate::sites::{PerSite, SiteId, Sites, Weights};
 use crate::tune::{self, TuneReport};
 
 /// Seconds that each phase took.
@@ -62,7 +62,7 @@ pub struct Study<'a> {
     /// Steps of sequences that the calibration samples gave.
     steps: f64,
     /// What was measured for the sizes of plans.
-    sizes: encode::Measured,
+    sizes: Arc<encode::Measured>,
     /// All sites coded at a rate, with their distortions, by the width of pieces.
     versions: Mutex<BTreeMap<usize, Arc<CodedVersion>>>,
 }
@@ -158,7 +158,7 @@ impl<'a> Study<'a> {
             steps,
             warnings,
             seconds: PhaseSeconds { calibrate: start.elapsed().as_secs_f64(), ..PhaseSeconds::default() },
-            sizes: encode::Measured::default(),
+            sizes: Arc::default(),
             versions: Mutex::default(),
         })
     }
@@ -169,9 +169,9 @@ impl<'a> Study<'a> {
         &self.writing
     }
 
-    /// Sets how the result is written.
-    pub fn write_as(&mut self, writing: Writing) {
-        (self.writing, self.sizes) = (writing, encode::Measured::default());
+    /// Sets how the result is written, with what was measured for the sizes of plans that are written so.
+    pub fn write_as(&mut self, writing: Writing, sizes: Arc<encode::Measured>) {
+        (self.writing, self.sizes) = (writing, sizes);
     }
 
     /// Hands what decides the size of a plan to `work`.
@@ -513,6 +513,22 @@ pub fn sized<T>(
         file: model.bytes(),
         keeps_dense: forms.map(|_, form| *form == encode::Form::Portable),
         bytes: &bytes,
+    })
+}
+
+/// The largest ratio up to `wanted` that some plan for a model reaches, from shapes alone; `None` if none makes the weights
+/// smaller: a codebook takes more bytes than it saves in small layers.
+///
+/// # Errors
+/// Those of reading the weights and of writing the graph.
+pub fn reachable(model: &Model, sites: &Sites, wanted: f64) -> Result<Option<f64>> {
+    /// Longer than the note that a compression leaves in its file.
+    const NOTE: usize = 256;
+    let weights = Weights::read(model, sites.clone(), |_, _| None)?;
+    let writing = Writing { note: "-".repeat(NOTE), ..Writing::default() };
+    sized(model, &weights, &writing, &encode::Measured::default(), |sizing| {
+        let bytes = plan::smallest(sizing, sizing.target(wanted), false, |_| {})?;
+        Ok(if bytes <= sizing.target(wanted) { Some(wanted) } else { sizing.ratio(bytes) })
     })
 }
 

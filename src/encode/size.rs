@@ -178,6 +178,7 @@ impl GraphLengths {
             let inner = |attributes: &'_ [AttributeLengths]| -> Vec<GraphLengths> {
                 attributes.iter().flat_map(|attribute| attribute.graphs.clone()).collect()
             };
+            assert_eq!(inner(attributes).len(), inner(others).len(), "no edit adds or removes a body of a node");
             for (place, (graph, other)) in inner(attributes).iter().zip(&inner(others)).enumerate() {
                 path.push((name.clone(), place));
                 graph.growth(other, path, growth);

@@ -47,6 +47,7 @@ fn value(model: &InferenceModel, id: usize, most: u64) -> Option<Arc<Tensor>> {
         node.inputs.iter().map(|&outlet| model.outlet_fact(outlet).ok()).collect::<Option<_>>()?;
     let values =
         facts.iter().map(|fact| Some(fact.value.concretize()?.into_tvalue())).collect::<Option<TVec<TValue>>>()?;
+    // What cannot be folded stays, and fails where the model is planned if it is at fault.
     let (_, made, _) = node.op.clone().infer_facts(facts, tvec![&node.outputs[0].fact], tvec![]).ok()?;
     let shape = made.first()?.shape.as_concrete_finite().ok()??;
     let elements = shape.iter().try_fold(1u64, |product, &d| product.checked_mul(d as u64))?;

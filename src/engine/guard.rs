@@ -140,6 +140,7 @@ fn constant(model: &Model, values: &Values, scope: &Scope, name: &str) -> Option
     if ElementType::of(tensor).ok()? != ElementType::Int64 {
         return None;
     }
+    // A constant that cannot be read is refused where it is used.
     Some(model.integers(tensor).ok()?.into_iter().collect())
 }
 

@@ -224,6 +224,7 @@ fn known(value: Option<Arc<Tensor>>) -> Option<Arc<Tensor>> {
     if value.datum_type() != TDim::datum_type() {
         return Some(value);
     }
+    // A symbol among the dimensions is no known value.
     value.cast_to::<i64>().ok().map(|plain| plain.into_owned().into_arc_tensor())
 }
 

@@ -26,6 +26,7 @@ impl Engine {
         let attempt = |wanted: &[String]| {
             let carried = samples.carry.iter().map(|carry| &carry.output).filter(|name| !wanted.contains(name));
             let outputs: Vec<String> = wanted.iter().chain(carried).cloned().collect();
+            // What fails is what is left out: why the whole model cannot be run is known and reported by the caller.
             let engine = Engine::of_part(model, &outputs).ok()?;
             engine.run_stream(&first, &samples.carry, &Overrides::default(), None).ok()?;
             Some(engine)

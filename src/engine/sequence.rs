@@ -62,6 +62,7 @@ fn constants(graph: &GraphProto) -> HashMap<String, Vec<i64>> {
 }
 
 fn integers(tensor: &TensorProto) -> Option<Vec<i64>> {
+    // What is no small list of integers, or cannot be read here, is left to the engine.
     const LARGEST: u64 = 1024;
     tensor::element_count(&tensor.dims).ok().filter(|&count| count <= LARGEST)?;
     let shape = tensor::shape(tensor).ok()?;

@@ -65,6 +65,7 @@ fn plain(operator: &str, context: &ParsingContext, node: &pb::NodeProto) -> Read
 
 /// A kernel, with tract's operator of that name for shapes that show only when the model runs.
 fn own_or_plain(context: &ParsingContext, node: &pb::NodeProto, kernel: impl Kernel) -> Read {
+    // Without tract's operator, unknown shapes are refused when the model is planned.
     let plain = plain(&node.op_type, context, node).ok().map(|(operator, _)| operator);
     Ok((own_or(kernel, plain), vec![]))
 }

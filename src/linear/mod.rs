@@ -21,6 +21,7 @@ use crate::onnx::proto::type_proto;
 use crate::onnx::{ElementType, Model, NodeNames, NodeProto, Origin, Scope, Values};
 use crate::recurrent::{Budget, FindOptions, Source, Stop, body_of, hash, three_dimensions, trace};
 
+const OPERATORS: [&str; 5] = ["Gemm", "MatMul", "Conv", "ConvTranspose", "Gather"];
 /// Weights below which a constant stays as it is: the nodes that would decode it take as many bytes.
 const FEWEST: usize = 256;
 
@@ -197,7 +198,7 @@ pub fn find(model: &Model, options: &FindOptions) -> Result<Vec<LinearNode>> {
     for (scope, graph) in model.graphs() {
         for (index, node) in graph.node.iter().enumerate() {
             let name = names.get(&scope, index);
-            let excluded = options.exclude.as_ref().is_some_and(|exclude| exclude.is_match(name))
+            let excluded = options.exclude.iter().chain(&options.skip).any(|pattern| pattern.is_match(name))
                 || options.include.as_ref().is_some_and(|include| !include.is_match(name));
             if excluded || !is_standard(node.domain()) {
                 continue;
@@ -209,6 +210,19 @@ pub fn find(model: &Model, options: &FindOptions) -> Result<Vec<LinearNode>> {
         }
     }
     Ok(nodes)
+}
+
+/// The names of all nodes of these operators, whatever they read.
+#[must_use]
+pub fn names(model: &Model) -> Vec<String> {
+    let names = NodeNames::new(&model.proto);
+    let mut found = Vec::new();
+    for (scope, graph) in model.graphs() {
+        let is = |node: &NodeProto| is_standard(node.domain()) && OPERATORS.contains(&node.op_type());
+        let of_graph = graph.node.iter().enumerate().filter(|(_, node)| is(node));
+        found.extend(of_graph.map(|(index, _)| names.get(&scope, index).to_owned()));
+    }
+    found
 }
 
 struct Finder<'m> {

@@ -63,9 +63,16 @@ pub struct CrossEntropy {
 /// Sums over the samples so far, for each compared output.
 #[derive(Clone, Debug)]
 pub struct Comparison {
-    outputs: Vec<(Judged, Sums)>,
-    /// For each output, if enabled.
-    profiles: Vec<profile::Sums>,
+    outputs: Vec<Compared>,
+}
+
+/// One compared output.
+#[derive(Clone, Debug)]
+struct Compared {
+    judged: Judged,
+    sums: Sums,
+    /// If enabled.
+    profile: Option<profile::Sums>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -100,18 +107,17 @@ struct Sums {
 impl Judge {
     /// A comparison without samples.
     pub fn comparison(&self) -> Comparison {
-        Comparison {
-            outputs: self.outputs.iter().map(|o| (o.clone(), Sums::default())).collect(),
-            profiles: Vec::new(),
-        }
+        let empty = |judged: &Judged| Compared { judged: judged.clone(), sums: Sums::default(), profile: None };
+        Comparison { outputs: self.outputs.iter().map(empty).collect() }
     }
 }
 
 impl Comparison {
     /// Also records the error over time and the histogram of errors. Runs are steps of `streams` or samples.
     #[must_use]
-    pub fn profiled(self, streams: bool) -> Comparison {
-        Comparison { profiles: vec![profile::Sums::new(streams); self.outputs.len()], ..self }
+    pub fn profiled(mut self, streams: bool) -> Comparison {
+        self.outputs.iter_mut().for_each(|output| output.profile = Some(profile::Sums::new(streams)));
+        self
     }
 
     /// Adds one run of both models, as outputs by name. `position` is its number in its stream, or among the samples.
@@ -125,7 +131,7 @@ impl Comparison {
         labels: Option<&Labels>,
         position: usize,
     ) -> Result<()> {
-        for (index, (judged, sums)) in self.outputs.iter_mut().enumerate() {
+        for Compared { judged, sums, profile } in &mut self.outputs {
             let of = |outputs: &[(String, Tensor)], which: &str| {
                 let found = outputs.iter().find(|(name, _)| *name == judged.name).map(|(_, tensor)| tensor.clone());
                 found.ok_or_else(|| unlike(judged, format!("the {which} model does not give this output")))
@@ -137,7 +143,7 @@ impl Comparison {
             }
             let labels = labels.and_then(|l| l.get(&judged.name));
             sums.merge(&Sums::of(judged, &y, &z, labels)?);
-            if let Some(profile) = self.profiles.get_mut(index) {
+            if let Some(profile) = profile {
                 profile.add(&y, &z, position);
             }
         }
@@ -145,20 +151,26 @@ impl Comparison {
     }
 
     /// Adds the sums of another comparison by the same [`Judge`].
+    ///
+    /// # Panics
+    /// If it is of another one, with other outputs.
     pub fn merge(&mut self, other: &Comparison) {
-        for ((_, sums), (_, more)) in self.outputs.iter_mut().zip(&other.outputs) {
-            sums.merge(more);
+        assert_eq!(self.outputs.len(), other.outputs.len(), "comparisons of different outputs are added");
+        for (own, more) in self.outputs.iter_mut().zip(&other.outputs) {
+            own.sums.merge(&more.sums);
+            if let (Some(profile), Some(more)) = (&mut own.profile, &more.profile) {
+                profile.merge(more);
+            }
         }
-        self.profiles.iter_mut().zip(&other.profiles).for_each(|(profile, more)| profile.merge(more));
     }
 
     /// The figures of each compared output.
     pub fn figures(&self) -> Vec<Figures> {
-        let figures = |(index, (judged, sums)): (usize, &(Judged, Sums))| {
-            let profile = self.profiles.get(index).and_then(|profile| profile.profile(judged, sums.spread()));
+        let figures = |Compared { judged, sums, profile }: &Compared| {
+            let profile = profile.as_ref().and_then(|profile| profile.profile(judged, sums.spread()));
             Figures { profile, ..sums.figures(judged) }
         };
-        self.outputs.iter().enumerate().map(figures).collect()
+        self.outputs.iter().map(figures).collect()
     }
 
     /// The loss of every judged output that is reached by what was changed.
@@ -167,10 +179,10 @@ impl Comparison {
     /// [`ErrorKind::Usage`] if the kind of loss is undefined for the output or there are no labels;
     /// [`ErrorKind::Engine`] where the compared model gives NaN or infinities that the original does not.
     pub fn losses(&self) -> Result<Vec<f64>> {
-        let reached = self.outputs.iter().filter(|(judged, _)| judged.reached);
+        let reached = self.outputs.iter().filter(|output| output.judged.reached);
         // A loss that is no number is no small one: sums may overflow.
         let bounded = |loss: f64| if loss.is_nan() { f64::INFINITY } else { loss };
-        reached.map(|(judged, sums)| sums.loss(judged).map(bounded)).collect()
+        reached.map(|Compared { judged, sums, .. }| sums.loss(judged).map(bounded)).collect()
     }
 
     /// The largest loss of any output: the loss that `--max-loss` bounds.

@@ -61,6 +61,7 @@ pub fn obstacle(model: &Model, engine: &Engine, samples: &Samples, error: Error)
 fn out_of_range(model: &Model, feed: &Feed) -> Option<String> {
     let of_input = |(input, tensor): (&String, &Tensor)| {
         let integers = tensor.to_i64()?;
+        // The failure is the engine's: a graph that this reads less well is no news on top of it.
         let size = indexed(model, input).ok()??;
         let (place, value) = integers.indexed_iter().find(|(_, value)| !(-size..size).contains(value))?;
         let place = ndarray::Dimension::slice(&place);

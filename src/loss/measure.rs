@@ -4,7 +4,7 @@
 
 use super::{Comparison, Judge};
 use crate::engine::{Engine, Outputs, Overrides};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::progress::{self, Progress};
 use crate::samples::{Samples, Stream};
 use rayon::prelude::*;
@@ -90,6 +90,11 @@ impl Comparison {
     ) -> Result<Comparison> {
         let stream = &samples.streams[number];
         let mut comparison = self.clone();
+        if original.len() != compressed.len() {
+            let (ours, theirs) = (original.len(), compressed.len());
+            let message = format!("the original ran {ours} steps, the compressed model {theirs}");
+            return Err(Error::new(ErrorKind::Engine, message).in_file(&stream.origin));
+        }
         for (step, (original, compressed)) in original.iter().zip(compressed).enumerate() {
             let position = if samples.carry.is_empty() { number } else { step };
             let added = comparison.add(original, compressed, stream.labels.get(step), position);

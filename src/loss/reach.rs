@@ -241,6 +241,7 @@ fn scan_states(node: &NodeProto) -> Option<usize> {
     let body = bodies(node).next()?.2;
     let inputs = node.input.len();
     (body.input.len() == inputs).then_some(())?;
+    // A negative count is not understood: the caller then takes everything to be reached.
     inputs.checked_sub(usize::try_from(scanned).ok()?)
 }
 

@@ -70,8 +70,10 @@ pub fn recognised(head: &[u8]) -> Option<&'static str> {
         let member = MEMBERS.iter().find(|(name, _)| holds(name));
         return Some(member.map_or("a zip archive: unpack it first (unzip)", |(_, kind)| kind));
     }
-    is_safetensors(head)
-        .then_some("a safetensors file, which holds weights without a graph: export the model itself to ONNX")
+    if is_safetensors(head) {
+        return Some("a safetensors file, which holds weights without a graph: export the model itself to ONNX");
+    }
+    is_text(head).then_some("a text file, not the binary file that an export to ONNX writes: check the path")
 }
 
 /// As [`recognised`], of a regular file; `None` also if it cannot be read.
@@ -91,6 +93,16 @@ fn is_safetensors(head: &[u8]) -> bool {
     (2..1 << 28).contains(&u64::from_le_bytes(*length)) && header.starts_with(b"{\"")
 }
 
+/// Text in UTF-8, cut off anywhere. A model begins with a control character: the number of its first field.
+fn is_text(head: &[u8]) -> bool {
+    let valid = match std::str::from_utf8(head) {
+        Ok(text) => text,
+        Err(error) if error.error_len().is_none() => std::str::from_utf8(&head[..error.valid_up_to()]).unwrap_or(""),
+        Err(_) => "",
+    };
+    !valid.is_empty() && !valid.contains(|c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,7 +111,7 @@ mod tests {
     fn formats_are_known_by_their_first_bytes() {
         let zip = |name: &str| [b"PK\x03\x04 22 bytes of a header", name.as_bytes(), b" and its data"].concat();
         let tar = [vec![b'm'; 257], b"ustar\0".to_vec()].concat();
-        let cases: [(&[u8], &str); 11] = [
+        let cases: [(&[u8], &str); 13] = [
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
             (b"\x18\0\0\0ORTM\0", ".ort"),
             (b"\x1c\0\0\0TFL3", "Lite"),
@@ -111,12 +123,14 @@ mod tests {
             (b"\x1f\x8b\x08", "gunzip"),
             (&tar, "tar -x"),
             (b"\x40\0\0\0\0\0\0\0{\"w\":{\"dtype\":\"F32\"", "safetensors"),
+            (b"some text\n", "a text file"),
+            ("{\"name\": \"\u{fc}".as_bytes().split_last().expect("has a last byte").1, "a text file"),
         ];
         for (head, words) in cases {
             let kind = recognised(head).unwrap_or_else(|| panic!("{words} is not recognised"));
             assert!(kind.contains(words), "{kind}");
         }
-        for head in [&b""[..], b"PK", b"\x08\x08\x12\x04", b"some text"] {
+        for head in [&b""[..], b"\x08\x08\x12\x04", b"\x08\x08", b"text and \xff"] {
             assert_eq!(recognised(head), None);
         }
     }

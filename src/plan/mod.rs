@@ -24,7 +24,7 @@ pub use overrides::Pins;
 pub use projection::Dictionaries;
 pub use sharing::{DictionaryUse, Member};
 pub use sizing::Sizing;
-pub use uniform::{check_target, uniform};
+pub use uniform::{check_target, smallest, uniform};
 
 use crate::sites::{PerSite, Sites};
 

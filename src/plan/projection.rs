@@ -194,6 +194,7 @@ impl<'a> Dictionaries<'a> {
     pub fn promised(&self, plan: &Plan) -> PerSite<f64> {
         let mut promised = plan.choices.map(|_, _| 0.0);
         for vector in &self.vectors {
+            assert_eq!(vector.members.len(), vector.demands.len(), "each member of a dictionary has its demand");
             for (&(id, section), demand) in vector.members.iter().zip(&vector.demands) {
                 promised[id] += match plan.choices[id] {
                     Choice::Projection { parts } => {

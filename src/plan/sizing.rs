@@ -37,13 +37,18 @@ impl Sizing<'_> {
         self.kept() + (self.sites.stored_bytes() as f64 / ratio) as u64
     }
 
-    pub(super) fn too_small(&self, target: u64, smallest: u64) -> Error {
+    /// How many times smaller the weights of the sites are in a file of so many bytes, to two digits; `None` if they are not.
+    #[must_use]
+    pub fn ratio(&self, bytes: u64) -> Option<f64> {
         let before = self.sites.stored_bytes();
-        let nearest = match smallest.checked_sub(self.kept()) {
-            Some(after) if after > 0 && after < before => {
-                format!("the nearest is {smallest} bytes, --ratio {:.2}", floor2(before as f64 / after as f64))
-            }
-            _ => "a codebook takes more bytes than it saves in weights so small".to_owned(),
+        let after = bytes.checked_sub(self.kept()).filter(|&after| after > 0 && after < before)?;
+        Some(floor2(before as f64 / after as f64))
+    }
+
+    pub(super) fn too_small(&self, target: u64, smallest: u64) -> Error {
+        let nearest = match self.ratio(smallest) {
+            Some(ratio) => format!("the nearest is {smallest} bytes, --ratio {ratio:.2}"),
+            None => "a codebook takes more bytes than it saves in weights so small".to_owned(),
         };
         Error::new(ErrorKind::Target, format!("no plan makes a file of at most {target} bytes; {nearest}"))
     }

@@ -55,15 +55,26 @@ pub fn uniform(sizing: &Sizing<'_>, equal: &PerSite<f64>, target: u64) -> Result
 /// # Errors
 /// [`ErrorKind::Target`](crate::error::ErrorKind), with the nearest that can be had.
 pub fn check_target(sizing: &Sizing<'_>, target: u64, one_rate: bool, adjust: impl Fn(&mut Plan)) -> Result<()> {
+    match smallest(sizing, target, one_rate, adjust)? {
+        bytes if bytes <= target => Ok(()),
+        bytes => Err(sizing.too_small(target, bytes)),
+    }
+}
+
+/// The bytes of the smallest file that a plan makes, or of the first that is at most `target`, as for [`check_target`].
+///
+/// # Errors
+/// Those of counting bytes.
+pub fn smallest(sizing: &Sizing<'_>, target: u64, one_rate: bool, adjust: impl Fn(&mut Plan)) -> Result<u64> {
     let mut smallest = u64::MAX;
     for mut plan in floors(sizing, one_rate) {
         adjust(&mut plan);
         smallest = smallest.min(sizing.bytes(&plan)?);
         if smallest <= target {
-            return Ok(());
+            break;
         }
     }
-    Err(sizing.too_small(target, smallest))
+    Ok(smallest)
 }
 
 /// The plans that allocations come down to under ever smaller targets.

@@ -32,11 +32,8 @@ use dirnet::onnx::atomic;
 use dirnet::progress::Progress;
 use dirnet::report::Bytes;
 
-use super::interrupt;
-use crate::ALLOCATOR;
-use crate::cli::args::Limits;
-use crate::cli::progress::display;
-use crate::cli::{BAD_INPUT, FAILED, say};
+use super::exit::{BAD_INPUT, FAILED, say};
+use super::{ALLOCATOR, interrupt};
 
 /// The first argument of a worker; the next two are its [`Role`], and whether its progress is shown.
 const WORKER: &str = "__worker";
@@ -52,6 +49,18 @@ const MARK: char = '\u{1e}';
 const STOPPED: u8 = 3;
 /// How often the watchdog looks.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// Limits on time and memory of the engine.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Seconds that one run of a model, or its preparation, may take.
+    pub seconds: u64,
+    /// Bytes of memory that the whole job may take.
+    pub bytes: u64,
+}
+
+/// What shows the progress of a worker, made anew for each; none for `-q`.
+pub type Display = fn(quiet: bool) -> Option<Box<dyn Progress>>;
 
 /// A job that runs models.
 pub struct Guarded<'a> {
@@ -207,17 +216,17 @@ pub fn tell(message: &Message) {
 
 /// Puts this worker under its limits, for good.
 pub fn arm(limits: Limits) {
-    let bytes = usize::try_from(limits.verify_memory).unwrap_or(usize::MAX);
+    let bytes = usize::try_from(limits.bytes).unwrap_or(usize::MAX);
     // It fails only if more is in use already: then the next allocation is refused, which is what is wanted.
     if ALLOCATOR.set_limit(bytes).is_err() {
         stop(&memory(limits));
     }
     thread::spawn(move || {
-        let most = Duration::from_secs(limits.verify_timeout);
+        let most = Duration::from_secs(limits.seconds);
         loop {
             thread::sleep(LOOK);
             if engine::longest_call().is_some_and(|taken| taken > most) {
-                stop(&format!("inference exceeds {} s; increase --verify-timeout", limits.verify_timeout));
+                stop(&format!("inference exceeds {} s; increase --verify-timeout", limits.seconds));
             }
         }
     });
@@ -234,12 +243,12 @@ fn stop(why: &str) -> ! {
 }
 
 fn memory(limits: Limits) -> String {
-    format!("it takes more than {} of memory; increase --verify-memory", Bytes(limits.verify_memory))
+    format!("it takes more than {} of memory; increase --verify-memory", Bytes(limits.bytes))
 }
 
 /// Has a worker do what `arguments` ask for, and returns the exit code for this process.
-pub fn supervise(job: &Guarded<'_>, arguments: &[OsString]) -> ExitCode {
-    match attempts(job, arguments) {
+pub fn supervise(job: &Guarded<'_>, display: Display, arguments: &[OsString]) -> ExitCode {
+    match attempts(job, display, arguments) {
         Ok(code) => code,
         Err(error) => {
             say(&format!("error: cannot start a process for the engine: {}\n", words(&error)));
@@ -248,7 +257,7 @@ pub fn supervise(job: &Guarded<'_>, arguments: &[OsString]) -> ExitCode {
     }
 }
 
-fn attempts(job: &Guarded<'_>, arguments: &[OsString]) -> io::Result<ExitCode> {
+fn attempts(job: &Guarded<'_>, display: Display, arguments: &[OsString]) -> io::Result<ExitCode> {
     let run = |role: Role| {
         let progress = display(job.quiet).filter(|_| role != Role::Probe);
         let end = Worker::run(&role, job.limits, progress.as_deref(), arguments)?;
@@ -362,7 +371,7 @@ impl Worker {
             // It was asked to end, by a signal that it heard.
             (Some(code @ 129..), said) => End::Exit(code, said),
             (_, said) if said.at_samples && is_out_of_memory(&said.text) => {
-                let most = Bytes(limits.verify_memory);
+                let most = Bytes(limits.bytes);
                 End::Samples(format!(
                     "the samples take more than {most} of memory; use fewer or smaller ones (--dim, where there are none), or \
                      increase --verify-memory"
@@ -414,8 +423,8 @@ fn cause(status: ExitStatus, said: &Said, limits: Limits) -> String {
     /// What a model makes of a sample may be this many times as large, and no fault of the model.
     const GROWTH: u64 = 64;
     let text = &said.text;
-    if is_out_of_memory(text) && said.sample.saturating_mul(GROWTH) > limits.verify_memory {
-        let (sample, most) = (Bytes(said.sample), Bytes(limits.verify_memory));
+    if is_out_of_memory(text) && said.sample.saturating_mul(GROWTH) > limits.bytes {
+        let (sample, most) = (Bytes(said.sample), Bytes(limits.bytes));
         return format!(
             "on samples of up to {sample} it takes more than {most} of memory; use smaller ones (--dim, where there are \
              none), or increase --verify-memory"
@@ -468,7 +477,7 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn memory_is_blamed_on_samples_where_they_are_large() {
-        let limits = Limits { verify_timeout: 1, verify_memory: 1 << 30 };
+        let limits = Limits { seconds: 1, bytes: 1 << 30 };
         let of = |sample| {
             let said = Said { text: "memory allocation of 7 bytes failed".to_owned(), sample, ..Said::default() };
             cause(std::os::unix::process::ExitStatusExt::from_raw(6), &said, limits)
@@ -480,7 +489,7 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn only_kill_is_taken_for_a_lack_of_memory() {
-        let limits = Limits { verify_timeout: 1, verify_memory: 1 };
+        let limits = Limits { seconds: 1, bytes: 1 };
         let of = |signal: i32| cause(std::os::unix::process::ExitStatusExt::from_raw(signal), &Said::default(), limits);
         assert!(of(9).contains("probably out of memory"), "{}", of(9));
         for (signal, words) in [(11, "the engine crashed"), (6, "the engine crashed"), (25, "from outside")] {

@@ -24,7 +24,7 @@ pub use attributes::{Attributes, Cell, Direction, Function, NamedActivation};
 pub use vector::Vector;
 pub use weights::{ConstantRef, Constants, Source, total_bytes};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Cut, Error, ErrorKind, Result, meant};
 use crate::limits;
 use crate::onnx::ElementType;
 use crate::onnx::graph::{bodies, is_standard, plain_name};
@@ -46,12 +46,14 @@ pub const BIAS: usize = 3;
 pub struct FindOptions {
     /// Treat initializers that are also graph inputs as constants; their inputs are removed from the model.
     pub freeze_inputs: bool,
-    /// Only nodes whose name matches.
+    /// Only nodes whose name matches; it is an error if none does.
     pub include: Option<Regex>,
-    /// No nodes whose name matches.
+    /// No nodes whose name matches; it is an error if none does.
     pub exclude: Option<Regex>,
     /// Nothing but recurrent nodes.
     pub recurrent_only: bool,
+    /// No nodes whose name matches one of these either, if there are any.
+    pub skip: Vec<Regex>,
 }
 
 /// The recurrent nodes of a model.
@@ -371,6 +373,33 @@ pub fn find(model: &Model, options: &FindOptions) -> Result<Survey> {
     Ok(finder.survey)
 }
 
+/// Refuses a pattern that matches none of the names of the nodes with weights: it would be obeyed by doing nothing, or
+/// everything.
+///
+/// # Errors
+/// [`ErrorKind::Usage`], with a name that may be meant.
+pub fn check_patterns(names: &[&str], options: &FindOptions) -> Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let given = [("--include", &options.include), ("--exclude", &options.exclude)];
+    let mut given = given.into_iter().filter_map(|(flag, pattern)| Some((flag, pattern.as_ref()?)));
+    let idle = |pattern: &Regex| !names.iter().any(|name| pattern.is_match(name));
+    let Some((flag, pattern)) = given.find(|(_, pattern)| idle(pattern)) else { return Ok(()) };
+    let (pattern, listed) = (pattern.as_str(), listed(names));
+    let meant = meant(pattern.trim_matches(['^', '$']), names.iter().copied());
+    let message = format!("{flag} '{}' is the name of no node with weights{meant}; there are {listed}", Cut(pattern));
+    Err(Error::new(ErrorKind::Usage, message))
+}
+
+/// A few of some names, quoted.
+pub fn listed(names: &[&str]) -> String {
+    const FEW: usize = 4;
+    let more = if names.len() > FEW { format!(" and {} more", names.len() - FEW) } else { String::new() };
+    let few: Vec<String> = names.iter().take(FEW).map(|name| format!("'{}'", Cut(name))).collect();
+    format!("{}{more}", few.join(", "))
+}
+
 /// Why a node is not taken: a reason for the report, or an error in the model.
 enum Refusal {
     Skip { reason: String, warning: bool },
@@ -426,7 +455,7 @@ impl Finder<'_, '_> {
         name: &str,
         node: &NodeProto,
     ) -> std::result::Result<RecurrentNode, Refusal> {
-        if self.options.exclude.as_ref().is_some_and(|e| e.is_match(name)) {
+        if self.options.exclude.iter().chain(&self.options.skip).any(|pattern| pattern.is_match(name)) {
             return skip("excluded by --exclude");
         }
         if self.options.include.as_ref().is_some_and(|i| !i.is_match(name)) {

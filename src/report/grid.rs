@@ -23,6 +23,8 @@ pub(super) struct Grid {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Column {
     pub title: &'static str,
+    /// The title in a page, where a column without one puzzles readers and screen readers.
+    pub page_title: &'static str,
     pub kind: Kind,
 }
 
@@ -39,7 +41,22 @@ pub(super) enum Kind {
 
 impl Grid {
     pub fn new<const N: usize>(columns: [(&'static str, Kind); N]) -> Grid {
-        Grid { columns: columns.map(|(title, kind)| Column { title, kind }).to_vec(), rows: Vec::new() }
+        let column = |(title, kind)| Column { title, page_title: title, kind };
+        Grid { columns: columns.map(column).to_vec(), rows: Vec::new() }
+    }
+
+    /// Gives the columns that have no title on a terminal one for pages, in order.
+    fn with_page_titles<const N: usize>(mut self, titles: [&'static str; N]) -> Grid {
+        let untitled = self.columns.iter_mut().filter(|column| column.title.is_empty());
+        untitled.zip(titles).for_each(|(column, title)| column.page_title = title);
+        self
+    }
+
+    /// The columns that a page shows, by index: those that hold something.
+    pub fn page_columns(&self) -> Vec<(usize, Column)> {
+        let is_empty = |index: usize| self.rows.iter().all(|row| row.get(index).is_none_or(String::is_empty));
+        let shown = self.columns.iter().copied().enumerate();
+        shown.filter(|(index, column)| !column.title.is_empty() || !is_empty(*index)).collect()
     }
 
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
@@ -50,7 +67,8 @@ impl Grid {
     /// Bytes of the weights and of the file, before and after.
     pub fn sizes(report: &Report) -> Grid {
         use Kind::{Number, Word};
-        let mut grid = Grid::new([("", Word), ("before", Number), ("after", Number), ("ratio", Number)]);
+        let mut grid = Grid::new([("", Word), ("before", Number), ("after", Number), ("ratio", Number)])
+            .with_page_titles(["part"]);
         let mut add = |what: &str, before: u64, after: u64, ratio| {
             grid.row([what.to_owned(), Bytes(before).to_string(), Bytes(after).to_string(), times(ratio)]);
         };
@@ -89,7 +107,8 @@ impl Grid {
             ("after", Number),
             ("ratio", Number),
             (share, Number),
-        ]);
+        ])
+        .with_page_titles(["matrix"]);
         for row in rows {
             grid.row([
                 row.matrix(),
@@ -118,7 +137,7 @@ impl Grid {
     pub fn checks(checks: &[Checked]) -> Grid {
         use Kind::{Name, Number, Word};
         let columns = [("", Word), ("output", Name(24)), ("check", Word), ("limit", Number), ("measured", Number)];
-        let mut grid = Grid::new(columns);
+        let mut grid = Grid::new(columns).with_page_titles(["result"]);
         for check in checks {
             let passed = if check.passed { "passed" } else { "FAILED" };
             let limit = format!("{} {}", bound(check), check.limit);
@@ -144,7 +163,8 @@ impl Grid {
     /// Sizes and their losses, including the report's own.
     pub fn tradeoff(report: &Report) -> Grid {
         use Kind::{Number, Word};
-        let mut grid = Grid::new([("ratio", Number), ("file", Number), (loss_in_words(report), Number), ("", Word)]);
+        let mut grid = Grid::new([("ratio", Number), ("file", Number), (loss_in_words(report), Number), ("", Word)])
+            .with_page_titles(["source"]);
         for point in tradeoff(report) {
             grid.row([
                 times(point.ratio),
@@ -160,7 +180,7 @@ impl Grid {
     pub fn tuning(layers: &[Tuning]) -> Grid {
         use Kind::{Name, Number, Word};
         let columns = [("layer", Name(26)), ("target", Name(14)), ("before", Number), ("after", Number), ("", Word)];
-        let mut grid = Grid::new(columns);
+        let mut grid = Grid::new(columns).with_page_titles(["result"]);
         for layer in layers {
             let more = if layer.nodes.len() > 1 { format!(" +{}", layer.nodes.len() - 1) } else { String::new() };
             grid.row([
@@ -218,12 +238,12 @@ pub(super) fn tradeoff(report: &Report) -> Vec<Tradeoff> {
 
 /// The columns of the figures of an output.
 const FIGURES: [Column; 6] = [
-    Column { title: "snr dB", kind: Kind::Number },
-    Column { title: "nmse", kind: Kind::Number },
-    Column { title: "max abs", kind: Kind::Number },
-    Column { title: "cosine", kind: Kind::Number },
-    Column { title: "agree", kind: Kind::Number },
-    Column { title: "kl", kind: Kind::Number },
+    Column { title: "snr dB", page_title: "snr dB", kind: Kind::Number },
+    Column { title: "nmse", page_title: "nmse", kind: Kind::Number },
+    Column { title: "max abs", page_title: "max abs", kind: Kind::Number },
+    Column { title: "cosine", page_title: "cosine", kind: Kind::Number },
+    Column { title: "agree", page_title: "agree", kind: Kind::Number },
+    Column { title: "kl", page_title: "kl", kind: Kind::Number },
 ];
 
 fn figures(output: &Figures) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! The description of a model: its recurrent nodes, the source of their weights, and what cannot be compressed.
+//! The description of a model: the nodes whose weights can be compressed, the source of these, and what cannot be.
 
 use std::collections::BTreeSet;
 
@@ -7,6 +7,7 @@ use serde::Serialize;
 #[cfg(feature = "cli")]
 use super::table;
 use super::{SCHEMA, Show, SkippedNode, Tool};
+use crate::compress;
 use crate::dictionary::ATOMS;
 use crate::encode;
 use crate::error::Result;
@@ -14,6 +15,7 @@ use crate::expand::{self, is_coded};
 use crate::onnx::{ElementType, Model};
 use crate::recurrent::{ConstantRef, Matrix, Source, Survey};
 use crate::samples::{AxisSize, Carry, Port, Signature};
+use crate::sites::Sites;
 
 /// The report of `inspect`.
 #[derive(Clone, Debug, Serialize)]
@@ -31,16 +33,26 @@ pub struct Inspection {
     /// Pairs of inputs and outputs that look like states, as arguments of `--stream`: `state=stateN`.
     pub states: Vec<String>,
     /// The weights that can be compressed.
+    pub weights: InspectedWeights,
+    /// Those of recurrent nodes among them.
     pub recurrent: InspectedWeights,
     /// The note of dirnet in the file's metadata, if dirnet compressed it.
     pub made_by: Option<serde_json::Value>,
     /// Whether dirnet compressed the file and another tool folded its weights back to dense.
     pub folded_back: bool,
+    /// The ratio that is proposed, at most 8; none for weights that are coded already, or so small that a codebook
+    /// takes more bytes than it saves.
+    pub proposed_ratio: Option<f64>,
     /// Recurrent nodes that can be compressed, or are.
     pub nodes: Vec<Node>,
+    /// Other nodes whose weights can be compressed, or are: Gemm, MatMul, Conv, ConvTranspose, and Gather of a table.
+    pub linear: Vec<InspectedMatrix>,
     /// Recurrent nodes that cannot.
     pub skipped: Vec<SkippedNode>,
 }
+
+/// The ratio that is proposed where the weights are not too small for it.
+const PROPOSED: f64 = 8.0;
 
 /// A model's file.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -102,6 +114,27 @@ pub struct Node {
     pub weights: Vec<InspectedWeight>,
 }
 
+/// The matrix of a node that is not recurrent.
+#[derive(Clone, Debug, Serialize)]
+pub struct InspectedMatrix {
+    /// The node's name.
+    pub node: String,
+    /// `Gemm`, `MatMul`, `Conv`, `ConvTranspose` or `Gather`.
+    pub op: &'static str,
+    /// Rows and columns.
+    pub shape: [usize; 2],
+    /// How it is stored: `float`, `float16`, ...
+    pub element: String,
+    /// Stored bytes.
+    pub bytes: u64,
+    /// Stored bytes over the bytes of the file.
+    pub share: Option<f64>,
+    /// Its codec, if it is coded.
+    pub codec: Option<&'static str>,
+    /// The first node whose matrix is the same, bit for bit: it is coded once.
+    pub same_as: Option<String>,
+}
+
 /// W or R of a node.
 #[derive(Clone, Debug, Serialize)]
 pub struct InspectedWeight {
@@ -132,9 +165,12 @@ pub struct InspectedWeight {
 }
 
 impl Inspection {
-    /// Describes a model of which `survey` was made.
-    #[must_use]
-    pub fn new(model: &Model, survey: &Survey) -> Self {
+    /// Describes a model that has these sites.
+    ///
+    /// # Errors
+    /// Those of reading the weights, which show what ratio they can be compressed by.
+    pub fn new(model: &Model, sites: &Sites) -> Result<Self> {
+        let survey = &sites.survey;
         let file = model.bytes();
         let share = |bytes: u64| (file > 0).then(|| bytes as f64 / file as f64);
         let bytes = stored_bytes(model, survey);
@@ -150,8 +186,23 @@ impl Inspection {
             inside: node.bodies.clone(),
             weights: Matrix::BOTH.iter().map(|&matrix| weight(model, survey, index, matrix, share)).collect(),
         });
+        let linear: Vec<InspectedMatrix> = (0..sites.linear.len()).map(|node| matrix(model, sites, node)).collect();
+        let tables = encode::find_tables(model).map_or(0, |tables| tables.len());
+        let coded = survey.weights.iter().any(|weight| is_coded(model, survey.source(weight)))
+            || linear.iter().any(|matrix| matrix.codec.is_some())
+            || tables > 0;
+        let proposed_ratio = match coded || sites.is_empty() {
+            true => None,
+            false => compress::reachable(model, sites, PROPOSED)?,
+        };
+        let all = match coded {
+            true => {
+                bytes + linear.iter().filter(|matrix| matrix.same_as.is_none()).map(|matrix| matrix.bytes).sum::<u64>()
+            }
+            false => sites.stored_bytes(),
+        };
         let signature = Signature::shown(model);
-        Inspection {
+        Ok(Inspection {
             inputs: signature.inputs.iter().map(InspectedValue::from).collect(),
             outputs: signature.outputs.iter().map(InspectedValue::from).collect(),
             states: signature.states.iter().map(Carry::to_string).collect(),
@@ -164,14 +215,15 @@ impl Inspection {
                 ir_version: model.ir_version(),
                 producer: super::producer_of(model),
             },
-            folded_back: made_by(model).is_some()
-                && !survey.nodes.is_empty()
-                && !survey.weights.iter().any(|weight| is_coded(model, survey.source(weight))),
+            folded_back: made_by(model).is_some() && !sites.is_empty() && !coded,
             made_by: made_by(model),
+            weights: InspectedWeights { bytes: all, parameters: sites.parameters(), share: share(all) },
             recurrent: InspectedWeights { bytes, parameters, share: share(bytes) },
             nodes: nodes.collect(),
+            linear,
             skipped: survey.skipped.iter().map(SkippedNode::from).collect(),
-        }
+            proposed_ratio,
+        })
     }
 }
 
@@ -234,6 +286,30 @@ fn weight(
         bits_per_weight: bytes as f64 * 8.0 / source.elements().max(1) as f64,
         route: source.route.clone(),
         same_as: twin.map(|twin| survey.nodes[twin.node].name.clone()),
+    }
+}
+
+/// What is known of the matrix of a linear node.
+fn matrix(model: &Model, sites: &Sites, index: usize) -> InspectedMatrix {
+    let node = &sites.linear[index];
+    let source = &node.source;
+    let first = sites.matrices.iter().find(|nodes| nodes.contains(&index)).map_or(index, |nodes| nodes[0]);
+    let codec = expand::codec(model, source);
+    let bytes = match codec {
+        Some(_) => source.constants.iter().map(|constant| constant.bytes).sum(),
+        None => source.stored_bytes(),
+    };
+    let file = model.bytes();
+    let stored = source.constants.first().map_or(source.element, |constant| constant.element);
+    InspectedMatrix {
+        node: node.name.clone(),
+        op: node.operator(),
+        shape: node.shape(),
+        element: stored.as_str_name().to_ascii_lowercase(),
+        bytes,
+        share: (file > 0).then(|| bytes as f64 / file as f64),
+        codec,
+        same_as: (first != index).then(|| sites.linear[first].name.clone()),
     }
 }
 

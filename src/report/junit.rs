@@ -46,14 +46,17 @@ pub(super) fn report(report: &Report) -> Result<String> {
         ("bytes_after", report.model.bytes_after.map_or_else(String::new, |bytes| bytes.to_string())),
     ];
     suite.add_properties(properties.map(|(name, value)| Property::new(name, value)));
-    suite.add_test_cases(cases(verdict).iter().map(Case::junit));
+    // All are judged by one run of the models, of which each bears an equal share, so that they add up to it.
+    let cases = cases(verdict);
+    let share = time / u32::try_from(cases.len().max(1)).unwrap_or(u32::MAX);
+    suite.add_test_cases(cases.iter().map(|case| case.junit(share)));
     let mut all = quick_junit::Report::new(name);
     all.set_time(time).add_test_suite(suite);
     all.to_string().map_err(|error| Error::new(ErrorKind::Io, format!("JUnit cannot be written: {error}")))
 }
 
 impl Case<'_> {
-    fn junit(&self) -> TestCase {
+    fn junit(&self, time: Duration) -> TestCase {
         let status = match self.failure {
             None => TestCaseStatus::success(),
             Some(failure) => {
@@ -64,7 +67,7 @@ impl Case<'_> {
         };
         let passed = self.failure.is_none();
         let mut case = TestCase::new(shown(&self.name), status);
-        case.set_classname(shown(self.output)).set_time(Duration::ZERO);
+        case.set_classname(shown(self.output)).set_time(time);
         if passed {
             case.set_system_out(shown(&self.told));
         }
@@ -133,7 +136,7 @@ mod tests {
     fn the_check_that_failed_is_named() {
         let mut report = example::report();
         let xml = report.junit().expect("was judged");
-        assert!(xml.contains("<testcase name=\"--min-snr 30\" classname=\"logits\" time=\"0.000\">"), "{xml}");
+        assert!(xml.contains("<testcase name=\"--min-snr 30\" classname=\"logits\" time=\"6.150\">"), "{xml}");
         assert!(
             xml.contains("message=\"output &apos;logits&apos;: snr 26.7 dB is below --min-snr 30 (by 3.3)\""),
             "{xml}"

@@ -132,11 +132,12 @@ fn grid(grid: &Grid, out: &mut String) {
     let row = |cells: &mut dyn Iterator<Item = String>, out: &mut String| {
         line(out, format!("| {} |", cells.collect::<Vec<_>>().join(" | ")));
     };
-    row(&mut grid.columns.iter().map(|column| column.title.to_owned()), out);
+    let columns = grid.page_columns();
+    row(&mut columns.iter().map(|(_, column)| column.page_title.to_owned()), out);
     let rule = |kind| if kind == Kind::Number { "--:" } else { "---" }.to_owned();
-    row(&mut grid.columns.iter().map(|column| rule(column.kind)), out);
+    row(&mut columns.iter().map(|(_, column)| rule(column.kind)), out);
     for cells in &grid.rows {
-        row(&mut cells.iter().map(|cell| escape(cell)), out);
+        row(&mut columns.iter().map(|(index, _)| escape(&cells[*index])), out);
     }
     out.push('\n');
 }
@@ -178,6 +179,19 @@ mod tests {
         assert!(text.contains("- output 'logits': snr 26.7 dB is below --min-snr 30 (by 3.3)"), "{text}");
         assert!(text.contains("| FAILED | logits | --min-snr | at least 30 | 26.7 |"), "{text}");
         assert!(text.contains("| whole file | 13.3 MB | 1.82 MB | 7.29x |"), "{text}");
+    }
+
+    #[test]
+    fn every_column_has_a_title() {
+        let text = example::report().markdown();
+        let lines: Vec<&str> = text.lines().collect();
+        let titles = lines.windows(2).filter(|pair| pair[1].starts_with("| -")).map(|pair| pair[0]);
+        let mut count = 0;
+        for title in titles {
+            assert!(!title.contains("|  |"), "{title}");
+            count += 1;
+        }
+        assert!(count >= 4, "{text}");
     }
 
     #[test]

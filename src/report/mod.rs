@@ -35,7 +35,7 @@ use crate::verify::Verdict;
 use crate::{onnx, recurrent, tune};
 
 pub use bench::{Bench, Benched};
-pub use inspection::{InspectedValue, InspectedWeight, Inspection, Node, made_by};
+pub use inspection::{InspectedMatrix, InspectedValue, InspectedWeight, Inspection, Node, made_by};
 pub use size::{Bytes, duration};
 pub use sweep::{Sweep, SweepPoint};
 
@@ -323,6 +323,7 @@ pub struct NodeForm {
 }
 
 fn forms_of(study: &Study<'_>, forms: Vec<Assigned>) -> Vec<NodeForm> {
+    assert_eq!(study.weights.survey.nodes.len(), forms.len(), "each node has a form");
     let nodes = study.weights.survey.nodes.iter().zip(forms);
     let row = |(node, Assigned { form, reason }): (&recurrent::RecurrentNode, Assigned)| NodeForm {
         node: node.name.clone(),
@@ -417,6 +418,7 @@ impl Report {
     #[must_use]
     pub fn of_compressed(compressor: &Compressor<'_>, result: &Compressed) -> Self {
         let mut report = Report::of(Command::Compress, compressor, &result.planned);
+        report.warnings = result.warnings.clone();
         report.model.opset = result.model.opset();
         report.tuning = result.tuning.as_ref().map(|tuned| tuned.layers.iter().map(Into::into).collect());
         report
@@ -447,22 +449,21 @@ impl Report {
 
     /// Sizes and their losses: those that a search for a loss looked at, else what sensitivities predict.
     ///
-    /// # Panics
-    /// As [`of_compressed`](Self::of_compressed).
-    #[must_use]
-    pub fn tradeoff(compressor: &Compressor<'_>) -> Vec<Tradeoff> {
+    /// # Errors
+    /// As [`Compressor::forecast`].
+    pub fn tradeoff(compressor: &Compressor<'_>) -> Result<Vec<Tradeoff>> {
         let before = compressor.sites().stored_bytes();
         let file = compressor.original().bytes();
         let mut looks: Vec<Look> = compressor.looks().collect();
         if looks.is_empty() {
-            looks = compressor.forecast(&FORECAST);
+            looks = compressor.forecast(&FORECAST)?;
         }
         let point = |Look { bytes, loss_mean, loss_worst, measured }: Look| {
             let ratio = ratio(before, (bytes + before).saturating_sub(file));
             let loss = loss_worst.or(loss_mean)?;
             Some(Tradeoff { ratio, bytes_after: bytes, loss, loss_mean, loss_worst, measured })
         };
-        looks.into_iter().filter_map(point).collect()
+        Ok(looks.into_iter().filter_map(point).collect())
     }
 
     /// What a study came to under a plan.

@@ -11,8 +11,8 @@ use super::grid::{Grid, Kind, SHARE_LEGEND, bound, forecast, measured};
 use super::size::{duration, figure, grouped, percent, times};
 use super::units::Row;
 use super::{
-    Bench, Bytes, Command, InspectedValue, InspectedWeight, Inspection, Node, NodeForm, Report, SkippedNode, Sweep,
-    SweepPoint, Tuning, Unit,
+    Bench, Bytes, Command, InspectedMatrix, InspectedValue, InspectedWeight, Inspection, Node, NodeForm, Report,
+    SkippedNode, Sweep, SweepPoint, Tuning, Unit,
 };
 use crate::error::Escaped;
 use crate::verify::{Verdict, VerifyScope};
@@ -163,6 +163,15 @@ fn closing(report: &Report, style: &Style, out: &mut String) {
             line_of(out, format!("wrote {}{bytes}{loss}, in {took}", Escaped(written)));
             if let Some(ratio) = report.recurrent.as_ref().and_then(|recurrent| recurrent.ratio) {
                 let (finer, coarser) = ((ratio * 0.7).max(2.0).round(), (ratio * 1.5).round());
+                if is_of_random(report) {
+                    line_of(
+                        out,
+                        "next: compress again with --calibration SAMPLES, real inputs of the model: this file is"
+                            .to_owned(),
+                    );
+                    line_of(out, "      calibrated on random ones".to_owned());
+                    return;
+                }
                 line_of(
                     out,
                     "next: ship this file. Do not run onnxsim or an optimiser on it: they expand the".to_owned(),
@@ -186,7 +195,10 @@ fn closing(report: &Report, style: &Style, out: &mut String) {
             }
         }
         (Command::Verify, _) => {
-            line_of(out, style.bad("FAILED"));
+            let (failed, all) =
+                (failed_checks(report), report.verify.as_ref().map_or(0, |verdict| verdict.checks.len()));
+            let failed = if failed > 0 { format!("{failed} of {all} checks failed") } else { "failed".to_owned() };
+            line_of(out, format!("{} in {}", style.bad(&failed), duration(report.seconds.total)));
             line_of(out, "next: compress with a lower --ratio or more --calibration samples".to_owned());
         }
         (Command::Plan, _) => {
@@ -194,6 +206,17 @@ fn closing(report: &Report, style: &Style, out: &mut String) {
             line_of(out, "      with --save FILE and compress with --plan FILE".to_owned());
         }
     }
+}
+
+/// Whether the model was calibrated on random inputs.
+fn is_of_random(report: &Report) -> bool {
+    let noted = report.settings.as_ref().and_then(|settings| settings.get("calibrated_on")?.as_str());
+    let judged = report.verify.as_ref().and_then(|verdict| verdict.calibrated_on.as_deref());
+    judged == Some("random") || noted.is_some_and(|noted| noted.starts_with("random "))
+}
+
+fn failed_checks(report: &Report) -> usize {
+    report.verify.iter().flat_map(|verdict| &verdict.checks).filter(|check| !check.passed).count()
 }
 
 /// Size against loss.
@@ -237,18 +260,21 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
     for node in &found.nodes {
         inspected_node(node, style, &mut out);
     }
+    linear(&found.linear, style, &mut out);
     skipped(&found.skipped, style, &mut out);
     out.push('\n');
-    if found.nodes.is_empty() {
-        line_of(&mut out, "nothing to compress: no LSTM, GRU or RNN with constant float weights".to_owned());
+    if found.nodes.is_empty() && found.linear.is_empty() {
+        line_of(&mut out, "nothing to compress: no node with constant float weights of some size".to_owned());
         return out;
     }
-    let weights = &found.recurrent;
-    if found.nodes.iter().flat_map(|node| &node.weights).any(|weight| weight.coded) {
+    let weights = &found.weights;
+    let coded = found.nodes.iter().flat_map(|node| &node.weights).any(|weight| weight.coded);
+    if coded || found.linear.iter().any(|matrix| matrix.codec.is_some()) {
         let (count, bytes) = (grouped(weights.parameters), Bytes(weights.bytes));
         let bits = weights.bytes as f64 * 8.0 / weights.parameters.max(1) as f64;
         let by = if found.made_by.is_some() { " by dirnet" } else { "" };
         line_of(&mut out, format!("compressed{by}: {count} weights in {bytes}, {bits:.2} bits each"));
+        line_of(&mut out, "  (codes, codebooks and scales; reports of compress also count the added nodes)".to_owned());
         for (name, value) in found.made_by.as_ref().map(facts).unwrap_or_default() {
             line_of(&mut out, format!("  {:14} {}", Escaped(&name).to_string(), Escaped(&value)));
         }
@@ -265,7 +291,16 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
         line_of(&mut out, "next: compress last, and ship the file that dirnet wrote".to_owned());
         return out;
     }
-    let nodes = if found.nodes.len() == 1 { "1 node".to_owned() } else { format!("{} nodes", found.nodes.len()) };
+    let Some(ratio) = found.proposed_ratio else {
+        let (weights, bytes) = (grouped(weights.parameters), Bytes(weights.bytes));
+        line_of(
+            &mut out,
+            format!("nothing to gain: a codebook takes more bytes than it saves in {weights} weights, {bytes}"),
+        );
+        return out;
+    };
+    let count = found.nodes.len() + found.linear.len();
+    let nodes = if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") };
     line_of(
         &mut out,
         format!(
@@ -275,7 +310,7 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
             percent(weights.share)
         ),
     );
-    let command = format!("next: dirnet compress {} -o OUT --ratio 8 --calibration SAMPLES", quoted(&model.path));
+    let command = format!("next: dirnet compress {} -o OUT --ratio {ratio} --calibration SAMPLES", quoted(&model.path));
     if found.states.is_empty() {
         line_of(&mut out, command);
         return out;
@@ -285,6 +320,29 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
     line_of(&mut out, format!("        {}", streams.join(" \\\n        ")));
     line_of(&mut out, "      if these are states that the caller hands from one call to the next".to_owned());
     out
+}
+
+/// The nodes that are not recurrent: more than `SHOWN` in a row are counted.
+fn linear(matrices: &[InspectedMatrix], style: &Style, out: &mut String) {
+    const SHOWN: usize = 24;
+    if matrices.is_empty() {
+        return;
+    }
+    out.push('\n');
+    line_of(out, style.bold("other nodes"));
+    for matrix in matrices.iter().take(SHOWN) {
+        let [rows, columns] = matrix.shape;
+        let shape = format!("{rows} x {columns}");
+        let how = match (&matrix.same_as, matrix.codec) {
+            (Some(same), _) => format!("as {}", name(same, 24)),
+            (None, Some(codec)) => format!("{codec}, {}", Bytes(matrix.bytes)),
+            (None, None) => format!("{}, {}", Bytes(matrix.bytes), percent(matrix.share)),
+        };
+        line_of(out, format!("  {:13} {shape:>13}  {how:<20}  {}", matrix.op, name(&matrix.node, 26)));
+    }
+    if matrices.len() > SHOWN {
+        line_of(out, format!("  and {} more", matrices.len() - SHOWN));
+    }
 }
 
 /// A word of a command for a shell; names from a file may hold anything.

@@ -192,7 +192,8 @@ impl<'a> Reader<'a> {
         let is_unknown = |name: &&String| self.signature.input(name).is_none() && !self.signature.is_closed(name);
         if let Some(name) = names.iter().find(is_unknown) {
             let known = names_of(&self.signature.inputs);
-            return Err(bad(format!("the model has no input of this name, only {known}")).at_tensor(name));
+            let meant = error::meant(name, self.signature.inputs.iter().map(|port| port.name.as_str()));
+            return Err(bad(format!("the model has no input of this name{meant}, only {known}")).at_tensor(name));
         }
         if let Some(port) = self.required().find(|p| !names.contains(&p.name)) {
             let state = self.signature.states.iter().find(|carry| carry.input == port.name);

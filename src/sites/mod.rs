@@ -238,9 +238,9 @@ impl Sites {
     /// # Errors
     /// As [`recurrent::find`] and [`linear::find`]; [`ErrorKind::NothingToDo`] if there is none, with the reasons.
     pub fn find(model: &Model, options: &FindOptions) -> Result<Sites> {
-        let survey = recurrent::find(model, options)?;
-        let linear = if options.recurrent_only { Vec::new() } else { linear::find(model, options)? };
-        if survey.nodes.is_empty() && linear.is_empty() {
+        let sites = Sites::all(model, options)?;
+        if sites.is_empty() {
+            let survey = &sites.survey;
             let what = if options.recurrent_only { "recurrent node" } else { "node" };
             let reason = match survey.skipped.first() {
                 None if options.recurrent_only => "the model has no LSTM, GRU or RNN node".to_owned(),
@@ -251,6 +251,22 @@ impl Sites {
             };
             return Err(Error::new(ErrorKind::NothingToDo, format!("nothing to compress: {reason}")));
         }
+        Ok(sites)
+    }
+
+    /// The sites of a model, of which there may be none.
+    ///
+    /// # Errors
+    /// As [`recurrent::find`] and [`linear::find`]; [`ErrorKind::Usage`] for a pattern that no node's name matches.
+    pub fn all(model: &Model, options: &FindOptions) -> Result<Sites> {
+        let survey = recurrent::find(model, options)?;
+        let (linear, others) = match options.recurrent_only {
+            true => (Vec::new(), Vec::new()),
+            false => (linear::find(model, options)?, linear::names(model)),
+        };
+        let skipped = survey.skipped.iter().map(|skipped| skipped.node.as_str());
+        let names = survey.nodes.iter().map(|node| node.name.as_str()).chain(skipped);
+        recurrent::check_patterns(&names.chain(others.iter().map(String::as_str)).collect::<Vec<_>>(), options)?;
         Sites::of(model, survey, linear)
     }
 

@@ -214,6 +214,7 @@ impl Rows {
         let mut moments = z.transpose() * &z;
         let mean = (0..size).map(|i| moments[(i, i)]).sum::<f64>() / size as f64;
         (0..size).for_each(|i| moments[(i, i)] += RIDGE * mean);
+        // Moments that cannot be factored have no linear fit to offer: the layer is tuned against its states then.
         let solution = moments.llt(Side::Lower).ok()?.solve(z.transpose() * &t);
         let checked = n.min(2 * used);
         let spread = |i: usize| i * n / checked;

@@ -575,6 +575,7 @@ impl Tuner<'_> {
             };
             constants.iter().enumerate().map(direction).collect()
         };
+        assert_eq!(layers.len(), constants.len(), "each layer has its constants");
         layers.iter().zip(constants).map(of_layer).collect()
     }
 

@@ -26,9 +26,10 @@ use dirnet::dictionary::{BlockCode, BlockSpec, Codebook, Scales};
 use dirnet::encode::{self, Writing};
 use dirnet::onnx::graph::for_each_tensor;
 use dirnet::onnx::{LoadOptions, Model};
-use dirnet::recurrent::{self, FindOptions};
+use dirnet::recurrent::FindOptions;
 use dirnet::report::Inspection;
 use dirnet::samples::Signature;
+use dirnet::sites::Sites;
 use dirnet::sites::Weights;
 use prost::Message;
 use rand::rngs::ChaCha8Rng;
@@ -206,15 +207,15 @@ fn examine(damaged: &[u8]) -> (bool, Option<Vec<u8>>) {
         return (false, None);
     };
     let _ = Signature::of(&model);
-    if let Ok(survey) = recurrent::find(&model, &FindOptions::default()) {
-        let _ = Inspection::new(&model, &survey);
+    if let Ok(sites) = Sites::all(&model, &FindOptions::default()) {
+        let _ = Inspection::new(&model, &sites);
     }
     (true, rewritten(&model).map(|model| model.proto.encode_to_vec()))
 }
 
 /// The model with codes of no meaning.
 fn rewritten(model: &Model) -> Option<Model> {
-    let weights = Weights::find(model, &FindOptions::default()).ok()?;
+    let weights = Weights::find(model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).ok()?;
     let spec = BlockSpec::new(2).ok()?;
     let codebook = Arc::new(Codebook { spec, atoms: vec![1; 512] });
     let coded = weights.sites().map(|unit| {

@@ -6,8 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use dirnet::onnx::{LoadOptions, Model};
+use dirnet::recurrent::FindOptions;
+use dirnet::report::table::Style;
+use dirnet::report::{Inspection, Show};
+use dirnet::sites::Sites;
 
-use crate::corpus;
+use crate::{corpus, forms};
 
 /// What a run shows: the exit code, then both streams.
 fn run(directory: &Path, arguments: &[&str]) -> String {
@@ -43,6 +47,7 @@ fn scratch() -> tempfile::TempDir {
 #[test]
 fn usage_errors_are_one_line_and_exit_2() {
     let directory = scratch();
+    let gru = fixture("charlm/gru256.onnx").to_string_lossy().into_owned();
     for (arguments, line) in [
         (&[][..], "no command given; see 'dirnet --help'"),
         (&["shrink"], "unrecognized subcommand 'shrink'; see 'dirnet --help'"),
@@ -62,6 +67,19 @@ fn usage_errors_are_one_line_and_exit_2() {
         (
             &["inspect", "m.onnx", "--threads", "0"],
             "invalid value '0' for '--threads <N>': 0 is not in 1..=512; see 'dirnet inspect --help'",
+        ),
+        (
+            &["inspect", &gru, "--exclude", "/m/rnn/GRU_7"],
+            &format!(
+                "{gru}: --exclude '/m/rnn/GRU_7' is the name of no node with weights (did you mean '/m/rnn/GRU'?); there are \
+                 '/m/rnn/GRU', '/m/rnn/GRU_1'"
+            ),
+        ),
+        (
+            &["compress", &gru, "-o", "s.onnx", "--include", "decoder"],
+            &format!(
+                "{gru}: --include 'decoder' is the name of no node with weights; there are '/m/rnn/GRU', '/m/rnn/GRU_1'"
+            ),
         ),
         (
             &["inspect", "m.onnx", "--include", "a("],
@@ -106,6 +124,12 @@ fn short_help_is_short_and_long_help_is_complete() {
         let tests = ["verify", "bench"].contains(&command);
         assert_eq!(short.contains("--samples"), tests, "{short}");
         assert!(!tests || !short.contains("calibrat"), "{short}");
+        // One name of a flag is shown, that of the examples; the other is accepted.
+        assert_eq!(long.contains("--holdout "), !tests && command != "inspect", "{long}");
+    }
+    for command in ["compress", "expand"] {
+        let usage = run(directory.path(), &[command, "-h"]);
+        assert!(usage.contains("Usage: dirnet ") && usage.contains("> -o <OUT>\n"), "{usage}");
     }
     let long = run(directory.path(), &["compress", "--help"]);
     for heading in ["Target (one)", "Samples", "Compression", "Checks", "Nodes", "Execution", "Output"] {
@@ -264,9 +288,41 @@ fn inspect_tells_how_a_stream_is_fed() {
         ("twins", &["--stream h=hn \\\n        --stream c=cn\n"]),
         ("half", &["--calibration SAMPLES\n"]),
     ] {
-        let shown = run(&fixture("graphs"), &["inspect", &format!("{model}.onnx")]);
+        let model = Model::open(fixture("graphs").join(format!("{model}.onnx"))).expect("loads");
+        let sites = Sites::all(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() })
+            .expect("it can be read");
+        let mut found = Inspection::new(&model, &sites).expect("it can be read");
+        // Some are too small for a proposal.
+        found.proposed_ratio = Some(8.0);
+        let shown = found.table(&Style::default());
         parts.iter().for_each(|part| assert!(shown.contains(part), "{part}: {shown}"));
     }
+}
+
+/// A command is proposed only if it can succeed.
+#[test]
+fn inspect_proposes_nothing_for_layers_that_are_too_small() {
+    let shown = run(&fixture("graphs"), &["inspect", "twins.onnx"]);
+    assert!(shown.contains("\nnothing to gain: a codebook takes more bytes than it saves in "), "{shown}");
+    assert!(!shown.contains("dirnet compress"), "{shown}");
+    let directory = scratch();
+    forms::model(&forms::GRU).save(&directory.path().join("m.onnx")).expect("writes");
+    let shown = run(directory.path(), &["inspect", "m.onnx"]);
+    let ratio = shown.split("--ratio ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a proposal");
+    assert!(ratio.parse::<f64>().expect("a number") < 8.0, "{shown}");
+    let compress = ["compress", "m.onnx", "-o", "s.onnx", "--ratio", ratio, "--dim", "T=4"];
+    let shown = run(directory.path(), &[&compress[..], &["--dim", "B=2"]].concat());
+    assert!(shown.starts_with("exit 0\n"), "{shown}");
+    // Random inputs are no calibration: the file is for trying out.
+    assert!(shown.contains("next: compress again with --calibration") && !shown.contains("ship this file"), "{shown}");
+}
+
+#[test]
+fn a_text_is_not_a_model() {
+    let directory = scratch();
+    std::fs::write(directory.path().join("m.onnx"), "ratio = 8\n").expect("writes");
+    let shown = run(directory.path(), &["inspect", "m.onnx"]);
+    assert!(shown.starts_with("exit 2\n! error: m.onnx: not an ONNX model: it is a text file"), "{shown}");
 }
 
 #[test]
@@ -397,6 +453,7 @@ fn a_model_goes_there_and_back() {
     let shown = dirnet(&["verify", &model, "small.onnx", "--holdout", &holdout, "--min-snr", "logits:90"]);
     assert!(shown.starts_with("exit 1\n"), "{shown}");
     assert!(shown.contains("\n! error: output 'logits': snr "), "{shown}");
+    assert!(shown.matches("FAILED").count() == 1 && shown.contains("\n1 of 1 checks failed in "), "{shown}");
     let shown = dirnet(&["verify", &model, "small.onnx", "--min-snr", "logit:20"]);
     assert!(shown.starts_with("exit 2\n! error: --min-snr names 'logit', not an output"), "{shown}");
 }
@@ -410,6 +467,9 @@ fn junit_names_the_check_that_failed() {
     let verify = ["verify", &model, &model, "--holdout", &holdout, "--format", "junit"];
     let shown = run(directory.path(), &[&verify[..], &["--min-snr", "20"]].concat());
     assert!(shown.starts_with("exit 0\n<?xml") && shown.contains("name=\"--min-snr 20\""), "{shown}");
+    // Each case bears its share of the time, or a CI system shows none.
+    let times: Vec<&str> = shown.split(" time=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(times.len() == 4 && times.iter().all(|time| time.parse::<f64>().is_ok_and(|time| time > 0.0)), "{shown}");
     let shown = run(directory.path(), &[&verify[..], &["--max-abs=0", "--min-agreement=1"]].concat());
     assert!(shown.contains("tests=\"3\" skipped=\"0\" failures=\"0\""), "{shown}");
     let shown = run(directory.path(), &["sweep", &model, "--format", "junit"]);

@@ -22,7 +22,7 @@ use crate::{corpus, quick};
 /// Whether there was something to compress, and it could be made so small.
 fn round_trip(path: &Path, ratio: f64) -> Result<(), Error> {
     let model = Model::load(path, &LoadOptions::default()).unwrap();
-    let weights = Weights::find(&model, &FindOptions::default())?;
+    let weights = Weights::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() })?;
     let writing = Writing { note: "test".to_owned(), ..Writing::default() };
     let equal = weights.sites().map(|_| 1.0);
     let (target, plan) = compress::sized(&model, &weights, &writing, &encode::Measured::default(), |sizing| {
@@ -36,7 +36,7 @@ fn round_trip(path: &Path, ratio: f64) -> Result<(), Error> {
     assert!(bytes <= target, "{}: {bytes} > {target}", path.display());
     assert_eq!(bytes, encode::size(&model, &weights, &plan, &writing).unwrap(), "{}", path.display());
 
-    let again = recurrent::find(&result, &FindOptions::default()).unwrap();
+    let again = recurrent::find(&result, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
     let names = |s: &recurrent::Survey| s.nodes.iter().map(|n| n.name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&again), names(&weights.survey), "{}", path.display());
     for (unit, coded) in weights.all.iter().map(|site| (site, &coded[site.id])) {
@@ -48,11 +48,11 @@ fn round_trip(path: &Path, ratio: f64) -> Result<(), Error> {
         if weights.survey.source(&weights.survey.weights[unit.tensor.0]).element != dirnet::onnx::ElementType::Float {
             expected.mapv_inplace(|v| half::f16::from_f32(v).to_f32());
         }
-        assert!(rows == expected, "{}: {}", path.display(), unit);
+        assert!(rows == expected, "{}: {}", path.display(), weights.place(unit));
     }
 
     let expanded = expand::expand(&result).unwrap();
-    let dense = recurrent::find(&expanded, &FindOptions::default()).unwrap();
+    let dense = recurrent::find(&expanded, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
     for (a, b) in again.weights.iter().zip(&dense.weights) {
         assert!(!expand::is_coded(&expanded, dense.source(b)));
         assert_eq!(again.source(a).values(&result).unwrap(), dense.source(b).values(&expanded).unwrap());
@@ -73,7 +73,7 @@ fn a_target_that_one_rate_meets_is_not_refused_beforehand() {
         ..GraphProto::default()
     });
     let model = Model::from_bytes(proto.encode_to_vec().into(), &LoadOptions::default()).unwrap();
-    let weights = Weights::find(&model, &FindOptions::default()).unwrap();
+    let weights = Weights::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
     let writing = Writing::default();
     let equal = weights.sites().map(|_| 1.0);
     compress::sized(&model, &weights, &writing, &encode::Measured::default(), |sizing| {
@@ -144,7 +144,7 @@ fn int8_weights_of_others_are_not_taken_for_ours() {
     graph.node.insert(gru, node("Mul", &["levels", "scale"], "others", vec![]));
     graph.node.insert(gru, node("Cast", &[&w], "levels", vec![to]));
     let model = Model::from_proto(proto, &LoadOptions::default()).unwrap();
-    let survey = recurrent::find(&model, &FindOptions::default()).unwrap();
+    let survey = recurrent::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
     assert_eq!(survey.nodes.len(), 2, "both can be compressed: {:?}", survey.skipped);
     assert!(survey.weights.iter().all(|weight| !expand::is_coded(&model, survey.source(weight))));
     assert_eq!(expand::expand(&model).unwrap_err().kind(), ErrorKind::NothingToDo);

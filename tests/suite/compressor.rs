@@ -3,7 +3,9 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dirnet::compress::{Allocation, SweepRow};
+use dirnet::compress::{
+    Allocation, BlockSpec, Choice, Effort, FindOptions, Form, Pins, Request, Sharing, Sites, SweepRow,
+};
 use dirnet::error::ErrorKind;
 use dirnet::onnx::tensor;
 use dirnet::progress::Progress;
@@ -25,8 +27,21 @@ fn job() -> (Model, Inputs) {
     (model, Inputs::new(samples, None))
 }
 
+/// A smaller one, for what tunes, and tuned against its output, so that full tuning divides the bits anew.
+fn small_job() -> (Model, Inputs) {
+    let model = forms::model(&Case { outputs: &["Y"], ..forms::LSTM });
+    let dims = [("T".to_owned(), 12), ("B".to_owned(), 3)];
+    let random = RandomOptions { dims: &dims, carry: &[], seed: 3, count: 20 };
+    let samples = Random::new(&model, &random).expect("inputs are floats").samples;
+    (model, Inputs::new(samples, None))
+}
+
 fn options(allocation: Allocation) -> Options {
     Options { allocation, tune: Some(None), ..Options::default() }
+}
+
+fn tuned(effort: Effort) -> Options {
+    Options { tune: Some(Some(effort)), ..Options::default() }
 }
 
 fn reached(row: &SweepRow) -> (u64, Vec<Option<f64>>) {
@@ -34,30 +49,38 @@ fn reached(row: &SweepRow) -> (u64, Vec<Option<f64>>) {
     (swept.bytes, swept.comparison.figures().iter().map(|figures| figures.nmse).collect())
 }
 
+fn compressed(mut compressor: Compressor<'_>, ratio: f64) -> (u64, Vec<Option<f64>>) {
+    let written = compressor.compress(&Target::Ratio(ratio)).expect("it can be reached");
+    let verdict = compressor.verify(&written.model, &[]).expect("it runs");
+    let figures = verdict.outputs.iter().map(|figures| figures.nmse).collect();
+    (written.model.saved_bytes().expect("it has a size"), figures)
+}
+
 #[test]
 fn a_row_of_a_sweep_is_what_compress_gives_whatever_the_other_rows() {
-    for allocation in [Allocation::Measured, Allocation::Local, Allocation::Uniform] {
+    for options in [Allocation::Measured, Allocation::Local, Allocation::Uniform].map(options) {
         let (model, inputs) = job();
-        let sweep = |ratios: &[f64]| {
-            let mut compressor = Compressor::new(&model, inputs.clone(), options(allocation)).expect("it has sites");
-            compressor.sweep(ratios).expect("it runs")
-        };
+        let case = options.allocation;
+        let new = || Compressor::new(&model, inputs.clone(), options.clone()).expect("it has sites");
+        let sweep = |ratios: &[f64]| new().sweep(ratios).expect("it runs");
         let both = sweep(&RATIOS);
         let reversed = sweep(&[RATIOS[1], RATIOS[0]]);
         for (place, &ratio) in RATIOS.iter().enumerate() {
             let alone = reached(&sweep(&[ratio])[0]);
-            assert_eq!(reached(&both[place]), alone, "{allocation:?} at {ratio}");
-            assert_eq!(reached(&reversed[1 - place]), alone, "{allocation:?} at {ratio}");
-            let mut compressor = Compressor::new(&model, inputs.clone(), options(allocation)).expect("it has sites");
-            let written = compressor.compress(&Target::Ratio(ratio)).expect("it can be reached");
-            let verdict = compressor.verify(&written.model, &[]).expect("it runs");
-            let figures = verdict.outputs.iter().map(|figures| figures.nmse).collect();
-            assert_eq!(
-                (written.model.saved_bytes().expect("it has a size"), figures),
-                alone,
-                "{allocation:?}, {ratio}"
-            );
+            assert_eq!(reached(&both[place]), alone, "{case:?} at {ratio}");
+            assert_eq!(reached(&reversed[1 - place]), alone, "{case:?} at {ratio}");
+            assert_eq!(compressed(new(), ratio), alone, "{case:?} at {ratio}");
         }
+    }
+}
+
+#[test]
+fn a_row_of_a_sweep_is_what_compress_gives_when_it_is_tuned() {
+    for effort in [Effort::Fast, Effort::Full] {
+        let (model, inputs) = small_job();
+        let new = || Compressor::new(&model, inputs.clone(), tuned(effort)).expect("it has sites");
+        let rows = new().sweep(&[2.5, 2.0]).expect("it runs");
+        assert_eq!(compressed(new(), 2.0), reached(&rows[1]), "{effort:?}");
     }
 }
 
@@ -74,7 +97,63 @@ fn what_a_bound_on_the_loss_finds_is_what_compress_gives_at_that_size() {
         "{looks:?}"
     );
     let plain = new().compress(&Target::MaxSize(found.planned.target)).expect("it was found");
-    assert_eq!(plain.model.proto, found.model.proto);
+    assert!(plain.model.proto == found.model.proto);
+}
+
+/// Tuned too: the last step of a search is that of its size.
+#[test]
+fn what_a_bound_on_the_loss_finds_is_tuned_as_for_that_size() {
+    let (model, mut inputs) = small_job();
+    inputs.hold_back();
+    for (effort, bound) in [(Effort::Fast, 1e-3), (Effort::Full, 1e-3), (Effort::Full, 4e-5)] {
+        let new = || Compressor::new(&model, inputs.clone(), tuned(effort)).expect("it has sites");
+        let found = new().compress(&Target::MaxLoss(bound)).expect("a large file has a small loss");
+        assert!(found.tuning.is_some(), "tuning exceeds the bound: try another one");
+        let plain = new().compress(&Target::MaxSize(found.planned.target)).expect("it was found");
+        assert_eq!(plain.planned.plan, found.planned.plan, "{effort:?}, {bound}");
+        assert!(plain.model.proto == found.model.proto, "{effort:?}, {bound}");
+    }
+}
+
+/// What the user should know is in the results of the library, not only on the command line.
+#[test]
+fn results_carry_their_warnings() {
+    let (model, inputs) = job();
+    let mut old = forms::model(&Case { opset: 8, direction: "bidirectional", ..forms::LSTM });
+    old.proto.ir_version = Some(3);
+    let options = options(Allocation::Uniform);
+    let mut compressor = Compressor::new(&old, inputs.clone(), options.clone()).expect("it has sites");
+    let written = compressor.compress(&Target::Ratio(3.0)).expect("it can be reached");
+    assert!(written.warnings.iter().any(|warning| warning.contains("needs IR version")), "{:?}", written.warnings);
+    let new = || Compressor::new(&model, inputs.clone(), options.clone()).expect("it has sites");
+    let mut compressor = new();
+    let found = compressor.compress(&Target::MaxLoss(0.002)).expect("a large file has a small loss");
+    let worse = new().compress(&Target::Ratio(5.0)).expect("it can be reached");
+    for (result, beyond) in [(found, false), (worse, true)] {
+        let verdict = compressor.verify(&result.model, &[]).expect("it runs");
+        assert!(verdict.loss_worst > Some(0.002) || !beyond, "{verdict:?}");
+        let warned = verdict.warnings.iter().any(|warning| warning.contains("above --max-loss 0.002"));
+        assert_eq!(warned, verdict.loss_worst > Some(0.002), "{:?}", verdict.warnings);
+    }
+}
+
+/// Every type of an option can be named from the modules that the documentation shows.
+#[test]
+fn an_embedder_can_set_all_options() {
+    let (model, inputs) = job();
+    let nodes = FindOptions { include: Some(regex::Regex::new(".").expect("a pattern")), ..FindOptions::default() };
+    let sites = Sites::find(&model, &nodes).expect("it has sites");
+    let choice = Choice::Block { spec: BlockSpec { width: 2 }, sharing: Sharing::Matrix };
+    let options = Options {
+        nodes,
+        form: Request { form: Form::Portable, from: Some(1) },
+        tune: Some(Some(Effort::Fast)),
+        pins: Some(Pins(sites.map(|_| Some(choice)))),
+        ..options(Allocation::Uniform)
+    };
+    let mut compressor = Compressor::new(&model, inputs, options).expect("it has sites");
+    let planned = compressor.plan(&Target::Ratio(2.0)).expect("it can be reached");
+    assert!(planned.plan.choices.values().all(|taken| *taken == choice), "{:?}", planned.plan.choices);
 }
 
 /// The command line with its defaults, and ten lines of Rust.

@@ -217,7 +217,7 @@ fn a_tap_sees_nodes_inside_branches_of_real_models() {
 
 /// Of a model whose state comes back, which runs one of several nodes at each step.
 fn check_tap(model: &Model, samples: &Path) {
-    let survey = find(model, &FindOptions::default()).unwrap();
+    let survey = find(model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
     let carry = [Carry::parse("state=stateN").unwrap()];
     let samples = read_samples(model, samples, &carry);
     let stream = Stream { feeds: samples.streams[0].feeds[..3].to_vec(), ..Stream::default() };
@@ -237,7 +237,7 @@ fn bits(outputs: &Outputs) -> Vec<u32> {
 #[test]
 fn weights_can_be_put_in_place_of_the_models() {
     let model = load(&fixture("gru256.onnx"));
-    let survey = find(&model, &FindOptions::default()).unwrap();
+    let survey = find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
     let samples = read_samples(&model, &fixture("calibration.npz"), &[]);
     let feed = samples.feeds().next().unwrap();
     let engine = Engine::new(&model).unwrap();

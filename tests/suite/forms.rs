@@ -144,7 +144,7 @@ pub fn info(name: &str, element: ElementType, dims: &[&str]) -> ValueInfoProto {
 /// Units of every second gate with atoms of 2, the others with atoms of 1: matrices of several codebooks.
 fn plan(weights: &Weights) -> Plan {
     let choice = |site: &Site| Choice::Block {
-        spec: BlockSpec { width: 1 + site.gate().gate_index % 2 },
+        spec: BlockSpec { width: 1 + site.gate().map_or(0, |gate| gate.gate_index) % 2 },
         sharing: Sharing::Node,
     };
     Plan { choices: weights.sites().map(choice), sensitivity: weights.sites().map(|_| 1.0) }
@@ -178,7 +178,7 @@ fn feed(model: &Model) -> Feed {
 fn check(case: &Case, form: Form, taken: Form) {
     let place = format!("{} {} {form:?} opset {}", case.op, case.direction, case.opset);
     let model = model(case);
-    let weights = Weights::find(&model, &FindOptions::default()).unwrap();
+    let weights = Weights::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
     let assigned = quick::forms(&weights, &model, writing(form).request, |_| Storage::Block);
     assert_eq!(assigned[0].form, taken, "{place}: {:?}", assigned[0].reason);
     assert_eq!(assigned[0].reason.is_some(), taken == Form::Portable, "{place}");
@@ -245,7 +245,7 @@ fn nodes_with_names_like_those_of_others_keep_their_own_constants() {
         graph.initializer.append(&mut other.initializer);
         graph.output.append(&mut other.output);
         let model = Model::from_proto(first, &LoadOptions::default()).unwrap();
-        let weights = Weights::find(&model, &FindOptions::default()).unwrap();
+        let weights = Weights::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
         let coded = quick::learn(&weights, &plan(&weights), 63);
         let [dense, ours] = [Form::Portable, form]
             .map(|form| expand::expand(&encode::apply(&model, &weights, &coded, &writing(form)).unwrap()).unwrap());
@@ -284,7 +284,7 @@ fn made_models_take_forms_where_they_can() {
     let mut seen = Vec::new();
     for made in made::ALL.iter().filter(|made| made.name != "vendor") {
         let model = made.model();
-        let weights = Weights::find(&model, &FindOptions::default()).unwrap();
+        let weights = Weights::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
         let (plan, carry) = (plan(&weights), made.carry());
         let coded = quick::learn(&weights, &plan, 63);
         let written = [Portable, Fast, Ort].map(|form| {
@@ -330,7 +330,7 @@ fn real_models_take_forms_where_they_can() {
     let (mut nodes, mut fast) = (0, 0);
     for path in files {
         let model = Model::load(&path, &LoadOptions::default()).unwrap();
-        let weights = match Weights::find(&model, &FindOptions::default()) {
+        let weights = match Weights::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() }) {
             Ok(weights) => weights,
             Err(e) => {
                 assert_eq!(e.kind(), ErrorKind::NothingToDo, "{}: {e}", path.display());

@@ -76,7 +76,7 @@ fn samples(count: usize, steps: usize, value: impl Fn(usize, usize) -> f32) -> S
 /// The whole job at about a third of the size. Sensitivities are measured.
 fn compress(model: &Model, samples: &Samples) -> Result<(), Error> {
     let engine = Engine::new(model)?;
-    let weights = Weights::find(model, &FindOptions::default())?;
+    let weights = Weights::find(model, &FindOptions { recurrent_only: true, ..FindOptions::default() })?;
     let mut job = Study::new(model, weights, Some((&engine, samples)), 0, &Silent)?;
     let judge = Judge::new(model, &LossSpec::default(), &[])?;
     let curves = job.curves(3.0, Rates::All, &Silent)?;
@@ -103,7 +103,7 @@ fn the_sensitivity_of_a_small_model_is_the_geometric_mean_over_several_coarse_ve
     let model = model("LSTM", HIDDEN, &noise(4 * HIDDEN, INPUTS + HIDDEN));
     let samples = samples(6, 8, |t, i| ((t * 31 + i * 17 + 1) as f32 * 0.7).sin());
     let engine = Engine::new(&model).unwrap();
-    let weights = Weights::find(&model, &FindOptions::default()).unwrap();
+    let weights = Weights::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
     let mut job = Study::new(&model, weights, Some((&engine, &samples)), 0, &Silent).unwrap();
     let widths = job.coarse_widths(2.0);
     assert_eq!(widths.len(), 5);

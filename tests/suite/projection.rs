@@ -103,7 +103,7 @@ fn plan_of(weights: &Weights, atoms: impl Fn(usize) -> [usize; 2]) -> Plan {
     let choice = |unit: &Site| {
         let mut parts = [Bands::default(); 2];
         for (part, section) in parts.iter_mut().zip(weights.sections(unit.id)) {
-            let codes = if unit.gate().gate_index == 1 { 0 } else { 3 };
+            let codes = if unit.gate().map_or(0, |gate| gate.gate_index) == 1 { 0 } else { 3 };
             let [first, second] = atoms(section.columns).map(|atoms| atoms as u16);
             let bands = [Band { atoms: first, width: 1, codes: 1 }, Band { atoms: second, width: 2, codes }];
             *part = Bands::new(&bands).expect("sound bands");
@@ -124,7 +124,8 @@ fn learn(weights: &Weights, plan: &Plan, peak: i8) -> CodedSites {
 
 /// Names of the stored codes of atoms behind W or R of a node.
 fn atoms(model: &Model, node: usize, matrix: Matrix) -> BTreeSet<String> {
-    let survey = dirnet::recurrent::find(model, &FindOptions::default()).unwrap();
+    let survey =
+        dirnet::recurrent::find(model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
     let names = survey.nodes[node].source(matrix).constants.iter().map(|constant| constant.name.clone());
     names.filter(|name| name.starts_with("dictionary/") && name.ends_with("/codes")).collect()
 }
@@ -148,7 +149,7 @@ fn layers_in_a_stack_share_one_dictionary() {
     for (op, bidirectional) in [("LSTM", false), ("LSTM", true), ("GRU", false), ("GRU", true)] {
         let place = format!("{op} bidirectional={bidirectional}");
         let model = stack(op, bidirectional);
-        let weights = Weights::find(&model, &FindOptions::default()).unwrap();
+        let weights = Weights::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
         let plan = plan(&weights);
         let coded = learn(&weights, &plan, i8::MAX);
         let writing = Writing { note: "test".to_owned(), ..Writing::default() };
@@ -166,7 +167,8 @@ fn layers_in_a_stack_share_one_dictionary() {
         assert_eq!(result.saved_bytes().unwrap(), size, "{place}");
 
         // What the graph makes is what the codes stand for, and what expand stores.
-        let survey = dirnet::recurrent::find(&result, &FindOptions::default()).unwrap();
+        let survey =
+            dirnet::recurrent::find(&result, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
         for (unit, coded) in weights.all.iter().map(|site| (site, &coded[site.id])) {
             let used = weights.survey.weights[unit.tensor.0].uses[0];
             let source = survey.nodes[used.node].source(used.matrix);
@@ -174,7 +176,7 @@ fn layers_in_a_stack_share_one_dictionary() {
             let values = source.values(&result).unwrap();
             let error = &unit.block.of(&values) - &coded.as_ref().unwrap().decode();
             let worst = error.iter().fold(0.0f32, |m, e| m.max(e.abs()));
-            assert!(worst < 1e-5, "{place} {}: {worst}", unit);
+            assert!(worst < 1e-5, "{place} {}: {worst}", weights.place(unit));
         }
         let expanded = expand::expand(&result).unwrap();
         let (dense, small, large) = (run(&model), run(&result), run(&expanded));
@@ -197,7 +199,7 @@ fn layers_in_a_stack_share_one_dictionary() {
 fn the_fast_form_multiplies_by_few_atoms_and_then_by_codes() {
     for (op, bidirectional) in [("LSTM", false), ("LSTM", true), ("GRU", false), ("GRU", true)] {
         let model = stack(op, bidirectional);
-        let weights = Weights::find(&model, &FindOptions::default()).unwrap();
+        let weights = Weights::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
         let plan = plan_of(&weights, |_| [4, 2]);
         let coded = learn(&weights, &plan, Form::Fast.peak());
         let request = Request { form: Form::Fast, from: Some(1) };
@@ -243,7 +245,7 @@ fn the_fast_form_multiplies_by_few_atoms_and_then_by_codes() {
 fn damaged_files_are_expanded_or_refused() {
     for (op, bidirectional) in [("LSTM", true), ("GRU", false)] {
         let model = stack(op, bidirectional);
-        let weights = Weights::find(&model, &FindOptions::default()).unwrap();
+        let weights = Weights::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
         let coded = learn(&weights, &plan_of(&weights, |_| [4, 2]), Form::Fast.peak());
         for form in [Form::Portable, Form::Fast] {
             let writing = Writing { note: "test".to_owned(), request: Request { form, from: Some(1) } };
@@ -264,7 +266,8 @@ fn damaged_files_are_expanded_or_refused() {
 
 #[test]
 fn bands_that_do_not_fit_are_refused() {
-    let weights = Weights::find(&stack("LSTM", true), &FindOptions::default()).unwrap();
+    let weights =
+        Weights::find(&stack("LSTM", true), &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
     let plan = plan(&weights);
     let text = plan::write(&weights, &plan).unwrap();
     let one = "bands = [[[5, 1, 1], [4, 2, 3]]]";
@@ -288,7 +291,7 @@ fn a_plan_with_dictionaries_meets_its_target_and_its_promise() {
     let signature = Signature::of(&model).unwrap();
     let samples = Samples::read(&[folder.join("calibration.npz")], &signature, &[]).unwrap().subset(3);
     let engine = Engine::new(&model).unwrap();
-    let weights = Weights::find(&model, &FindOptions::default()).unwrap();
+    let weights = Weights::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
     let mut job = Study::new(&model, weights, Some((&engine, &samples)), 0, &Silent).unwrap();
     let curves = job.curves(3.0, Rates::All, &Silent).unwrap();
     let judge = Judge::new(&model, &LossSpec::parse(&["kl"]).unwrap(), &[]).unwrap();
@@ -302,7 +305,7 @@ fn a_plan_with_dictionaries_meets_its_target_and_its_promise() {
 
     let kept = model.bytes() - job.weights.survey.stored_bytes();
     let code = || {
-        let weights = Weights::find(&model, &FindOptions::default()).unwrap();
+        let weights = Weights::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
         let mut job = Study::new(&model, weights, Some((&engine, &samples)), 0, &Silent).unwrap();
         job.code(plan.clone(), &Silent).unwrap()
     };

@@ -52,7 +52,7 @@ pub struct Decoded {
 
 /// `model` in the portable form, each unit stored as `choose` says of it and its number.
 pub fn compressed(model: &Model, choose: impl Fn(&Site, &[Section]) -> Choice) -> Compressed {
-    let weights = Weights::find(model, &FindOptions::default()).unwrap();
+    let weights = Weights::find(model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
     let choices = weights.sites().map(|site| choose(site, weights.sections(site.id)));
     let plan = Plan { choices, sensitivity: weights.sites().map(|_| 1.0) };
     let coded = learn(&weights, &plan, 127);
@@ -114,7 +114,7 @@ pub fn block(width: usize, sharing: Sharing) -> Choice {
 pub fn mixed(unit: &Site, _: &[Section]) -> Choice {
     let index = unit.id.0;
     let widths = [1, 2, 3, 4, 2, 5];
-    match (index + unit.gate().gate_index) % 7 {
+    match (index + unit.gate().map_or(0, |gate| gate.gate_index)) % 7 {
         6 => Choice::Dense,
         _ => block(widths[index % 6], Sharing::ALL[(index / 2) % 4]),
     }
@@ -124,7 +124,7 @@ pub fn mixed(unit: &Site, _: &[Section]) -> Choice {
 pub fn projected(unit: &Site, sections: &[Section]) -> Choice {
     let mut parts = [Bands::default(); 2];
     for (part, section) in parts.iter_mut().zip(sections) {
-        let codes = if unit.gate().gate_index % 2 == 1 { 0 } else { 3 };
+        let codes = if unit.gate().map_or(0, |gate| gate.gate_index) % 2 == 1 { 0 } else { 3 };
         let atoms = (section.columns / 2).max(1) as u16;
         let bands = [Band { atoms, width: 1, codes: 1 }, Band { atoms: 1, width: 2, codes }];
         *part = Bands::new(&bands).expect("sound bands");

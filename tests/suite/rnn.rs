@@ -20,7 +20,7 @@ use dirnet::plan::{Choice, Plan, Sharing, Storage};
 use dirnet::progress::Silent;
 use dirnet::recurrent::{Cell, Direction, FindOptions, find};
 use dirnet::samples::{Feed, Random, RandomOptions, Samples, Tensor};
-use dirnet::sites::Weights;
+use dirnet::sites::{Sites, Weights};
 use dirnet::tune::{self, LayerOutcome, TuneOptions, TuneSubject};
 use ndarray::ArrayD;
 use ndarray_npy::NpzReader;
@@ -85,7 +85,7 @@ fn every_attribute_is_obeyed() {
 #[test]
 fn an_rnn_is_found_with_what_it_reads() {
     let node = |name: &str| {
-        let mut found = find(&load(name), &FindOptions::default()).unwrap();
+        let mut found = find(&load(name), &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
         assert!(found.skipped.is_empty());
         found.nodes.remove(0)
     };
@@ -111,7 +111,7 @@ fn plan(weights: &Weights) -> Plan {
 }
 
 fn read(model: &Model) -> Weights {
-    Weights::find(model, &FindOptions::default()).unwrap()
+    Weights::find(model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap()
 }
 
 #[test]
@@ -209,8 +209,8 @@ fn slopes_are_those_of_the_activations_that_the_node_has() {
     let model = with_activations(&RNN, &["Affine"], &[0.5], &[0.25]);
     let samples = samples(&model, 5);
     let engine = Engine::new(&model).unwrap();
-    let survey = find(&model, &FindOptions::default()).unwrap();
-    let moments = calibrate::measure(&engine, &survey.nodes, &samples, &Silent).unwrap();
+    let sites = Sites::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
+    let moments = calibrate::measure(&engine, &sites, &samples, &Silent).unwrap();
     let outputs = samples.feeds().map(|feed| engine.run(feed, None).unwrap().swap_remove(0).1.to_f64());
     let (mut elements, mut energy) = (0, 0.0);
     outputs.for_each(|y| {

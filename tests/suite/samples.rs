@@ -177,6 +177,10 @@ fn what_does_not_fit_is_one_line_that_names_file_and_array() {
     let nan = array![[1f32, 2., 3.], [4., f32::NAN, 6.]];
     let cases = [
         (Npz::new(d, "1.npz").with("x", x()).with("m", n()).finish(), "'m': the model has no input of this name"),
+        (
+            Npz::new(d, "1b.npz").with("x_", x()).finish(),
+            "'x_': the model has no input of this name (did you mean 'x'?), only ",
+        ),
         (Npz::new(d, "2.npz").with("x", x()).finish(), "'n': there is no array for this input"),
         (
             Npz::new(d, "3.npz").with("x", x().mapv(f64::from)).with("n", n()).finish(),

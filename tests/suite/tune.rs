@@ -40,7 +40,10 @@ fn charlm(name: &str) -> Fixture {
 
 /// The model coded at 2 bits a weight, one codebook for all units that `sharing` reaches.
 fn coded(fixture: &Fixture, engine: &Engine, sharing: Sharing) -> (Weights, CodedSites) {
-    let weights = || Weights::find(&fixture.model, &FindOptions::default()).expect("it has recurrent nodes");
+    let weights = || {
+        Weights::find(&fixture.model, &FindOptions { recurrent_only: true, ..FindOptions::default() })
+            .expect("it has recurrent nodes")
+    };
     let mut job = Study::new(&fixture.model, weights(), Some((engine, &fixture.samples)), 0, &Silent).expect("it runs");
     let spec = BlockSpec::new(4).expect("there is such a spec");
     let choices = job.weights.sites().map(|_| Choice::Block { spec, sharing });
@@ -148,7 +151,10 @@ fn all_that_is_tuned_is_written_in_every_form() {
 #[test]
 fn biases_belong_to_all_that_read_them() {
     let model = charlm("lstm256.onnx").model;
-    let survey = Weights::find(&model, &FindOptions::default()).expect("it has recurrent nodes").survey.clone();
+    let survey = Weights::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() })
+        .expect("it has recurrent nodes")
+        .survey
+        .clone();
     let [first, second] = [0, 1].map(|node| survey.nodes[node].index);
     let owners = |change: &dyn Fn(&mut GraphProto)| -> Vec<Vec<usize>> {
         let mut proto = model.proto.clone();
@@ -209,7 +215,10 @@ fn budgets_are_judged_again_by_what_tuning_leaves() {
     let samples = Random::new(&model, &random).expect("inputs are floats").samples;
     let engine = Engine::new(&model).expect("it runs");
     let judge = Judge::new(&model, &LossSpec::default(), &samples.carry).expect("it has outputs");
-    let weights = || Weights::find(&model, &FindOptions::default()).expect("it has recurrent nodes");
+    let weights = || {
+        Weights::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() })
+            .expect("it has recurrent nodes")
+    };
     let again = |threads: usize, answer: &(dyn Fn(&Plan) -> dirnet::error::Result<Plan> + Sync)| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("there can be threads");
         pool.install(|| {
@@ -253,15 +262,16 @@ fn budgets_are_judged_again_by_what_tuning_leaves() {
 #[test]
 fn units_of_one_kind_are_made_coarser_as_far_as_they_can_be() {
     let fixture = charlm("gru256.onnx");
-    let weights = Weights::find(&fixture.model, &FindOptions::default()).expect("it has recurrent nodes");
+    let weights = Weights::find(&fixture.model, &FindOptions { recurrent_only: true, ..FindOptions::default() })
+        .expect("it has recurrent nodes");
     let block = |width| Choice::Block { spec: BlockSpec::new(width).expect("a spec"), sharing: Sharing::Unit };
-    let mut kinds: Vec<_> = weights.all.iter().map(|site| site.kind()).collect();
+    let mut kinds: Vec<_> = weights.all.iter().map(|site| weights.kind(site)).collect();
     kinds.sort_unstable();
     kinds.dedup();
     let mut plan = Plan::alike(block(8), &weights.sites().map(|_| 1.0));
     let coarser = plan::coarser(&weights, &plan, kinds[0]).expect("there is a wider piece");
     for (id, choice) in coarser.choices.iter() {
-        let wanted = if weights.get(id).kind() == kinds[0] { block(10) } else { block(8) };
+        let wanted = if weights.kind(weights.get(id)) == kinds[0] { block(10) } else { block(8) };
         assert_eq!(*choice, wanted);
     }
     for (id, choice) in plan.choices.iter_mut() {
