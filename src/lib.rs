@@ -47,6 +47,7 @@
 pub mod compress;
 pub mod error;
 pub mod loss;
+pub mod lossless;
 pub mod onnx;
 pub mod progress;
 pub mod report;

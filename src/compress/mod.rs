@@ -6,15 +6,18 @@
 mod inputs;
 mod moments;
 mod options;
+mod prepared;
 mod search;
 mod sensitivity;
 mod study;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use inputs::{HELD_OUT, InputOrigin, Inputs, random};
 pub use options::{Allocation, Codec, Options, Target};
+pub use prepared::{Prepared, without_coding};
 pub use search::{SmallestSize, smallest};
 pub use study::{CodedModel, CodedVersion, PhaseSeconds, Rates, Study, Tried, sized};
 
@@ -24,6 +27,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::expand;
 use crate::loss::reach::{self, Changes};
 use crate::loss::{Comparison, Judge, LossSpec, Reference, obstacle};
+use crate::lossless;
 use crate::onnx::Model;
 use crate::plan::{self, Choice, Curves, Pins, Plan};
 use crate::progress::{Progress, Silent};
@@ -31,6 +35,7 @@ use crate::samples::Samples;
 use crate::sites::{PerSite, Sites, Weights};
 use crate::tune::{self, TuneReport};
 use crate::verify::{self, Check, Verdict, VerifySettings};
+use prepared::Parts;
 
 /// The ratio of the smallest file that a search for a loss looks at, and how many sizes it looks at.
 const SMALLEST: f64 = 40.0;
@@ -41,7 +46,15 @@ const RIVAL: f64 = 0.5;
 
 /// Makes a model smaller.
 pub struct Compressor<'a> {
-    model: &'a Model,
+    original: &'a Model,
+    /// What is run in place of the original: its file is smaller, and nothing is coded yet.
+    model: Cow<'a, Model>,
+    /// The same without names of nodes: what is coded and written.
+    written: Cow<'a, Model>,
+    /// How the file of the original was made smaller.
+    lossless: Vec<lossless::Step>,
+    /// The sites as the original has them.
+    before: Sites,
     inputs: Inputs,
     options: Options,
     judge: Judge,
@@ -100,6 +113,8 @@ pub struct Compressed {
     pub planned: Planned,
     /// What fine-tuning did, if it ran.
     pub tuning: Option<TuneReport>,
+    /// How the file was made smaller before anything was coded.
+    pub lossless: Vec<lossless::Step>,
 }
 
 /// A size and its loss.
@@ -140,23 +155,23 @@ impl<'a> Compressor<'a> {
     /// [`ErrorKind::NothingToDo`] for a model without sites or whose sites are coded already; [`ErrorKind::Usage`] for
     /// options that do not fit the model; those of reading the model.
     pub fn new(model: &'a Model, inputs: Inputs, options: Options) -> Result<Compressor<'a>> {
-        let sites = Sites::find(model, &options.nodes)?;
-        Compressor::of_sites(model, sites, inputs, options, None)
+        let prepared = Prepared::new(model, &options).map_err(|error| located(model, error))?;
+        Compressor::of_prepared(model, prepared, inputs, options, None)
     }
 
-    /// As [`new`](Self::new), for sites that were found before. With `refused`, the model is not run, for that reason.
+    /// As [`new`](Self::new), for a model that was prepared before, with the same options. With `refused`, the model is not run, for that reason.
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn of_sites(
-        model: &'a Model,
-        sites: Sites,
+    pub fn of_prepared(
+        original: &'a Model,
+        prepared: Prepared,
         inputs: Inputs,
         options: Options,
         refused: Option<Error>,
     ) -> Result<Compressor<'a>> {
-        let located = |error: Error| located(model, error);
-        refuse_coded(model, &sites).map_err(located)?;
+        let located = |error: Error| located(original, error);
+        let Parts { model, written, steps, before, sites } = prepared.parts(original);
         let pins = match &options.pins {
             Some(pins) if pins.0.len() == sites.len() => pins.clone(),
             Some(pins) => {
@@ -165,23 +180,27 @@ impl<'a> Compressor<'a> {
             }
             None => Pins(sites.map(|_| None)),
         };
-        judge(model, &options.loss, &sites, &inputs.holdout)?;
-        let judge = judge(model, &options.loss, &sites, &inputs.calibration)?;
+        judge(&model, &options.loss, &sites, &inputs.holdout)?;
+        let judge = judge(&model, &options.loss, &sites, &inputs.calibration)?;
         let mut warnings = Vec::new();
-        if encode::note(model).is_some() {
+        if encode::note(original).is_some() {
             warnings.push(
                 "the file was compressed by dirnet and made dense again by another tool: use the original".to_owned(),
             );
         }
         let faulty = sites.survey.skipped.iter().filter(|skipped| skipped.warning);
         warnings.extend(faulty.map(|skipped| format!("node '{}' is not compressed: {}", skipped.node, skipped.reason)));
-        let (engine, refused) = match refused.map_or_else(|| Engine::new(model), Err) {
+        let (engine, refused) = match refused.map_or_else(|| Engine::new(&model), Err) {
             Ok(engine) => (Some(engine), None),
             Err(error) if error.is_of_engine() => (None, Some(error)),
             Err(error) => return Err(located(error)),
         };
         Ok(Compressor {
+            original,
             model,
+            written,
+            lossless: steps,
+            before,
             inputs,
             options,
             judge,
@@ -208,7 +227,25 @@ impl<'a> Compressor<'a> {
     /// The original.
     #[must_use]
     pub fn original(&self) -> &'a Model {
-        self.model
+        self.original
+    }
+
+    /// How the file was made smaller before anything is coded.
+    #[must_use]
+    pub fn lossless(&self) -> &[lossless::Step] {
+        &self.lossless
+    }
+
+    /// The sites as the original has them: what their weights take in the user's file.
+    #[must_use]
+    pub fn before(&self) -> &Sites {
+        &self.before
+    }
+
+    /// Bytes of a compressed file that are no weights of sites.
+    #[must_use]
+    pub fn kept(&self) -> u64 {
+        self.written.bytes().saturating_sub(self.sites.survey.stored_bytes())
     }
 
     /// The samples.
@@ -267,7 +304,7 @@ impl<'a> Compressor<'a> {
     /// # Errors
     /// Those of running it.
     pub fn probe(&self) -> Result<()> {
-        let engine = Engine::new(self.model)?;
+        let engine = Engine::new(&self.model)?;
         for samples in [&self.inputs.calibration, &self.inputs.holdout] {
             self.judge.reference(&engine, samples)?;
         }
@@ -294,7 +331,8 @@ impl<'a> Compressor<'a> {
         }
         let weights = self.weights(self.engine.as_ref())?;
         let one_rate = self.engine.is_none() || self.options.allocation == Allocation::Uniform;
-        sized(self.model, &weights, &self.writing(), &encode::Measured::default(), |sizing| {
+        let before = self.before.survey.stored_bytes();
+        study::sized_from(before, &self.written, &weights, &self.writing(), &encode::Measured::default(), |sizing| {
             let bytes = match *target {
                 Target::MaxSize(bytes) => bytes,
                 Target::Ratio(ratio) => sizing.target(ratio),
@@ -302,7 +340,7 @@ impl<'a> Compressor<'a> {
             };
             plan::check_target(sizing, bytes, one_rate, |plan| self.pins.apply(plan))
         })
-        .map_err(|error| located(self.model, error))
+        .map_err(|error| located(self.original, error))
     }
 
     /// Calibrates, unless that was done before.
@@ -319,7 +357,7 @@ impl<'a> Compressor<'a> {
                 Ok(study) => Some(study),
                 // A sample that cannot be run is no reason to do without any.
                 Err(error) if error.kind() == ErrorKind::Engine => {
-                    self.refused = Some(obstacle(self.model, engine, &self.inputs.calibration, error)?);
+                    self.refused = Some(obstacle(&self.model, engine, &self.inputs.calibration, error)?);
                     None
                 }
                 Err(error) if error.kind() == ErrorKind::Limit => {
@@ -349,7 +387,7 @@ impl<'a> Compressor<'a> {
 
     /// The weights; those that the engine holds are shared with it.
     fn weights(&self, engine: Option<&Engine>) -> Result<Weights> {
-        Weights::read(self.model, self.sites.clone(), |node, matrix| {
+        Weights::read(&self.model, self.sites.clone(), |node, matrix| {
             engine.and_then(|engine| engine.weights(engine.number(&node.scope, node.index)?, matrix)).cloned()
         })
     }
@@ -357,7 +395,9 @@ impl<'a> Compressor<'a> {
     fn study_with(&self, engine: Option<&Engine>) -> Result<Study<'a>> {
         let weights = self.weights(engine)?;
         let calibration = engine.map(|engine| (engine, &self.inputs.calibration));
-        Study::new(self.model, weights, calibration, self.options.seed, self.progress)
+        let mut study = Study::new(self.written.clone(), weights, calibration, self.options.seed, self.progress)?;
+        study.before = self.before.survey.stored_bytes();
+        Ok(study)
     }
 
     /// Calibrates a model that cannot be run to its outputs on the part of it that can; `None` if there is none.
@@ -365,7 +405,7 @@ impl<'a> Compressor<'a> {
         let Some(reason) = self.refused.clone() else { return Ok(None) };
         // What ran into a limit must not be tried again.
         let part = match reason.kind() {
-            ErrorKind::Engine => Engine::partial(self.model, &self.inputs.calibration),
+            ErrorKind::Engine => Engine::partial(&self.model, &self.inputs.calibration),
             _ => None,
         };
         let study = match part.map(|engine| self.study_with(Some(&engine))) {
@@ -388,7 +428,7 @@ impl<'a> Compressor<'a> {
     /// # Errors
     /// [`ErrorKind::Target`] for a target that cannot be met, with the nearest that can; those of running the model.
     pub fn plan(&mut self, target: &Target) -> Result<Planned> {
-        self.plan_of(target).map_err(|error| located(self.model, error))
+        self.plan_of(target).map_err(|error| located(self.original, error))
     }
 
     fn plan_of(&mut self, target: &Target) -> Result<Planned> {
@@ -406,7 +446,7 @@ impl<'a> Compressor<'a> {
     /// # Errors
     /// As [`plan`](Self::plan).
     pub fn compress(&mut self, target: &Target) -> Result<Compressed> {
-        self.compress_to(target).map_err(|error| located(self.model, error))
+        self.compress_to(target).map_err(|error| located(self.original, error))
     }
 
     fn compress_to(&mut self, target: &Target) -> Result<Compressed> {
@@ -425,7 +465,7 @@ impl<'a> Compressor<'a> {
     /// # Errors
     /// Those of running the model; a ratio that cannot be reached is no error but a row.
     pub fn sweep(&mut self, ratios: &[f64]) -> Result<Vec<SweepRow>> {
-        self.rows(ratios).map_err(|error| located(self.model, error))
+        self.rows(ratios).map_err(|error| located(self.original, error))
     }
 
     fn rows(&mut self, ratios: &[f64]) -> Result<Vec<SweepRow>> {
@@ -463,7 +503,7 @@ impl<'a> Compressor<'a> {
             checks,
             seed: self.options.seed,
         };
-        verify::verify(self.model, result, &settings, self.progress).map_err(|error| located(self.model, error))
+        verify::verify(self.original, result, &settings, self.progress).map_err(|error| located(self.original, error))
     }
 
     /// Frees what was calibrated and what runs the original: the models that are compared want their memory.
@@ -520,7 +560,7 @@ impl<'a> Compressor<'a> {
     fn compressed(&self, coded: CodedModel, tuning: Option<TuneReport>) -> Result<Compressed> {
         let CodedModel { plan, distortion, model, .. } = coded;
         let planned = self.planned(plan, model.saved_bytes()?, Some(distortion))?;
-        Ok(Compressed { model, planned, tuning })
+        Ok(Compressed { model, planned, tuning, lossless: self.lossless.clone() })
     }
 
     /// The distortion of each site that the curves and dictionaries promise.

@@ -558,7 +558,7 @@ pub fn for_each_tensor<'m>(model: &'m ModelProto, mut visit: impl FnMut(&'m Tens
 }
 
 /// As [`for_each_tensor`], in the same order, for changing where values are stored.
-pub(super) fn for_each_tensor_mut(
+pub(crate) fn for_each_tensor_mut(
     model: &mut ModelProto,
     visit: &mut dyn FnMut(&mut TensorProto) -> Result<()>,
 ) -> Result<()> {

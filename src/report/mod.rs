@@ -32,7 +32,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Plan;
 use crate::sites::PerSite;
 use crate::verify::Verdict;
-use crate::{onnx, recurrent, tune};
+use crate::{lossless, onnx, recurrent, tune};
 
 pub use bench::{Bench, Benched};
 pub use inspection::{InspectedValue, InspectedWeight, Inspection, Node, made_by};
@@ -144,6 +144,8 @@ pub struct Report {
     pub model: FileSizes,
     /// The weights of the nodes that are compressed; `None` for a comparison of two given files.
     pub recurrent: Option<Recurrent>,
+    /// How the file was made smaller before anything was coded, in order.
+    pub lossless: Vec<LosslessStep>,
     /// All units (weight blocks), in the order of the nodes.
     pub units: Vec<Unit>,
     /// Recurrent nodes that are not compressed.
@@ -239,6 +241,23 @@ pub struct Recurrent {
     pub parameters: u64,
     /// Multiply-adds of one step.
     pub multiply_adds: MultiplyAdds,
+}
+
+/// A step that made the file smaller before anything was coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LosslessStep {
+    /// What was done.
+    pub step: &'static str,
+    /// Bytes that the file lost by it.
+    pub bytes: u64,
+    /// Whether all values stay the same bit for bit; false where a table is generated.
+    pub exact: bool,
+}
+
+impl From<&lossless::Step> for LosslessStep {
+    fn from(&lossless::Step { name, bytes, exact }: &lossless::Step) -> Self {
+        LosslessStep { step: name, bytes, exact }
+    }
 }
 
 /// A size and its loss.
@@ -439,7 +458,8 @@ impl Report {
             distortion: planned.distortion.as_ref(),
             sensitivity: planned.sensitivity.as_deref(),
         };
-        let mut report = Report::of_study(command, study, &outcome);
+        let mut report = Report::of_study(command, compressor, study, &outcome);
+        report.lossless = compressor.lossless().iter().map(Into::into).collect();
         report.predicted_loss = planned.predicted_loss;
         report.warnings = compressor.warnings();
         report
@@ -451,14 +471,14 @@ impl Report {
     /// As [`of_compressed`](Self::of_compressed).
     #[must_use]
     pub fn tradeoff(compressor: &Compressor<'_>) -> Vec<Tradeoff> {
-        let before = compressor.sites().survey.stored_bytes();
-        let file = compressor.original().bytes();
+        let before = compressor.before().survey.stored_bytes();
+        let kept = compressor.kept();
         let mut looks: Vec<Look> = compressor.looks().collect();
         if looks.is_empty() {
             looks = compressor.forecast(&FORECAST);
         }
         let point = |Look { bytes, loss_mean, loss_worst, measured }: Look| {
-            let ratio = ratio(before, (bytes + before).saturating_sub(file));
+            let ratio = ratio(before, bytes.saturating_sub(kept));
             let loss = loss_worst.or(loss_mean)?;
             Some(Tradeoff { ratio, bytes_after: bytes, loss, loss_mean, loss_worst, measured })
         };
@@ -466,16 +486,16 @@ impl Report {
     }
 
     /// What a study came to under a plan.
-    #[must_use]
-    pub fn of_study(command: Command, study: &Study<'_>, outcome: &PlanOutcome<'_>) -> Self {
-        let mut report = Report::between(command, study.model, study.model);
+    fn of_study(command: Command, compressor: &Compressor<'_>, study: &Study<'_>, outcome: &PlanOutcome<'_>) -> Self {
+        let original = compressor.original();
+        let mut report = Report::between(command, original, original);
         let survey = &study.weights.survey;
-        let before = survey.stored_bytes();
-        let after = (outcome.bytes + before).saturating_sub(study.model.bytes());
+        let before = compressor.before().survey.stored_bytes();
+        let after = outcome.bytes.saturating_sub(compressor.kept());
         report.model.bytes_after = Some(outcome.bytes);
-        report.model.ratio = ratio(study.model.bytes(), outcome.bytes);
+        report.model.ratio = ratio(original.bytes(), outcome.bytes);
         let choices = &outcome.plan.choices;
-        let forms = Forms::new(study.model, &study.weights);
+        let forms = Forms::new(&study.model, &study.weights);
         let assigned = forms.assign(study.writing().request, &|id| choices[id].storage());
         report.recurrent = Some(Recurrent {
             bytes_before: before,
@@ -484,7 +504,7 @@ impl Report {
             parameters: study.weights.parameters(),
             multiply_adds: forms.work(choices, &assigned),
         });
-        report.units = units::of_plan(study, outcome, after);
+        report.units = units::of_plan(study, compressor.before(), outcome, after);
         report.settings = serde_json::from_str(&study.writing().note).ok();
         report.skipped = survey.skipped.iter().map(SkippedNode::from).collect();
         report.forms = forms_of(study, assigned);
@@ -518,6 +538,7 @@ impl Report {
                 producer: producer_of(original),
             },
             recurrent: None,
+            lossless: Vec::new(),
             units: Vec::new(),
             predicted_loss: None,
             tuning: None,
