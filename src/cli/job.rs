@@ -119,8 +119,8 @@ pub enum Form {
 
 impl How {
     /// What is done before anything is coded.
-    pub fn lossless(&self) -> lossless::Options {
-        lossless::Options { generate_dft: !self.no_generate_dft, keep_names: self.keep_names }
+    pub fn lossless(&self) -> lossless::LosslessOptions {
+        lossless::LosslessOptions { generate_dft: !self.no_generate_dft, keep_names: self.keep_names }
     }
 
     /// The same as options of the library.

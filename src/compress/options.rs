@@ -39,7 +39,7 @@ pub struct Options {
     /// Which nodes take part.
     pub nodes: FindOptions,
     /// What is done before weights are coded; `None` for nothing.
-    pub lossless: Option<lossless::Options>,
+    pub lossless: Option<lossless::LosslessOptions>,
     /// What weights are coded with.
     pub codec: Codec,
     /// How bits are divided between sites.
@@ -63,7 +63,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             nodes: FindOptions::default(),
-            lossless: LOSSLESS_FIRST.then(lossless::Options::default),
+            lossless: LOSSLESS_FIRST.then(lossless::LosslessOptions::default),
             codec: Codec::default(),
             allocation: Allocation::default(),
             form: Request::default(),

@@ -93,19 +93,19 @@ pub(super) struct Parts<'a> {
 }
 
 /// Takes the steps; the one that is not exact only if the engine can run the model, for it is verified by nothing else.
-fn exact_unless_run(model: &Model, options: &lossless::Options) -> Result<(Model, Vec<Step>)> {
+fn exact_unless_run(model: &Model, options: &lossless::LosslessOptions) -> Result<(Model, Vec<Step>)> {
     let (result, steps) = lossless::apply(model, options)?;
     if steps.iter().all(|step| step.exact) || Engine::new(&result).is_ok() {
         return Ok((result, steps));
     }
-    lossless::apply(model, &lossless::Options { generate_dft: false, ..*options })
+    lossless::apply(model, &lossless::LosslessOptions { generate_dft: false, ..*options })
 }
 
 /// The model with nothing coded, and what each step saved.
 ///
 /// # Errors
 /// As [`lossless::apply`].
-pub fn without_coding(model: &Model, options: &lossless::Options) -> Result<(Model, Vec<Step>)> {
+pub fn without_coding(model: &Model, options: &lossless::LosslessOptions) -> Result<(Model, Vec<Step>)> {
     let (mut result, mut steps) = exact_unless_run(model, options)?;
     if !options.keep_names {
         steps.extend(lossless::clear_node_names(&mut result)?);

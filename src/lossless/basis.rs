@@ -2,9 +2,10 @@
 //!
 //! Speech models have the short-time Fourier transform as a Conv of weight `[2 M, 1, N]`: row `k` is
 //! `w(j) cos(2 pi k j / N)`, row `M + k` is `±w(j) sin(2 pi k j / N)`, and `w` is the periodic Hann window
-//! `0.5 - 0.5 cos(2 pi j / N)` or 1. The angle is reduced before it is multiplied, so that it is at most pi:
+//! `0.5 - 0.5 cos(2 pi j / N) = cos^2(pi (j - N/2) / N)` or 1. Sines are cosines that are shifted by a quarter of a period,
+//! and `cos(2 pi r / N) = sin(2 pi (N/4 - |r|) / N)`, so that no angle exceeds pi/2 and its rounding error stays small:
 //! ```text
-//! k [M,1,1], j [N] = Range;  r = Mod(k j + N/2, N) - N/2;  Concat(Cos(r s), Sin(r s)) * w;  s = ±2 pi / N
+//! k [M,1,1], j [N] = Range;  r = Mod(Concat(k j + N/2, k j + N/2 ± N/4), N) - N/2;  Sin((N/4 - |r|) 2 pi / N) * w
 //! ```
 //! All integers are below 2^24, and therefore exact in float32. The table is evaluated here in float32, as a runtime does,
 //! and generated only if no entry is off by more than [`TOLERANCE`].
@@ -33,8 +34,8 @@ struct Basis {
     rows: usize,
     /// Samples, `N`.
     columns: usize,
-    /// Radians a step, negative for the sign of the Fourier transform.
-    step: f32,
+    /// Whether the rows of sines are negated, as in the Fourier transform.
+    negated: bool,
     /// Whether the window is Hann's.
     hann: bool,
 }
@@ -42,29 +43,49 @@ struct Basis {
 impl Basis {
     /// Values of a table `[2 M, 1, N]` in float32.
     fn values(&self) -> Vec<f32> {
-        let Basis { rows, columns, step, hann } = *self;
-        let (half, length) = ((columns / 2) as f32, columns as f32);
-        let window: Vec<f32> =
-            (0..columns).map(|j| if hann { 0.5 - (j as f32 * step).cos() * 0.5 } else { 1.0 }).collect();
-        let angle = |k: usize, j: usize| ((k as f32 * j as f32 + half) % length - half) * step;
-        let row = |k: usize, of: fn(f32) -> f32| (0..columns).map(move |j| of(angle(k, j)));
-        let all = (0..rows).flat_map(|k| row(k, f32::cos)).chain((0..rows).flat_map(|k| row(k, f32::sin)));
+        let Basis { rows, columns, hann, .. } = *self;
+        let (length, half, quarter) = (columns as f32, (columns / 2) as f32, (columns / 4) as f32);
+        let wave = |j: usize| ((j as f32 - half) * self.half_step()).cos();
+        let window: Vec<f32> = (0..columns).map(|j| if hann { wave(j) * wave(j) } else { 1.0 }).collect();
+        let entry = move |k: usize, j: usize, shift: f32| {
+            let r = (k as f32 * j as f32 + shift) % length - half;
+            ((quarter - r.abs()) * self.step()).sin()
+        };
+        let rows_of = |shift: f32| (0..rows).flat_map(move |k| (0..columns).map(move |j| entry(k, j, shift)));
+        let all = rows_of(half).chain(rows_of(self.shift()));
         all.zip(window.iter().cycle()).map(|(value, window)| value * window).collect()
+    }
+
+    /// Radians a step.
+    fn step(&self) -> f32 {
+        (2.0 * PI / self.columns as f64) as f32
+    }
+
+    fn half_step(&self) -> f32 {
+        (PI / self.columns as f64) as f32
+    }
+
+    /// What is added to the product for the rows of sines.
+    fn shift(&self) -> f32 {
+        let (half, quarter) = (self.columns / 2, self.columns / 4);
+        (if self.negated { half + quarter } else { half - quarter }) as f32
     }
 
     /// The basis that a table is, within the tolerance.
     fn of(shape: &[usize], table: &[f32]) -> Option<Basis> {
         let [both, 1, columns] = *shape else { return None };
         let rows = both / 2;
-        let sensible =
-            both % 2 == 0 && (2..=columns / 2 + 1).contains(&rows) && (SHORTEST..=LONGEST).contains(&columns);
+        let sensible = both.is_multiple_of(2)
+            && (2..=columns / 2 + 1).contains(&rows)
+            && (SHORTEST..=LONGEST).contains(&columns)
+            && columns.is_multiple_of(4);
         if !sensible || !table.iter().all(|v| v.is_finite()) {
             return None;
         }
         // Row 0 is the window; a quarter of a period on, the sine of frequency 1 has its sign.
         let hann = table[0].abs() < 0.5;
-        let sign = f64::from(table[(rows + 1) * columns + columns / 4].signum());
-        let basis = Basis { rows, columns, step: (sign * 2.0 * PI / columns as f64) as f32, hann };
+        let negated = table[(rows + 1) * columns + columns / 4] < 0.0;
+        let basis = Basis { rows, columns, negated, hann };
         let largest = table.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
         let near = |(a, b): (f32, &f32)| (a - b).abs() <= TOLERANCE * largest;
         (table.len() == 2 * rows * columns && basis.values().into_iter().zip(table).all(near)).then_some(basis)
@@ -113,26 +134,30 @@ fn write(rewriter: &mut Rewriter<'_>, constant: &Constant<'_>, basis: &Basis) {
     let rows = scalar(rewriter, "rows", basis.rows as f32);
     let length = scalar(rewriter, "length", basis.columns as f32);
     let half = scalar(rewriter, "half", (basis.columns / 2) as f32);
-    let step = scalar(rewriter, "step", basis.step);
+    let quarter = scalar(rewriter, "quarter", (basis.columns / 4) as f32);
+    let shift = scalar(rewriter, "shift", basis.shift());
+    let step = scalar(rewriter, "step", basis.step());
     let column = store(rewriter, "column", tensor::int64("", &[3], &[basis.rows as i64, 1, 1]));
 
     let k = make(rewriter, "Range", &[&zero, &rows, &one], vec![]);
     let k = make(rewriter, "Reshape", &[&k, &column], vec![]);
     let j = make(rewriter, "Range", &[&zero, &length, &one], vec![]);
     let product = make(rewriter, "Mul", &[&k, &j], vec![]);
-    let shifted = make(rewriter, "Add", &[&product, &half], vec![]);
-    let reduced = make(rewriter, "Mod", &[&shifted, &length], vec![integer("fmod", 1)]);
+    let cosines = make(rewriter, "Add", &[&product, &half], vec![]);
+    let sines = make(rewriter, "Add", &[&product, &shift], vec![]);
+    let both = make(rewriter, "Concat", &[&cosines, &sines], vec![integer("axis", 0)]);
+    let reduced = make(rewriter, "Mod", &[&both, &length], vec![integer("fmod", 1)]);
     let centred = make(rewriter, "Sub", &[&reduced, &half], vec![]);
-    let angle = make(rewriter, "Mul", &[&centred, &step], vec![]);
-    let cos = make(rewriter, "Cos", &[&angle], vec![]);
-    let sin = make(rewriter, "Sin", &[&angle], vec![]);
-    let mut table = make(rewriter, "Concat", &[&cos, &sin], vec![integer("axis", 0)]);
+    let distance = make(rewriter, "Abs", &[&centred], vec![]);
+    let steps = make(rewriter, "Sub", &[&quarter, &distance], vec![]);
+    let angle = make(rewriter, "Mul", &[&steps, &step], vec![]);
+    let mut table = make(rewriter, "Sin", &[&angle], vec![]);
     if basis.hann {
-        let share = scalar(rewriter, "share", 0.5);
-        let turn = make(rewriter, "Mul", &[&j, &step], vec![]);
+        let half_step = scalar(rewriter, "turn", basis.half_step());
+        let centred = make(rewriter, "Sub", &[&j, &half], vec![]);
+        let turn = make(rewriter, "Mul", &[&centred, &half_step], vec![]);
         let wave = make(rewriter, "Cos", &[&turn], vec![]);
-        let wave = make(rewriter, "Mul", &[&wave, &share], vec![]);
-        let window = make(rewriter, "Sub", &[&share, &wave], vec![]);
+        let window = make(rewriter, "Mul", &[&wave, &wave], vec![]);
         table = make(rewriter, "Mul", &[&table, &window], vec![]);
     }
     constant.replace(rewriter, &table);
@@ -161,7 +186,7 @@ mod tests {
             let rows = columns / 2 + 1;
             for sign in [1.0, -1.0] {
                 let found = Basis::of(&[2 * rows, 1, columns], &exact(rows, columns, sign, hann)).unwrap();
-                assert!(found.hann && f64::from(found.step).signum() == sign, "{columns}: {found:?}");
+                assert!(found.hann && found.negated == (sign < 0.0), "{columns}: {found:?}");
                 let found = Basis::of(&[2 * rows, 1, columns], &exact(rows, columns, sign, |_| 1.0)).unwrap();
                 assert!(!found.hann);
             }

@@ -17,6 +17,8 @@ mod integers;
 mod names;
 mod packing;
 mod pieces;
+#[cfg(test)]
+mod tests;
 mod traces;
 mod unused;
 
@@ -31,16 +33,16 @@ const INITIALIZERS_ARE_INPUTS: i64 = 3;
 
 /// What is done besides what is always done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct LosslessOptions {
     /// Whether a windowed DFT basis may be computed at load time instead of stored.
     pub generate_dft: bool,
     /// Whether nodes keep their names.
     pub keep_names: bool,
 }
 
-impl Default for Options {
+impl Default for LosslessOptions {
     fn default() -> Self {
-        Options { generate_dft: true, keep_names: false }
+        LosslessOptions { generate_dft: true, keep_names: false }
     }
 }
 
@@ -78,7 +80,7 @@ const STEPS: &[(&str, Change)] = &[
 /// # Errors
 /// Those of [`Values::new`](crate::onnx::Values::new); [`Malformed`](crate::error::ErrorKind::Malformed) for a tensor in a
 /// side file whose size is not known.
-pub fn apply(model: &Model, options: &Options) -> Result<(Model, Vec<Step>)> {
+pub fn apply(model: &Model, options: &LosslessOptions) -> Result<(Model, Vec<Step>)> {
     let mut steps = Vec::new();
     let mut current = model.clone();
     current.measure()?;

@@ -77,7 +77,7 @@ fn rows_in_block(shape: &[usize]) -> Option<usize> {
 
 /// The smallest dictionary whose pieces divide runs of `run` values.
 fn smallest(payload: &[u8], run: usize) -> Option<Dictionary> {
-    let widths = (1..=run.min(LONGEST)).filter(|width| run % width == 0);
+    let widths = (1..=run.min(LONGEST)).filter(|width| run.is_multiple_of(*width));
     widths.filter_map(|width| of_width(payload, width)).min_by_key(Dictionary::bytes)
 }
 
