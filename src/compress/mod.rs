@@ -52,7 +52,7 @@ pub struct Compressor<'a> {
     /// The same without names of nodes: what is coded and written.
     written: Cow<'a, Model>,
     /// How the file of the original was made smaller.
-    lossless: Vec<lossless::Step>,
+    lossless: Vec<lossless::Saving>,
     /// The sites as the original has them.
     before: Sites,
     inputs: Inputs,
@@ -114,7 +114,7 @@ pub struct Compressed {
     /// What fine-tuning did, if it ran.
     pub tuning: Option<TuneReport>,
     /// How the file was made smaller before anything was coded.
-    pub lossless: Vec<lossless::Step>,
+    pub lossless: Vec<lossless::Saving>,
 }
 
 /// A size and its loss.
@@ -232,7 +232,7 @@ impl<'a> Compressor<'a> {
 
     /// How the file was made smaller before anything is coded.
     #[must_use]
-    pub fn lossless(&self) -> &[lossless::Step] {
+    pub fn lossless(&self) -> &[lossless::Saving] {
         &self.lossless
     }
 

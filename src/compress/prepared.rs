@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::Options;
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::lossless::{self, Step};
+use crate::lossless::{self, Saving};
 use crate::onnx::Model;
 use crate::sites::Sites;
 
@@ -23,7 +23,7 @@ struct Changed {
     model: Model,
     /// What is written; the same nodes in the same places.
     written: Model,
-    steps: Vec<Step>,
+    steps: Vec<Saving>,
     /// The sites of the model as the user has it.
     original: Sites,
 }
@@ -87,13 +87,13 @@ impl Prepared {
 pub(super) struct Parts<'a> {
     pub model: Cow<'a, Model>,
     pub written: Cow<'a, Model>,
-    pub steps: Vec<Step>,
+    pub steps: Vec<Saving>,
     pub before: Sites,
     pub sites: Sites,
 }
 
 /// Takes the steps; the one that is not exact only if the engine can run the model, for it is verified by nothing else.
-fn exact_unless_run(model: &Model, options: &lossless::LosslessOptions) -> Result<(Model, Vec<Step>)> {
+fn exact_unless_run(model: &Model, options: &lossless::LosslessOptions) -> Result<(Model, Vec<Saving>)> {
     let (result, steps) = lossless::apply(model, options)?;
     if steps.iter().all(|step| step.exact) || Engine::new(&result).is_ok() {
         return Ok((result, steps));
@@ -105,7 +105,7 @@ fn exact_unless_run(model: &Model, options: &lossless::LosslessOptions) -> Resul
 ///
 /// # Errors
 /// As [`lossless::apply`].
-pub fn without_coding(model: &Model, options: &lossless::LosslessOptions) -> Result<(Model, Vec<Step>)> {
+pub fn without_coding(model: &Model, options: &lossless::LosslessOptions) -> Result<(Model, Vec<Saving>)> {
     let (mut result, mut steps) = exact_unless_run(model, options)?;
     if !options.keep_names {
         steps.extend(lossless::clear_node_names(&mut result)?);

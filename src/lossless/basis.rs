@@ -5,9 +5,11 @@
 //! `0.5 - 0.5 cos(2 pi j / N) = cos^2(pi (j - N/2) / N)` or 1. Sines are cosines that are shifted by a quarter of a period,
 //! and `cos(2 pi r / N) = sin(2 pi (N/4 - |r|) / N)`, so that no angle exceeds pi/2 and its rounding error stays small:
 //! ```text
-//! k [M,1,1], j [N] = Range;  r = Mod(Concat(k j + N/2, k j + N/2 ± N/4), N) - N/2;  Sin((N/4 - |r|) 2 pi / N) * w
+//! k [M,1,1], j [N] = Range;  x = Concat(k j + N/2 + 0.5, k j + N/2 ± N/4 + 0.5)
+//! r = x - N Floor(x / N) - N/2 - 0.5;  Sin((N/4 - |r|) 2 pi / N) * w
 //! ```
-//! All integers are below 2^24, and therefore exact in float32. The table is evaluated here in float32, as a runtime does,
+//! OpenVINO does not fold Mod, so that Floor takes its place; the half keeps the quotient off the integers. All numbers are
+//! multiples of 0.5 below 2^23, and therefore exact in float32. The table is evaluated here in float32, as a runtime does,
 //! and generated only if no entry is off by more than [`TOLERANCE`].
 
 use std::f64::consts::PI;
@@ -22,8 +24,8 @@ pub const TOLERANCE: f32 = 4e-7;
 
 /// The first opset that has Range.
 const RANGE: i64 = 11;
-/// The longest window: rows times columns stay below 2^24.
-const LONGEST: usize = 4096;
+/// The longest window: rows times columns stay below 2^23.
+const LONGEST: usize = 2048;
 /// A basis shorter than this is not worth its nodes.
 const SHORTEST: usize = 16;
 
@@ -45,14 +47,16 @@ impl Basis {
     fn values(&self) -> Vec<f32> {
         let Basis { rows, columns, hann, .. } = *self;
         let (length, half, quarter) = (columns as f32, (columns / 2) as f32, (columns / 4) as f32);
+        let centre = self.centre();
         let wave = |j: usize| ((j as f32 - half) * self.half_step()).cos();
         let window: Vec<f32> = (0..columns).map(|j| if hann { wave(j) * wave(j) } else { 1.0 }).collect();
         let entry = move |k: usize, j: usize, shift: f32| {
-            let r = (k as f32 * j as f32 + shift) % length - half;
+            let x = k as f32 * j as f32 + shift;
+            let r = x - (x * self.inverse()).floor() * length - centre;
             ((quarter - r.abs()) * self.step()).sin()
         };
         let rows_of = |shift: f32| (0..rows).flat_map(move |k| (0..columns).map(move |j| entry(k, j, shift)));
-        let all = rows_of(half).chain(rows_of(self.shift()));
+        let all = rows_of(centre).chain(rows_of(self.shift()));
         all.zip(window.iter().cycle()).map(|(value, window)| value * window).collect()
     }
 
@@ -65,10 +69,19 @@ impl Basis {
         (PI / self.columns as f64) as f32
     }
 
+    fn inverse(&self) -> f32 {
+        (1.0 / self.columns as f64) as f32
+    }
+
+    /// What is added to the product for the rows of cosines.
+    fn centre(&self) -> f32 {
+        (self.columns / 2) as f32 + 0.5
+    }
+
     /// What is added to the product for the rows of sines.
     fn shift(&self) -> f32 {
         let (half, quarter) = (self.columns / 2, self.columns / 4);
-        (if self.negated { half + quarter } else { half - quarter }) as f32
+        (if self.negated { half + quarter } else { half - quarter }) as f32 + 0.5
     }
 
     /// The basis that a table is, within the tolerance.
@@ -133,7 +146,8 @@ fn write(rewriter: &mut Rewriter<'_>, constant: &Constant<'_>, basis: &Basis) {
     let one = scalar(rewriter, "one", 1.0);
     let rows = scalar(rewriter, "rows", basis.rows as f32);
     let length = scalar(rewriter, "length", basis.columns as f32);
-    let half = scalar(rewriter, "half", (basis.columns / 2) as f32);
+    let inverse = scalar(rewriter, "inverse", basis.inverse());
+    let centre = scalar(rewriter, "centre", basis.centre());
     let quarter = scalar(rewriter, "quarter", (basis.columns / 4) as f32);
     let shift = scalar(rewriter, "shift", basis.shift());
     let step = scalar(rewriter, "step", basis.step());
@@ -143,16 +157,20 @@ fn write(rewriter: &mut Rewriter<'_>, constant: &Constant<'_>, basis: &Basis) {
     let k = make(rewriter, "Reshape", &[&k, &column], vec![]);
     let j = make(rewriter, "Range", &[&zero, &length, &one], vec![]);
     let product = make(rewriter, "Mul", &[&k, &j], vec![]);
-    let cosines = make(rewriter, "Add", &[&product, &half], vec![]);
+    let cosines = make(rewriter, "Add", &[&product, &centre], vec![]);
     let sines = make(rewriter, "Add", &[&product, &shift], vec![]);
     let both = make(rewriter, "Concat", &[&cosines, &sines], vec![integer("axis", 0)]);
-    let reduced = make(rewriter, "Mod", &[&both, &length], vec![integer("fmod", 1)]);
-    let centred = make(rewriter, "Sub", &[&reduced, &half], vec![]);
+    let turns = make(rewriter, "Mul", &[&both, &inverse], vec![]);
+    let turns = make(rewriter, "Floor", &[&turns], vec![]);
+    let turns = make(rewriter, "Mul", &[&turns, &length], vec![]);
+    let reduced = make(rewriter, "Sub", &[&both, &turns], vec![]);
+    let centred = make(rewriter, "Sub", &[&reduced, &centre], vec![]);
     let distance = make(rewriter, "Abs", &[&centred], vec![]);
     let steps = make(rewriter, "Sub", &[&quarter, &distance], vec![]);
     let angle = make(rewriter, "Mul", &[&steps, &step], vec![]);
     let mut table = make(rewriter, "Sin", &[&angle], vec![]);
     if basis.hann {
+        let half = scalar(rewriter, "half", (basis.columns / 2) as f32);
         let half_step = scalar(rewriter, "turn", basis.half_step());
         let centred = make(rewriter, "Sub", &[&j, &half], vec![]);
         let turn = make(rewriter, "Mul", &[&centred, &half_step], vec![]);

@@ -48,7 +48,7 @@ impl Default for LosslessOptions {
 
 /// A step that made the file smaller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct Saving {
     /// What was done.
     pub name: &'static str,
     /// Bytes that the file lost, exactly.
@@ -80,7 +80,7 @@ const STEPS: &[(&str, Change)] = &[
 /// # Errors
 /// Those of [`Values::new`](crate::onnx::Values::new); [`Malformed`](crate::error::ErrorKind::Malformed) for a tensor in a
 /// side file whose size is not known.
-pub fn apply(model: &Model, options: &LosslessOptions) -> Result<(Model, Vec<Step>)> {
+pub fn apply(model: &Model, options: &LosslessOptions) -> Result<(Model, Vec<Saving>)> {
     let mut steps = Vec::new();
     let mut current = model.clone();
     current.measure()?;
@@ -98,7 +98,7 @@ pub fn apply(model: &Model, options: &LosslessOptions) -> Result<(Model, Vec<Ste
 ///
 /// # Errors
 /// As [`apply`].
-pub fn clear_node_names(model: &mut Model) -> Result<Option<Step>> {
+pub fn clear_node_names(model: &mut Model) -> Result<Option<Saving>> {
     take(model, "node names", names::clear)
 }
 
@@ -121,7 +121,7 @@ pub fn plain_functions(model: &Model) -> Vec<FunctionProto> {
 }
 
 /// Takes a step, unless the file does not become smaller.
-fn take(model: &mut Model, name: &'static str, change: Change) -> Result<Option<Step>> {
+fn take(model: &mut Model, name: &'static str, change: Change) -> Result<Option<Saving>> {
     let before = model.bytes();
     let mut changed = model.clone();
     change(&mut changed)?;
@@ -131,5 +131,5 @@ fn take(model: &mut Model, name: &'static str, change: Change) -> Result<Option<
     }
     let bytes = before - changed.bytes();
     *model = changed;
-    Ok(Some(Step { name, bytes, exact: name != GENERATED }))
+    Ok(Some(Saving { name, bytes, exact: name != GENERATED }))
 }

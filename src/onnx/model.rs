@@ -31,7 +31,8 @@ pub struct LoadOptions {
 /// A model, and where it came from.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// The decoded messages. Their graphs are edited by [`Rewriter`](super::Rewriter) only.
+    /// The decoded messages. What they compute is edited by [`Rewriter`](super::Rewriter) only; names, documentation and the
+    /// fields that hold values by `lossless` too.
     pub proto: ModelProto,
     path: Option<PathBuf>,
     /// The file and its side files as loaded: never written to, whatever becomes of the messages.

@@ -254,8 +254,8 @@ pub struct LosslessStep {
     pub exact: bool,
 }
 
-impl From<&lossless::Step> for LosslessStep {
-    fn from(&lossless::Step { name, bytes, exact }: &lossless::Step) -> Self {
+impl From<&lossless::Saving> for LosslessStep {
+    fn from(&lossless::Saving { name, bytes, exact }: &lossless::Saving) -> Self {
         LosslessStep { step: name, bytes, exact }
     }
 }
