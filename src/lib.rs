@@ -1,8 +1,8 @@
 //! dirnet makes ONNX models with LSTM, GRU and RNN layers 8 to 16 times smaller without retraining.
 //!
 //! The weights W and R of the recurrent nodes are replaced by codes, codebooks and standard operators that decode them when
-//! a runtime loads the model; everything else in the file stays as it is. The crate is the library behind the command line
-//! tool of the same name.
+//! a runtime loads the model; everything else that computes stays as it is, in a smaller file ([`lossless`]). The crate is
+//! the library behind the command line tool of the same name.
 //!
 //! # Usage
 //! Load, compress, verify, save: what `dirnet compress` does by default, to the same bytes.
@@ -47,6 +47,7 @@
 pub mod compress;
 pub mod error;
 pub mod loss;
+pub mod lossless;
 pub mod onnx;
 pub mod progress;
 pub mod report;

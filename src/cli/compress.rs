@@ -1,13 +1,16 @@
 //! `dirnet compress MODEL -o OUT`: the main job.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::ValueHint;
-use dirnet::compress;
+use dirnet::compress::{self, TestInputs};
+use dirnet::engine::Engine;
 use dirnet::error::{Error, ErrorKind};
-use dirnet::report::Report;
+use dirnet::loss::Judge;
+use dirnet::report::{Command, Report, Seconds};
+use dirnet::verify::{self, VerifySettings};
 
 use super::args::{self, CHECKS, Checks, Output, TARGET, Target};
 use super::config::{self, Overrides};
@@ -36,6 +39,9 @@ pub struct Args {
     /// Use the bits of each gate from this file, which `dirnet plan --save` wrote
     #[arg(long, hide_short_help = true, value_name = "FILE.toml", group = "target", value_hint = ValueHint::FilePath, help_heading = TARGET)]
     plan: Option<PathBuf>,
+    /// Code nothing: only remove what is stored twice or not needed, and write values in fewer bytes
+    #[arg(long, group = "target", help_heading = TARGET)]
+    lossless: bool,
     #[command(flatten)]
     flags: Flags,
     #[command(flatten)]
@@ -60,6 +66,9 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
         args.output.check_unjudged()?;
     }
     let out = args::output(args.out.as_deref())?;
+    if args.lossless {
+        return without_coding(args, out, start);
+    }
     let (model, setup) = Setup::read(&args.flags, overrides, &args.files())?;
     let load = setup.seconds;
     let progress = progress(args.output.quiet);
@@ -100,6 +109,55 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     report.seconds.verify = verdict.is_some().then_some(verified);
     report.verify = verdict;
     report.seconds.total = start.elapsed().as_secs_f64();
+    args.output.show(&report)?;
+    error.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Writes the model with nothing coded.
+fn without_coding(args: &Args, out: &Path, start: Instant) -> Result<()> {
+    let flags = &args.flags;
+    flags.run.start()?;
+    let model = flags.run.load(&flags.model)?;
+    args.files().check(flags, &model)?;
+    let loss = flags.samples.loss()?;
+    let TestInputs { samples, warnings } = flags.samples.judged(&model)?;
+    if guard::is_probe() {
+        Judge::new(&model, &loss, &samples.carry)?.reference(&Engine::new(&model)?, &samples)?;
+        return Ok(());
+    }
+    let load = start.elapsed().as_secs_f64();
+    let (result, steps) = compress::without_coding(&model, &flags.how.lossless())?;
+    let encoded = start.elapsed().as_secs_f64();
+    let checks = args.checks.checks();
+    let settings = VerifySettings {
+        samples: &samples,
+        calibrated_on: None,
+        loss: &loss,
+        checks: &checks,
+        seed: flags.samples.seed,
+    };
+    let verdict = match args.no_verify {
+        true => None,
+        false => Some(verify::verify(&model, &result, &settings, &*progress(args.output.quiet))?),
+    };
+    let verified = start.elapsed().as_secs_f64();
+    let mut report = Report::between(Command::Compress, &model, &result);
+    report.lossless = steps.iter().map(Into::into).collect();
+    report.warnings = warnings;
+    if let Some(verdict) = &verdict {
+        output::warn(verdict);
+        report.warnings.extend(verdict.warnings.iter().cloned());
+    }
+    let failed = verdict.as_ref().filter(|verdict| !verdict.passed);
+    let error = failed.map(|verdict| Error::new(ErrorKind::Check, verdict.failures.join("; ")));
+    if error.is_none() || args.keep_failed {
+        result.save(out)?;
+        report.model.output = Some(out.to_string_lossy().into_owned());
+    }
+    let verify = verdict.is_some().then_some(verified - encoded);
+    let total = start.elapsed().as_secs_f64();
+    report.seconds = Seconds { load: Some(load), encode: Some(encoded - load), verify, total, ..Seconds::default() };
+    report.verify = verdict;
     args.output.show(&report)?;
     error.map_or(Ok(()), |error| Err(error.into()))
 }

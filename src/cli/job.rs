@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum, ValueHint};
-use dirnet::compress::{self, Compressor, Inputs, Options};
+use dirnet::compress::{self, Compressor, Inputs, Options, Prepared};
 use dirnet::encode::{self, Request};
+use dirnet::lossless;
 use dirnet::onnx::Model;
 use dirnet::onnx::model::side_path;
 use dirnet::progress::Progress;
-use dirnet::sites::Sites;
 use dirnet::tune::Effort;
 
 use super::args::{self, Limits, Nodes, Output, Run, Samples};
@@ -48,7 +48,7 @@ pub struct Files<'a> {
 
 impl Files<'_> {
     /// Refuses outputs that cannot be written, or would replace one another or a file that is read.
-    fn check(&self, flags: &Flags, model: &Model) -> Result<()> {
+    pub fn check(&self, flags: &Flags, model: &Model) -> Result<()> {
         if let Some(file) = self.written {
             model.check_target(file)?;
         }
@@ -87,6 +87,13 @@ pub struct How {
     /// Use the form of --form only for layers of hidden size H or more [default: where it was measured to be faster]
     #[arg(long, value_name = "H", hide_short_help = true)]
     pub form_from: Option<usize>,
+    /// Keep the names of all nodes in the result, for viewers
+    #[arg(long, hide_short_help = true)]
+    pub keep_names: bool,
+    /// Store the DFT basis of a convolutional STFT as it is, instead of computing it at load time within 4e-7 of its largest
+    /// entry
+    #[arg(long, hide_short_help = true)]
+    pub no_generate_dft: bool,
     /// Store weights with this codec
     #[arg(long, value_enum, value_name = "CODEC", default_value_t = Codec::Block, hide_short_help = true)]
     pub codec: Codec,
@@ -111,6 +118,11 @@ pub enum Form {
 }
 
 impl How {
+    /// What is done before anything is coded.
+    pub fn lossless(&self) -> lossless::LosslessOptions {
+        lossless::LosslessOptions { generate_dft: !self.no_generate_dft, keep_names: self.keep_names }
+    }
+
     /// The same as options of the library.
     fn options(&self) -> Options {
         let form = match self.form {
@@ -135,6 +147,7 @@ impl How {
                 Tune::Fast => Some(Effort::Fast),
                 Tune::Full => Some(Effort::Full),
             }),
+            lossless: Options::default().lossless.map(|_| self.lossless()),
             ..Options::default()
         }
     }
@@ -177,7 +190,7 @@ pub enum Sensitivity {
 pub struct Setup {
     inputs: Inputs,
     options: Options,
-    sites: Sites,
+    prepared: Prepared,
     /// Seconds that reading took.
     pub seconds: f64,
 }
@@ -194,17 +207,16 @@ impl Setup {
         let mut options = Options { loss: flags.samples.loss()?, seed: flags.samples.seed, ..flags.how.options() };
         options.nodes = flags.nodes.options(overrides);
         // A model without anything to compress is refused before its samples are read.
-        let sites = Sites::find(&model, &options.nodes).map_err(|error| error.in_file(&path))?;
-        config::check(overrides, &sites.survey, &sites.linear)?;
-        options.pins = Some(config::pins(overrides, &sites)?);
-        compress::refuse_coded(&model, &sites).map_err(|error| error.in_file(&path))?;
+        let prepared = Prepared::new(&model, &options).map_err(|error| error.in_file(&path))?;
+        config::check(overrides, &prepared.sites().survey, &prepared.sites().linear)?;
+        options.pins = Some(config::pins(overrides, prepared.sites())?);
         let inputs = flags.samples.inputs(&model)?;
-        Ok((model, Setup { inputs, options, sites, seconds: start.elapsed().as_secs_f64() }))
+        Ok((model, Setup { inputs, options, prepared, seconds: start.elapsed().as_secs_f64() }))
     }
 
     /// What compresses the model.
     pub fn compressor<'a>(self, model: &'a Model, progress: &'a dyn Progress) -> Result<Compressor<'a>> {
-        let Setup { inputs, options, sites, .. } = self;
-        Ok(Compressor::of_sites(model, sites, inputs, options, guard::refused())?.with_progress(progress))
+        let Setup { inputs, options, prepared, .. } = self;
+        Ok(Compressor::of_prepared(model, prepared, inputs, options, guard::refused())?.with_progress(progress))
     }
 }

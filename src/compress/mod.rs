@@ -6,15 +6,18 @@
 mod inputs;
 mod moments;
 mod options;
+mod prepared;
 mod search;
 mod sensitivity;
 mod study;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use inputs::{HELD_OUT, InputOrigin, Inputs, TestInputs};
 pub use options::{Allocation, Codec, Options, Target};
+pub use prepared::{Prepared, without_coding};
 pub use search::{SmallestSize, smallest};
 pub use study::{CodedModel, CodedVersion, PhaseSeconds, Rates, Study, Tried, reachable, sized};
 
@@ -39,6 +42,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::expand;
 use crate::loss::reach::{self, Changes};
 use crate::loss::{Comparison, Judge, LossSpec, Reference, obstacle};
+use crate::lossless;
 use crate::onnx::Model;
 use crate::plan::{self, Curves, Plan};
 use crate::progress::{self, Progress, Silent};
@@ -46,6 +50,7 @@ use crate::samples::Samples;
 use crate::sites::Weights;
 use crate::tune;
 use crate::verify::{self, Check, Verdict, VerifySettings};
+use prepared::Parts;
 
 /// The ratio of the smallest file that a search for a loss looks at, and how many sizes it looks at.
 const SMALLEST: f64 = 40.0;
@@ -58,7 +63,15 @@ const RIVAL: f64 = 0.5;
 
 /// Makes a model smaller.
 pub struct Compressor<'a> {
-    model: &'a Model,
+    original: &'a Model,
+    /// What is run in place of the original: its file is smaller, and nothing is coded yet.
+    model: Cow<'a, Model>,
+    /// The same without names of nodes: what is coded and written.
+    written: Cow<'a, Model>,
+    /// How the file of the original was made smaller.
+    lossless: Vec<lossless::Saving>,
+    /// The sites as the original has them.
+    before: Sites,
     inputs: Inputs,
     options: Options,
     judge: Judge,
@@ -123,6 +136,8 @@ pub struct Compressed {
     pub tuning: Option<TuneReport>,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// How the file was made smaller before anything was coded.
+    pub lossless: Vec<lossless::Saving>,
 }
 
 /// A size and its loss.
@@ -163,23 +178,23 @@ impl<'a> Compressor<'a> {
     /// [`ErrorKind::NothingToDo`] for a model without sites or whose sites are coded already; [`ErrorKind::Usage`] for
     /// options that do not fit the model; those of reading the model.
     pub fn new(model: &'a Model, inputs: Inputs, options: Options) -> Result<Compressor<'a>> {
-        let sites = Sites::find(model, &options.nodes)?;
-        Compressor::of_sites(model, sites, inputs, options, None)
+        let prepared = Prepared::new(model, &options).map_err(|error| located(model, error))?;
+        Compressor::of_prepared(model, prepared, inputs, options, None)
     }
 
-    /// As [`new`](Self::new), for sites that were found before. With `refused`, the model is not run, for that reason.
+    /// As [`new`](Self::new), for a model that was prepared before, with the same options. With `refused`, the model is not run, for that reason.
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn of_sites(
-        model: &'a Model,
-        sites: Sites,
+    pub fn of_prepared(
+        original: &'a Model,
+        prepared: Prepared,
         inputs: Inputs,
         options: Options,
         refused: Option<Error>,
     ) -> Result<Compressor<'a>> {
-        let located = |error: Error| located(model, error);
-        refuse_coded(model, &sites).map_err(located)?;
+        let located = |error: Error| located(original, error);
+        let Parts { model, written, steps, before, sites } = prepared.parts(original);
         let mut pins = match &options.pins {
             Some(pins) if pins.0.len() == sites.len() => pins.clone(),
             Some(pins) => {
@@ -188,7 +203,7 @@ impl<'a> Compressor<'a> {
             }
             None => Pins(sites.map(|_| None)),
         };
-        let prepared = || Engine::probing(model, &code::probes(model, &sites)?);
+        let prepared = || Engine::probing(&model, &code::probes(&model, &sites)?);
         let (engine, refused) = match refused.map_or_else(prepared, Err) {
             Ok(engine) => (Some(engine), None),
             Err(error) if error.is_of_engine() => (None, Some(error)),
@@ -199,12 +214,12 @@ impl<'a> Compressor<'a> {
         if let Some(refused) = &refused
             && !sites.linear.is_empty()
         {
-            (sites, pins) = recurrent_only(model, sites, &pins, refused).map_err(located)?;
+            (sites, pins) = recurrent_only(&model, sites, &pins, refused).map_err(located)?;
             warnings.push(NOT_RUN.to_owned());
         }
-        judge(model, &options.loss, &sites, &inputs.holdout)?;
-        let judge = judge(model, &options.loss, &sites, &inputs.calibration)?;
-        if encode::note(model).is_some() {
+        judge(&model, &options.loss, &sites, &inputs.holdout)?;
+        let judge = judge(&model, &options.loss, &sites, &inputs.calibration)?;
+        if encode::note(original).is_some() {
             warnings.push(
                 "the file was compressed by dirnet and made dense again by another tool: use the original".to_owned(),
             );
@@ -212,7 +227,11 @@ impl<'a> Compressor<'a> {
         let faulty = sites.survey.skipped.iter().filter(|skipped| skipped.warning);
         warnings.extend(faulty.map(|skipped| format!("node '{}' is not compressed: {}", skipped.node, skipped.reason)));
         Ok(Compressor {
+            original,
             model,
+            written,
+            lossless: steps,
+            before,
             inputs,
             options,
             judge,
@@ -241,7 +260,25 @@ impl<'a> Compressor<'a> {
     /// The original.
     #[must_use]
     pub fn original(&self) -> &'a Model {
-        self.model
+        self.original
+    }
+
+    /// How the file was made smaller before anything is coded.
+    #[must_use]
+    pub fn lossless(&self) -> &[lossless::Saving] {
+        &self.lossless
+    }
+
+    /// The sites as the original has them: what their weights take in the user's file.
+    #[must_use]
+    pub fn before(&self) -> &Sites {
+        &self.before
+    }
+
+    /// Bytes of a compressed file that are no weights of sites.
+    #[must_use]
+    pub fn kept(&self) -> u64 {
+        self.written.bytes().saturating_sub(self.sites.stored_bytes())
     }
 
     /// The samples.
@@ -300,7 +337,7 @@ impl<'a> Compressor<'a> {
     /// # Errors
     /// Those of running it.
     pub fn probe(&self) -> Result<()> {
-        let engine = Engine::new(self.model)?;
+        let engine = Engine::new(&self.model)?;
         for samples in [&self.inputs.calibration, &self.inputs.holdout] {
             self.judge.reference(&engine, samples)?;
         }
@@ -324,7 +361,8 @@ impl<'a> Compressor<'a> {
         }
         let weights = self.weights(self.engine.as_ref())?;
         let one_rate = self.engine.is_none() || self.options.allocation == Allocation::Uniform;
-        sized(self.model, &weights, &self.writing(), &self.sizes, |sizing| {
+        let before = self.before.stored_bytes();
+        study::sized_from(before, &self.written, &weights, &self.writing(), &self.sizes, |sizing| {
             let bytes = match *target {
                 Target::MaxSize(bytes) => bytes,
                 Target::Ratio(ratio) => sizing.target(ratio),
@@ -332,6 +370,7 @@ impl<'a> Compressor<'a> {
             };
             plan::check_target(sizing, bytes, one_rate, |plan| self.pins.apply(plan))
         })
+        .map_err(|error| located(self.original, error))
     }
 
     /// Calibrates, unless that was done before.
@@ -348,7 +387,7 @@ impl<'a> Compressor<'a> {
                 Ok(study) => Some(study),
                 // A sample that cannot be run is no reason to do without any.
                 Err(error) if error.kind() == ErrorKind::Engine => {
-                    self.refused = Some(obstacle(self.model, engine, &self.inputs.calibration, error)?);
+                    self.refused = Some(obstacle(&self.model, engine, &self.inputs.calibration, error)?);
                     None
                 }
                 Err(error) if error.kind() == ErrorKind::Limit => {
@@ -361,8 +400,8 @@ impl<'a> Compressor<'a> {
         if study.is_none() {
             self.engine = None;
             if let Some(refused) = self.refused.as_ref().filter(|_| !self.sites.linear.is_empty()) {
-                (self.sites, self.pins) = recurrent_only(self.model, self.sites.clone(), &self.pins, refused)?;
-                self.judge = judge(self.model, &self.options.loss, &self.sites, &self.inputs.calibration)?;
+                (self.sites, self.pins) = recurrent_only(&self.model, self.sites.clone(), &self.pins, refused)?;
+                self.judge = judge(&self.model, &self.options.loss, &self.sites, &self.inputs.calibration)?;
                 self.warnings.push(NOT_RUN.to_owned());
             }
             study = self.study_of_part()?;
@@ -383,7 +422,7 @@ impl<'a> Compressor<'a> {
 
     /// The weights; those that the engine holds are shared with it.
     fn weights(&self, engine: Option<&Engine>) -> Result<Weights> {
-        Weights::read(self.model, self.sites.clone(), |node, matrix| {
+        Weights::read(&self.model, self.sites.clone(), |node, matrix| {
             engine.and_then(|engine| engine.weights(engine.number(&node.scope, node.index)?, matrix)).cloned()
         })
     }
@@ -391,7 +430,9 @@ impl<'a> Compressor<'a> {
     fn study_with(&self, engine: Option<&Engine>) -> Result<Study<'a>> {
         let weights = self.weights(engine)?;
         let calibration = engine.map(|engine| (engine, &self.inputs.calibration));
-        Study::new(self.model, weights, calibration, self.options.seed, self.progress)
+        let mut study = Study::new(self.written.clone(), weights, calibration, self.options.seed, self.progress)?;
+        study.before = self.before.stored_bytes();
+        Ok(study)
     }
 
     /// Calibrates a model that cannot be run to its outputs on the part of it that can; `None` if there is none.
@@ -399,7 +440,7 @@ impl<'a> Compressor<'a> {
         let Some(reason) = self.refused.clone() else { return Ok(None) };
         // What ran into a limit must not be tried again.
         let part = match reason.kind() {
-            ErrorKind::Engine => Engine::partial(self.model, &self.inputs.calibration),
+            ErrorKind::Engine => Engine::partial(&self.model, &self.inputs.calibration),
             _ => None,
         };
         let study = match part.map(|engine| self.study_with(Some(&engine))) {
@@ -422,7 +463,7 @@ impl<'a> Compressor<'a> {
     /// # Errors
     /// [`ErrorKind::Target`] for a target that cannot be met, with the nearest that can; those of running the model.
     pub fn plan(&mut self, target: &Target) -> Result<Planned> {
-        self.plan_of(target).map_err(|error| located(self.model, error))
+        self.plan_of(target).map_err(|error| located(self.original, error))
     }
 
     fn plan_of(&mut self, target: &Target) -> Result<Planned> {
@@ -442,7 +483,7 @@ impl<'a> Compressor<'a> {
     /// As [`plan`](Self::plan).
     pub fn compress(&mut self, target: &Target) -> Result<Compressed> {
         let done = self.check_target(target).and_then(|()| self.compress_to(target));
-        done.map_err(|error| located(self.model, error))
+        done.map_err(|error| located(self.original, error))
     }
 
     fn compress_to(&mut self, target: &Target) -> Result<Compressed> {
@@ -462,7 +503,7 @@ impl<'a> Compressor<'a> {
     /// # Errors
     /// Those of running the model; a ratio that cannot be reached is no error but a row.
     pub fn sweep(&mut self, ratios: &[f64]) -> Result<Vec<SweepRow>> {
-        self.rows(ratios).map_err(|error| located(self.model, error))
+        self.rows(ratios).map_err(|error| located(self.original, error))
     }
 
     fn rows(&mut self, ratios: &[f64]) -> Result<Vec<SweepRow>> {
@@ -503,8 +544,8 @@ impl<'a> Compressor<'a> {
             checks,
             seed: self.options.seed,
         };
-        let verdict = verify::verify(self.model, result, &settings, self.progress);
-        let mut verdict = verdict.map_err(|error| located(self.model, error))?;
+        let verdict = verify::verify(self.original, result, &settings, self.progress);
+        let mut verdict = verdict.map_err(|error| located(self.original, error))?;
         verdict.warnings.extend(self.bound.zip(verdict.loss_worst).and_then(|(bound, loss)| beyond(bound, loss)));
         Ok(verdict)
     }
@@ -567,8 +608,8 @@ impl<'a> Compressor<'a> {
         let CodedModel { plan, distortion, model, .. } = coded;
         let planned = self.planned(plan, model.saved_bytes()?, Some(distortion))?;
         let mut warnings = self.warnings();
-        warnings.extend(newer_ir(self.model, &model));
-        Ok(Compressed { model, planned, tuning, warnings })
+        warnings.extend(newer_ir(self.original, &model));
+        Ok(Compressed { model, planned, tuning, lossless: self.lossless.clone(), warnings })
     }
 
     /// The distortion of each site that the curves and dictionaries promise; `None` if nothing was measured, or not of all

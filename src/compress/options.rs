@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::{Effort, FindOptions, Pins, Request};
 use crate::loss::LossSpec;
+use crate::lossless;
 
 /// What size or loss to reach.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,10 +31,12 @@ impl Default for Target {
 }
 
 /// How a model is compressed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Which nodes take part.
     pub nodes: FindOptions,
+    /// What is done before weights are coded; `None` for nothing.
+    pub lossless: Option<lossless::LosslessOptions>,
     /// What weights are coded with.
     pub codec: Codec,
     /// How bits are divided between sites.
@@ -48,6 +51,25 @@ pub struct Options {
     pub pins: Option<Pins>,
     /// Seeds everything random.
     pub seed: u64,
+}
+
+/// Whether files are made smaller without coding first, unless options say otherwise.
+const LOSSLESS_FIRST: bool = true;
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            nodes: FindOptions::default(),
+            lossless: LOSSLESS_FIRST.then(lossless::LosslessOptions::default),
+            codec: Codec::default(),
+            allocation: Allocation::default(),
+            form: Request::default(),
+            tune: None,
+            loss: LossSpec::default(),
+            pins: None,
+            seed: 0,
+        }
+    }
 }
 
 /// What weights are coded with.

@@ -6,6 +6,7 @@
 //! Each step is a function of its own module; this one puts them in order. Which of them are taken is decided by
 //! [`Compressor`](super::Compressor).
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,7 +46,9 @@ pub struct PhaseSeconds {
 /// A model that is being compressed: its weights, and what calibration measured.
 pub struct Study<'a> {
     /// The original.
-    pub model: &'a Model,
+    pub model: Cow<'a, Model>,
+    /// Bytes that the weights take in the file as the user has it.
+    pub before: u64,
     /// Its sites and their weights.
     pub weights: Weights,
     /// Seeds everything random.
@@ -125,7 +128,7 @@ impl<'a> Study<'a> {
     /// # Errors
     /// Those of running the model.
     pub fn new(
-        model: &'a Model,
+        model: impl Into<Cow<'a, Model>>,
         weights: Weights,
         calibration: Option<(&Engine, &Samples)>,
         seed: u64,
@@ -149,7 +152,8 @@ impl<'a> Study<'a> {
         let local = weights.sites().map(|site| moments.local(site));
         let warnings = if calibration.is_some() { moments.stand_ins.into_inner() } else { Vec::new() };
         Ok(Study {
-            model,
+            model: model.into(),
+            before: weights.stored_bytes(),
             metrics: weights.sites().map(|site| of_inputs[site.input.0].clone()),
             weights,
             seed,
@@ -176,7 +180,7 @@ impl<'a> Study<'a> {
 
     /// Hands what decides the size of a plan to `work`.
     pub fn sized<T>(&self, work: impl FnOnce(&Sizing<'_>) -> T) -> T {
-        sized(self.model, &self.weights, &self.writing, &self.sizes, work)
+        sized_from(self.before, &self.model, &self.weights, &self.writing, &self.sizes, work)
     }
 
     /// Bytes of the file that a plan makes.
@@ -184,7 +188,7 @@ impl<'a> Study<'a> {
     /// # Errors
     /// As [`encode::apply`].
     pub fn bytes(&self, plan: &Plan) -> Result<u64> {
-        encode::Sizes::new(self.model, &self.weights, &self.writing, &self.sizes).bytes(plan)
+        encode::Sizes::new(&self.model, &self.weights, &self.writing, &self.sizes).bytes(plan)
     }
 
     /// Learns the rate-distortion curves of all sites.
@@ -362,7 +366,7 @@ impl<'a> Study<'a> {
         progress.phase("try plans", 2 + kinds.len() as u64);
         let few = self.few(samples);
         let reference = judge.reference(engine, &few)?;
-        let subject = tune::TuneSubject { model: self.model, engine, weights: &self.weights };
+        let subject = tune::TuneSubject { model: &self.model, engine, weights: &self.weights };
         let held_back = |plan: &Plan| -> Result<Option<f64>> {
             let (mut sites, _) = code::learn(&self.weights, plan, &self.learning(PLAN_ROUNDS, Some(plan)), &Silent)?;
             self.forget_factors();
@@ -435,7 +439,7 @@ impl<'a> Study<'a> {
         progress.done();
         self.seconds.learn += start.elapsed().as_secs_f64();
         let start = Instant::now();
-        let model = encode::apply(self.model, &self.weights, &sites, &self.writing)?;
+        let model = encode::apply(&self.model, &self.weights, &sites, &self.writing)?;
         self.seconds.encode += start.elapsed().as_secs_f64();
         Ok(CodedModel { plan, sites, distortion, model })
     }
@@ -456,12 +460,12 @@ impl<'a> Study<'a> {
         let start = Instant::now();
         let few = self.few(samples);
         let reference = judge.reference(engine, &few)?;
-        let subject = tune::TuneSubject { model: self.model, engine, weights: &self.weights };
+        let subject = tune::TuneSubject { model: &self.model, engine, weights: &self.weights };
         let report = tune::tune(&subject, &mut coded.sites, samples, Some(&reference), options, progress)?;
         for (id, stored) in code::stored(&coded.sites) {
             coded.distortion[id] = code::distortion_of(&self.weights, &self.metrics, id, stored);
         }
-        let biased = encode::with_biases(self.model, &report.biases)?;
+        let biased = encode::with_biases(&self.model, &report.biases)?;
         coded.model = encode::apply(&biased, &self.weights, &coded.sites, &self.writing)?;
         self.seconds.tune += start.elapsed().as_secs_f64();
         Ok(report)
@@ -488,7 +492,7 @@ impl<'a> Study<'a> {
     /// sites are taken for block codes.
     fn peaks(&self, plan: Option<&Plan>) -> PerSite<i8> {
         let storage = |id: SiteId| plan.map_or(Storage::Block, |plan| plan.choices[id].storage());
-        let forms = Forms::new(self.model, &self.weights).of_sites(self.writing.request, &storage);
+        let forms = Forms::new(&self.model, &self.weights).of_sites(self.writing.request, &storage);
         forms.map(|_, form| form.peak())
     }
 
@@ -505,12 +509,25 @@ pub fn sized<T>(
     measured: &encode::Measured,
     work: impl FnOnce(&Sizing<'_>) -> T,
 ) -> T {
+    sized_from(weights.stored_bytes(), model, weights, writing, measured, work)
+}
+
+/// As [`sized`], where the weights take other bytes in the file as the user has it.
+pub(super) fn sized_from<T>(
+    before: u64,
+    model: &Model,
+    weights: &Weights,
+    writing: &Writing,
+    measured: &encode::Measured,
+    work: impl FnOnce(&Sizing<'_>) -> T,
+) -> T {
     let forms = Forms::new(model, weights).of_sites(writing.request, &|_| Storage::Block);
     let sizes = encode::Sizes::new(model, weights, writing, measured);
     let bytes = |plan: &Plan| sizes.bytes(plan);
     work(&Sizing {
         sites: weights,
         file: model.bytes(),
+        before,
         keeps_dense: forms.map(|_, form| *form == encode::Form::Portable),
         bytes: &bytes,
     })

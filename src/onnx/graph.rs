@@ -115,7 +115,7 @@ pub fn at<'m>(model: &'m ModelProto, scope: &Scope) -> Option<&'m GraphProto> {
     })
 }
 
-/// The graph at `scope` for editing; outside this module only [`Rewriter`](super::Rewriter) edits a model's graphs.
+/// The graph at `scope` for editing; outside this module only [`Rewriter`](super::Rewriter) edits what a model computes.
 pub(crate) fn at_mut<'m>(model: &'m mut ModelProto, scope: &Scope) -> Option<&'m mut GraphProto> {
     scope.0.iter().try_fold(model.graph.as_mut()?, |graph, step| {
         let attribute = graph.node.get_mut(step.node)?.attribute.get_mut(step.attribute)?;
@@ -558,7 +558,7 @@ pub fn for_each_tensor<'m>(model: &'m ModelProto, mut visit: impl FnMut(&'m Tens
 }
 
 /// As [`for_each_tensor`], in the same order, for changing where values are stored.
-pub(super) fn for_each_tensor_mut(
+pub(crate) fn for_each_tensor_mut(
     model: &mut ModelProto,
     visit: &mut dyn FnMut(&mut TensorProto) -> Result<()>,
 ) -> Result<()> {

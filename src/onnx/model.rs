@@ -3,6 +3,7 @@
 //! The file is read once into one buffer, and tensors with `raw_data` are slices of it: loading costs the size of the
 //! file and little more, cloning a model copies no weights. Values in side files stay there until they are asked for.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
@@ -30,12 +31,19 @@ pub struct LoadOptions {
 /// A model, and where it came from.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// The decoded messages. Their graphs are edited by [`Rewriter`](super::Rewriter) only.
+    /// The decoded messages. What they compute is edited by [`Rewriter`](super::Rewriter) only; names, documentation and the
+    /// fields that hold values by `lossless` too.
     pub proto: ModelProto,
     path: Option<PathBuf>,
     /// The file and its side files as loaded: never written to, whatever becomes of the messages.
     own_files: Vec<PathBuf>,
     bytes: u64,
+}
+
+impl<'m> From<&'m Model> for Cow<'m, Model> {
+    fn from(model: &'m Model) -> Self {
+        Cow::Borrowed(model)
+    }
 }
 
 impl Model {
@@ -102,6 +110,15 @@ impl Model {
     /// Bytes of the model's file and of the side files that it names, as loaded.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Makes [`bytes`](Self::bytes) those of the messages as they are now, when [`save`](Self::save) would write them.
+    ///
+    /// # Errors
+    /// As [`saved_bytes`](Self::saved_bytes).
+    pub fn measure(&mut self) -> Result<()> {
+        self.bytes = self.saved_bytes()?;
+        Ok(())
     }
 
     /// Version of the standard operator set; 1 for a model from before there were versions.

@@ -1,4 +1,4 @@
-//! The only code that edits a model's graphs.
+//! The only code that edits what a model's graphs compute.
 //!
 //! A [`Rewriter`] collects edits and applies them together. Every scope and index means the model *as it was* when the
 //! rewriter was made: nothing shifts underneath the caller. What it ensures at the end: names are unique and defined,

@@ -10,6 +10,8 @@ pub struct Sizing<'a> {
     pub sites: &'a Sites,
     /// Bytes of the file as it is.
     pub file: u64,
+    /// Bytes that the weights of the sites take in the file as the user has it, copies included.
+    pub before: u64,
     /// Whether a site may stay dense: where it is to be multiplied as int8, it may not.
     pub keeps_dense: PerSite<bool>,
     /// Bytes of the file that a plan makes, exactly.
@@ -34,13 +36,13 @@ impl Sizing<'_> {
     /// The largest file in which the weights of the sites take `ratio` times fewer bytes than before.
     #[must_use]
     pub fn target(&self, ratio: f64) -> u64 {
-        self.kept() + (self.sites.stored_bytes() as f64 / ratio) as u64
+        self.kept() + (self.before as f64 / ratio) as u64
     }
 
     /// How many times smaller the weights of the sites are in a file of so many bytes, to two digits; `None` if they are not.
     #[must_use]
     pub fn ratio(&self, bytes: u64) -> Option<f64> {
-        let before = self.sites.stored_bytes();
+        let before = self.before;
         let after = bytes.checked_sub(self.kept()).filter(|&after| after > 0 && after < before)?;
         Some(floor2(before as f64 / after as f64))
     }

@@ -1,6 +1,6 @@
 //! A report with something in every part, for the tests of the printers.
 
-use super::{Command, FileSizes, Recurrent, Report, SCHEMA, Seconds, Tool, Tradeoff, Tuning, Unit};
+use super::{Command, FileSizes, LosslessStep, Recurrent, Report, SCHEMA, Seconds, Tool, Tradeoff, Tuning, Unit};
 use crate::encode::MultiplyAdds;
 use crate::loss::{Bin, Figures, Profile};
 use crate::verify::{Checked, Verdict, VerifyScope};
@@ -94,6 +94,7 @@ pub(super) fn report() -> Report {
             warning: false,
         }],
         forms: Vec::new(),
+        lossless: vec![LosslessStep { step: "equal constants once", bytes: 1_200, exact: true }],
         warnings: vec!["no samples".to_owned()],
         verify: Some(Verdict {
             engine: "tract",

@@ -93,6 +93,16 @@ impl Grid {
         grid
     }
 
+    /// How the file was made smaller before anything was coded.
+    pub fn lossless(report: &Report) -> Grid {
+        let mut grid = Grid::new([("before coding", Kind::Word), ("saved", Kind::Number)]);
+        for step in &report.lossless {
+            let loss = if step.exact { "" } else { " (not exact)" };
+            grid.row([format!("{}{loss}", step.step), Bytes(step.bytes).to_string()]);
+        }
+        grid
+    }
+
     /// How each weight block is stored, and its share of the remaining error if that is known ([`SHARE_LEGEND`]).
     pub fn units(rows: &[Row]) -> Grid {
         use Kind::{Number, Word};

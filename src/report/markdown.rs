@@ -35,6 +35,9 @@ pub(super) fn report(report: &Report) -> String {
     for warning in &report.warnings {
         line(&mut out, format!("> **Warning:** {}\n", escape(warning)));
     }
+    if !report.lossless.is_empty() {
+        details("Saved before coding", &mut out, |out| grid(&Grid::lossless(report), out));
+    }
     if !report.units.is_empty() {
         details("Where the bytes went", &mut out, |out| units(&report.units, out));
     }

@@ -32,7 +32,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Plan;
 use crate::sites::PerSite;
 use crate::verify::Verdict;
-use crate::{onnx, recurrent, tune};
+use crate::{lossless, onnx, recurrent, tune};
 
 pub use bench::{Bench, Benched};
 pub use inspection::{InspectedMatrix, InspectedValue, InspectedWeight, Inspection, Node, made_by};
@@ -144,6 +144,8 @@ pub struct Report {
     pub model: FileSizes,
     /// The weights of the nodes that are compressed; `None` for a comparison of two given files.
     pub recurrent: Option<Recurrent>,
+    /// How the file was made smaller before anything was coded, in order.
+    pub lossless: Vec<LosslessStep>,
     /// All units (weight blocks), in the order of the nodes.
     pub units: Vec<Unit>,
     /// Recurrent nodes that are not compressed.
@@ -239,6 +241,23 @@ pub struct Recurrent {
     pub parameters: u64,
     /// Multiply-adds of one step.
     pub multiply_adds: MultiplyAdds,
+}
+
+/// A step that made the file smaller before anything was coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LosslessStep {
+    /// What was done.
+    pub step: &'static str,
+    /// Bytes that the file lost by it.
+    pub bytes: u64,
+    /// Whether all values stay the same bit for bit; false where a table is generated.
+    pub exact: bool,
+}
+
+impl From<&lossless::Saving> for LosslessStep {
+    fn from(&lossless::Saving { name, bytes, exact }: &lossless::Saving) -> Self {
+        LosslessStep { step: name, bytes, exact }
+    }
 }
 
 /// A size and its loss.
@@ -441,7 +460,8 @@ impl Report {
             distortion: planned.distortion.as_ref(),
             sensitivity: planned.sensitivity.as_deref(),
         };
-        let mut report = Report::of_study(command, study, &outcome);
+        let mut report = Report::of_study(command, compressor, study, &outcome);
+        report.lossless = compressor.lossless().iter().map(Into::into).collect();
         report.predicted_loss = planned.predicted_loss;
         report.warnings = compressor.warnings();
         report
@@ -452,14 +472,14 @@ impl Report {
     /// # Errors
     /// As [`Compressor::forecast`].
     pub fn tradeoff(compressor: &Compressor<'_>) -> Result<Vec<Tradeoff>> {
-        let before = compressor.sites().stored_bytes();
-        let file = compressor.original().bytes();
+        let before = compressor.before().stored_bytes();
+        let kept = compressor.kept();
         let mut looks: Vec<Look> = compressor.looks().collect();
         if looks.is_empty() {
             looks = compressor.forecast(&FORECAST)?;
         }
         let point = |Look { bytes, loss_mean, loss_worst, measured }: Look| {
-            let ratio = ratio(before, (bytes + before).saturating_sub(file));
+            let ratio = ratio(before, bytes.saturating_sub(kept));
             let loss = loss_worst.or(loss_mean)?;
             Some(Tradeoff { ratio, bytes_after: bytes, loss, loss_mean, loss_worst, measured })
         };
@@ -467,16 +487,16 @@ impl Report {
     }
 
     /// What a study came to under a plan.
-    #[must_use]
-    pub fn of_study(command: Command, study: &Study<'_>, outcome: &PlanOutcome<'_>) -> Self {
-        let mut report = Report::between(command, study.model, study.model);
+    fn of_study(command: Command, compressor: &Compressor<'_>, study: &Study<'_>, outcome: &PlanOutcome<'_>) -> Self {
+        let original = compressor.original();
+        let mut report = Report::between(command, original, original);
         let survey = &study.weights.survey;
-        let before = study.weights.stored_bytes();
-        let after = (outcome.bytes + before).saturating_sub(study.model.bytes());
+        let before = compressor.before().stored_bytes();
+        let after = outcome.bytes.saturating_sub(compressor.kept());
         report.model.bytes_after = Some(outcome.bytes);
-        report.model.ratio = ratio(study.model.bytes(), outcome.bytes);
+        report.model.ratio = ratio(original.bytes(), outcome.bytes);
         let choices = &outcome.plan.choices;
-        let forms = Forms::new(study.model, &study.weights);
+        let forms = Forms::new(&study.model, &study.weights);
         let assigned = forms.assign(study.writing().request, &|id| choices[id].storage());
         report.recurrent = Some(Recurrent {
             bytes_before: before,
@@ -485,7 +505,7 @@ impl Report {
             parameters: study.weights.parameters(),
             multiply_adds: forms.work(choices, &assigned),
         });
-        report.units = units::of_plan(study, outcome, after);
+        report.units = units::of_plan(study, compressor.before(), outcome, after);
         report.settings = serde_json::from_str(&study.writing().note).ok();
         report.skipped = survey.skipped.iter().map(SkippedNode::from).collect();
         report.forms = forms_of(study, assigned);
@@ -519,6 +539,7 @@ impl Report {
                 producer: producer_of(original),
             },
             recurrent: None,
+            lossless: Vec::new(),
             units: Vec::new(),
             predicted_loss: None,
             tuning: None,

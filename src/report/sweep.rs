@@ -56,11 +56,12 @@ impl Sweep {
     pub fn of(compressor: &Compressor<'_>, rows: Vec<SweepRow>) -> Self {
         let original = compressor.original();
         let model = Report::between(super::Command::Plan, original, original).model;
-        let before = compressor.sites().stored_bytes();
+        let before = compressor.before().stored_bytes();
+        let kept = compressor.kept();
         let point = |SweepRow { ratio, reached }| match reached {
             Ok(Swept { bytes, comparison }) => SweepPoint {
                 target: ratio,
-                ratio: super::ratio(before, (bytes + before).saturating_sub(original.bytes())),
+                ratio: super::ratio(before, bytes.saturating_sub(kept)),
                 bytes_after: Some(bytes),
                 reason: None,
                 loss: comparison.worst_loss().ok(),

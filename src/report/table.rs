@@ -77,6 +77,10 @@ fn grid(grid: &Grid, style: &Style, out: &mut String) {
 pub(super) fn report(report: &Report, style: &Style) -> String {
     let mut out = String::new();
     grid(&Grid::sizes(report), style, &mut out);
+    if !report.lossless.is_empty() {
+        out.push('\n');
+        grid(&Grid::lossless(report), style, &mut out);
+    }
     let loss: f64 = report.units.iter().filter_map(Unit::loss).sum();
     for units in report.units.chunk_by(|a, b| a.node == b.node) {
         node_units(units, loss, style, &mut out);

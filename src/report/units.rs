@@ -80,12 +80,12 @@ impl Unit {
     }
 }
 
-/// All units, whose bytes after add up to `after`: codes and scales of their own, codebooks in equal parts among those
+/// All units, with their bytes in the `original`; their bytes after add up to `after`: codes and scales of their own, codebooks in equal parts among those
 /// that share one, and the nodes of the graph in equal parts among those that are coded.
-pub(super) fn of_plan(study: &Study<'_>, outcome: &PlanOutcome<'_>, after: u64) -> Vec<Unit> {
+pub(super) fn of_plan(study: &Study<'_>, original: &Sites, outcome: &PlanOutcome<'_>, after: u64) -> Vec<Unit> {
     let sites = study.weights.sites();
-    let before = bytes_before(sites);
-    let own = outcome.plan.payload(sites, &before);
+    let before = bytes_before(original);
+    let own = outcome.plan.payload(sites, &bytes_before(sites));
     let is_coded = |id: SiteId| outcome.plan.choices[id] != Choice::Dense;
     let mut rest = after.saturating_sub(own.values().sum());
     let mut takers = sites.ids().filter(|&id| is_coded(id)).count() as u64;

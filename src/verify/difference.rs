@@ -12,9 +12,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use crate::error::Result;
 use crate::loss::reach::{Changes, Flow};
+use crate::lossless;
 use crate::onnx::graph::{bodies, is_standard, plain_name};
 use crate::onnx::proto::{SparseTensorProto, TypeProto, ValueInfoProto};
-use crate::onnx::{AttributeProto, Definition, Model, NodeProto, Origin, Scope, Step, TensorProto, Values};
+use crate::onnx::{AttributeProto, Definition, Model, ModelProto, NodeProto, Origin, Scope, Step, TensorProto, Values};
 use crate::recurrent::{Attributes, BIAS, Cell, Matrix};
 
 /// A node by its graph and its index therein.
@@ -117,17 +118,21 @@ impl Comparison<'_> {
                 self.found.whole.push(what.to_owned());
             }
         };
-        // Further domains may be imported: no node of theirs is paired with one of the original.
+        // Domains that one of them imports have no pair of nodes.
         let versions = |model: &Model, domains: &BTreeSet<String>| {
             let all = model.proto.opset_import.iter().map(|o| (domain(o.domain()).to_owned(), o.version()));
             let mut all: Vec<(String, i64)> = all.filter(|(domain, _)| domains.contains(domain)).collect();
             all.sort();
             all
         };
-        let domains: BTreeSet<String> = a.opset_import.iter().map(|o| domain(o.domain()).to_owned()).collect();
+        let imported = |model: &ModelProto| -> BTreeSet<String> {
+            model.opset_import.iter().map(|o| domain(o.domain()).to_owned()).collect()
+        };
+        let domains = imported(a).intersection(&imported(b)).cloned().collect();
         let [of_a, of_b] = self.models.map(|model| versions(model, &domains));
         tell(of_a != of_b, "the operator sets differ");
-        tell(a.functions != b.functions, "the model-local functions differ");
+        let [of_a, of_b] = self.models.map(lossless::plain_functions);
+        tell(of_a != of_b, "the model-local functions differ");
         tell(a.training_info != b.training_info, "the training graphs differ");
     }
 
@@ -185,7 +190,10 @@ impl Comparison<'_> {
     fn constants(&self, names: &[(Scope, String); 2], definitions: [&Definition; 2]) -> Option<bool> {
         let side = |side: usize| {
             let (model, definition) = (self.models[side], definitions[side]);
-            Some((constant(model, definition)?, is_open(model, definition)))
+            // What is stored as narrow integers or as pieces of a dictionary is the table that a runtime restores.
+            let restored = || lossless::restored(model, &self.values[side], definition).map(Box::new);
+            let literal = constant(model, definition).or_else(|| restored().map(Literal::Restored))?;
+            Some((literal, is_open(model, definition)))
         };
         let ((a, open), (b, other)) = (side(0)?, side(1)?);
         // The caller may give another value, under the name of the input.
@@ -391,15 +399,27 @@ fn plain(node: &NodeProto) -> NodeProto {
 /// A constant as it is stored.
 enum Literal<'m> {
     Tensor(&'m TensorProto),
+    /// What a few nodes give.
+    Restored(Box<TensorProto>),
     Sparse(&'m SparseTensorProto),
     /// A number, string or list that is the attribute of a Constant node.
     Attribute(&'m AttributeProto),
 }
 
 impl Literal<'_> {
+    fn tensor(&self) -> Option<&TensorProto> {
+        match self {
+            Literal::Tensor(tensor) => Some(tensor),
+            Literal::Restored(tensor) => Some(tensor),
+            _ => None,
+        }
+    }
+
     fn is(&self, other: &Literal<'_>, models: [&Model; 2]) -> bool {
+        if let (Some(a), Some(b)) = (self.tensor(), other.tensor()) {
+            return same_tensor(a, b, models);
+        }
         match (self, other) {
-            (Literal::Tensor(a), Literal::Tensor(b)) => same_tensor(a, b, models),
             (Literal::Sparse(a), Literal::Sparse(b)) => {
                 let same = |a: &Option<TensorProto>, b: &Option<TensorProto>| match (a, b) {
                     (Some(a), Some(b)) => same_tensor(a, b, models),

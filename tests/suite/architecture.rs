@@ -11,6 +11,7 @@ const LAYERS: &[&str] = &[
     "progress",
     "dictionary",
     "onnx",
+    "lossless",
     "recurrent",
     "linear",
     "sites",

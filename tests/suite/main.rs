@@ -16,6 +16,7 @@ mod hostile;
 #[cfg(unix)]
 mod interrupted;
 mod loss;
+mod lossless;
 mod made;
 mod numerics;
 mod onnx;

@@ -334,7 +334,7 @@ fn whole_file(before: u64, after: u64, weights: &Recurrent, page: &mut Markup) {
         page.append(cell(total as f64, rest as f64, before as f64, ["f-after", "f-before"], 420.0)).raw("</td></tr>");
     }
     page.raw("</table></div><p class=\"lead\">").append(key("f-after", "recurrent weights"));
-    page.append(key("f-before", "everything else (unchanged)")).raw("</p>");
+    page.append(key("f-before", "everything else")).raw("</p>");
 }
 
 fn node_table(rows: &[Row], most: u64, worst: f64) -> Markup {
@@ -499,6 +499,9 @@ fn making(report: &Report, page: &mut Markup) {
     }
     entry("time", &phases(&report.seconds));
     page.raw("</dl>");
+    if !report.lossless.is_empty() {
+        page.raw("<h3>Saved before coding</h3>").append(grid(&Grid::lossless(report)));
+    }
     if let Some(layers) = report.tuning.as_deref().filter(|layers| !layers.is_empty()) {
         page.raw("<h3>Fine-tuning: loss on samples that are held back from tuning</h3>")
             .append(grid(&Grid::tuning(layers)));
