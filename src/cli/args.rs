@@ -27,7 +27,7 @@ pub const EXECUTION: &str = "Execution";
 #[group(id = "target", multiple = false)]
 #[command(next_help_heading = TARGET)]
 pub struct Target {
-    /// Make the recurrent weights at least R times smaller, in bytes [default: 8]
+    /// Make the weights at least R times smaller, in bytes [default: 8]
     ///
     /// Counts the stored bytes of the weights that are compressed, before and after. The rest of the file is not counted.
     #[arg(long, value_name = "R", value_parser = value::ratio)]

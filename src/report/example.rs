@@ -1,6 +1,9 @@
 //! A report with something in every part, for the tests of the printers.
 
-use super::{Command, FileSizes, LosslessStep, Recurrent, Report, SCHEMA, Seconds, Tool, Tradeoff, Tuning, Unit};
+use super::{
+    Command, FileSizes, KindSizes, LosslessStep, Recurrent, Report, SCHEMA, Seconds, Tool, Tradeoff, Tuning, Unit,
+    WeightSizes,
+};
 use crate::encode::MultiplyAdds;
 use crate::loss::{Bin, Figures, Profile};
 use crate::verify::{Checked, Verdict, VerifyScope};
@@ -50,6 +53,13 @@ pub(super) fn report() -> Report {
             opset: 17,
             producer: Some("pytorch".to_owned()),
         },
+        weights: Some(WeightSizes {
+            bytes_before: 4 * 1_048_576,
+            bytes_after: 540_000,
+            ratio: super::ratio(4 * 1_048_576, 540_000),
+            parameters: 4 * 512 * 512,
+            kinds: vec![KindSizes { kind: "recurrent", bytes_before: 4 * 1_048_576, bytes_after: 540_000 }],
+        }),
         recurrent: Some(Recurrent {
             bytes_before: 4 * 1_048_576,
             bytes_after: 540_000,

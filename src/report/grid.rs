@@ -3,7 +3,7 @@
 
 use super::size::{figure, grouped, percent, times};
 use super::units::Row;
-use super::{Bytes, Report, STATES, Sweep, Tradeoff, Tuning};
+use super::{Bytes, KindSizes, Report, STATES, Sweep, Tradeoff, Tuning};
 use crate::loss::Figures;
 use crate::verify::{Checked, Verdict};
 
@@ -72,10 +72,24 @@ impl Grid {
         let mut add = |what: &str, before: u64, after: u64, ratio| {
             grid.row([what.to_owned(), Bytes(before).to_string(), Bytes(after).to_string(), times(ratio)]);
         };
-        if let Some(weights) = &report.recurrent {
-            add("recurrent weights", weights.bytes_before, weights.bytes_after, weights.ratio);
+        if let Some(weights) = &report.weights {
+            if let [kind] = &weights.kinds[..] {
+                add(&format!("{} weights", kind.kind), weights.bytes_before, weights.bytes_after, weights.ratio);
+            } else {
+                add("weights", weights.bytes_before, weights.bytes_after, weights.ratio);
+                for KindSizes { kind, bytes_before, bytes_after } in &weights.kinds {
+                    add(&format!("  {kind}"), *bytes_before, *bytes_after, super::ratio(*bytes_before, *bytes_after));
+                }
+            }
         }
         if let Some(after) = report.model.bytes_after {
+            if let Some(weights) = &report.weights {
+                let [before, after] = [
+                    report.model.bytes_before.saturating_sub(weights.bytes_before),
+                    after.saturating_sub(weights.bytes_after),
+                ];
+                add("everything else", before, after, super::ratio(before, after));
+            }
             add("whole file", report.model.bytes_before, after, report.model.ratio);
         }
         // Only projection dictionaries give a choice.
@@ -235,7 +249,7 @@ pub(super) fn loss_in_words(report: &Report) -> &'static str {
 
 /// The sizes that the report knows of, its own result among them, the largest first.
 pub(super) fn tradeoff(report: &Report) -> Vec<Tradeoff> {
-    let ratio = report.recurrent.as_ref().and_then(|weights| weights.ratio);
+    let ratio = report.weights.as_ref().and_then(|weights| weights.ratio);
     let own = report.verify.as_ref().zip(report.model.bytes_after).and_then(|(verdict, bytes_after)| {
         let Verdict { loss_mean, loss_worst, .. } = *verdict;
         let loss = if shows_worst(report) { loss_worst } else { loss_mean }?;

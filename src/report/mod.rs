@@ -143,6 +143,8 @@ pub struct Report {
     /// The whole file.
     pub model: FileSizes,
     /// The weights of the nodes that are compressed; `None` for a comparison of two given files.
+    pub weights: Option<WeightSizes>,
+    /// Those of recurrent nodes among them; `None` if there are none.
     pub recurrent: Option<Recurrent>,
     /// How the file was made smaller before anything was coded, in order.
     pub lossless: Vec<LosslessStep>,
@@ -229,6 +231,32 @@ pub struct FileSizes {
 }
 
 /// The weights of the compressed nodes before and after.
+#[derive(Clone, Debug, Serialize)]
+pub struct WeightSizes {
+    /// Stored bytes of the distinct constants.
+    pub bytes_before: u64,
+    /// Bytes of everything in the file that replaces them: codes, codebooks, scales and nodes.
+    pub bytes_after: u64,
+    /// `bytes_before / bytes_after`.
+    pub ratio: Option<f64>,
+    /// Weights in the distinct constants.
+    pub parameters: u64,
+    /// The same by kind of nodes.
+    pub kinds: Vec<KindSizes>,
+}
+
+/// The weights of a kind of nodes.
+#[derive(Clone, Debug, Serialize)]
+pub struct KindSizes {
+    /// `recurrent`, `convolution`, `linear` or `embedding`.
+    pub kind: &'static str,
+    /// Stored bytes.
+    pub bytes_before: u64,
+    /// Bytes of what replaces them.
+    pub bytes_after: u64,
+}
+
+/// The weights of recurrent nodes before and after.
 #[derive(Clone, Debug, Serialize)]
 pub struct Recurrent {
     /// Stored bytes of the distinct W and R constants.
@@ -491,21 +519,24 @@ impl Report {
         let original = compressor.original();
         let mut report = Report::between(command, original, original);
         let survey = &study.weights.survey;
-        let before = compressor.before().stored_bytes();
         let after = outcome.bytes.saturating_sub(compressor.kept());
         report.model.bytes_after = Some(outcome.bytes);
         report.model.ratio = ratio(original.bytes(), outcome.bytes);
         let choices = &outcome.plan.choices;
         let forms = Forms::new(&study.model, &study.weights);
         let assigned = forms.assign(study.writing().request, &|id| choices[id].storage());
-        report.recurrent = Some(Recurrent {
-            bytes_before: before,
-            bytes_after: after,
-            ratio: ratio(before, after),
-            parameters: study.weights.parameters(),
+        report.units = units::of_plan(study, compressor.before(), outcome, after);
+        let weights = units::totals(compressor.before(), study.weights.parameters(), &report.units, after);
+        let of_kind = weights.kinds.iter().find(|kind| kind.kind == units::RECURRENT);
+        let is_recurrent = |unit: &&Unit| units::kind(&unit.op) == units::RECURRENT;
+        report.recurrent = of_kind.map(|kind| Recurrent {
+            bytes_before: compressor.before().survey.stored_bytes(),
+            bytes_after: kind.bytes_after,
+            ratio: ratio(compressor.before().survey.stored_bytes(), kind.bytes_after),
+            parameters: report.units.iter().filter(is_recurrent).map(|unit| unit.weights() as u64).sum(),
             multiply_adds: forms.work(choices, &assigned),
         });
-        report.units = units::of_plan(study, compressor.before(), outcome, after);
+        report.weights = Some(weights);
         report.settings = serde_json::from_str(&study.writing().note).ok();
         report.skipped = survey.skipped.iter().map(SkippedNode::from).collect();
         report.forms = forms_of(study, assigned);
@@ -538,6 +569,7 @@ impl Report {
                 opset: result.opset(),
                 producer: producer_of(original),
             },
+            weights: None,
             recurrent: None,
             lossless: Vec::new(),
             units: Vec::new(),

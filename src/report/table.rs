@@ -165,7 +165,7 @@ fn closing(report: &Report, style: &Style, out: &mut String) {
             let loss = loss.map_or_else(String::new, |loss| format!(", loss {}", figure(Some(loss))));
             let took = duration(report.seconds.total);
             line_of(out, format!("wrote {}{bytes}{loss}, in {took}", Escaped(written)));
-            if let Some(ratio) = report.recurrent.as_ref().and_then(|recurrent| recurrent.ratio) {
+            if let Some(ratio) = report.weights.as_ref().and_then(|weights| weights.ratio) {
                 let (finer, coarser) = ((ratio * 0.7).max(2.0).round(), (ratio * 1.5).round());
                 if is_of_random(report) {
                     line_of(
@@ -227,7 +227,7 @@ fn failed_checks(report: &Report) -> usize {
 pub(super) fn sweep(sweep: &Sweep, style: &Style) -> String {
     let mut out = String::new();
     let before = (Bytes(sweep.recurrent_bytes), Bytes(sweep.model.bytes_before));
-    line_of(&mut out, format!("recurrent weights {}, whole file {}", before.0, before.1));
+    line_of(&mut out, format!("weights {}, whole file {}", before.0, before.1));
     let names = sweep.points.iter().map(|point| point.outputs.len()).max().unwrap_or(0);
     for output in 0..names {
         let at = |point: &SweepPoint| point.outputs.get(output).cloned();

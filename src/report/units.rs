@@ -1,11 +1,11 @@
 //! The units of a plan with their sizes and codecs, and the table rows that show them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{PlanOutcome, Unit};
+use super::{KindSizes, PlanOutcome, Unit, WeightSizes};
 use crate::compress::Study;
 use crate::plan::Choice;
-use crate::sites::{PerSite, Site, SiteId, Sites, TensorId};
+use crate::sites::{PerSite, Site, SiteId, SitePlace, Sites, TensorId};
 
 /// Neighbouring units of a matrix that are stored alike: one line of a table.
 #[derive(Clone, Debug)]
@@ -67,6 +67,12 @@ fn stored_alike(a: &Unit, b: &Unit) -> bool {
 }
 
 impl Unit {
+    /// Its weights.
+    #[must_use]
+    pub fn weights(&self) -> usize {
+        self.shape[0] * self.shape[1]
+    }
+
     /// Its predicted loss at the output, `s D`.
     #[must_use]
     pub fn loss(&self) -> Option<f64> {
@@ -80,11 +86,14 @@ impl Unit {
     }
 }
 
-/// All units, with their bytes in the `original`; their bytes after add up to `after`: codes and scales of their own, codebooks in equal parts among those
-/// that share one, and the nodes of the graph in equal parts among those that are coded.
+/// All units, with their bytes in the `original`; their bytes after add up to `after`: codes and scales of their own,
+/// codebooks in equal parts among those that share one, and the nodes of the graph in equal parts among those that are coded.
 pub(super) fn of_plan(study: &Study<'_>, original: &Sites, outcome: &PlanOutcome<'_>, after: u64) -> Vec<Unit> {
     let sites = study.weights.sites();
-    let before = bytes_before(original);
+    // What is coded may lack sites of the original, which are generated instead.
+    let known = bytes_before(original);
+    let before: BTreeMap<SitePlace, u64> =
+        original.all.iter().map(|site| (original.place(site), known[site.id])).collect();
     let own = outcome.plan.payload(sites, &bytes_before(sites));
     let is_coded = |id: SiteId| outcome.plan.choices[id] != Choice::Dense;
     let mut rest = after.saturating_sub(own.values().sum());
@@ -96,6 +105,7 @@ pub(super) fn of_plan(study: &Study<'_>, original: &Sites, outcome: &PlanOutcome
             let part = rest / takers;
             (bytes, rest, takers) = (bytes + part, rest - part, takers - 1);
         }
+        let bytes_before = before.get(&place).copied().unwrap_or(0);
         Unit {
             node: place.node,
             op: sites.first_reader(site.tensor).operator.to_owned(),
@@ -105,7 +115,7 @@ pub(super) fn of_plan(study: &Study<'_>, original: &Sites, outcome: &PlanOutcome
             shape: site.block.shape(),
             codec: outcome.plan.choices[id].label(),
             bits_per_weight: bytes as f64 * 8.0 / site.block.weights().max(1) as f64,
-            bytes_before: before[id],
+            bytes_before,
             bytes_after: bytes,
             sensitivity: outcome.sensitivity.map(|measured| measured[id]),
             distortion: outcome.distortion.map(|measured| measured[id]),
@@ -114,6 +124,37 @@ pub(super) fn of_plan(study: &Study<'_>, original: &Sites, outcome: &PlanOutcome
     };
     sites.all.iter().map(unit).collect()
 }
+
+/// Bytes of all weights, and of each kind of nodes, before and after.
+pub(super) fn totals(original: &Sites, parameters: u64, units: &[Unit], after: u64) -> WeightSizes {
+    let known = bytes_before(original);
+    let mut kinds: Vec<KindSizes> = Vec::new();
+    let mut add = |kind: &'static str, before: u64, after: u64| {
+        let place = kinds.iter().position(|known| known.kind == kind).unwrap_or_else(|| {
+            kinds.push(KindSizes { kind, bytes_before: 0, bytes_after: 0 });
+            kinds.len() - 1
+        });
+        kinds[place].bytes_before += before;
+        kinds[place].bytes_after += after;
+    };
+    original.all.iter().for_each(|site| add(kind(original.first_reader(site.tensor).operator), known[site.id], 0));
+    units.iter().for_each(|unit| add(kind(&unit.op), 0, unit.bytes_after));
+    let bytes_before = original.stored_bytes();
+    WeightSizes { bytes_before, bytes_after: after, ratio: super::ratio(bytes_before, after), parameters, kinds }
+}
+
+/// What nodes of an operator are called together.
+pub(super) fn kind(op: &str) -> &'static str {
+    match op {
+        "LSTM" | "GRU" | "RNN" => RECURRENT,
+        "Conv" | "ConvTranspose" => "convolution",
+        "Gather" => "embedding",
+        _ => "linear",
+    }
+}
+
+/// The kind of recurrent nodes.
+pub(super) const RECURRENT: &str = "recurrent";
 
 /// Stored bytes of every site: those of its tensor, which count as often as it is stored, in equal parts.
 fn bytes_before(sites: &Sites) -> PerSite<u64> {

@@ -10,7 +10,7 @@ use super::grid::{Grid, Kind, SHARE, SHARE_LEGEND, forecast, loss_in_words, trad
 use super::markup::Markup;
 use super::size::{duration, figure, grouped, percent, times};
 use super::units::Row;
-use super::{Bytes, Command, Recurrent, Report, Seconds, SkippedNode, Sweep, Tool, Unit};
+use super::{Bytes, Command, Report, Seconds, SkippedNode, Sweep, Tool, Unit, WeightSizes};
 use crate::error::Escaped;
 use crate::loss::{Bin, Figures, Profile};
 use crate::verify::{Verdict, VerifyScope};
@@ -120,8 +120,8 @@ fn cards(report: &Report, page: &mut Markup) {
         let sizes = format!("{} \u{2192} {}", Bytes(model.bytes_before), Bytes(after));
         card("Whole file", &times(model.ratio), "smaller", &sizes, page);
     }
-    if let Some(weights) = &report.recurrent {
-        let Recurrent { bytes_before, bytes_after, ratio, parameters, .. } = *weights;
+    if let Some(weights) = &report.weights {
+        let WeightSizes { bytes_before, bytes_after, ratio, parameters, .. } = *weights;
         let bits = bytes_after as f64 * 8.0 / parameters.max(1) as f64;
         let sizes = format!(
             "{} \u{2192} {}, {bits:.2} bits for each of {} weights",
@@ -129,7 +129,7 @@ fn cards(report: &Report, page: &mut Markup) {
             Bytes(bytes_after),
             grouped(parameters)
         );
-        card("Recurrent weights", &times(ratio), "smaller", &sizes, page);
+        card("Weights", &times(ratio), "smaller", &sizes, page);
     }
     if let Some(worst) = report.verify.as_ref().and_then(|verdict| worst(&verdict.outputs)) {
         let mut more = format!("output {}", Escaped(&worst.name));
@@ -300,7 +300,7 @@ fn histogram(output: &Figures, profile: &Profile) -> Markup {
 /// Where the bytes went, and what decided it.
 fn bytes(report: &Report, page: &mut Markup) {
     page.raw("<section class=\"long\"><h2>Where the bytes went</h2>");
-    if let (Some(after), Some(weights)) = (report.model.bytes_after, &report.recurrent) {
+    if let (Some(after), Some(weights)) = (report.model.bytes_after, &report.weights) {
         whole_file(report.model.bytes_before, after, weights, page);
     }
     let units = &report.units;
@@ -325,15 +325,15 @@ fn bytes(report: &Report, page: &mut Markup) {
     page.raw(if nodes.len() > OPEN { "</details></section>\n" } else { "</section>\n" });
 }
 
-fn whole_file(before: u64, after: u64, weights: &Recurrent, page: &mut Markup) {
+fn whole_file(before: u64, after: u64, weights: &WeightSizes, page: &mut Markup) {
     page.raw("<div class=\"scroll\"><table>");
-    for (name, total, recurrent) in [("before", before, weights.bytes_before), ("after", after, weights.bytes_after)] {
-        let rest = total.saturating_sub(recurrent);
+    for (name, total, coded) in [("before", before, weights.bytes_before), ("after", after, weights.bytes_after)] {
+        let rest = total.saturating_sub(coded);
         page.raw("<tr>").element("td", name).raw("<td class=\"n\">").text(&Bytes(total).to_string()).raw("</td><td>");
         // The rest is drawn over the start of the whole.
         page.append(cell(total as f64, rest as f64, before as f64, ["f-after", "f-before"], 420.0)).raw("</td></tr>");
     }
-    page.raw("</table></div><p class=\"lead\">").append(key("f-after", "recurrent weights"));
+    page.raw("</table></div><p class=\"lead\">").append(key("f-after", "weights"));
     page.append(key("f-before", "everything else")).raw("</p>");
 }
 
