@@ -6,6 +6,9 @@ pub const GRAPH_DEPTH: usize = 32;
 /// Attributes of one node. Operators have below twenty; each takes half a kilobyte in memory, and two bytes in a file.
 pub const NODE_ATTRIBUTES: usize = 256;
 
+/// Weights of one constant of a node that is not recurrent: a larger one stays as it is, because coding it takes several times
+/// its bytes of memory.
+pub const LINEAR_WEIGHTS: usize = 1 << 27;
 /// Elements of one tensor whose values are read: as floats 4 GiB, the recurrent weights of an LSTM of width 16384.
 pub const TENSOR_ELEMENTS: u64 = 1 << 30;
 

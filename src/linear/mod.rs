@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::limits;
 use crate::onnx::graph::is_standard;
 use crate::onnx::proto::type_proto;
+use crate::onnx::tensor::shape;
 use crate::onnx::{ElementType, Model, NodeNames, NodeProto, Origin, Scope, Values};
 use crate::recurrent::{Budget, FindOptions, Source, Stop, body_of, hash, three_dimensions, trace};
 
@@ -307,6 +308,17 @@ impl Finder<'_> {
             return Ok(known.clone().map(|source| Source { scope: scope.clone(), ..source }));
         }
         let home = definition.scope.clone();
+        // Before anything is read: the dimensions say how much that would be.
+        let stored = self.model.initializer(definition).map(shape).transpose();
+        let is_large = stored.map_err(|error| error.at_tensor(value))?.is_some_and(|dims| {
+            dims.iter()
+                .try_fold(1usize, |all, &dim| all.checked_mul(dim))
+                .is_none_or(|all| all > limits::LINEAR_WEIGHTS)
+        });
+        if is_large {
+            self.known.insert(key, None);
+            return Ok(None);
+        }
         let traced = match trace(self.model, self.values, scope, value, self.options.freeze_inputs, &mut self.budget) {
             Ok(traced) => traced,
             Err(Stop::NotConstant(_) | Stop::Quantised(_)) => {

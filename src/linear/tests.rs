@@ -1,1 +1,1 @@
-
+//! Tests of the nodes that are found and the vectors that they multiply.
