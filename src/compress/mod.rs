@@ -55,6 +55,8 @@ use prepared::Parts;
 /// The ratio of the smallest file that a search for a loss looks at, and how many sizes it looks at.
 const SMALLEST: f64 = 40.0;
 const LOOKS: usize = 9;
+/// Weights of a tensor below which the nodes that decode it may take more bytes than they save.
+const SMALL: usize = 1024;
 /// The warning where nodes that are not recurrent stay as they are for want of runs.
 const NOT_RUN: &str = "the model cannot be run to its outputs: only recurrent nodes are compressed";
 /// The share of a plan's loss that one rate for all has to come down to. With few samples two ways of coding the same plan
@@ -329,7 +331,11 @@ impl<'a> Compressor<'a> {
     }
 
     fn writing(&self) -> Writing {
-        Writing { request: self.options.form, note: self.note() }
+        Writing {
+            request: self.options.form,
+            note: self.note(),
+            short_names: self.options.lossless.is_some_and(|lossless| !lossless.keep_names),
+        }
     }
 
     /// Runs the original on all samples, and nothing else.
@@ -728,7 +734,31 @@ impl<'a> Compressor<'a> {
         for rival in rivals.chain(uniform.map(|plan| (plan, wins_by_far as fn(Tried, Tried) -> bool))) {
             best = study.better(best, rival, engine, &self.inputs.calibration, &self.judge, self.progress)?;
         }
-        Ok(best)
+        self.without_waste(best)
+    }
+
+    /// The plan with all small tensors dense that take no more bytes so: what is estimated for the nodes of one is too little or
+    /// too much where names are long or short.
+    fn without_waste(&self, mut plan: Plan) -> Result<Plan> {
+        let study = self.study.as_ref().expect("a plan was made of it");
+        study.sized(|sizing| {
+            let mut bytes = sizing.bytes(&plan)?;
+            for sites in self.sites.by_tensor() {
+                let is_small = sites.iter().map(|site| site.block.weights()).sum::<usize>() < SMALL;
+                let is_free = |site: &Site| self.pins.0[site.id].is_none() && sizing.keeps_dense[site.id];
+                let is_coded = sites.iter().any(|site| plan.choices[site.id] != Choice::Dense);
+                if !(is_small && is_coded && sites.iter().all(is_free)) {
+                    continue;
+                }
+                let mut dense = plan.clone();
+                sites.iter().for_each(|site| dense.choices[site.id] = Choice::Dense);
+                let without = sizing.bytes(&dense)?;
+                if without <= bytes && dense.choices.values().any(|choice| *choice != Choice::Dense) {
+                    (plan, bytes) = (dense, without);
+                }
+            }
+            Ok(plan)
+        })
     }
 
     /// Curves, and sensitivities for a target: measured with codes of about its rate.

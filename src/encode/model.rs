@@ -26,6 +26,8 @@ pub struct Writing {
     pub request: Request,
     /// The text of the metadata entry [`NOTE`].
     pub note: String,
+    /// Whether names of new values are short, instead of beginning with the name of the node: they weigh in small files.
+    pub short_names: bool,
 }
 
 /// The model with its weights replaced by what `coded` holds, in the form that `writing` asks for. A tensor all of whose
@@ -39,7 +41,7 @@ pub fn apply(model: &Model, weights: &Weights, coded: &CodedSites, writing: &Wri
     let survey = &weights.survey;
     let storage = |id: SiteId| coded[id].as_ref().map_or(Storage::Dense, CodedSite::storage);
     let forms = Forms::new(model, weights).assign(writing.request, &storage);
-    let kept: Vec<Kept<'_>> = weights.tensors().map(|tensor| Kept::new(weights, coded, tensor)).collect();
+    let kept: Vec<Kept<'_>> = weights.tensors().map(|tensor| Kept::new(weights, coded, tensor, writing)).collect();
     let mut writer = Writer::new(&mut rewriter);
     let mut edits = Vec::new();
     let mut replaced_gathers = Vec::new();
@@ -193,16 +195,16 @@ struct Kept<'a> {
 }
 
 impl<'a> Kept<'a> {
-    fn new(weights: &'a Weights, coded: &'a CodedSites, tensor: TensorId) -> Self {
+    fn new(weights: &'a Weights, coded: &'a CodedSites, tensor: TensorId, writing: &Writing) -> Self {
         let reader = weights.first_reader(tensor);
         let block = |site: &Site| Block::new(coded[site.id].as_ref(), weights.rows(site.id));
         let (name, gates) = match weights.weight(tensor).map(|weight| weight.uses[0]) {
             Some(WeightUse { node, matrix }) => {
                 (format!("{}/{matrix}", reader.name), weights.survey.nodes[node].cell.gates())
             }
-            // Names of values weigh in small files.
-            None => (format!("w{}", tensor.0), &[""][..]),
+            None => (format!("{}/weight", reader.name), &[""][..]),
         };
+        let name = if writing.short_names { format!("w{}", tensor.0) } else { name };
         let [directions, _, columns] = *<&[usize; 3]>::try_from(weights.values(tensor).shape()).expect("three axes");
         let stored = Stored {
             of: StoredMatrix::Weight(tensor.0),

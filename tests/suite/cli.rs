@@ -441,7 +441,7 @@ fn a_model_goes_there_and_back() {
 
     let shown = dirnet(&["inspect", "small.onnx"]);
     assert!(
-        shown.contains("compressed by dirnet: 638,976 weights in ") && shown.contains("  calibrated on  13 samples\n"),
+        shown.contains("compressed by dirnet: ") && shown.contains("  calibrated on  13 samples\n"),
         "{shown}"
     );
     assert!(shown.contains("dirnet expand small.onnx"), "{shown}");
@@ -559,7 +559,7 @@ fn a_saved_plan_is_applied() {
     ];
     let dirnet = |arguments: &[&str]| run(directory.path(), &[arguments, &flags[..]].concat());
     let shown = dirnet(&["plan", "--ratio", "10", "--save", "plan.toml"]);
-    assert!(shown.starts_with("exit 0\n") && shown.contains("recurrent weights"), "{shown}");
+    assert!(shown.starts_with("exit 0\n") && shown.contains("    recurrent  "), "{shown}");
     assert_eq!(dirnet(&["compress", "-o", "a.onnx", "--ratio", "10", "-q"]), "exit 0\n");
     assert_eq!(dirnet(&["compress", "-o", "b.onnx", "--plan", "plan.toml", "-q"]), "exit 0\n");
     let read = |name: &str| std::fs::read(directory.path().join(name)).expect("was written");
@@ -605,7 +605,7 @@ fn gates_are_pinned_by_the_configuration() {
     let arguments = ["plan", &model.to_string_lossy(), "--calibration", &*samples.to_string_lossy()];
     let shown = run(directory.path(), &[&arguments[..], &["--config", "dirnet.toml", "--format", "json"]].concat());
     let plan: serde_json::Value = serde_json::from_str(json_of(&shown)).expect("JSON");
-    assert!(plan["recurrent"]["ratio"].as_f64().expect("a ratio") >= 6.0, "{shown}");
+    assert!(plan["weights"]["ratio"].as_f64().expect("a ratio") >= 6.0, "{shown}");
     let codec = |tensor: &str, gate: &str| {
         let mut units = plan["units"].as_array().expect("units").iter();
         let unit = units.find(|unit| unit["tensor"] == tensor && unit["gate"] == gate).expect("a unit");
@@ -623,7 +623,7 @@ fn gates_are_pinned_by_the_configuration() {
         (
             "[nodes.'^/m/rnn/GRU_2$']\nbits = 4",
             "[nodes.\"^/m/rnn/GRU_2$\"]: no node with weights has such a name (did you mean '/m/rnn/GRU'?); there are \
-             '/m/rnn/GRU', '/m/rnn/GRU_1'",
+             '/m/rnn/GRU', '/m/rnn/GRU_1', '/m/emb/Gather', '/m/out/MatMul'",
         ),
         (
             "[nodes.GRU]\ngates.'R.c' = { bits = 4 }",

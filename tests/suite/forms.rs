@@ -151,7 +151,7 @@ fn plan(weights: &Weights) -> Plan {
 }
 
 fn writing(form: Form) -> Writing {
-    Writing { request: Request { form, from: Some(1) }, note: "test".to_owned() }
+    Writing { request: Request { form, from: Some(1) }, note: "test".to_owned(), ..Writing::default() }
 }
 
 /// The mean squared difference over all outputs, over the mean square.

@@ -203,7 +203,7 @@ fn the_fast_form_multiplies_by_few_atoms_and_then_by_codes() {
         let plan = plan_of(&weights, |_| [4, 2]);
         let coded = learn(&weights, &plan, Form::Fast.peak());
         let request = Request { form: Form::Fast, from: Some(1) };
-        let writing = |request| Writing { note: "test".to_owned(), request };
+        let writing = |request| Writing { note: "test".to_owned(), request, ..Writing::default() };
         let [portable, fast] = [Request::default(), request]
             .map(|request| encode::apply(&model, &weights, &coded, &writing(request)).unwrap());
         let scans = |model: &Model| {
