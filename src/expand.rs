@@ -14,7 +14,7 @@ use crate::onnx::{ElementType, Model, NodeProto, Rewriter, TensorProto, tensor};
 use crate::recurrent::{self, Constants, FindOptions, Source};
 use crate::sites::{Reader, Sites};
 
-/// The model with each coded W and R decoded to one dense constant.
+/// The model with each coded weight decoded to one dense constant.
 ///
 /// # Errors
 /// `NothingToDo` if no weight is coded; as [`recurrent::find`].

@@ -1,8 +1,9 @@
-//! dirnet makes ONNX models with LSTM, GRU and RNN layers 8 to 16 times smaller without retraining.
+//! dirnet makes the weights of ONNX models several times smaller without retraining.
 //!
-//! The weights W and R of the recurrent nodes are replaced by codes, codebooks and standard operators that decode them when
-//! a runtime loads the model; everything else that computes stays as it is, in a smaller file ([`lossless`]). The crate is
-//! the library behind the command line tool of the same name.
+//! The weights of LSTM, GRU, RNN, Conv, ConvTranspose, Gemm and MatMul nodes and the tables of Gather nodes (embeddings)
+//! are replaced by codes, codebooks and standard operators. A runtime decodes the weights when it loads the model; of a
+//! table it may decode only the rows that a run looks up. Everything else that computes stays as it is, in a smaller
+//! file ([`lossless`]). The crate is the library behind the command line tool of the same name.
 //!
 //! # Usage
 //! Load, compress, verify, save: what `dirnet compress` does by default, to the same bytes.

@@ -90,7 +90,7 @@ def runs(may_run):
         of_model = found.setdefault(name, {})
         for codec in CODECS:
             for ratio in ratios:
-                record = kept([tool, name, KINDS.get(name), codec, ratio], lambda: codec_run(model, codec, ratio), may_run)
+                record = kept([tool, name, KINDS.get(name), codec, ratio, *results.SCOPE], lambda: codec_run(model, codec, ratio), may_run)
                 if record:
                     of_model.setdefault(codec, {})[ratio] = record
         for method in baselines.METHODS:
@@ -187,7 +187,7 @@ Nothing is retrained or fine-tuned (`--tune off`). Evaluated by onnxruntime on h
 `benches/experiments/methods.py`, do not edit.
 
     python benches/experiments/methods.py run
-    dirnet compress MODEL -o small.onnx --ratio R --codec block|projection|auto --tune off --calibration CALIBRATION --holdout HOLDOUT
+    dirnet compress MODEL -o small.onnx --scope recurrent --ratio R --codec block|projection|auto --tune off --calibration CALIBRATION --holdout HOLDOUT
 
 Ratios are of the bytes of W and R. For the codecs they include all bytes in the file, also graph nodes. For the baselines (`benches/experiments/baselines.py`) they include
 codes, factors, scales, positions and masks, but no graph nodes.
@@ -228,7 +228,7 @@ bands for R and stays portable. With at most 164 atoms everywhere (21x, +0.036 n
 original's time in onnxruntime, on a busy machine. Block codes with int8 products of the whole matrix (`--form fast` without projection) took
 0.3 to 0.45 in the same test: at this size block codes have both the lower loss and the lower latency.
 
-    dirnet compress lstm512.onnx -o fast.onnx --ratio 16 --codec projection --form fast --calibration calibration.npz
+    dirnet compress lstm512.onnx -o fast.onnx --scope recurrent --ratio 16 --codec projection --form fast --calibration calibration.npz
 
 **Sparse codes.** Codes are dense within their bands and zero outside. Storing positions and values would be worse: only 1 % of the stored codes are zero, and at
 12x, keeping the largest codes of each row at 12 bits each gives 2.0 to 11.8 times the loss of bands at the same bits, in all 16 gates of charlm lstm512.

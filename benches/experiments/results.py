@@ -37,6 +37,8 @@ UNIFORM, LOCAL, MEASURED, FAST, FULL = (
     ("--tune", "fast"), ("--tune", "full"),
 )  # fmt: skip
 LABELS = {UNIFORM: "uniform", LOCAL: "local", MEASURED: "measured", FAST: "tuned", FULL: "tuned full"}
+# The tables are about recurrent layers: nothing else is coded.
+SCOPE = ("--scope", "recurrent")
 # Where samples are few, the same plan coded with another seed has another loss: all seeds are run and averaged, and
 # where few of them tell nothing, many.
 SEEDS, MANY_SEEDS = range(3), range(8)
@@ -89,7 +91,7 @@ class Runs:
     def compress(self, section, path, arguments, judged):
         """The record of a run, or None; `judged(original, compressed, report)` gives its figures."""
         arguments = [str(argument) for argument in arguments]
-        key = json.dumps([section, self.tool, str(path), arguments])
+        key = json.dumps([section, self.tool, str(path), [*SCOPE, *arguments]])
         kept = RECORDS / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
         if kept.exists():
             return Record(**json.loads(kept.read_text()))
@@ -104,7 +106,7 @@ class Runs:
 def run(path, arguments, judged):
     with tempfile.TemporaryDirectory() as folder:
         out, report = Path(folder) / "small.onnx", Path(folder) / "report.json"
-        command = [catalogue.BINARY, "compress", path, "-o", out, *arguments, "--report", report, "-q"]
+        command = [catalogue.BINARY, "compress", path, "-o", out, *SCOPE, *arguments, "--report", report, "-q"]
         begin = time.monotonic()
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         message = child.stderr.read().strip()
@@ -164,7 +166,7 @@ def charlm_section(runs):
 *rise* is the rise of the cross-entropy on the labelled holdout ({figures["characters"]:,} characters, {figures["cross_entropy_original"]:.4f} nats before),
 *KL* the mean KL divergence from the original's prediction, on the same characters. *targets* are those that this project set itself.
 
-    dirnet compress lstm512.onnx -o small.onnx --ratio R --calibration calibration.npz --holdout holdout.npz --loss kl HOW
+    dirnet compress lstm512.onnx -o small.onnx --scope recurrent --ratio R --calibration calibration.npz --holdout holdout.npz --loss kl HOW
     python benches/experiments/judge_charlm.py lstm512.onnx small.onnx
 
 {hows(shown)}
@@ -203,7 +205,7 @@ The rows of a model have about the same bytes of recurrent weights and the same 
 as the geometric mean over seeds.
 Percentages are relative to no fine-tuning; *noise* marks those below two standard errors. Bytes and processor seconds are those of seed 0.
 
-    dirnet compress MODEL -o small.onnx --ratio R --calibration CALIBRATION --holdout HOLDOUT HOW
+    dirnet compress MODEL -o small.onnx --scope recurrent --ratio R --calibration CALIBRATION --holdout HOLDOUT HOW
     python tests/runtimes/judge.py MODEL small.onnx --samples HOLDOUT
 
 {hows((MEASURED, FAST, FULL))}
@@ -239,7 +241,7 @@ def g2p_changed(runs, how):
         pair = [Path(folder) / "encoder.onnx", Path(folder) / "decoder.onnx"]
         for name, out in zip(("g2p_id encoder", "g2p_id decoder"), pair):
             model = runs.models[name]
-            command = [catalogue.BINARY, "compress", model.path, "-o", out, "--ratio", 12, *model.sample_arguments(), *how, "-q"]
+            command = [catalogue.BINARY, "compress", model.path, "-o", out, *SCOPE, "--ratio", 12, *model.sample_arguments(), *how, "-q"]
             subprocess.run([str(argument) for argument in command], check=True, stdout=subprocess.DEVNULL)
         return judge_g2p.changed(*pair)
 
@@ -299,7 +301,7 @@ mean squared error over the variance of the original's output. It is that of {le
 are few and seeds differ most (geometric mean, least to largest). The percentages are relative to uniform; *noise* marks those below two standard
 errors. Origins, checksums and `--stream` of each model are in `docs/models.md`.
 
-    dirnet compress MODEL -o small.onnx --ratio R --calibration CALIBRATION --holdout HOLDOUT [--stream ...] --seed SEED HOW
+    dirnet compress MODEL -o small.onnx --scope recurrent --ratio R --calibration CALIBRATION --holdout HOLDOUT [--stream ...] --seed SEED HOW
     python tests/runtimes/judge.py MODEL small.onnx --samples HOLDOUT [--stream ...]
 
 {hows((UNIFORM, MEASURED, FAST))}
@@ -359,7 +361,7 @@ def time_section(runs):
     head = ["job", "seconds", "target", "processor s", "peak MB", "target", ""]
     return f"""## Time and memory
 
-The whole run from reading the file to the verified result, at `--ratio 16`. The large model has random weights and random inputs (`benches/experiments/large.py`), so only its
+The whole run from reading the file to the verified result, at `--scope recurrent --ratio 16`. The large model has random weights and random inputs (`benches/experiments/large.py`), so only its
 time and memory are meaningful. Other jobs ran on the machine, so the seconds
 are an upper bound; processor seconds hardly depend on that.
 
@@ -391,8 +393,8 @@ def machine():
 HEAD = """# Results
 
 Results of `dirnet compress` on real models with three ways to allocate bits: the same number for all gates (*uniform*), by sensitivity (*measured*), and by
-sensitivity with fine-tuning (*tuned*). Evaluated by onnxruntime on held-out samples; generated by `benches/experiments/results.py`, do not edit. Ratios are
-of the recurrent weights, including codebooks, scales and the extra graph nodes. Processor seconds are the sum over all cores.
+sensitivity with fine-tuning (*tuned*). Evaluated by onnxruntime on held-out samples; generated by `benches/experiments/results.py`, do not edit. Only
+recurrent layers are compressed (`--scope recurrent`), and ratios are of their weights, including codebooks, scales and the extra graph nodes. Processor seconds are the sum over all cores.
 
 **[Methods compared](methods.md)**: size against loss of the codecs, pruning, rounding, LSTM-SVD and LSTM-ODL at equal bytes, table and plot.
 

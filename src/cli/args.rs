@@ -29,7 +29,8 @@ pub const EXECUTION: &str = "Execution";
 pub struct Target {
     /// Make the weights at least R times smaller, in bytes [default: 8]
     ///
-    /// Counts the stored bytes of the weights that are compressed, before and after. The rest of the file is not counted.
+    /// Counts the stored bytes of all weights in --scope, before and after. The rest of the file is not counted.
+    /// With --scope recurrent, these are the weights of LSTM, GRU and RNN nodes only.
     #[arg(long, value_name = "R", value_parser = value::ratio)]
     pub ratio: Option<f64>,
     /// Make the whole output file at most SIZE: 800KB, 2MB, 1.5MiB

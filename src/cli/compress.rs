@@ -27,7 +27,7 @@ Examples:
 /// The largest plan that is read: a hundred thousand weight blocks.
 const PLAN_BYTES: u64 = 16 << 20;
 
-/// Compress the weights of the LSTM, GRU and RNN nodes of a model, then run both models and compare
+/// Compress the weights of a model, then run both models and compare
 #[derive(clap::Args)]
 #[command(override_usage = "dirnet compress [OPTIONS] <MODEL> -o <OUT>", after_help = EXAMPLES)]
 pub struct Args {
@@ -36,7 +36,7 @@ pub struct Args {
     out: Option<PathBuf>,
     #[command(flatten)]
     target: Target,
-    /// Use the bits of each gate from this file, which `dirnet plan --save` wrote
+    /// Use the bits of each gate and weight from this file, which `dirnet plan --save` wrote
     #[arg(long, hide_short_help = true, value_name = "FILE.toml", group = "target", value_hint = ValueHint::FilePath, help_heading = TARGET)]
     plan: Option<PathBuf>,
     /// Code nothing: only remove what is stored twice or not needed, and write values in fewer bytes

@@ -81,7 +81,7 @@ impl Flags {
 #[derive(Args)]
 #[command(next_help_heading = args::COMPRESSION)]
 pub struct How {
-    /// Write compressed layers in this form
+    /// Write compressed recurrent layers in this form
     #[arg(long, value_enum, value_name = "FORM", default_value_t = Form::Portable, hide_short_help = true)]
     pub form: Form,
     /// Use the form of --form only for layers of hidden size H or more [default: where it was measured to be faster]
@@ -97,11 +97,11 @@ pub struct How {
     /// Store weights with this codec
     #[arg(long, value_enum, value_name = "CODEC", default_value_t = Codec::Block, hide_short_help = true)]
     pub codec: Codec,
-    /// Divide the bits between gates by this measure
+    /// Divide the bits between gates and other weights by this measure
     #[arg(long, value_enum, value_name = "KIND", default_value_t = Sensitivity::Measured, hide_short_help = true)]
     pub sensitivity: Sensitivity,
-    /// Fine-tune codebooks, scales and biases on the calibration samples: no labels, same size [default: fast with
-    /// samples, else off]
+    /// Fine-tune codebooks, scales and biases of recurrent layers on the calibration samples: no labels, same size
+    /// [default: fast with samples, else off]
     #[arg(long, value_enum, value_name = "EFFORT")]
     pub tune: Option<Tune>,
 }
@@ -175,14 +175,14 @@ pub enum Tune {
     Full,
 }
 
-/// How bits are divided between gates.
+/// How bits are divided between gates and other weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Sensitivity {
-    /// Loss at the outputs with one gate at a time quantised coarsely: best, slow
+    /// Loss at the outputs with one gate or other weight at a time quantised coarsely: best, slow
     Measured,
     /// Estimate from the derivatives of the gates: faster
     Local,
-    /// About the same number of bits for every gate
+    /// About the same number of bits for every gate and weight
     None,
 }
 

@@ -21,7 +21,7 @@ Examples:
   dirnet plan model.onnx --max-size 800KB --calibration samples.npz --save plan.toml
   dirnet compress model.onnx -o small.onnx --calibration samples.npz --plan plan.toml";
 
-/// Show how many bits each gate of each layer gets, without writing a model
+/// Show how many bits each gate of a recurrent layer, and each weight of another node, gets, without writing a model
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

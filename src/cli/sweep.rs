@@ -22,7 +22,7 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Try these ratios, recurrent weight bytes before / after
+    /// Try these ratios, bytes of the weights before / after
     #[arg(long, value_name = "R,R,...", value_delimiter = ',', value_parser = value::ratio, default_values_t = [4.0, 8.0, 12.0, 16.0])]
     ratios: Vec<f64>,
     #[command(flatten)]

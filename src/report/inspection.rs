@@ -80,7 +80,7 @@ pub struct InspectedValue {
     pub shape: Option<Vec<serde_json::Value>>,
 }
 
-/// The W and R constants of the nodes that can be compressed.
+/// The weights of nodes that can be compressed, or are.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct InspectedWeights {
     /// Stored bytes.

@@ -152,7 +152,7 @@ pub struct Report {
     pub units: Vec<Unit>,
     /// Recurrent nodes that are not compressed.
     pub skipped: Vec<SkippedNode>,
-    /// The form of each compressed node, with the reason if it is not the requested one.
+    /// The form of each compressed recurrent node, with the reason if it is not the requested one.
     pub forms: Vec<NodeForm>,
     /// The predicted loss on the calibration samples, `sum_u s_u D_u`; compare it with the measured loss of the verdict.
     /// `None` without measured sensitivities.
@@ -291,7 +291,7 @@ impl From<&lossless::Saving> for LosslessStep {
 /// A size and its loss.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Tradeoff {
-    /// Recurrent weights before over after.
+    /// Bytes of the weights before over after.
     pub ratio: Option<f64>,
     /// Bytes of the whole file.
     pub bytes_after: u64,
@@ -305,18 +305,18 @@ pub struct Tradeoff {
     pub measured: bool,
 }
 
-/// One unit (weight block): the part of W or R of one gate in one direction.
+/// One unit (weight block): the part of W or R of one gate in one direction, or the weight of a node that is not recurrent.
 #[derive(Clone, Debug, Serialize)]
 pub struct Unit {
     /// The node's name.
     pub node: String,
-    /// `LSTM`, `GRU` or `RNN`.
+    /// The node's operator.
     pub op: String,
-    /// `W` or `R`.
+    /// `W` or `R`; `weight` of a node that is not recurrent.
     pub tensor: String,
-    /// `forward` or `reverse`.
+    /// `forward` or `reverse`; empty for `weight`.
     pub direction: String,
-    /// `i o f c` or `z r h`.
+    /// `i o f c` or `z r h`; empty for `weight`.
     pub gate: String,
     /// Rows and columns.
     pub shape: [usize; 2],

@@ -245,7 +245,11 @@ impl Sites {
                 None if options.recurrent_only => "the model has no LSTM, GRU or RNN node".to_owned(),
                 None => "the model has no node with enough constant weights".to_owned(),
                 Some(first) => {
-                    format!("no recurrent node can be compressed; '{}' ({}): {}", first.node, first.op, first.reason)
+                    let none = match options.recurrent_only {
+                        true => "no recurrent node can be compressed",
+                        false => "no node can be compressed",
+                    };
+                    format!("{none}; '{}' ({}): {}", first.node, first.op, first.reason)
                 }
             };
             return Err(Error::new(ErrorKind::NothingToDo, format!("nothing to compress: {reason}")));

@@ -440,10 +440,7 @@ fn a_model_goes_there_and_back() {
     assert!(read("small.onnx") == read("again.onnx"), "the bytes depend on the number of threads");
 
     let shown = dirnet(&["inspect", "small.onnx"]);
-    assert!(
-        shown.contains("compressed by dirnet: ") && shown.contains("  calibrated on  13 samples\n"),
-        "{shown}"
-    );
+    assert!(shown.contains("compressed by dirnet: ") && shown.contains("  calibrated on  13 samples\n"), "{shown}");
     assert!(shown.contains("dirnet expand small.onnx"), "{shown}");
     let shown = dirnet(&["compress", "small.onnx", "-o", "smaller.onnx"]);
     assert!(shown.starts_with("exit 1\n! error: small.onnx: already compressed by dirnet"), "{shown}");
