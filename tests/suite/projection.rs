@@ -248,7 +248,8 @@ fn damaged_files_are_expanded_or_refused() {
         let weights = Weights::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
         let coded = learn(&weights, &plan_of(&weights, |_| [4, 2]), Form::Fast.peak());
         for form in [Form::Portable, Form::Fast] {
-            let writing = Writing { note: "test".to_owned(), request: Request { form, from: Some(1) } };
+            let writing =
+                Writing { note: "test".to_owned(), request: Request { form, from: Some(1) }, ..Writing::default() };
             let sound = encode::apply(&model, &weights, &coded, &writing).unwrap();
             expand::expand(&sound).unwrap();
             let sound = sound.proto.encode_to_vec();

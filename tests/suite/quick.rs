@@ -56,7 +56,11 @@ pub fn compressed(model: &Model, choose: impl Fn(&Site, &[Section]) -> Choice) -
     let choices = weights.sites().map(|site| choose(site, weights.sections(site.id)));
     let plan = Plan { choices, sensitivity: weights.sites().map(|_| 1.0) };
     let coded = learn(&weights, &plan, 127);
-    let writing = Writing { note: "test".to_owned(), request: Request { form: Form::Portable, from: None } };
+    let writing = Writing {
+        note: "test".to_owned(),
+        request: Request { form: Form::Portable, from: None },
+        ..Writing::default()
+    };
     let written = encode::apply(model, &weights, &coded, &writing).unwrap();
     let mut blocks = Vec::new();
     for (unit, coded) in weights.all.iter().map(|site| (site, &coded[site.id])) {

@@ -48,7 +48,7 @@ fn the_sum_of_the_parts_is_the_size_of_the_file() {
         };
         for form in Form::ALL {
             let request = Request { form, from: Some(1) };
-            let writing = Writing { request, note: "how it was made".to_owned() };
+            let writing = Writing { request, note: "how it was made".to_owned(), ..Writing::default() };
             let measured = Measured::default();
             let sizes = Sizes::new(&model, &weights, &writing, &measured);
             for (number, plan) in plans(&weights).iter().enumerate() {

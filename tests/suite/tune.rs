@@ -110,7 +110,8 @@ fn all_that_is_tuned_is_written_in_every_form() {
     let feed = fixture.samples.feeds().next().expect("there are samples");
     let write = |model: &Model, units: &CodedSites, form: Form| {
         let request = Request { form, from: Some(1) };
-        encode::apply(model, &weights, units, &Writing { request, note: "test".to_owned() }).expect("it is a model")
+        encode::apply(model, &weights, units, &Writing { request, note: "test".to_owned(), ..Writing::default() })
+            .expect("it is a model")
     };
     let untuned = write(&fixture.model, &units, Form::Fast);
 
