@@ -65,7 +65,7 @@ impl Curves {
     /// What is known before anything was learned: the bytes of every site in every way, at no distortion.
     #[must_use]
     pub fn of_shapes(sites: &Sites) -> Curves {
-        let dense = sites.map(|site| site.block.weights() as u64 * sites.element_bytes(site.id));
+        let dense = sites.map(|site| sites.dense_bytes(site.id));
         let mut points: PerSite<Vec<CurvePoint>> = sites.map(|_| Vec::new());
         for choice in ways(sites).into_iter().chain([Choice::Dense]) {
             let payload = alike(sites, choice).payload(sites, &dense);

@@ -464,10 +464,14 @@ impl Sites {
         }
     }
 
-    /// Bytes of one weight of a site as a dense value.
+    /// Bytes that a site takes where it is not coded: fewer than its values do where these are looked up in a few exact ones.
     #[must_use]
-    pub fn element_bytes(&self, id: SiteId) -> u64 {
-        u64::from(self.element(self.get(id).tensor).bits().unwrap_or(32)) / 8
+    pub fn dense_bytes(&self, id: SiteId) -> u64 {
+        let site = self.get(id);
+        let weights = site.block.weights() as u64;
+        let source = self.first_reader(site.tensor).source;
+        let bits = u64::from(self.element(site.tensor).bits().unwrap_or(32));
+        (weights * bits / 8).min(source.stored_bytes() * weights / source.elements().max(1) as u64)
     }
 
     /// The element type of a tensor.

@@ -81,7 +81,8 @@ def check_written(tally, model, folder, report):
         return
 
     had, has = (operators(folder / f"{which}.optimised.onnx") for which in ("original", "compressed"))
-    changed = {op: (had[op], has[op]) for op in had | has if had[op] != has[op]}
+    # What is stored twice is computed once: some operators are fewer.
+    changed = {op: (had[op], has[op]) for op in had | has if had[op] < has[op]}
     tally.check(model.name, "the decoding is folded away", not changed, f"(before, after): {changed}")
 
     differences = judge.compare(dense, ours, model.streams(original), model.carries)
