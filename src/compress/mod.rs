@@ -196,7 +196,7 @@ impl<'a> Compressor<'a> {
         refused: Option<Error>,
     ) -> Result<Compressor<'a>> {
         let located = |error: Error| located(original, error);
-        let Parts { model, written, steps, before, sites } = prepared.parts(original);
+        let Parts { model, written, steps, mut before, sites } = prepared.parts(original);
         let mut pins = match &options.pins {
             Some(pins) if pins.0.len() == sites.len() => pins.clone(),
             Some(pins) => {
@@ -217,6 +217,7 @@ impl<'a> Compressor<'a> {
             && !sites.linear.is_empty()
         {
             (sites, pins) = recurrent_only(&model, sites, &pins, refused).map_err(located)?;
+            before = Sites::of(original, before.survey, Vec::new()).map_err(located)?;
             warnings.push(NOT_RUN.to_owned());
         }
         judge(&model, &options.loss, &sites, &inputs.holdout)?;
@@ -407,6 +408,8 @@ impl<'a> Compressor<'a> {
             self.engine = None;
             if let Some(refused) = self.refused.as_ref().filter(|_| !self.sites.linear.is_empty()) {
                 (self.sites, self.pins) = recurrent_only(&self.model, self.sites.clone(), &self.pins, refused)?;
+                self.before = Sites::of(self.original, self.before.survey.clone(), Vec::new())?;
+                self.sizes = Default::default();
                 self.judge = judge(&self.model, &self.options.loss, &self.sites, &self.inputs.calibration)?;
                 self.warnings.push(NOT_RUN.to_owned());
             }

@@ -167,7 +167,7 @@ impl LinearNode {
 /// Vectors of `columns` numbers, each `step` numbers behind the one before, of values `[.., columns, step]`.
 fn across(shape: &[usize], values: &[f32], (step, columns): (usize, usize), most: usize) -> Vec<f32> {
     let block = step * columns;
-    if shape.is_empty() || block == 0 || values.len() % block != 0 {
+    if shape.is_empty() || block == 0 || !values.len().is_multiple_of(block) {
         return Vec::new();
     }
     let vectors = values.len() / columns;

@@ -2,7 +2,8 @@
 //! values on the way, which runtimes infer.
 //!
 //! What belongs to the user stays: documentation and metadata of the model, and what documents its inputs and outputs. So do
-//! the declared types of what operators of unknown domains give, which nobody can infer.
+//! the declared types of what operators of unknown domains give, which nobody can infer, and those of the indices of a Gather: a
+//! table is looked up in codes where their rank is known.
 
 use std::collections::BTreeSet;
 
@@ -39,7 +40,9 @@ pub(super) fn strip_function(function: &mut FunctionProto, known: &dyn Fn(&str) 
 fn strip_graph(graph: &mut GraphProto, is_root: bool, known: &dyn Fn(&str) -> bool) {
     graph.doc_string = None;
     graph.metadata_props.clear();
-    let kept = unknown_outputs(&graph.node, known);
+    let mut kept = unknown_outputs(&graph.node, known);
+    let gathers = graph.node.iter().filter(|node| node.op_type() == "Gather" && is_standard(node.domain()));
+    kept.extend(gathers.filter_map(|node| node.input.get(1).cloned()));
     graph.value_info.retain(|info| kept.contains(info.name()));
     for info in graph.value_info.iter_mut() {
         (info.doc_string, info.metadata_props) = (None, Vec::new());

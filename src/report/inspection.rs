@@ -47,6 +47,8 @@ pub struct Inspection {
     pub nodes: Vec<Node>,
     /// Other nodes whose weights can be compressed, or are: Gemm, MatMul, Conv, ConvTranspose, and Gather of a table.
     pub linear: Vec<InspectedMatrix>,
+    /// Tables that are looked up in codes.
+    pub coded_tables: usize,
     /// Recurrent nodes that cannot.
     pub skipped: Vec<SkippedNode>,
 }
@@ -221,6 +223,7 @@ impl Inspection {
             recurrent: InspectedWeights { bytes, parameters, share: share(bytes) },
             nodes: nodes.collect(),
             linear,
+            coded_tables: tables,
             skipped: survey.skipped.iter().map(SkippedNode::from).collect(),
             proposed_ratio,
         })

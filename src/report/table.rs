@@ -267,13 +267,13 @@ pub(super) fn inspection(found: &Inspection, style: &Style) -> String {
     linear(&found.linear, style, &mut out);
     skipped(&found.skipped, style, &mut out);
     out.push('\n');
-    if found.nodes.is_empty() && found.linear.is_empty() {
+    if found.nodes.is_empty() && found.linear.is_empty() && found.coded_tables == 0 {
         line_of(&mut out, "nothing to compress: no node with constant float weights of some size".to_owned());
         return out;
     }
     let weights = &found.weights;
     let coded = found.nodes.iter().flat_map(|node| &node.weights).any(|weight| weight.coded);
-    if coded || found.linear.iter().any(|matrix| matrix.codec.is_some()) {
+    if coded || found.coded_tables > 0 || found.linear.iter().any(|matrix| matrix.codec.is_some()) {
         let (count, bytes) = (grouped(weights.parameters), Bytes(weights.bytes));
         let bits = weights.bytes as f64 * 8.0 / weights.parameters.max(1) as f64;
         let by = if found.made_by.is_some() { " by dirnet" } else { "" };
