@@ -153,7 +153,9 @@ impl LinearNode {
             // Vectors lie along the last axis, or across it.
             LinearOp::MatMul | LinearOp::Gemm { columns: false } => across(shape, values, (1, columns), most),
             LinearOp::LeftMatMul | LinearOp::Gemm { columns: true } => {
-                across(shape, values, (shape.last().copied().unwrap_or(0), columns), most)
+                // One axis is a vector.
+                let step = if shape.len() == 1 { 1 } else { shape.last().copied().unwrap_or(0) };
+                across(shape, values, (step, columns), most)
             }
             LinearOp::ConvTranspose => across(shape, values, (shape.iter().skip(2).product(), columns), most),
             LinearOp::GroupedConvTranspose | LinearOp::Gather { .. } => Vec::new(),
@@ -264,8 +266,9 @@ impl Finder<'_> {
                 let rank = self.rank(scope, node.input.get(1));
                 self.source(scope, node, 0)?
                     .filter(|source| source.dims.len() == 2)
-                    // The codebook of a table that is looked up in codes.
-                    .filter(|source| source.constants.iter().all(|constant| constant.element != ElementType::Int8))
+                    // Nothing but int8 is the codebook of a table that is looked up in codes; a table that is decoded when
+                    // the model is loaded has bytes too.
+                    .filter(|source| source.constants.iter().any(|constant| constant.element != ElementType::Int8))
                     .map(|source| (LinearOp::Gather { rank }, source, false))
             }
             _ => None,

@@ -32,21 +32,23 @@ impl Window {
         if kernel.is_empty() {
             return None;
         }
-        let list = |name: &str| -> Option<Vec<usize>> {
-            let found = node.attribute.iter().find(|attribute| attribute.name() == name)?;
+        // None for a number below 0.
+        let list = |name: &str, default: Vec<usize>| -> Option<Vec<usize>> {
+            let Some(found) = node.attribute.iter().find(|attribute| attribute.name() == name) else {
+                return Some(default);
+            };
             found.ints.iter().map(|&value| usize::try_from(value).ok()).collect()
         };
-        let ones = vec![1; kernel.len()];
-        let strides = list("strides").unwrap_or_else(|| ones.clone());
-        let dilations = list("dilations").unwrap_or(ones);
+        let strides = list("strides", vec![1; kernel.len()])?;
+        let dilations = list("dilations", vec![1; kernel.len()])?;
         let auto = node.attribute.iter().find(|attribute| attribute.name() == "auto_pad");
         let padding = match auto.map_or(&b"NOTSET"[..], |attribute| attribute.s()) {
             b"SAME_UPPER" => Padding::Same { upper: true },
             b"SAME_LOWER" => Padding::Same { upper: false },
             b"VALID" => Padding::Given(vec![[0; 2]; kernel.len()]),
             _ => {
-                let pads = list("pads").unwrap_or_else(|| vec![0; 2 * kernel.len()]);
-                let (begin, end) = pads.split_at_checked(kernel.len())?;
+                let pads = list("pads", vec![0; 2 * kernel.len()])?;
+                let (begin, end) = pads.split_at_checked(kernel.len()).filter(|(_, end)| end.len() == kernel.len())?;
                 Padding::Given(begin.iter().zip(end).map(|(&begin, &end)| [begin, end]).collect())
             }
         };
