@@ -147,7 +147,9 @@ impl<'s, 'a> Decoded<'s, 'a> {
     /// The codes of the scales of a run, and what a code of 1 stands for.
     fn scale_codes(&self, writer: &mut Writer<'_, '_>, run: &Run<'a>, shape: &[usize]) -> (String, String) {
         let (stored, home, stem) = (self.stored, self.home, run.stem(self.stored));
-        let codes = writer.constant(home.constants, stored, run.range(), "c", &format!("{stem}r"), |name| {
+        // Nodes that read the rows in other shapes have scales of their own.
+        let what = if shape.len() == 2 { "c".to_owned() } else { format!("c{}", shape.len()) };
+        let codes = writer.constant(home.constants, stored, run.range(), &what, &format!("{stem}r"), |name| {
             let of_run = run.parts.iter().flat_map(|(block, range)| block.scale_codes()[range.clone()].to_vec());
             tensor::uint8(name, shape, &of_run.collect::<Vec<u8>>())
         });

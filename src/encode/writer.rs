@@ -52,7 +52,7 @@ struct Held {
     scope: Scope,
     of: StoredMatrix,
     rows: Range<usize>,
-    what: &'static str,
+    what: String,
 }
 
 /// Where the constants of a tensor go.
@@ -335,12 +335,12 @@ impl<'r, 'm> Writer<'r, 'm> {
         scope: &Scope,
         stored: &Stored<'_>,
         rows: Range<usize>,
-        what: &'static str,
+        what: &str,
         stem: &str,
         make: impl FnOnce(&str) -> TensorProto,
     ) -> String {
         let rows = stored.start + rows.start..stored.start + rows.end;
-        let held = Held { scope: scope.clone(), of: stored.of, rows, what };
+        let held = Held { scope: scope.clone(), of: stored.of, rows, what: what.to_owned() };
         if let Some(name) = self.constants.get(&held) {
             return name.clone();
         }
