@@ -80,15 +80,29 @@ impl<'m> Nodes<'m> {
         self.graph[node].input.get(input).map(String::as_str)
     }
 
+    /// Whether a node is a Cast to float16: to any other type it is none of ours, but what reads the rows.
+    fn is_half(&self, node: usize) -> bool {
+        let to = self.graph[node].attribute.iter().find(|attribute| attribute.name() == "to");
+        self.is(node, "Cast") && to.is_some_and(|to| to.i() == ElementType::Float16 as i64)
+    }
+
+    /// Whether nothing but such a Cast reads what a node makes.
+    fn becomes_half(&self, node: usize) -> bool {
+        let output = self.graph[node].output.first();
+        match output.map(|output| self.values.uses(self.scope, output)) {
+            Some([Use::Node { scope, node, .. }]) => scope == self.scope && self.is_half(*node),
+            _ => false,
+        }
+    }
+
     /// The nodes that end in this one, if they are those of a table.
     fn look_up(&self, last: usize) -> Option<LookUp<'m>> {
-        let (product, element) = match self.is(last, "Cast") {
-            true => {
-                let to = self.graph[last].attribute.iter().find(|attribute| attribute.name() == "to")?.i();
-                (self.maker(self.input(last, 0)?, "Mul")?, ElementType::try_from(i32::try_from(to).ok()?).ok()?)
-            }
-            false if self.is(last, "Mul") => (last, ElementType::Float),
-            false => return None,
+        let (product, element) = if self.is_half(last) {
+            (self.maker(self.input(last, 0)?, "Mul")?, ElementType::Float16)
+        } else if self.is(last, "Mul") && !self.becomes_half(last) {
+            (last, ElementType::Float)
+        } else {
+            return None;
         };
         let reshape = self.maker(self.input(product, 0)?, "Reshape")?;
         let pieces = self.maker(self.input(reshape, 0)?, "Gather")?;
