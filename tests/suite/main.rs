@@ -15,6 +15,7 @@ mod forms;
 mod hostile;
 #[cfg(unix)]
 mod interrupted;
+mod linear;
 mod loss;
 mod lossless;
 mod made;
