@@ -348,9 +348,14 @@ fn has_codes(model: &Model) -> bool {
     model.graphs().iter().any(|(_, graph)| graph.initializer.iter().any(is) || graph.node.iter().any(constant))
 }
 
+/// In an old file every initializer is an input that a caller may override.
+fn options(model: &Model) -> FindOptions {
+    FindOptions { freeze_inputs: model.ir_version() <= 3, ..FindOptions::default() }
+}
+
 /// Codes a model and looks at all that follows. Returns the coded model.
 fn check(place: &str, model: &Model, choice: Choice) -> Model {
-    let weights = Weights::find(model, &FindOptions::default()).unwrap_or_else(|e| panic!("{place}: {e}"));
+    let weights = Weights::find(model, &options(model)).unwrap_or_else(|e| panic!("{place}: {e}"));
     let plan = Plan { choices: weights.sites().map(|_| choice), sensitivity: weights.sites().map(|_| 1.0) };
     let coded = quick::learn(&weights, &plan, 127);
     let writing = Writing { note: "how it was made".to_owned(), ..Writing::default() };
@@ -405,7 +410,7 @@ fn choices() -> [Choice; 4] {
 }
 
 fn count(piece: &Piece, model: &Model, place: &str) {
-    let sites = Weights::find(model, &FindOptions::default()).unwrap_or_else(|e| panic!("{place}: {e}"));
+    let sites = Weights::find(model, &options(model)).unwrap_or_else(|e| panic!("{place}: {e}"));
     assert_eq!((sites.len(), sites.linear.len()), (piece.matrices, piece.readers), "{place}");
 }
 
