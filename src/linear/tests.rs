@@ -59,7 +59,7 @@ fn all(model: &Model) -> Vec<LinearNode> {
 /// Small whole numbers, whose sums of products are exact.
 fn numbers(shape: &[usize], seed: u32) -> ArrayD<f32> {
     let mut state = seed;
-    let mut next = || {
+    let next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 16) as f32 % 7.0 - 3.0
     };
