@@ -461,7 +461,14 @@ fn a_tied_table_is_stored_once() {
         [tied, alone].map(|piece| check(piece.name, &model(&piece, Place::Top, false, 17, 8), choices()[1]));
     let stored = |model: &Model| -> usize {
         let codes = |tensor: &&TensorProto| tensor.data_type() == ElementType::Uint8 as i32;
-        model.proto.graph.iter().flat_map(|g| &g.initializer).filter(codes).map(|t| t.raw_data.as_ref().map_or(0, |raw| raw.len())).sum()
+        model
+            .proto
+            .graph
+            .iter()
+            .flat_map(|g| &g.initializer)
+            .filter(codes)
+            .map(|t| t.raw_data.as_ref().map_or(0, |raw| raw.len()))
+            .sum()
     };
     assert_eq!(stored(&tied), stored(&alone));
 }
