@@ -11,7 +11,6 @@ import math
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import harness
@@ -41,8 +40,8 @@ file, and the smallest that can be made is named.
 
     python benches/experiments/whole_file.py --write
 
-| model | file before | asked | file after | scope | nmse | snr dB | largest difference | agreement | seconds |
-|---|---|---|---|---|---|---|---|---|---|
+| model | file before | asked | file after | scope | nmse | snr dB | largest difference | agreement |
+|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -54,23 +53,21 @@ def row(model, times, scope, folder):
     before = catalogue.stored_bytes(model.path)
     out = folder / "small.onnx"
     out.unlink(missing_ok=True)
-    start = time.monotonic()
     size = ["--max-size", str(int(before / times)), "--scope", scope]
     run = catalogue.tool("compress", model.path, "-o", out, *size, *model.sample_arguments(), "--no-verify", "-q")
-    seconds = time.monotonic() - start
     head = f"| {model.name} | {before:,} | {times}x |"
     if run.code != 0:
         words = run.message.strip().splitlines()[-1]
         nearest = words.partition("the nearest is ")[2].partition(" bytes")[0]
         why = f"unreachable: {int(nearest):,}" if nearest.isdigit() else words
-        return f"{head} {why} | {scope} | | | | | {seconds:.0f} |"
+        return f"{head} {why} | {scope} | | | | |"
     after = catalogue.stored_bytes(out)
     original = judge.session(model.path)
     compared = judge.compare(original, judge.session(out), model.streams(original), model.carries)
     found = next(iter(compared.values())).figures()
     return (
         f"{head} {after:,} ({before / after:.2f}x) | {scope} | {number(found['nmse'], '.2e')} | {number(found['snr_db'], '.1f')} | "
-        f"{number(found['max_abs'], '.2e')} | {number(found['agreement'], '.4f')} | {seconds:.0f} |"
+        f"{number(found['max_abs'], '.2e')} | {number(found['agreement'], '.4f')} |"
     )
 
 

@@ -3,7 +3,7 @@
 //!
 //! [`apply`] takes a list of steps one after the other and measures the file after each. A step that does not make the file
 //! smaller is undone. Every step but one keeps each value of the graph bit for bit; that one, the windowed DFT basis of
-//! speech models, is [generated](basis) within [`basis::TOLERANCE`] of the stored table, can be switched off, and is never
+//! speech models, is generated within 4e-7 of the largest entry of the stored table, can be switched off, and is never
 //! called lossless.
 //!
 //! Invariants: graph inputs and outputs keep their names, types and order; a value that a caller may override or that
