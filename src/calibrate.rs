@@ -3,11 +3,11 @@
 //! W multiplies `X_t`; R multiplies `H_(t-1)` of its direction; R of the h gate of a GRU without
 //! `linear_before_reset` multiplies `r (.) H_(t-1)`. Steps past a sequence's length do not count.
 //!
-//! Two sums are kept, each of one half of the vectors, so that it can be told how much the samples know.
+//! A sum is kept for each [`Part`] of the samples, so that it can be told how much the samples know.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
@@ -25,15 +25,41 @@ use crate::recurrent::{Direction, RecurrentNode, Vector};
 use crate::samples::{Samples, Tensor};
 use crate::sites::Sites;
 
-/// Sums of `x x^T` over two halves of the vectors: how far they differ tells how much the samples know.
+/// Parts of the calibration samples. What is made of one is evaluated on another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Codes that are only tried are learned with the moments of this part.
+    Trial,
+    /// Their distortions and losses are measured on this one.
+    Test,
+    /// Plans and models are chosen by how they do on this one, which nothing else looks at.
+    Choice,
+}
+
+impl Part {
+    /// The part of each of `count` streams. With fewer than three there is not one for each.
+    #[must_use]
+    pub fn of_stream(index: usize, count: usize) -> Part {
+        match index {
+            _ if index % CHOICE == CHOICE - 1 || count < CHOICE && index + 1 == count => Part::Choice,
+            _ if index % 2 == 0 => Part::Trial,
+            _ => Part::Test,
+        }
+    }
+}
+
+/// One stream in so many is only chosen by.
+const CHOICE: usize = 5;
+
+/// Sums of `x x^T` over the parts of the samples.
 #[derive(Clone, Debug)]
 pub struct Moment {
-    halves: [Half; 2],
+    sums: [Sum; 3],
 }
 
 /// A sum of `x x^T` and the number of vectors in it.
 #[derive(Clone, Debug)]
-struct Half {
+struct Sum {
     /// `[n, n]`.
     sum: Array2<f64>,
     count: u64,
@@ -41,38 +67,49 @@ struct Half {
 
 impl Moment {
     fn new(size: usize) -> Self {
-        let half = || Half { sum: Array2::zeros((size, size)), count: 0 };
-        Moment { halves: [half(), half()] }
+        let sum = || Sum { sum: Array2::zeros((size, size)), count: 0 };
+        Moment { sums: [sum(), sum(), sum()] }
     }
 
     /// Of vectors whose components are independent and of mean square 1.
     pub fn alike(size: usize) -> Self {
-        let half = || Half { sum: Array2::eye(size), count: 1 };
-        Moment { halves: [half(), half()] }
+        let sum = || Sum { sum: Array2::eye(size), count: 1 };
+        Moment { sums: [sum(), sum(), sum()] }
     }
 
     /// Adds the sums of another moment of the same size.
     pub fn merge(&mut self, other: &Moment) {
-        for (half, other) in self.halves.iter_mut().zip(&other.halves) {
-            half.sum += &other.sum;
-            half.count += other.count;
+        for (sum, other) in self.sums.iter_mut().zip(&other.sums) {
+            sum.sum += &other.sum;
+            sum.count += other.count;
         }
     }
 
     /// Vectors.
     pub fn count(&self) -> u64 {
-        self.halves.iter().map(|half| half.count).sum()
+        self.sums.iter().map(|sum| sum.count).sum()
     }
 
-    /// `E[x x^T]`, `[n, n]`; zeros if there is no vector.
-    pub fn mean(&self) -> Array2<f64> {
-        let [first, second] = &self.halves;
-        (&first.sum + &second.sum) / (self.count().max(1) as f64)
+    /// Vectors of a part.
+    pub fn count_of(&self, part: Part) -> u64 {
+        self.sums[part as usize].count
     }
 
-    /// The sum of `x x^T` over each half of the vectors, `[n, n]`.
-    pub fn halves(&self) -> [ArrayView2<'_, f64>; 2] {
-        [self.halves[0].sum.view(), self.halves[1].sum.view()]
+    /// `E[x x^T]` over some parts, `[n, n]`; over all vectors where there are none in these, and zeros if there are none at all.
+    pub fn mean(&self, parts: &[Part]) -> Array2<f64> {
+        let mut sums: Vec<&Sum> = parts.iter().map(|part| &self.sums[*part as usize]).collect();
+        if sums.iter().all(|sum| sum.count == 0) {
+            sums = self.sums.iter().collect();
+        }
+        let count: u64 = sums.iter().map(|sum| sum.count).sum();
+        let mut total = sums[0].sum.clone();
+        sums[1..].iter().for_each(|sum| total += &sum.sum);
+        total / count.max(1) as f64
+    }
+
+    /// The sum of `x x^T` over a part, `[n, n]`.
+    pub fn sum(&self, part: Part) -> ArrayView2<'_, f64> {
+        self.sums[part as usize].sum.view()
     }
 }
 
@@ -151,6 +188,9 @@ fn merge<K: Ord>(all: &mut BTreeMap<K, Moment>, others: BTreeMap<K, Moment>) {
 /// Vectors of a linear node that one run adds to its moment, at most: neighbours in an image are much alike.
 const RUN_VECTORS: usize = 512;
 
+/// Streams that are each one part; the vectors of fewer are parted in time.
+pub const PARTED: usize = 3;
+
 /// Lanes at most: streams that are run at the same time. Each lane holds sums of its own.
 const LANES: usize = 4;
 /// Bytes of sums at most, as long as there is more than one lane.
@@ -166,9 +206,11 @@ const SUM_BYTES: usize = 96 << 20;
 pub fn measure(engine: &Engine, sites: &Sites, samples: &Samples, progress: &dyn Progress) -> Result<SecondMoments> {
     progress.phase("calibrate", samples.len() as u64);
     let lanes = (SUM_BYTES / sum_bytes(sites).max(1)).clamp(1, LANES);
+    let count = samples.streams.len();
     let lane = |first: usize| {
         let sums = Sums { linear: &sites.linear, ..Sums::default() };
-        for stream in samples.streams.iter().skip(first).step_by(lanes) {
+        for (i, stream) in samples.streams.iter().enumerate().skip(first).step_by(lanes) {
+            sums.begin((count >= PARTED).then(|| Part::of_stream(i, count)));
             engine
                 .run_stream(stream, &samples.carry, &Overrides::default(), Some(&sums))
                 .map_err(|e| e.in_file(&stream.origin))?;
@@ -187,7 +229,7 @@ pub fn measure(engine: &Engine, sites: &Sites, samples: &Samples, progress: &dyn
 
 /// Bytes of one lane's sums.
 fn sum_bytes(sites: &Sites) -> usize {
-    sites.inputs.iter().map(|input| input.size.pow(2)).sum::<usize>() * 2 * size_of::<f64>()
+    sites.inputs.iter().map(|input| input.size.pow(2)).sum::<usize>() * 3 * size_of::<f64>()
 }
 
 /// Moments of a node that no sample reaches: its own cell, without biases, run on seeded noise.
@@ -241,42 +283,55 @@ const ROWS: usize = 512;
 #[derive(Default)]
 struct Sums<'a> {
     linear: &'a [LinearNode],
-    parts: Mutex<Parts>,
+    seen: Mutex<Seen>,
 }
 
 #[derive(Default)]
-struct Parts {
-    moments: BTreeMap<(usize, Vector), Sum>,
+struct Seen {
+    /// Of the stream that is run.
+    part: Option<Part>,
+    moments: BTreeMap<(usize, Vector), Running>,
     slopes: BTreeMap<(usize, usize), Slopes>,
-    linear: BTreeMap<usize, Sum>,
+    linear: BTreeMap<usize, Running>,
 }
 
-struct Sum {
+/// A moment to which vectors are added.
+struct Running {
     size: usize,
     moment: Moment,
+    part: Option<Part>,
     waiting: Vec<f32>,
 }
 
 impl Sums<'_> {
+    /// The vectors that follow are of this part; `None` to part them in time.
+    fn begin(&self, part: Option<Part>) {
+        self.seen().part = part;
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn finish(self) -> SecondMoments {
-        fn finish<K: Ord>(sums: BTreeMap<K, Sum>) -> BTreeMap<K, Moment> {
-            let finish = |(key, mut sum): (K, Sum)| {
+        fn finish<K: Ord>(sums: BTreeMap<K, Running>) -> BTreeMap<K, Moment> {
+            let finish = |(key, mut sum): (K, Running)| {
                 sum.multiply();
                 (key, sum.moment)
             };
             sums.into_iter().map(finish).collect()
         }
-        let Parts { moments, slopes, linear } = self.parts.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Seen { moments, slopes, linear, .. } = self.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
         SecondMoments { moments: finish(moments), slopes, linear: finish(linear) }
     }
 }
 
 impl Tap for Sums<'_> {
     fn visit(&self, visit: &Visit) {
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        let Parts { moments, slopes, .. } = &mut *parts;
+        let mut seen = self.seen();
+        let Seen { part, moments, slopes, .. } = &mut *seen;
         let mut add = |vector, size: usize, rows: Vec<f32>| {
-            moments.entry((visit.node, vector)).or_insert_with(|| Sum::new(size)).add(rows);
+            moments.entry((visit.node, vector)).or_insert_with(|| Running::new(size)).add(rows, *part);
         };
         add(Vector::Input, visit.inputs, visit.inputs());
         for (direction, pass) in visit.passes.iter().enumerate() {
@@ -297,8 +352,9 @@ impl Tap for Sums<'_> {
         if rows.is_empty() || !rows.iter().all(|value| value.is_finite()) {
             return;
         }
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        parts.linear.entry(node).or_insert_with(|| Sum::new(of.shape()[1])).add(rows);
+        let mut seen = self.seen();
+        let Seen { part, linear, .. } = &mut *seen;
+        linear.entry(node).or_insert_with(|| Running::new(of.shape()[1])).add(rows, *part);
     }
 }
 
@@ -330,12 +386,16 @@ fn part(values: &[f32], row: usize, width: usize) -> &[f32] {
     if values.is_empty() { values } else { &values[row * width..][..width] }
 }
 
-impl Sum {
-    fn new(size: usize) -> Sum {
-        Sum { size, moment: Moment::new(size), waiting: Vec::new() }
+impl Running {
+    fn new(size: usize) -> Running {
+        Running { size, moment: Moment::new(size), part: None, waiting: Vec::new() }
     }
 
-    fn add(&mut self, rows: Vec<f32>) {
+    fn add(&mut self, rows: Vec<f32>, part: Option<Part>) {
+        if self.part != part {
+            self.multiply();
+            self.part = part;
+        }
         if self.waiting.is_empty() {
             self.waiting = rows
         } else {
@@ -346,23 +406,31 @@ impl Sum {
         }
     }
 
-    /// Adds the rows that wait, the earlier ones to one half and the later ones to the other: neighbours in time tell the
-    /// same, so that halves with every other row each would not be independent.
+    /// Adds the rows that wait to their part. Those of no part go to one after the other in time: neighbours tell the same, so
+    /// that parts with every third row each would not be independent.
     fn multiply(&mut self) {
-        let size = self.size;
-        let count = self.waiting.len() / size.max(1);
-        let (earlier, later) = self.waiting.split_at(count.div_ceil(2) * size);
-        // Single precision within some rows, double over them: as exact as the states themselves.
-        let mut product = Array2::<f32>::zeros((size, size));
-        for (half, rows) in self.moment.halves.iter_mut().zip([earlier, later]) {
-            for rows in rows.chunks(ROWS * size.max(1)) {
-                let rows = MatRef::from_row_major_slice(rows, rows.len() / size, size);
-                let into = product.as_slice_mut().expect("a new array is row-major");
-                let into = MatMut::from_row_major_slice_mut(into, size, size);
-                matmul(into, Accum::Replace, rows.transpose(), rows, 1.0, Par::Seq);
-                half.sum.zip_mut_with(&product, |sum, &p| *sum += f64::from(p));
-                half.count += rows.nrows() as u64;
+        let size = self.size.max(1);
+        let count = self.waiting.len() / size;
+        let bounds = match self.part {
+            Some(part) => [Part::Trial, Part::Test, Part::Choice].map(|of| if of as usize >= part as usize { count } else { 0 }),
+            None => {
+                let choice = count / CHOICE;
+                [(count - choice).div_ceil(2), count - choice, count]
             }
+        };
+        // Single precision within some rows, double over them: as exact as the states themselves.
+        let mut product = Array2::<f32>::zeros((self.size, self.size));
+        let mut start = 0;
+        for (part, end) in self.moment.sums.iter_mut().zip(bounds) {
+            for rows in self.waiting[start * size..end * size].chunks(ROWS * size) {
+                let rows = MatRef::from_row_major_slice(rows, rows.len() / size, self.size);
+                let into = product.as_slice_mut().expect("a new array is row-major");
+                let into = MatMut::from_row_major_slice_mut(into, self.size, self.size);
+                matmul(into, Accum::Replace, rows.transpose(), rows, 1.0, Par::Seq);
+                part.sum.zip_mut_with(&product, |sum, &p| *sum += f64::from(p));
+                part.count += rows.nrows() as u64;
+            }
+            start = end;
         }
         self.waiting.clear();
     }

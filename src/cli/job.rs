@@ -98,7 +98,7 @@ pub struct How {
     #[arg(long, value_enum, value_name = "CODEC", default_value_t = Codec::Block, hide_short_help = true)]
     pub codec: Codec,
     /// Divide the bits between gates and other weights by this measure
-    #[arg(long, value_enum, value_name = "KIND", default_value_t = Sensitivity::Measured, hide_short_help = true)]
+    #[arg(long, value_enum, value_name = "KIND", default_value_t = Sensitivity::Auto, hide_short_help = true)]
     pub sensitivity: Sensitivity,
     /// Fine-tune codebooks, scales and biases of recurrent layers on the calibration samples: no labels, same size
     /// [default: fast with samples, else off]
@@ -138,6 +138,7 @@ impl How {
                 Codec::Auto => compress::Codec::Auto,
             },
             allocation: match self.sensitivity {
+                Sensitivity::Auto => compress::Allocation::Auto,
                 Sensitivity::Measured => compress::Allocation::Measured,
                 Sensitivity::Local => compress::Allocation::Local,
                 Sensitivity::None => compress::Allocation::Uniform,
@@ -178,7 +179,9 @@ pub enum Tune {
 /// How bits are divided between gates and other weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Sensitivity {
-    /// Loss at the outputs with one gate or other weight at a time quantised coarsely: best, slow
+    /// The best of the other three and of means of them, by runs on calibration samples that were held back
+    Auto,
+    /// Loss at the outputs with one gate or other weight at a time quantised coarsely
     Measured,
     /// Estimate from the derivatives of the gates: faster
     Local,

@@ -19,7 +19,7 @@ pub use inputs::{HELD_OUT, InputOrigin, Inputs, TestInputs};
 pub use options::{Allocation, Codec, Options, Target};
 pub use prepared::{Prepared, without_coding};
 pub use search::{SmallestSize, smallest};
-pub use study::{CodedModel, CodedVersion, PhaseSeconds, Rates, Study, Tried, reachable, sized};
+pub use study::{CodedModel, CodedVersion, PhaseSeconds, Rates, Study, reachable, sized};
 
 // What options, plans and results are made of, from the stages that a caller need not know.
 #[doc(inline)]
@@ -59,10 +59,6 @@ const LOOKS: usize = 9;
 const SMALL: usize = 1024;
 /// The warning where nodes that are not recurrent stay as they are for want of runs.
 const NOT_RUN: &str = "the model cannot be run to its outputs: only recurrent nodes are compressed";
-/// The share of a plan's loss that one rate for all has to come down to. With few samples two ways of coding the same plan
-/// differ by almost as much, and what is a little better on them is not on others.
-const RIVAL: f64 = 0.5;
-
 /// Makes a model smaller.
 pub struct Compressor<'a> {
     original: &'a Model,
@@ -500,8 +496,7 @@ impl<'a> Compressor<'a> {
         if let Target::MaxLoss(bound) = target {
             return self.within(*bound);
         }
-        let plan = self.plan_for(target)?;
-        let coded = self.code(plan)?;
+        let coded = self.coded_for(target)?;
         let (coded, tuning) = self.tuned(coded)?;
         self.compressed(coded, tuning)
     }
@@ -599,7 +594,7 @@ impl<'a> Compressor<'a> {
 
     /// The curves and sensitivities of the last plan that was made of measured ones.
     fn measured(&self) -> Option<(Arc<Curves>, Arc<PerSite<f64>>)> {
-        if self.allocation() != Allocation::Measured {
+        if !self.allocation().is_measured() {
             return None;
         }
         let (_, curves) = self.budgets.curves.as_ref()?;
@@ -608,7 +603,7 @@ impl<'a> Compressor<'a> {
 
     fn planned(&self, plan: Plan, bytes: u64, distortion: Option<PerSite<f64>>) -> Result<Planned> {
         let sensitivity = self.budgets.sensitivity.clone();
-        let measured = sensitivity.as_ref().filter(|_| self.allocation() == Allocation::Measured);
+        let measured = sensitivity.as_ref().filter(|_| self.allocation().is_measured());
         let predicted_loss = measured.zip(distortion.as_ref()).map(|(s, d)| Plan::predicted_loss(s, d));
         Ok(Planned { plan, target: self.target.unwrap_or(bytes), bytes, sensitivity, distortion, predicted_loss })
     }
@@ -638,22 +633,42 @@ impl<'a> Compressor<'a> {
         Ok(Some(plan.choices.map(of_site)).filter(|promised| promised.values().all(|d| d.is_finite())))
     }
 
+    /// The plan that [`coded_for`](Self::coded_for) has; where a model is coded once only, without coding it.
     fn plan_for(&mut self, target: &Target) -> Result<Plan> {
+        let (mut plans, bytes) = self.plans_for(target)?;
+        match bytes {
+            _ if self.draws() > 1 => Ok(self.coded_for(target)?.plan),
+            Some(bytes) => self.plan_to_tune(plans.swap_remove(0), bytes),
+            None => Ok(plans.swap_remove(0)),
+        }
+    }
+
+    fn coded_for(&mut self, target: &Target) -> Result<CodedModel> {
+        let (plans, bytes) = self.plans_for(target)?;
+        let coded = self.code(plans)?;
+        match bytes {
+            Some(bytes) => self.coded_to_tune(coded, bytes),
+            None => Ok(coded),
+        }
+    }
+
+    /// The plans for a target, best first by trials, and the bytes of the target; of a saved plan there are none.
+    fn plans_for(&mut self, target: &Target) -> Result<(Vec<Plan>, Option<u64>)> {
         if let Target::Plan { text, file } = target {
             self.target = None;
             let equal = self.calibrated()?.equal();
-            return self.saved_plan(text, &equal).map_err(|error| match file {
+            let plan = self.saved_plan(text, &equal).map_err(|error| match file {
                 Some(file) => error.in_file(file),
                 None => error,
-            });
+            })?;
+            return Ok((vec![plan], None));
         }
         let bytes = self.calibrated()?.sized(|sizing| match *target {
             Target::MaxSize(bytes) => bytes,
             Target::Ratio(ratio) => sizing.target(ratio),
             Target::MaxLoss(_) | Target::Plan { .. } => unreachable!("both are handled by the callers"),
         });
-        let best = self.untuned(bytes)?;
-        self.plan_to_tune(best, bytes)
+        Ok((self.untuned(bytes)?, Some(bytes)))
     }
 
     fn saved_plan(&self, text: &str, equal: &PerSite<f64>) -> Result<Plan> {
@@ -668,6 +683,12 @@ impl<'a> Compressor<'a> {
         }
     }
 
+    /// A coded model for a size, or where the model is tuned fully, that of the plan that is best then.
+    fn coded_to_tune(&mut self, coded: CodedModel, target: u64) -> Result<CodedModel> {
+        let plan = self.plan_to_tune(coded.plan.clone(), target)?;
+        if plan == coded.plan { Ok(coded) } else { self.code(vec![plan]) }
+    }
+
     /// `best`, or where the model is tuned fully, the plan that is best then.
     fn plan_to_tune(&mut self, best: Plan, target: u64) -> Result<Plan> {
         let full = self.tuning().is_some_and(|tune| tune.effort == tune::Effort::Full);
@@ -680,7 +701,7 @@ impl<'a> Compressor<'a> {
         }
         let allocate =
             |study: &Study<'_>, moved: &PerSite<f64>| study.sized(|sizing| curves.allocate(sizing, moved, target));
-        let judged = (engine, &self.inputs.calibration, &self.judge);
+        let judged = (engine, &self.judge);
         let study = self.study.as_mut().expect("a plan was made of it");
         study.tuned_plan(best, &curves, judged, allocate, self.progress)
     }
@@ -688,21 +709,21 @@ impl<'a> Compressor<'a> {
     /// How bits are divided: as asked for, as far as the model can be run.
     fn allocation(&self) -> Allocation {
         match (self.options.allocation, &self.engine) {
-            (Allocation::Measured, None) if self.in_part => Allocation::Local,
+            (Allocation::Auto | Allocation::Measured, None) if self.in_part => Allocation::Local,
             (_, None) if !self.in_part => Allocation::Uniform,
             (allocation, _) => allocation,
         }
     }
 
-    /// The best plan before tuning.
-    fn untuned(&mut self, target: u64) -> Result<Plan> {
+    /// The plans that may be the best before tuning, best first by trials.
+    fn untuned(&mut self, target: u64) -> Result<Vec<Plan>> {
         self.calibrate()?;
         self.target = Some(target);
         if self.allocation() == Allocation::Uniform {
             self.progress.phase("allocate", 0);
             let plan = self.blind(target);
             self.progress.done();
-            return plan;
+            return Ok(vec![plan?]);
         }
         let (curves, sensitivity) = self.measure(target)?;
         self.progress.phase("allocate", 0);
@@ -724,20 +745,67 @@ impl<'a> Compressor<'a> {
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
-        let uniform = match self.allocation() {
-            Allocation::Measured => within_reach(self.blind(target))?,
-            Allocation::Local | Allocation::Uniform => None,
-        };
-        self.progress.done();
-        let mut plans = plans.into_iter();
-        let Some(mut best) = plans.next() else { return Err(failure.expect("no plan without an error")) };
-        let Some(engine) = &self.engine else { return Ok(best) };
-        let study = self.study.as_mut().expect("calibrated above");
-        let rivals = plans.map(|plan| (plan, wins as fn(Tried, Tried) -> bool));
-        for rival in rivals.chain(uniform.map(|plan| (plan, wins_by_far as fn(Tried, Tried) -> bool))) {
-            best = study.better(best, rival, engine, &self.inputs.calibration, &self.judge, self.progress)?;
+        if self.allocation() == Allocation::Auto {
+            for other in self.others(&curves, &sensitivity, target)? {
+                if plans.iter().all(|plan| plan.choices != other.choices) {
+                    plans.push(other);
+                }
+            }
         }
-        self.without_waste(best)
+        self.progress.done();
+        if plans.is_empty() {
+            return Err(failure.expect("no plan without an error"));
+        }
+        let plans = self.by_trials(plans, &curves, target)?;
+        plans.into_iter().map(|plan| self.without_waste(plan)).collect()
+    }
+
+    /// Plans by other sensitivities than those that were measured: by the derivatives of gates, by one rate for all, and by means
+    /// of them.
+    fn others(&self, curves: &Curves, measured: &PerSite<f64>, target: u64) -> Result<Vec<Plan>> {
+        let study = self.study.as_ref().expect("whoever plans has calibrated");
+        let (local, equal) = (study.local_sensitivity(), study.equal());
+        let mean = measured.map(|id, s| (s * equal[id]).sqrt());
+        let mut plans = Vec::new();
+        for sensitivity in [&mean, &local, &equal] {
+            plans.extend(within_reach(self.budgeted(study, Codec::Block, (curves, sensitivity), target))?);
+        }
+        plans.extend(within_reach(self.blind(target))?);
+        Ok(plans)
+    }
+
+    /// Plans in the order of how they do by trials, with one more for what the best of them shows.
+    fn by_trials(&mut self, plans: Vec<Plan>, curves: &Curves, target: u64) -> Result<Vec<Plan>> {
+        if plans.len() == 1 {
+            return Ok(plans);
+        }
+        let Some(engine) = self.engine.take() else { return Ok(plans) };
+        let tried = self.tried(plans, curves, target, &engine);
+        self.engine = Some(engine);
+        tried
+    }
+
+    fn tried(&mut self, plans: Vec<Plan>, curves: &Curves, target: u64, engine: &Engine) -> Result<Vec<Plan>> {
+        let mut tried: Vec<(f64, Plan)> = Vec::new();
+        let study = self.study.as_mut().expect("calibrated above");
+        let losses = study.losses(&plans, engine, &self.judge, self.progress)?;
+        tried.extend(losses.into_iter().zip(plans));
+        tried.sort_by(|a, b| a.0.total_cmp(&b.0));
+        if self.options.allocation == Allocation::Auto {
+            let moved = study.sensitivity_at(&tried[0].1, engine, &self.judge, self.progress)?;
+            let study = self.study.as_ref().expect("calibrated above");
+            let more = within_reach(self.budgeted(study, Codec::Block, (curves, &moved), target))?;
+            if let Some(more) = more.filter(|more| tried.iter().all(|(_, plan)| plan.choices != more.choices)) {
+                let study = self.study.as_mut().expect("calibrated above");
+                let loss = study.losses(std::slice::from_ref(&more), engine, &self.judge, self.progress)?;
+                tried.extend(loss.into_iter().zip([more]));
+                tried.sort_by(|a, b| a.0.total_cmp(&b.0));
+            }
+        }
+        if std::env::var("DN_DEBUG").is_ok() {
+            for (loss, _) in &tried { eprintln!("DN plan {loss:.4e}"); }
+        }
+        Ok(tried.into_iter().map(|(_, plan)| plan).collect())
     }
 
     /// The plan with all small tensors dense that take no more bytes so: what is estimated for the nodes of one is too little or
@@ -788,8 +856,7 @@ impl<'a> Compressor<'a> {
             (None, true) => Arc::new(study.local_sensitivity()),
             (None, false) => {
                 let engine = self.engine.as_ref().expect("nothing is measured without an engine");
-                let samples = &self.inputs.calibration;
-                Arc::new(study.sensitivity(&key, engine, samples, &self.judge, self.progress)?)
+                Arc::new(study.sensitivity(&key, engine, &self.judge, self.progress)?)
             }
         };
         self.budgets.sensitivities.insert(key, sensitivity.clone());
@@ -828,16 +895,27 @@ impl<'a> Compressor<'a> {
         })
     }
 
-    fn code(&mut self, plan: Plan) -> Result<CodedModel> {
-        let progress = self.progress;
-        self.calibrated()?.code(plan, progress)
+    /// The best of the models that plans make.
+    fn code(&mut self, plans: Vec<Plan>) -> Result<CodedModel> {
+        self.calibrate()?;
+        let study = self.study.as_mut().expect("calibrated just now");
+        let draws = study.draws();
+        let judged = self.engine.as_ref().map(|engine| (engine, &self.judge));
+        study.code(&plans, draws, judged, self.progress)
+    }
+
+    fn draws(&self) -> usize {
+        match (&self.study, &self.engine) {
+            (Some(study), Some(_)) => study.draws(),
+            _ => 1,
+        }
     }
 
     /// The model after fine-tuning, if it is tuned.
     fn tuned(&mut self, mut coded: CodedModel) -> Result<(CodedModel, Option<TuneReport>)> {
         let (Some(options), Some(engine)) = (self.tuning(), &self.engine) else { return Ok((coded, None)) };
         let study = self.study.as_mut().expect("whoever tunes has coded");
-        let report = study.tune(&mut coded, engine, &self.inputs.calibration, &self.judge, &options, self.progress)?;
+        let report = study.tune(&mut coded, engine, &self.judge, &options, self.progress)?;
         Ok((coded, Some(report)))
     }
 
@@ -845,8 +923,7 @@ impl<'a> Compressor<'a> {
     /// already.
     fn finished(&mut self, found: &SmallestSize, coded: &CodedModel) -> Result<(CodedModel, Option<TuneReport>)> {
         self.recall(found.bytes)?;
-        let plan = self.plan_to_tune(coded.plan.clone(), found.bytes)?;
-        let coded = if plan == coded.plan { coded.clone() } else { self.code(plan)? };
+        let coded = self.coded_to_tune(coded.clone(), found.bytes)?;
         self.tuned(coded)
     }
 
@@ -909,7 +986,7 @@ impl<'a> Compressor<'a> {
         let mut looks = Vec::new();
         let range = self.calibrated()?.sized(|sizing| sizing.target(SMALLEST)..=sizing.file);
         let found = smallest(range, bound, LOOKS, |bytes| {
-            let coded = match self.untuned(bytes).and_then(|plan| self.code(plan)) {
+            let coded = match self.untuned(bytes).and_then(|plans| self.code(plans)) {
                 Ok(coded) => coded,
                 // A size without a plan is merely too small; every other failure ends the search.
                 Err(error) if error.kind() == ErrorKind::Target => return Ok(f64::INFINITY),
@@ -976,16 +1053,6 @@ fn located(model: &Model, error: Error) -> Error {
         Some(path) => error.in_file(path),
         None => error,
     }
-}
-
-/// Whether another codec does better, by runs of the model and by distortions: with few samples, runs alone are luck.
-fn wins(ours: Tried, theirs: Tried) -> bool {
-    theirs.loss < ours.loss && theirs.predicted < ours.predicted
-}
-
-/// Whether one rate for all does better.
-fn wins_by_far(ours: Tried, theirs: Tried) -> bool {
-    theirs.loss < RIVAL * ours.loss
 }
 
 /// A plan, or `None` where there is none for its target.

@@ -99,8 +99,10 @@ impl Codec {
 /// How bits are divided between sites.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Allocation {
-    /// By the loss at the output that coarse codes of each site cause, measured by runs of the model.
+    /// In each of these ways, and by means of them; what does best on calibration samples that were held back is taken.
     #[default]
+    Auto,
+    /// By the loss at the output that coarse codes of each site cause, measured by runs of the model.
     Measured,
     /// By the derivatives of the gates in each layer; no runs besides the calibration.
     Local,
@@ -109,10 +111,17 @@ pub enum Allocation {
 }
 
 impl Allocation {
+    /// Whether sensitivities are measured by runs.
+    #[must_use]
+    pub fn is_measured(self) -> bool {
+        matches!(self, Allocation::Auto | Allocation::Measured)
+    }
+
     /// Its name in flags and files.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Allocation::Auto => "auto",
             Allocation::Measured => "measured",
             Allocation::Local => "local",
             Allocation::Uniform => "none",

@@ -59,6 +59,34 @@ pub fn measure(
     Ok(measured.into())
 }
 
+/// The loss that each coded site adds to that of all others, per distortion.
+///
+/// # Errors
+/// Those of running the model.
+pub fn added(
+    engine: &Engine,
+    weights: &Weights,
+    (coded, distortion): (&CodedSites, &PerSite<f64>),
+    reference: &Reference<'_>,
+    progress: &dyn Progress,
+) -> Result<PerSite<Option<f64>>> {
+    progress.phase("sensitivity", weights.len() as u64);
+    let all = loss(engine, weights, coded, reference)?;
+    let mut measured = Vec::with_capacity(weights.len());
+    for id in weights.ids() {
+        let mut without = coded.clone();
+        measured.push(match without[id].take() {
+            Some(_) if distortion[id] > 0.0 => {
+                Some(((all - loss(engine, weights, &without, reference)?) / distortion[id]).max(0.0))
+            }
+            _ => None,
+        });
+        progress::advance(progress, 1)?;
+    }
+    progress.done();
+    Ok(measured.into())
+}
+
 fn geometric_mean(values: &[f64]) -> f64 {
     let greatest = values.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
     let shares = values.iter().map(|v| (v / greatest).max(FLOOR));

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use super::moments::Moments;
 use super::sensitivity;
-use crate::calibrate::{self, SecondMoments};
+use crate::calibrate::{self, PARTED, Part, SecondMoments};
 use crate::code::{self, CodedSites, Learning};
 use crate::dictionary::{self, BlockSpec, Metric};
 use crate::encode::{self, Forms, Writing};
@@ -26,6 +26,7 @@ use crate::plan::{self, Choice, Curves, Dictionaries, Plan, Sharing, Sizing, Sto
 use crate::progress::{self, Progress, Silent};
 use crate::samples::Samples;
 use crate::sites::{PerSite, SiteId, Sites, Weights};
+use rayon::prelude::*;
 use crate::tune::{self, TuneReport};
 
 /// Seconds that each phase took.
@@ -59,7 +60,13 @@ pub struct Study<'a> {
     pub warnings: Vec<String>,
     /// Time per phase, so far.
     pub seconds: PhaseSeconds,
+    /// What the weights are coded with in the end: of all but the samples that are chosen by.
     metrics: PerSite<Arc<Metric>>,
+    /// What codes are tried with, and what their distortion is measured with, of other samples.
+    trial: PerSite<Arc<Metric>>,
+    test: PerSite<Arc<Metric>>,
+    /// The calibration samples; none where nothing was run.
+    folds: Option<Folds>,
     /// Sensitivity of each site from the derivatives of its gate, where a sample reached it.
     local: PerSite<Option<f64>>,
     /// Steps of sequences that the calibration samples gave.
@@ -68,8 +75,18 @@ pub struct Study<'a> {
     feeds: f64,
     /// What was measured for the sizes of plans.
     sizes: Arc<encode::Measured>,
-    /// All sites coded at a rate, with their distortions, by the width of pieces.
-    versions: Mutex<BTreeMap<usize, Arc<CodedVersion>>>,
+    /// All sites coded in one way, with their distortions.
+    versions: Mutex<BTreeMap<Choice, Arc<CodedVersion>>>,
+}
+
+/// The calibration samples in parts, of which none is judged on what it was made of.
+struct Folds {
+    /// All of them; long streams cut, so that there are several.
+    all: Samples,
+    /// Those that sensitivities are measured on.
+    test: Samples,
+    /// Those that plans and models are chosen by.
+    choice: Samples,
 }
 
 /// All sites coded at one rate, and the distortion of each.
@@ -84,17 +101,10 @@ pub struct CodedModel {
     pub sites: CodedSites,
     /// Distortion of each site; zero for a dense one.
     pub distortion: PerSite<f64>,
+    /// Its loss on samples that nothing of it was measured on.
+    pub expected: Option<f64>,
     /// The compressed model.
     pub model: Model,
-}
-
-/// How a plan did on calibration samples.
-#[derive(Clone, Copy, Debug)]
-pub struct Tried {
-    /// The loss of the model that it makes.
-    pub loss: f64,
-    /// What sensitivities predict for the distortions of its sites.
-    pub predicted: f64,
 }
 
 /// Which points of the curves are learned.
@@ -121,11 +131,20 @@ const MOST_MOVED: f64 = 4.0;
 /// The share of the loss of a plan from which on another one is clearly worse: trials of one plan with other seeds differ by as
 /// much.
 const CLEARLY_WORSE: f64 = 1.1;
-/// Rounds of coding and refitting: for the curves, which need only the order of things, for plans that are compared, and
-/// for what is stored, where each round still takes some thousandths off the error.
-const CURVE_ROUNDS: usize = 1;
+/// Rounds of coding and refitting: for the curves and the plans that are compared, which need only the order of things, for
+/// plans that are tuned a little, and for what is stored, where each round still takes some thousandths off the error.
+const TRIAL_ROUNDS: usize = 1;
 const PLAN_ROUNDS: usize = 2;
 const FINAL_ROUNDS: usize = 8;
+/// Products of numbers that coding a model several times may take in one round, and how often it is coded at most.
+const DRAW_PRODUCTS: f64 = (1u64 << 31) as f64;
+const MOST_DRAWS: usize = 24;
+/// What a seed differs by from the next: any odd number.
+const OTHER_SEED: u64 = 0x9E37_79B9_7F4A_7C15;
+/// Streams that one is cut into, and steps of a piece at least: enough pieces for each part of the samples, each so long that
+/// errors in states show.
+const PIECES: usize = 10;
+const PIECE_STEPS: usize = 32;
 
 impl<'a> Study<'a> {
     /// Calibrates: runs the original on the samples, or each recurrent cell on noise where the engine is `None`.
@@ -140,9 +159,13 @@ impl<'a> Study<'a> {
         progress: &dyn Progress,
     ) -> Result<Study<'a>> {
         let start = Instant::now();
-        let measured = match calibration {
-            Some((engine, samples)) => calibrate::measure(engine, &weights, samples, progress)?,
-            None => SecondMoments::default(),
+        let folds = match calibration {
+            Some((engine, samples)) => Some(Folds::of(engine.in_pieces(samples, PIECES, PIECE_STEPS)?)),
+            None => None,
+        };
+        let measured = match (calibration, &folds) {
+            (Some((engine, _)), Some(folds)) => calibrate::measure(engine, &weights, &folds.all, progress)?,
+            _ => SecondMoments::default(),
         };
         let steps = measured.vectors().max(1) as f64;
         let numbers = weights.survey.nodes.iter().map(|n| calibration.and_then(|(e, _)| e.number(&n.scope, n.index)));
@@ -151,15 +174,22 @@ impl<'a> Study<'a> {
         let mut of_inputs = Vec::with_capacity(weights.inputs.len());
         for input in &weights.inputs {
             let moment = moments.of_input(input);
-            let damp = dictionary::damping(moment.halves());
-            of_inputs.push(Arc::new(Metric::new(moment.mean().view(), damp)?));
+            // Half of the vectors want twice the damping.
+            let damp = dictionary::damping([moment.sum(Part::Trial), moment.sum(Part::Test)]);
+            let metric = |parts: &[Part], damp| Ok(Arc::new(Metric::new(moment.mean(parts).view(), damp)?));
+            let last = metric(&[Part::Trial, Part::Test], damp / 2.0)?;
+            of_inputs.push([last, metric(&[Part::Trial], damp)?, metric(&[Part::Test], 0.0)?]);
         }
+        let [metrics, trial, test] = [0, 1, 2].map(|i| weights.sites().map(|site| of_inputs[site.input.0][i].clone()));
         let local = weights.sites().map(|site| moments.local(site));
         let warnings = if calibration.is_some() { moments.stand_ins.into_inner() } else { Vec::new() };
         Ok(Study {
             model: model.into(),
             before: weights.stored_bytes(),
-            metrics: weights.sites().map(|site| of_inputs[site.input.0].clone()),
+            metrics,
+            trial,
+            test,
+            folds,
             weights,
             seed,
             writing: Writing::default(),
@@ -218,38 +248,52 @@ impl<'a> Study<'a> {
         }
         progress.phase("curves", (ways.len() * self.weights.len()) as u64);
         for (way, choice) in ways {
-            let (coded, distortion) = self.version(choice, progress)?;
+            let version = self.version(choice, progress)?;
             for (id, points) in curves.points.iter_mut() {
-                points[way].distortion = distortion[id];
-            }
-            if let Some(width) = private_width(choice).filter(|width| coarse.contains(width)) {
-                self.keep(width, (coded, distortion));
+                points[way].distortion = version.1[id];
             }
         }
+        self.forget_factors();
         progress.done();
         self.seconds.learn += start.elapsed().as_secs_f64();
         Ok(curves)
     }
 
-    /// All sites coded in one way, as well as curves need it.
-    fn version(&self, choice: Choice, progress: &dyn Progress) -> Result<CodedVersion> {
-        let plan = Plan::alike(choice, &self.equal());
-        code::learn(&self.weights, &plan, &self.learning(CURVE_ROUNDS, None), progress)
-    }
-
-    fn keep(&self, width: usize, version: CodedVersion) -> Arc<CodedVersion> {
-        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        versions.entry(width).or_insert_with(|| Arc::new(version)).clone()
-    }
-
-    /// All sites coded with pieces of `width` and codebooks of their own: from the curves, or learned now.
-    fn coarse(&self, width: usize) -> Result<Arc<CodedVersion>> {
-        let known = self.versions.lock().unwrap_or_else(PoisonError::into_inner).get(&width).cloned();
-        if let Some(known) = known {
+    /// All sites coded in one way, as well as plans that are compared need it.
+    fn version(&self, choice: Choice, progress: &dyn Progress) -> Result<Arc<CodedVersion>> {
+        let versions = || self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = versions().get(&choice).cloned() {
             return Ok(known);
         }
-        let version = self.version(private(width), &Silent)?;
-        Ok(self.keep(width, version))
+        let version = Arc::new(self.tried(&Plan::alike(choice, &self.equal()), progress)?);
+        Ok(versions().entry(choice).or_insert(version).clone())
+    }
+
+    /// A plan's codes, learned on some of the samples, and their distortions on others.
+    fn tried(&self, plan: &Plan, progress: &dyn Progress) -> Result<CodedVersion> {
+        let how = Learning { metrics: &self.trial, ..self.learning(TRIAL_ROUNDS, Some(plan)) };
+        let (coded, _) = code::learn(&self.weights, plan, &how, progress)?;
+        let distortion = self.distortion(&coded);
+        Ok((coded, distortion))
+    }
+
+    /// The distortion of each site on samples that trial codes were not learned on.
+    fn distortion(&self, coded: &CodedSites) -> PerSite<f64> {
+        let of_site = |id| match &coded[id] {
+            Some(coded) => code::distortion_of(&self.weights, &self.test, id, coded),
+            None => 0.0,
+        };
+        self.weights.ids().collect::<Vec<_>>().into_par_iter().map(of_site).collect::<Vec<_>>().into()
+    }
+
+    /// The codes of a plan that is compared with others: put together of what was learned for the curves where that is all of it.
+    fn trial(&self, plan: &Plan, progress: &dyn Progress) -> Result<CodedSites> {
+        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let is_known = |choice: &Choice| *choice == Choice::Dense || versions.contains_key(choice);
+        if !plan.choices.values().all(is_known) {
+            return Ok(self.tried(plan, progress)?.0);
+        }
+        Ok(plan.choices.map(|id, choice| versions.get(choice).and_then(|version| version.0[id].clone())))
     }
 
     /// The widths of pieces at which sensitivities are measured for a plan of about `bits` a weight.
@@ -269,11 +313,10 @@ impl<'a> Study<'a> {
         &mut self,
         widths: &[usize],
         engine: &Engine,
-        samples: &Samples,
         judge: &Judge,
         progress: &dyn Progress,
     ) -> Result<PerSite<f64>> {
-        let measured = self.measure(widths, engine, samples, judge, progress)?;
+        let measured = self.measure(widths, engine, judge, progress)?;
         Ok(self.complete(&measured))
     }
 
@@ -285,17 +328,16 @@ impl<'a> Study<'a> {
         &mut self,
         widths: &[usize],
         engine: &Engine,
-        samples: &Samples,
         judge: &Judge,
         progress: &dyn Progress,
     ) -> Result<PerSite<Option<f64>>> {
         let start = Instant::now();
-        let samples = self.few(samples);
+        let samples = self.few(|folds| &folds.test);
         let reference = judge.reference(engine, &samples)?;
         // In the order of the curves, which the order of equal versions depends on.
         let mut widths = widths.to_vec();
         widths.sort_unstable();
-        let versions = widths.iter().map(|&width| self.coarse(width)).collect::<Result<Vec<_>>>()?;
+        let versions = widths.iter().map(|&width| self.version(private(width), &Silent)).collect::<Result<Vec<_>>>()?;
         let measured = sensitivity::measure(engine, &self.weights, &versions, &reference, progress)?;
         self.seconds.allocate += start.elapsed().as_secs_f64();
         Ok(measured)
@@ -309,38 +351,52 @@ impl<'a> Study<'a> {
         Dictionaries::mine(&self.weights, &self.metrics, sensitivity)
     }
 
-    /// `plan`, or `rival` if `accept` says so, given how the models that both make do on calibration samples. What
-    /// sensitivities predict holds for small errors that do not interact; where it does not, one rate for all may be the
-    /// better plan.
+    /// The losses of the models that plans make, on samples that nothing of them was measured on.
     ///
     /// # Errors
     /// Those of the numerics and of running the model.
-    pub fn better(
+    pub fn losses(
         &mut self,
-        plan: Plan,
-        (rival, accept): (Plan, fn(Tried, Tried) -> bool),
+        plans: &[Plan],
         engine: &Engine,
-        samples: &Samples,
         judge: &Judge,
         progress: &dyn Progress,
-    ) -> Result<Plan> {
+    ) -> Result<Vec<f64>> {
         let start = Instant::now();
-        let samples = self.few(samples);
+        let samples = self.few(|folds| &folds.choice);
         let reference = judge.reference(engine, &samples)?;
-        progress.phase("compare plans", 2 * self.weights.len() as u64);
-        let attempt = |tried: &Plan| {
-            let how = self.learning(PLAN_ROUNDS, Some(tried));
-            let (coded, distortion) = code::learn(&self.weights, tried, &how, progress)?;
-            // Decoded, the weights want the room.
-            self.forget_factors();
-            let loss = sensitivity::loss(engine, &self.weights, &coded, &reference)?;
-            Ok(Tried { loss, predicted: Plan::predicted_loss(&plan.sensitivity, &distortion) })
-        };
-        let (ours, theirs): (Result<Tried>, Result<Tried>) = (attempt(&plan), attempt(&rival));
-        let accepted = accept(ours?, theirs?);
+        progress.phase("compare plans", plans.len() as u64);
+        let mut losses = Vec::with_capacity(plans.len());
+        for plan in plans {
+            let coded = self.trial(plan, &Silent)?;
+            losses.push(sensitivity::loss(engine, &self.weights, &coded, &reference)?);
+            progress::advance(progress, 1)?;
+        }
+        self.forget_factors();
         progress.done();
         self.seconds.allocate += start.elapsed().as_secs_f64();
-        Ok(if accepted { rival } else { plan })
+        Ok(losses)
+    }
+
+    /// The sensitivities of sites where a plan has all others coded, too: the loss that coding each of them adds.
+    ///
+    /// # Errors
+    /// Those of the numerics and of running the model.
+    pub fn sensitivity_at(
+        &mut self,
+        plan: &Plan,
+        engine: &Engine,
+        judge: &Judge,
+        progress: &dyn Progress,
+    ) -> Result<PerSite<f64>> {
+        let start = Instant::now();
+        let samples = self.few(|folds| &folds.test);
+        let reference = judge.reference(engine, &samples)?;
+        let coded = self.trial(plan, &Silent)?;
+        let distortion = self.distortion(&coded);
+        let measured = sensitivity::added(engine, &self.weights, (&coded, &distortion), &reference, progress)?;
+        self.seconds.allocate += start.elapsed().as_secs_f64();
+        Ok(self.complete(&measured))
     }
 
     /// A plan for a model that is fine-tuned, from the best one for a model that is not, which was made of its
@@ -360,7 +416,7 @@ impl<'a> Study<'a> {
         &mut self,
         plan: Plan,
         curves: &Curves,
-        (engine, samples, judge): (&Engine, &Samples, &Judge),
+        (engine, judge): (&Engine, &Judge),
         allocate: impl Fn(&Study<'_>, &PerSite<f64>) -> Result<Plan>,
         progress: &dyn Progress,
     ) -> Result<Plan> {
@@ -370,13 +426,13 @@ impl<'a> Study<'a> {
         kinds.sort_unstable();
         kinds.dedup();
         progress.phase("try plans", 2 + kinds.len() as u64);
-        let few = self.few(samples);
+        let (samples, few) = (self.all(), self.few(|folds| &folds.choice));
         let reference = judge.reference(engine, &few)?;
         let subject = tune::TuneSubject { model: &self.model, engine, weights: &self.weights };
         let held_back = |plan: &Plan| -> Result<Option<f64>> {
             let (mut sites, _) = code::learn(&self.weights, plan, &self.learning(PLAN_ROUNDS, Some(plan)), &Silent)?;
             self.forget_factors();
-            let report = tune::tune(&subject, &mut sites, samples, Some(&reference), &options, &Silent)?;
+            let report = tune::tune(&subject, &mut sites, &samples, Some(&reference), &options, &Silent)?;
             Ok(report.left_out.filter(|loss| loss.is_finite() && *loss > 0.0))
         };
         let other = || -> Result<Option<Plan>> {
@@ -419,9 +475,15 @@ impl<'a> Study<'a> {
         ((SENSITIVITY_PRODUCTS / pass).round() as usize).clamp(1, MOST_VERSIONS)
     }
 
-    /// Those of the calibration samples that sensitivities are measured and plans compared on.
-    fn few(&self, samples: &Samples) -> Samples {
-        samples.subset((SENSITIVITY_STEPS / self.steps * samples.len() as f64).ceil() as usize)
+    /// As many samples of a part as sensitivities are measured and plans compared on.
+    fn few(&self, part: impl Fn(&Folds) -> &Samples) -> Samples {
+        let Some(folds) = &self.folds else { return Samples::default() };
+        part(folds).subset((SENSITIVITY_STEPS / self.steps * folds.all.len() as f64).ceil() as usize)
+    }
+
+    /// All calibration samples.
+    fn all(&self) -> Samples {
+        self.folds.as_ref().map(|folds| folds.all.clone()).unwrap_or_default()
     }
 
     /// The effect of each site's distortion on the states of its own layer, from the derivatives of its gate in the
@@ -436,21 +498,61 @@ impl<'a> Study<'a> {
         sensitivity::complete(&self.weights, known, &energy)
     }
 
-    /// Learns a plan's codes and builds the model.
+    /// How often a model is coded at most, to choose what does best: as often as that takes no longer than to code a large one
+    /// once.
+    #[must_use]
+    pub fn draws(&self) -> usize {
+        let products: f64 = self.weights.all.iter().map(|site| {
+            let [rows, columns] = site.block.shape();
+            (rows * columns * columns) as f64
+        }).sum();
+        ((DRAW_PRODUCTS / products.max(1.0)) as usize).clamp(1, MOST_DRAWS)
+    }
+
+    /// Learns the codes of plans, several times with other seeds where `draws` are more than there are plans, and builds the
+    /// model that loses least on the samples that nothing of it was measured on. Without an engine, the first plan is taken.
     ///
     /// # Errors
-    /// Those of the numerics, and as [`encode::apply`].
-    pub fn code(&mut self, plan: Plan, progress: &dyn Progress) -> Result<CodedModel> {
+    /// Those of the numerics and of running the model, and as [`encode::apply`].
+    pub fn code(
+        &mut self,
+        plans: &[Plan],
+        draws: usize,
+        judged: Option<(&Engine, &Judge)>,
+        progress: &dyn Progress,
+    ) -> Result<CodedModel> {
         let start = Instant::now();
-        progress.phase("learn", self.weights.len() as u64);
-        let how = self.learning(FINAL_ROUNDS, Some(&plan));
-        let (sites, distortion) = code::learn(&self.weights, &plan, &how, progress)?;
+        let draws = if judged.is_some() { draws } else { 1 };
+        progress.phase("learn", (draws * self.weights.len()) as u64);
+        let samples = self.few(|folds| &folds.choice);
+        let reference = judged.map(|(engine, judge)| judge.reference(engine, &samples)).transpose()?;
+        let mut best: Option<(Option<f64>, usize, CodedSites, PerSite<f64>)> = None;
+        for draw in 0..draws {
+            let plan = &plans[draw % plans.len()];
+            let seed = self.seed ^ ((draw / plans.len()) as u64).wrapping_mul(OTHER_SEED);
+            let mut how = self.learning(FINAL_ROUNDS, Some(plan));
+            how.options.seed = seed;
+            let (sites, distortion) = code::learn(&self.weights, plan, &how, progress)?;
+            let loss = match (&reference, judged) {
+                (Some(reference), Some((engine, _))) => {
+                    Some(sensitivity::loss(engine, &self.weights, &sites, reference)?)
+                }
+                _ => None,
+            };
+            if std::env::var("DN_DEBUG").is_ok() { eprintln!("DN draw {draw} plan {} loss {loss:?}", draw % plans.len()); }
+            let is_better = match &best { Some((before, ..)) => loss < *before, None => true };
+            if is_better {
+                best = Some((loss, draw % plans.len(), sites, distortion));
+            }
+        }
+        self.forget_factors();
         progress.done();
         self.seconds.learn += start.elapsed().as_secs_f64();
+        let (expected, plan, sites, distortion) = best.expect("a model is coded once at least");
         let start = Instant::now();
         let model = encode::apply(&self.model, &self.weights, &sites, &self.writing)?;
         self.seconds.encode += start.elapsed().as_secs_f64();
-        Ok(CodedModel { plan, sites, distortion, model })
+        Ok(CodedModel { plan: plans[plan].clone(), sites, distortion, expected, model })
     }
 
     /// Fine-tunes the coded sites against the original on calibration samples, and builds the model anew. The bytes stay.
@@ -461,16 +563,15 @@ impl<'a> Study<'a> {
         &mut self,
         coded: &mut CodedModel,
         engine: &Engine,
-        samples: &Samples,
         judge: &Judge,
         options: &tune::TuneOptions,
         progress: &dyn Progress,
     ) -> Result<TuneReport> {
         let start = Instant::now();
-        let few = self.few(samples);
+        let (samples, few) = (self.all(), self.few(|folds| &folds.choice));
         let reference = judge.reference(engine, &few)?;
         let subject = tune::TuneSubject { model: &self.model, engine, weights: &self.weights };
-        let report = tune::tune(&subject, &mut coded.sites, samples, Some(&reference), options, progress)?;
+        let report = tune::tune(&subject, &mut coded.sites, &samples, Some(&reference), options, progress)?;
         for (id, stored) in code::stored(&coded.sites) {
             coded.distortion[id] = code::distortion_of(&self.weights, &self.metrics, id, stored);
         }
@@ -507,6 +608,14 @@ impl<'a> Study<'a> {
 
     fn forget_factors(&self) {
         self.metrics.values().for_each(|metric| metric.forget_factors());
+    }
+}
+
+impl Folds {
+    fn of(all: Samples) -> Folds {
+        let count = all.streams.len();
+        let part = |part| if count < PARTED { all.clone() } else { all.of_streams(|i| Part::of_stream(i, count) == part) };
+        Folds { test: part(Part::Test), choice: part(Part::Choice), all }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::{Engine, Outputs, Overrides, Tap, draw};
 use crate::error::{Error, ErrorKind, Result};
-use crate::samples::{AxisSize, Carry, Feed, Stream, Tensor};
+use crate::samples::{AxisSize, Carry, Feed, Samples, Stream, Tensor};
+use rayon::prelude::*;
 
 impl Engine {
     /// Runs the steps of a stream in order. Each carried input is zeros at the first step, of the declared shape with
@@ -32,6 +33,41 @@ impl Engine {
             steps.push(outputs);
         }
         Ok(steps)
+    }
+
+    /// The samples, with streams cut in pieces where there are fewer than `count`: each piece begins in the states that the model
+    /// is in there. None is shorter than `least` steps.
+    ///
+    /// # Errors
+    /// As [`run_stream`](Engine::run_stream).
+    pub fn in_pieces(&self, samples: &Samples, count: usize, least: usize) -> Result<Samples> {
+        let mut cut = samples.clone();
+        if samples.carry.is_empty() || samples.streams.len() >= count {
+            return Ok(cut);
+        }
+        let wanted = count.div_ceil(samples.streams.len().max(1));
+        let pieces = |stream: &Stream| -> Result<Vec<Stream>> {
+            let steps = stream.feeds.len();
+            let count = wanted.min(steps / least.max(1)).max(1);
+            if count == 1 {
+                return Ok(vec![stream.clone()]);
+            }
+            let outputs = self
+                .run_stream(stream, &samples.carry, &Overrides::default(), None)
+                .map_err(|e| e.in_file(&stream.origin))?;
+            let piece = |i: usize| {
+                let range = i * steps / count..(i + 1) * steps / count;
+                let before = range.start.checked_sub(1).map(|before| &outputs[before]);
+                let states = before.into_iter().flat_map(|outputs| {
+                    samples.carry.iter().map(|c| Ok((c.input.clone(), carried(c, outputs)?)))
+                });
+                Ok(stream.piece(range, states.collect::<Result<Feed>>()?))
+            };
+            (0..count).map(piece).collect()
+        };
+        let parts: Vec<Result<Vec<Stream>>> = samples.streams.par_iter().map(pieces).collect();
+        cut.streams = parts.into_iter().collect::<Result<Vec<_>>>()?.concat();
+        Ok(cut)
     }
 
     /// Plans the model for the first step of a stream, which [`run_stream`](Engine::run_stream) would do when it gets

@@ -164,6 +164,13 @@ impl Samples {
         (before, after)
     }
 
+    /// The streams that `keep` says yes to, by their index.
+    #[must_use]
+    pub fn of_streams(&self, keep: impl Fn(usize) -> bool) -> Samples {
+        let streams = self.streams.iter().enumerate().filter(|(i, _)| keep(*i)).map(|(_, stream)| stream.clone());
+        Samples { streams: streams.collect(), carry: self.carry.clone(), made_up: self.made_up }
+    }
+
     /// A representative part of about `count` feeds: whole samples, or the first steps of streams, evenly spread.
     /// All feeds if there are no more than `count`.
     pub fn subset(&self, count: usize) -> Samples {
@@ -188,7 +195,16 @@ impl Samples {
 }
 
 impl Stream {
-    /// Some of the steps as a stream of its own.
+    /// Some of the steps as a stream of its own, which begins in these states.
+    pub fn piece(&self, range: std::ops::Range<usize>, states: Feed) -> Stream {
+        let mut piece = self.steps(range, &[]);
+        if let Some(first) = piece.feeds.first_mut() {
+            first.extend(states);
+        }
+        piece
+    }
+
+    /// Some of the steps as a stream of its own, which begins in states of zeros.
     fn steps(&self, range: std::ops::Range<usize>, carry: &[Carry]) -> Stream {
         let mut feeds = self.feeds[range.clone()].to_vec();
         if range.start > 0 {
