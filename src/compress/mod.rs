@@ -92,6 +92,8 @@ pub struct Compressor<'a> {
     target: Option<u64>,
     /// The loss that the last result may have.
     bound: Option<f64>,
+    /// Between which bounds the loss of the last result is expected.
+    expected: Option<[f64; 2]>,
     /// Sizes that a search for a loss looked at, and their losses.
     looks: Vec<Look>,
 }
@@ -119,8 +121,11 @@ pub struct Planned {
     pub sensitivity: Option<Arc<PerSite<f64>>>,
     /// The distortion that each site is expected to have, if that is known.
     pub distortion: Option<PerSite<f64>>,
-    /// The loss that measured sensitivities predict.
+    /// The mean loss of the outputs that is expected: of a compressed model what it has on the calibration samples, of a plan what
+    /// measured sensitivities predict.
     pub predicted_loss: Option<f64>,
+    /// Between which bounds it may well be on other samples, by how much it differs between those.
+    pub predicted_range: Option<[f64; 2]>,
 }
 
 /// A compressed model and how it came about.
@@ -246,6 +251,7 @@ impl<'a> Compressor<'a> {
             budgets: Budgets::default(),
             target: None,
             bound: None,
+            expected: None,
             looks: Vec::new(),
         })
     }
@@ -551,6 +557,7 @@ impl<'a> Compressor<'a> {
         let verdict = verify::verify(self.original, result, &settings, self.progress);
         let mut verdict = verdict.map_err(|error| located(self.original, error))?;
         verdict.warnings.extend(self.bound.zip(verdict.loss_worst).and_then(|(bound, loss)| beyond(bound, loss)));
+        verdict.warnings.extend(verdict.loss.zip(self.expected).and_then(|(loss, range)| unexpected(loss, range)));
         Ok(verdict)
     }
 
@@ -605,15 +612,41 @@ impl<'a> Compressor<'a> {
         let sensitivity = self.budgets.sensitivity.clone();
         let measured = sensitivity.as_ref().filter(|_| self.allocation().is_measured());
         let predicted_loss = measured.zip(distortion.as_ref()).map(|(s, d)| Plan::predicted_loss(s, d));
-        Ok(Planned { plan, target: self.target.unwrap_or(bytes), bytes, sensitivity, distortion, predicted_loss })
+        let target = self.target.unwrap_or(bytes);
+        Ok(Planned { plan, target, bytes, sensitivity, distortion, predicted_loss, predicted_range: None })
     }
 
-    fn compressed(&self, coded: CodedModel, tuning: Option<TuneReport>) -> Result<Compressed> {
+    fn compressed(&mut self, coded: CodedModel, tuning: Option<TuneReport>) -> Result<Compressed> {
         let CodedModel { plan, distortion, model, .. } = coded;
-        let planned = self.planned(plan, model.saved_bytes()?, Some(distortion))?;
+        let mut planned = self.planned(plan, model.saved_bytes()?, Some(distortion))?;
+        if let Some((loss, range)) = self.expected(&model)? {
+            (planned.predicted_loss, planned.predicted_range) = (Some(loss), Some(range));
+        }
+        self.expected = planned.predicted_range;
         let mut warnings = self.warnings();
         warnings.extend(newer_ir(self.original, &model));
         Ok(Compressed { model, planned, tuning, lossless: self.lossless.clone(), warnings })
+    }
+
+    /// The mean loss of a compressed model on calibration samples, and between which bounds it may well be on others; `None`
+    /// where that is not known.
+    fn expected(&self, model: &Model) -> Result<Option<(f64, [f64; 2])>> {
+        let (Some(engine), Some(study)) = (&self.engine, &self.study) else { return Ok(None) };
+        if self.inputs.origin == InputOrigin::Random {
+            return Ok(None);
+        }
+        let samples = study.few_of(&self.inputs.calibration);
+        let each = match self.judge.reference(engine, &samples)?.compare_each(&Engine::new(model)?) {
+            Ok(each) => each,
+            // The verification says what is wrong with it.
+            Err(error) if matches!(error.kind(), ErrorKind::Engine | ErrorKind::Usage) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut all = self.judge.comparison();
+        each.iter().for_each(|stream| all.merge(stream));
+        let Ok(loss) = all.mean_loss() else { return Ok(None) };
+        let losses = each.iter().filter_map(|stream| stream.mean_loss().ok());
+        Ok(Some((loss, expected_range(loss, losses.collect()))))
     }
 
     /// The distortion of each site that the curves and dictionaries promise; `None` if nothing was measured, or not of all
@@ -802,9 +835,6 @@ impl<'a> Compressor<'a> {
                 tried.sort_by(|a, b| a.0.total_cmp(&b.0));
             }
         }
-        if std::env::var("DN_DEBUG").is_ok() {
-            for (loss, _) in &tried { eprintln!("DN plan {loss:.4e}"); }
-        }
         Ok(tried.into_iter().map(|(_, plan)| plan).collect())
     }
 
@@ -899,9 +929,8 @@ impl<'a> Compressor<'a> {
     fn code(&mut self, plans: Vec<Plan>) -> Result<CodedModel> {
         self.calibrate()?;
         let study = self.study.as_mut().expect("calibrated just now");
-        let draws = study.draws();
         let judged = self.engine.as_ref().map(|engine| (engine, &self.judge));
-        study.code(&plans, draws, judged, self.progress)
+        study.code(&plans, judged, self.progress)
     }
 
     fn draws(&self) -> usize {
@@ -1053,6 +1082,31 @@ fn located(model: &Model, error: Error) -> Error {
         Some(path) => error.in_file(path),
         None => error,
     }
+}
+
+/// The loss on other samples differs by at least this factor from that on those that codes and plans were made of, up or down.
+const LEAST_FACTOR: f64 = 2.0;
+
+/// Bounds of the loss on as many other samples, about two standard errors apart, from the losses of single streams.
+fn expected_range(loss: f64, mut each: Vec<f64>) -> [f64; 2] {
+    each.retain(|loss| *loss > 0.0 && loss.is_finite());
+    let count = each.len().max(1) as f64;
+    let logs: Vec<f64> = each.iter().map(|loss| loss.ln()).collect();
+    let mean = logs.iter().sum::<f64>() / count;
+    let variance = logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+    // Both means vary.
+    let factor = (2.0 * (2.0 * variance / count).sqrt()).exp().max(LEAST_FACTOR);
+    [loss / factor, loss * factor]
+}
+
+/// The warning where the loss on held-out samples is not what the calibration samples promised.
+fn unexpected(loss: f64, [least, most]: [f64; 2]) -> Option<String> {
+    let (how, why) = match loss {
+        loss if loss > most => ("more", "they may be unlike the calibration samples, or these are too few: add some like them"),
+        loss if loss < least => ("less", "they may be easier than the calibration samples: hold out more of them"),
+        _ => return None,
+    };
+    Some(format!("the loss on held-out samples is {loss:.1e}, {how} than the {least:.1e} to {most:.1e} that calibration samples let expect: {why}"))
 }
 
 /// A plan, or `None` where there is none for its target.

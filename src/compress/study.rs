@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use rayon::prelude::*;
+
 use super::moments::Moments;
 use super::sensitivity;
 use crate::calibrate::{self, PARTED, Part, SecondMoments};
@@ -25,8 +27,7 @@ use crate::onnx::Model;
 use crate::plan::{self, Choice, Curves, Dictionaries, Plan, Sharing, Sizing, Storage};
 use crate::progress::{self, Progress, Silent};
 use crate::samples::Samples;
-use crate::sites::{PerSite, SiteId, Sites, Weights};
-use rayon::prelude::*;
+use crate::sites::{PerSite, Site, SiteId, Sites, Weights};
 use crate::tune::{self, TuneReport};
 
 /// Seconds that each phase took.
@@ -83,6 +84,8 @@ pub struct Study<'a> {
 struct Folds {
     /// All of them; long streams cut, so that there are several.
     all: Samples,
+    /// Those that codes are learned on in the end.
+    known: Samples,
     /// Those that sensitivities are measured on.
     test: Samples,
     /// Those that plans and models are chosen by.
@@ -101,8 +104,6 @@ pub struct CodedModel {
     pub sites: CodedSites,
     /// Distortion of each site; zero for a dense one.
     pub distortion: PerSite<f64>,
-    /// Its loss on samples that nothing of it was measured on.
-    pub expected: Option<f64>,
     /// The compressed model.
     pub model: Model,
 }
@@ -136,8 +137,8 @@ const CLEARLY_WORSE: f64 = 1.1;
 const TRIAL_ROUNDS: usize = 1;
 const PLAN_ROUNDS: usize = 2;
 const FINAL_ROUNDS: usize = 8;
-/// Products of numbers that coding a model several times may take in one round, and how often it is coded at most.
-const DRAW_PRODUCTS: f64 = (1u64 << 31) as f64;
+/// Products of numbers that coding and running a model several times may take, some seconds, and how often it is coded at most.
+const DRAW_PRODUCTS: f64 = (1u64 << 28) as f64;
 const MOST_DRAWS: usize = 24;
 /// What a seed differs by from the next: any odd number.
 const OTHER_SEED: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -468,17 +469,26 @@ impl<'a> Study<'a> {
     /// Coarse versions of each site that its sensitivity is averaged over. The error of a large site is the sum of many, so
     /// that one version is enough; for a small model, which needs more, more cost little.
     fn most_versions(&self) -> usize {
+        ((SENSITIVITY_PRODUCTS / self.pass()).round() as usize).clamp(1, MOST_VERSIONS)
+    }
+
+    /// Products of numbers that a run of the samples takes which plans are compared on.
+    fn pass(&self) -> f64 {
         let share = (SENSITIVITY_STEPS / self.steps).min(1.0);
         let nodes = self.model.graphs().iter().map(|(_, graph)| graph.node.len()).sum::<usize>() as f64;
         let products = self.steps * self.weights.parameters() as f64;
-        let pass = share * (products + NODE_PRODUCTS * nodes * self.feeds);
-        ((SENSITIVITY_PRODUCTS / pass).round() as usize).clamp(1, MOST_VERSIONS)
+        share * (products + NODE_PRODUCTS * nodes * self.feeds)
     }
 
     /// As many samples of a part as sensitivities are measured and plans compared on.
     fn few(&self, part: impl Fn(&Folds) -> &Samples) -> Samples {
-        let Some(folds) = &self.folds else { return Samples::default() };
-        part(folds).subset((SENSITIVITY_STEPS / self.steps * folds.all.len() as f64).ceil() as usize)
+        self.folds.as_ref().map(|folds| self.few_of(part(folds))).unwrap_or_default()
+    }
+
+    /// As many of calibration samples as sensitivities are measured and plans compared on.
+    #[must_use]
+    pub fn few_of(&self, samples: &Samples) -> Samples {
+        samples.subset((SENSITIVITY_STEPS / self.steps * self.feeds).ceil() as usize)
     }
 
     /// All calibration samples.
@@ -498,61 +508,61 @@ impl<'a> Study<'a> {
         sensitivity::complete(&self.weights, known, &energy)
     }
 
-    /// How often a model is coded at most, to choose what does best: as often as that takes no longer than to code a large one
-    /// once.
+    /// How often a model is coded, to choose what does best: two ways of coding one plan differ by factors where a model is
+    /// small, and a small model is coded and run in no time.
     #[must_use]
     pub fn draws(&self) -> usize {
-        let products: f64 = self.weights.all.iter().map(|site| {
+        let products = |site: &Site| {
             let [rows, columns] = site.block.shape();
             (rows * columns * columns) as f64
-        }).sum();
-        ((DRAW_PRODUCTS / products.max(1.0)) as usize).clamp(1, MOST_DRAWS)
+        };
+        let once = self.weights.all.iter().map(products).sum::<f64>() + self.pass();
+        ((DRAW_PRODUCTS / once.max(1.0)) as usize).clamp(1, MOST_DRAWS)
     }
 
-    /// Learns the codes of plans, several times with other seeds where `draws` are more than there are plans, and builds the
-    /// model that loses least on the samples that nothing of it was measured on. Without an engine, the first plan is taken.
+    /// Learns the codes of plans, in turn and with other seeds where `draws` are more than there are plans, and builds the
+    /// model that does best by runs. Without an engine, the first plan is taken.
     ///
     /// # Errors
     /// Those of the numerics and of running the model, and as [`encode::apply`].
     pub fn code(
         &mut self,
         plans: &[Plan],
-        draws: usize,
         judged: Option<(&Engine, &Judge)>,
         progress: &dyn Progress,
     ) -> Result<CodedModel> {
         let start = Instant::now();
-        let draws = if judged.is_some() { draws } else { 1 };
+        let draws = if judged.is_some() { self.draws() } else { 1 };
         progress.phase("learn", (draws * self.weights.len()) as u64);
-        let samples = self.few(|folds| &folds.choice);
-        let reference = judged.map(|(engine, judge)| judge.reference(engine, &samples)).transpose()?;
-        let mut best: Option<(Option<f64>, usize, CodedSites, PerSite<f64>)> = None;
+        let [known, unknown] = [self.few(|folds| &folds.known), self.few(|folds| &folds.choice)];
+        let references = match judged.filter(|_| draws > 1) {
+            Some((engine, judge)) => vec![judge.reference(engine, &known)?, judge.reference(engine, &unknown)?],
+            None => Vec::new(),
+        };
+        let mut best: Option<(f64, usize, CodedSites, PerSite<f64>)> = None;
         for draw in 0..draws {
             let plan = &plans[draw % plans.len()];
-            let seed = self.seed ^ ((draw / plans.len()) as u64).wrapping_mul(OTHER_SEED);
             let mut how = self.learning(FINAL_ROUNDS, Some(plan));
-            how.options.seed = seed;
+            how.options.seed ^= ((draw / plans.len()) as u64).wrapping_mul(OTHER_SEED);
             let (sites, distortion) = code::learn(&self.weights, plan, &how, progress)?;
-            let loss = match (&reference, judged) {
-                (Some(reference), Some((engine, _))) => {
-                    Some(sensitivity::loss(engine, &self.weights, &sites, reference)?)
-                }
-                _ => None,
-            };
-            if std::env::var("DN_DEBUG").is_ok() { eprintln!("DN draw {draw} plan {} loss {loss:?}", draw % plans.len()); }
-            let is_better = match &best { Some((before, ..)) => loss < *before, None => true };
-            if is_better {
-                best = Some((loss, draw % plans.len(), sites, distortion));
+            // The samples that codes were learned on are more, the others tell no more than what is true of them too: a model
+            // has to do well on both.
+            let mut score = 0.0;
+            for (reference, (engine, _)) in references.iter().zip(judged.into_iter().cycle()) {
+                score += sensitivity::loss(engine, &self.weights, &sites, reference)?.max(f64::MIN_POSITIVE).ln();
+            }
+            if best.as_ref().is_none_or(|(least, ..)| score < *least) {
+                best = Some((score, draw % plans.len(), sites, distortion));
             }
         }
         self.forget_factors();
         progress.done();
         self.seconds.learn += start.elapsed().as_secs_f64();
-        let (expected, plan, sites, distortion) = best.expect("a model is coded once at least");
+        let (_, plan, sites, distortion) = best.expect("a model is coded once at least");
         let start = Instant::now();
         let model = encode::apply(&self.model, &self.weights, &sites, &self.writing)?;
         self.seconds.encode += start.elapsed().as_secs_f64();
-        Ok(CodedModel { plan: plans[plan].clone(), sites, distortion, expected, model })
+        Ok(CodedModel { plan: plans[plan].clone(), sites, distortion, model })
     }
 
     /// Fine-tunes the coded sites against the original on calibration samples, and builds the model anew. The bytes stay.
@@ -614,8 +624,12 @@ impl<'a> Study<'a> {
 impl Folds {
     fn of(all: Samples) -> Folds {
         let count = all.streams.len();
-        let part = |part| if count < PARTED { all.clone() } else { all.of_streams(|i| Part::of_stream(i, count) == part) };
-        Folds { test: part(Part::Test), choice: part(Part::Choice), all }
+        let of = |keep: &dyn Fn(Part) -> bool| match count < PARTED {
+            true => all.clone(),
+            false => all.of_streams(|i| keep(Part::of_stream(i, count))),
+        };
+        let [known, test] = [of(&|part| part != Part::Choice), of(&|part| part == Part::Test)];
+        Folds { known, test, choice: of(&|part| part == Part::Choice), all }
     }
 }
 

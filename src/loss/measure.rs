@@ -118,6 +118,22 @@ impl Reference<'_> {
     }
 }
 
+impl Reference<'_> {
+    /// Runs a model and compares it with the original, stream by stream.
+    ///
+    /// # Errors
+    /// As [`compare`](Self::compare).
+    pub fn compare_each(&self, compressed: &Engine) -> Result<Vec<Comparison>> {
+        let empty = self.judge.comparison();
+        let of_stream = |(i, stream): (usize, &Stream)| {
+            let compressed = run(compressed, stream, self.samples, &Overrides::default())?;
+            empty.with_stream(self.samples, i, &self.outputs[i], &compressed)
+        };
+        let each: Vec<Result<Comparison>> = self.samples.streams.par_iter().enumerate().map(of_stream).collect();
+        each.into_iter().collect()
+    }
+}
+
 fn run(engine: &Engine, stream: &Stream, samples: &Samples, overrides: &Overrides) -> Result<Vec<Outputs>> {
     engine.run_stream(stream, &samples.carry, overrides, None).map_err(|e| e.in_file(&stream.origin))
 }

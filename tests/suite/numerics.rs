@@ -80,10 +80,10 @@ fn compress(model: &Model, samples: &Samples) -> Result<(), Error> {
     let mut job = Study::new(model, weights, Some((&engine, samples)), 0, &Silent)?;
     let judge = Judge::new(model, &LossSpec::default(), &[])?;
     let curves = job.curves(3.0, Rates::All, &Silent)?;
-    let sensitivity = job.sensitivity(&job.coarse_widths(3.0), &engine, samples, &judge, &Silent)?;
+    let sensitivity = job.sensitivity(&job.coarse_widths(3.0), &engine, &judge, &Silent)?;
     assert!(sensitivity.values().all(|s| s.is_finite() && *s >= 0.0), "{sensitivity:?}");
     let plan = job.sized(|sizing| curves.allocate(sizing, &sensitivity, sizing.target(2.2)))?;
-    let coded = job.code(plan, &Silent)?;
+    let coded = job.code(&[plan], None, &Silent)?;
     assert!(coded.distortion.values().all(|d| d.is_finite()), "{:?}", coded.distortion);
     for (_, unit) in code::stored(&coded.sites) {
         assert!(unit.decode().iter().all(|v| v.is_finite()), "a weight that is no number");
@@ -108,7 +108,7 @@ fn the_sensitivity_of_a_small_model_is_the_geometric_mean_over_several_coarse_ve
     let widths = job.coarse_widths(2.0);
     assert_eq!(widths.len(), 5);
     let judge = Judge::new(&model, &LossSpec::default(), &[]).unwrap();
-    let mut measure = |widths: &[usize]| job.measure(widths, &engine, &samples, &judge, &Silent).unwrap();
+    let mut measure = |widths: &[usize]| job.measure(widths, &engine, &judge, &Silent).unwrap();
     let all = measure(&widths);
     let each: Vec<_> = widths.iter().map(|&width| measure(&[width])).collect();
     for (id, sensitivity) in all.iter() {

@@ -296,7 +296,7 @@ fn a_plan_with_dictionaries_meets_its_target_and_its_promise() {
     let mut job = Study::new(&model, weights, Some((&engine, &samples)), 0, &Silent).unwrap();
     let curves = job.curves(3.0, Rates::All, &Silent).unwrap();
     let judge = Judge::new(&model, &LossSpec::parse(&["kl"]).unwrap(), &[]).unwrap();
-    let sensitivity = job.sensitivity(&job.coarse_widths(3.0), &engine, &samples, &judge, &Silent).unwrap();
+    let sensitivity = job.sensitivity(&job.coarse_widths(3.0), &engine, &judge, &Silent).unwrap();
     let target = job.sized(|sizing| sizing.target(10.0));
     let dictionaries = job.dictionaries(&sensitivity).unwrap();
     let allocate = |curves| job.sized(|sizing| dictionaries.allocate(sizing, curves, target)).unwrap();
@@ -308,7 +308,7 @@ fn a_plan_with_dictionaries_meets_its_target_and_its_promise() {
     let code = || {
         let weights = Weights::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
         let mut job = Study::new(&model, weights, Some((&engine, &samples)), 0, &Silent).unwrap();
-        job.code(plan.clone(), &Silent).unwrap()
+        job.code(&[plan.clone()], None, &Silent).unwrap()
     };
     let coded = code();
     let bytes = coded.model.saved_bytes().unwrap();

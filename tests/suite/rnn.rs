@@ -178,7 +178,7 @@ fn an_rnn_is_tuned_against_its_states_and_against_outputs() {
         let engine = Engine::new(model).unwrap();
         let job = || Study::new(model, read(model), Some((&engine, &samples)), 0, &Silent).unwrap();
         let weights = read(model);
-        let mut coded = job().code(plan(&weights), &Silent).unwrap().sites;
+        let mut coded = job().code(&[plan(&weights)], None, &Silent).unwrap().sites;
         let judge = Judge::new(model, &LossSpec::default(), &[]).unwrap();
         let reference = judged.then(|| judge.reference(&engine, &samples).unwrap());
         let subject = TuneSubject { model, engine: &engine, weights: &weights };

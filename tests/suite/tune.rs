@@ -48,7 +48,7 @@ fn coded(fixture: &Fixture, engine: &Engine, sharing: Sharing) -> (Weights, Code
     let spec = BlockSpec::new(4).expect("there is such a spec");
     let choices = job.weights.sites().map(|_| Choice::Block { spec, sharing });
     let plan = Plan { choices, sensitivity: job.equal() };
-    (weights(), job.code(plan, &Silent).expect("it can be coded").sites)
+    (weights(), job.code(&[plan], None, &Silent).expect("it can be coded").sites)
 }
 
 fn tuned(
