@@ -112,6 +112,8 @@ pub struct Verdict {
     pub reason: Option<String>,
     /// Runs that were compared.
     pub samples: usize,
+    /// Whether they were random inputs, which show that the file works and little more.
+    pub smoke_test: bool,
     /// The calibration samples, as described by the caller.
     pub calibrated_on: Option<String>,
     /// The figures of each compared output, or layer.
@@ -209,6 +211,9 @@ pub fn verify(
     check_names(settings.checks, &judge)?;
     for check in settings.checks.iter().filter(|g| g.kind == CheckKind::MaxKl) {
         judge.measure_kl(check.output.as_deref());
+    }
+    for check in settings.checks.iter().filter(|g| g.kind == CheckKind::MinAgreement) {
+        judge.speak_of_decisions(check.output.as_deref());
     }
     let warnings = leave_out_the_same(original, compressed, settings.samples, &mut judge)?;
     let not_finite = [not_finite(original, "original")?, not_finite(compressed, "compressed model")?];
@@ -371,6 +376,7 @@ fn verdict(
         scope,
         reason,
         samples: settings.samples.len(),
+        smoke_test: settings.samples.made_up,
         calibrated_on: settings.calibrated_on.map(str::to_owned),
         outputs,
         loss: None,
@@ -385,7 +391,7 @@ fn verdict(
 }
 
 /// Whether an output counts where nobody names it: it depends on what differs, or differs itself.
-fn counts(figures: &Figures) -> bool {
+pub(crate) fn counts(figures: &Figures) -> bool {
     let differs = figures.max_abs.is_some_and(|d| d > 0.0) || figures.agreement.is_some_and(|a| a < 1.0);
     figures.reached || differs || figures.non_finite > 0
 }

@@ -80,7 +80,8 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let target = args.target()?;
     let result = compressor.compress(&target)?;
     let mut report = Report::of_compressed(&compressor, &result);
-    if args.output.shows_tradeoff() {
+    // The curve is also what an answer names another ratio from.
+    if args.output.shows_tradeoff() || !args.no_verify {
         report.tradeoff = Report::tradeoff(&compressor)?;
     }
     compressor.release();
@@ -95,19 +96,19 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
         output::warn(verdict);
         report.warnings.extend(verdict.warnings.iter().cloned());
     }
-    let failed = verdict.as_ref().filter(|verdict| !verdict.passed);
-    let error = failed.map(|verdict| Error::new(ErrorKind::Check, verdict.failures.join("; ")));
+    report.verify = verdict;
+    let error = report.failure();
 
     let written = error.is_none() || args.keep_failed;
     let writing = Instant::now();
     if written {
         result.model.save(out)?;
-        report.model.output = Some(out.to_string_lossy().into_owned());
+        report.written_to(out);
     }
     report.seconds.load = Some(load);
     report.seconds.encode = report.seconds.encode.map(|seconds| seconds + writing.elapsed().as_secs_f64());
-    report.seconds.verify = verdict.is_some().then_some(verified);
-    report.verify = verdict;
+    report.seconds.verify = report.verify.is_some().then_some(verified);
+    report.judge();
     report.seconds.total = start.elapsed().as_secs_f64();
     args.output.show(&report)?;
     error.map_or(Ok(()), |error| Err(error.into()))
@@ -152,12 +153,13 @@ fn without_coding(args: &Args, out: &Path, start: Instant) -> Result<()> {
     let error = failed.map(|verdict| Error::new(ErrorKind::Check, verdict.failures.join("; ")));
     if error.is_none() || args.keep_failed {
         result.save(out)?;
-        report.model.output = Some(out.to_string_lossy().into_owned());
+        report.written_to(out);
     }
     let verify = verdict.is_some().then_some(verified - encoded);
     let total = start.elapsed().as_secs_f64();
     report.seconds = Seconds { load: Some(load), encode: Some(encoded - load), verify, total, ..Seconds::default() };
     report.verify = verdict;
+    report.judge();
     args.output.show(&report)?;
     error.map_or(Ok(()), |error| Err(error.into()))
 }

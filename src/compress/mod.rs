@@ -380,6 +380,18 @@ impl<'a> Compressor<'a> {
         .map_err(|error| located(self.original, error))
     }
 
+    /// The largest ratio that a plan reaches; `None` where it depends on the samples, and where it cannot be counted.
+    #[must_use]
+    pub fn smallest_ratio(&self) -> Option<f64> {
+        if self.options.codec != Codec::Block {
+            return None;
+        }
+        let study = self.study.as_ref()?;
+        let one_rate = self.engine.is_none() || self.options.allocation == Allocation::Uniform;
+        let smallest = |sizing: &plan::Sizing<'_>| plan::smallest(sizing, 0, one_rate, |plan| self.pins.apply(plan));
+        study.sized(|sizing| Some(sizing.ratio(smallest(sizing).ok()?)?))
+    }
+
     /// Calibrates, unless that was done before.
     ///
     /// # Errors

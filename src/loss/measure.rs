@@ -100,6 +100,7 @@ impl Comparison {
             let added = comparison.add(original, compressed, stream.labels.get(step), position);
             added.map_err(|e| e.in_file(&stream.origin))?;
         }
+        comparison.is_sample(&stream.origin);
         Ok(comparison)
     }
 }

@@ -262,8 +262,8 @@ pub(super) fn tradeoff(report: &Report) -> Vec<Tradeoff> {
 
 /// The columns of the figures of an output.
 const FIGURES: [Column; 6] = [
-    Column { title: "snr dB", page_title: "snr dB", kind: Kind::Number },
     Column { title: "nmse", page_title: "nmse", kind: Kind::Number },
+    Column { title: "snr dB", page_title: "snr dB", kind: Kind::Number },
     Column { title: "max abs", page_title: "max abs", kind: Kind::Number },
     Column { title: "cosine", page_title: "cosine", kind: Kind::Number },
     Column { title: "agree", page_title: "agree", kind: Kind::Number },
@@ -272,11 +272,11 @@ const FIGURES: [Column; 6] = [
 
 fn figures(output: &Figures) -> Vec<String> {
     vec![
-        output.snr_db.map_or_else(|| "-".to_owned(), |db| format!("{db:.1}")),
         figure(output.nmse),
+        output.snr_db.map_or_else(|| "-".to_owned(), |db| format!("{db:.1}")),
         figure(output.max_abs),
         output.cosine.map_or_else(|| "-".to_owned(), |cosine| format!("{cosine:.5}")),
-        percent(output.agreement),
+        percent(output.agreement.filter(|_| output.decides)),
         figure(output.kl),
     ]
 }
