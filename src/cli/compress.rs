@@ -39,6 +39,11 @@ pub struct Args {
     /// Use the bits of each gate and weight from this file, which `dirnet plan --save` wrote
     #[arg(long, hide_short_help = true, value_name = "FILE.toml", group = "target", value_hint = ValueHint::FilePath, help_heading = TARGET)]
     plan: Option<PathBuf>,
+    /// Make the smallest file that passes the checks, such as --min-agreement 0.99
+    ///
+    /// The size is searched on a part of the calibration samples that is held back for it; the held-out samples then judge.
+    #[arg(long, group = "target", help_heading = TARGET)]
+    smallest: bool,
     /// Code nothing: only remove what is stored twice or not needed, and write values in fewer bytes
     #[arg(long, group = "target", help_heading = TARGET)]
     lossless: bool,
@@ -64,6 +69,9 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     }
     if args.no_verify {
         args.output.check_unjudged()?;
+    }
+    if args.smallest && args.checks.checks().is_empty() {
+        bail!("--smallest needs a check that says what is enough, such as --min-snr 20 or --min-agreement 0.99");
     }
     let out = args::output(args.out.as_deref())?;
     if args.lossless {
@@ -181,6 +189,7 @@ impl Args {
                 let text = config::read_text(file, PLAN_BYTES)?;
                 Ok(compress::Target::Plan { text, file: Some(file.clone()) })
             }
+            None if self.smallest => Ok(compress::Target::Smallest(self.checks.checks())),
             None => Ok(self.target.of_library()),
         }
     }

@@ -98,8 +98,9 @@ impl Inputs {
         match self.calibration.hold_out(HELD_OUT) {
             Some((calibration, search)) => (self.calibration, self.search) = (calibration, Some(search)),
             None => {
-                self.warnings
-                    .push("there is only one sample: --max-loss is measured on the calibration sample".to_owned());
+                self.warnings.push(
+                    "there is only one sample: the size is searched on the sample that is calibrated on".to_owned(),
+                );
             }
         }
     }

@@ -23,6 +23,11 @@ impl Reference<'_> {
     pub fn judge(&self) -> &Judge {
         self.judge
     }
+
+    /// The number of runs.
+    pub fn samples(&self) -> usize {
+        self.samples.len()
+    }
 }
 
 impl Judge {

@@ -7,7 +7,7 @@
 use serde::Serialize;
 
 use super::size::{figure, grouped, percent};
-use super::{Command, Report};
+use super::{Bytes, Command, Report, Search};
 use crate::error::Escaped;
 use crate::loss::{Decisions, Figures};
 use crate::verify::{CheckKind, Checked, Verdict, VerifyScope, counts};
@@ -97,7 +97,7 @@ impl Answer {
         let reservations = reservation(verdict).map(str::to_owned);
         let mut answer = Answer {
             grade,
-            findings: judged().flat_map(findings).collect(),
+            findings: judged().flat_map(findings).chain(searched(report, verdict)).collect(),
             concerns: differing.into_iter().chain(reservations).collect(),
             advice: Vec::new(),
             suggested_checks: Vec::new(),
@@ -154,6 +154,16 @@ fn findings(figures: &Figures) -> Vec<String> {
         lines.push(format!("{name}: SNR along {}, in thirds: {course} dB", Escaped(&profile.along)));
     }
     lines
+}
+
+/// What a search for the smallest file did.
+fn searched(report: &Report, verdict: &Verdict) -> Option<String> {
+    let Search { goal, samples, loss, next_smaller } = report.search.as_ref()?;
+    let next = next_smaller.map_or_else(String::new, |smaller| {
+        format!("; the next smaller file tried, {}, has {}", Bytes(smaller.bytes_after), figure(Some(smaller.loss)))
+    });
+    let (own, holdout) = (figure(Some(*loss)), figure(verdict.loss_worst));
+    Some(format!("{goal}: loss {own} on {samples} samples held back for the search, {holdout} on held-out ones{next}"))
 }
 
 /// `198 of 200 decisions unchanged (99.0 %; with 95 % confidence at least 96.9 %)`
@@ -255,7 +265,7 @@ fn advice(report: &Report, verdict: &Verdict) -> Vec<String> {
 /// The curve says how the loss changes from size to size; the result itself says by how much it has to fall.
 #[must_use]
 pub fn expected_ratio(report: &Report, verdict: &Verdict) -> Option<f64> {
-    let failed = verdict.checks.iter().filter(|check| !check.passed).map(check_excess);
+    let failed = verdict.checks.iter().filter(|check| !check.passed).map(Checked::strain);
     let doubtful = verdict.outputs.iter().filter(|figures| counts(figures)).map(doubt_excess);
     let excess = failed.chain(doubtful).fold(1.0, f64::max);
     let own = report.weights.as_ref().and_then(|weights| weights.ratio)?;
@@ -278,20 +288,7 @@ fn ratio_at(mut curve: Vec<(f64, f64)>, own: f64, bound: f64) -> Option<f64> {
     Some((ratio * 10.0).floor() / 10.0).filter(|ratio| *ratio > 1.0 && *ratio < own)
 }
 
-/// By how much the squared error of an output has to fall for a check to pass. Changed decisions fall about with the error
-/// itself, not with its square.
-fn check_excess(check: &Checked) -> f64 {
-    let Some(value) = check.value else { return f64::INFINITY };
-    let limit = check.limit;
-    match check.check {
-        "max-abs" => (value / limit).powi(2),
-        "min-snr" => 10.0_f64.powf((limit - value) / 10.0),
-        "min-agreement" => ((1.0 - value) / (1.0 - limit)).powi(2),
-        _ => value / limit,
-    }
-}
-
-/// The same for an output that is doubtful.
+/// By how much the squared error of an output has to fall for it not to be doubtful.
 fn doubt_excess(figures: &Figures) -> f64 {
     let noise = figures.snr_variance_db.map_or(0.0, |db| 10.0_f64.powf((LEAST_SNR - db) / 10.0));
     let changed = figures.agreement.filter(|_| figures.decides).map_or(0.0, |share| 1.0 - share);

@@ -71,6 +71,7 @@ pub(super) fn report() -> Report {
         smallest_ratio: Some(20.0),
         answer: None,
         predicted_loss: Some(0.0018),
+        search: None,
         tradeoff: vec![
             Tradeoff {
                 ratio: Some(4.0),

@@ -27,7 +27,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::compress::{Compressed, Compressor, Look, Planned, Study};
+use crate::compress::{Compressed, Compressor, Look, Planned, Searched, Study};
 use crate::encode::{Assigned, Forms, MultiplyAdds};
 use crate::error::{Error, ErrorKind, Escaped, Result};
 use crate::plan::Plan;
@@ -163,6 +163,8 @@ pub struct Report {
     pub predicted_loss: Option<f64>,
     /// Result of fine-tuning for each layer, if it ran.
     pub tuning: Option<Vec<Tuning>>,
+    /// What a search for the smallest file came to, if there was one.
+    pub search: Option<Search>,
     /// Other sizes and their loss.
     pub tradeoff: Vec<Tradeoff>,
     /// How the model was made: the note in the file.
@@ -293,6 +295,36 @@ pub struct LosslessStep {
 impl From<&lossless::Saving> for LosslessStep {
     fn from(&lossless::Saving { name, bytes, exact }: &lossless::Saving) -> Self {
         LosslessStep { step: name, bytes, exact }
+    }
+}
+
+/// What a search for the smallest file came to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Search {
+    /// The flag that asked for it: `--max-loss 0.01` or `--smallest`.
+    pub goal: String,
+    /// Calibration samples that were held back for it.
+    pub samples: usize,
+    /// The loss of the worst output of the result on these samples.
+    pub loss: f64,
+    /// The next smaller file that was tried and did not do.
+    pub next_smaller: Option<Smaller>,
+}
+
+/// A file that was too small, before fine-tuning.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Smaller {
+    /// Its bytes.
+    pub bytes_after: u64,
+    /// The loss of its worst output.
+    pub loss: f64,
+}
+
+impl From<&Searched> for Search {
+    fn from(searched: &Searched) -> Self {
+        let Searched { goal, samples, loss, next_smaller } = searched.clone();
+        let next_smaller = next_smaller.map(|(bytes_after, loss)| Smaller { bytes_after, loss });
+        Search { goal, samples, loss, next_smaller }
     }
 }
 
@@ -498,6 +530,7 @@ impl Report {
         };
         let mut report = Report::of_study(command, compressor, study, &outcome);
         report.lossless = compressor.lossless().iter().map(Into::into).collect();
+        report.search = compressor.searched().map(Into::into);
         report.smallest_ratio = compressor.smallest_ratio();
         report.predicted_loss = planned.predicted_loss;
         report.warnings = compressor.warnings();
@@ -586,6 +619,7 @@ impl Report {
             units: Vec::new(),
             predicted_loss: None,
             tuning: None,
+            search: None,
             tradeoff: Vec::new(),
             settings: None,
             skipped: Vec::new(),
