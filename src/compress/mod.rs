@@ -866,7 +866,11 @@ impl<'a> Compressor<'a> {
     fn tuned(&mut self, mut coded: CodedModel) -> Result<(CodedModel, Option<TuneReport>)> {
         let (Some(options), Some(engine)) = (self.tuning(), &self.engine) else { return Ok((coded, None)) };
         let study = self.study.as_mut().expect("whoever tunes has coded");
+        // What sensitivities predict is for codes of the weights as they are: fine-tuning moves away from them to a lower
+        // loss, so that distortions stay those of the codes before it.
+        let distortion = coded.distortion.clone();
         let report = study.tune(&mut coded, engine, &self.inputs.calibration, &self.judge, &options, self.progress)?;
+        coded.distortion = distortion;
         Ok((coded, Some(report)))
     }
 

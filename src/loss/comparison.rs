@@ -322,7 +322,7 @@ impl Sums {
         labels: &ArrayD<i64>,
     ) -> Result<()> {
         let (Some(y), Some(z)) = (original.to_i64(), compressed.to_i64()) else { return Ok(()) };
-        if labels.shape() != y.shape() {
+        if without_ones(labels.shape()) != without_ones(y.shape()) {
             let message = format!("labels of shape {:?}, but the output is {:?}", labels.shape(), y.shape());
             return Err(Error::new(ErrorKind::Samples, message).at_tensor(&judged.name));
         }
@@ -538,7 +538,8 @@ fn checked_labels(judged: &Judged, labels: &ArrayD<i64>, y: &ArrayD<f64>, axis: 
     let mut shape = y.shape().to_vec();
     let classes = shape.remove(axis.0);
     let fits = match judged.content.rows() {
-        Rows::Along(_) => labels.shape() == shape,
+        // One sample of a batch has an axis of size 1 that its label lacks.
+        Rows::Along(_) => without_ones(labels.shape()) == without_ones(&shape),
         // Several axes were joined, so that only the number of rows can be compared.
         Rows::From(_) => labels.len() == y.len() / classes,
     };
@@ -547,6 +548,10 @@ fn checked_labels(judged: &Judged, labels: &ArrayD<i64>, y: &ArrayD<f64>, axis: 
         return Err(Error::new(ErrorKind::Samples, message).at_tensor(&judged.name));
     }
     Ok(labels.iter().copied().collect())
+}
+
+fn without_ones(shape: &[usize]) -> Vec<usize> {
+    shape.iter().copied().filter(|&size| size != 1).collect()
 }
 
 fn nothing_reached() -> Error {

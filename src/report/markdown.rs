@@ -38,7 +38,7 @@ pub(super) fn report(report: &Report) -> String {
     }
     grid(&Grid::sizes(report), &mut out);
     if let Some(verdict) = &report.verify {
-        verification(verdict, report.predicted_loss, &mut out);
+        verification(report, verdict, &mut out);
     }
     for warning in &report.warnings {
         line(&mut out, format!("> **Warning:** {}\n", escape(warning)));
@@ -121,7 +121,7 @@ pub(super) fn plain(table: &str) -> String {
     format!("{fence}text\n{}\n{fence}\n", table.trim_end())
 }
 
-fn verification(verdict: &Verdict, predicted: Option<f64>, out: &mut String) {
+fn verification(report: &Report, verdict: &Verdict, out: &mut String) {
     let scope = match verdict.scope {
         VerifyScope::Model => "end to end",
         VerifyScope::Layers => "layer by layer",
@@ -138,8 +138,8 @@ fn verification(verdict: &Verdict, predicted: Option<f64>, out: &mut String) {
     if !verdict.checks.is_empty() {
         grid(&Grid::checks(&verdict.checks), out);
     }
-    if let (Some(predicted), Some(loss)) = (predicted, verdict.loss) {
-        line(out, format!("{}\n", forecast(predicted, loss, verdict.outputs.len())));
+    if let Some(forecast) = forecast(report) {
+        line(out, format!("{forecast}\n"));
     }
 }
 

@@ -94,8 +94,8 @@ pub(super) fn report(report: &Report, style: &Style) -> String {
     tuning(report.tuning.as_deref().unwrap_or_default(), style, &mut out);
     if let Some(verify) = &report.verify {
         verification(verify, style, &mut out);
-        if let (Some(predicted), Some(measured)) = (report.predicted_loss, verify.loss) {
-            line_of(&mut out, format!("  {}", forecast(predicted, measured, verify.outputs.len())));
+        if let Some(forecast) = forecast(report) {
+            line_of(&mut out, format!("  {forecast}"));
         }
     }
     warnings(&report.warnings, style, &mut out);

@@ -6,7 +6,7 @@ mod chart;
 
 use chart::{Axis, Plot, Scale, cell, plain as number};
 
-use super::grid::{Grid, Kind, SHARE, SHARE_LEGEND, forecast, loss_in_words, tradeoff};
+use super::grid::{Grid, Kind, SHARE, SHARE_LEGEND, forecast, loss_in_words, tradeoff, untuned_forecast};
 use super::markup::Markup;
 use super::size::{duration, figure, grouped, percent, times};
 use super::units::Row;
@@ -30,7 +30,7 @@ pub(super) fn report(report: &Report) -> String {
     }
     notes(report, &mut page);
     if let Some(verdict) = &report.verify {
-        quality(verdict, report.predicted_loss, &mut page);
+        quality(report, verdict, &mut page);
     }
     if !report.units.is_empty() {
         bytes(report, &mut page);
@@ -239,7 +239,7 @@ fn warnings(warnings: &[String], page: &mut Markup) {
 }
 
 /// How far each output is from the original's, in figures, in time and by size.
-fn quality(verdict: &Verdict, predicted: Option<f64>, page: &mut Markup) {
+fn quality(report: &Report, verdict: &Verdict, page: &mut Markup) {
     page.raw("<section class=\"long\"><h2>Accuracy: the outputs compared with the original's</h2><p class=\"lead\">");
     let samples = if verdict.samples == 1 { "1 sample".to_owned() } else { format!("{} samples", verdict.samples) };
     page.raw(match verdict.scope {
@@ -257,8 +257,8 @@ fn quality(verdict: &Verdict, predicted: Option<f64>, page: &mut Markup) {
               (largest class). <b>kl</b>: divergence of the probabilities, in nats.</p>",
     );
     page.append(grid(&Grid::outputs(&verdict.outputs)));
-    if let (Some(predicted), Some(loss)) = (predicted, verdict.loss) {
-        page.raw("<p class=\"lead\">").text(&forecast(predicted, loss, verdict.outputs.len())).raw("</p>");
+    if let Some(forecast) = forecast(report) {
+        page.raw("<p class=\"lead\">").text(&forecast).raw("</p>");
     }
     if !verdict.checks.is_empty() {
         page.raw("<h3>Checks</h3>").append(grid(&Grid::checks(&verdict.checks)));
@@ -469,7 +469,7 @@ fn costs(report: &Report, page: &mut Markup) {
               measures them.",
     );
     let measured = report.verify.as_ref().and_then(|verdict| verdict.loss);
-    let off = report.predicted_loss.zip(measured).map_or(1.0, |(predicted, loss)| loss / predicted);
+    let off = untuned_forecast(report).zip(measured).map_or(1.0, |(predicted, loss)| loss / predicted);
     if off.is_finite() && off > 0.0 && !(0.33..3.0).contains(&off) {
         let times = format!("{:.0}", off.max(1.0 / off));
         page.raw(" The forecast for this file is off by a factor of ").text(&times).raw(": use the sweep.");
