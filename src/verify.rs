@@ -112,6 +112,8 @@ pub struct Verdict {
     pub reason: Option<String>,
     /// Runs that were compared.
     pub samples: usize,
+    /// Whether they were random inputs, which show that the file works and little more.
+    pub smoke_test: bool,
     /// The calibration samples, as described by the caller.
     pub calibrated_on: Option<String>,
     /// The figures of each compared output, or layer.
@@ -173,6 +175,44 @@ pub struct Checked {
     pub passed: bool,
 }
 
+impl Checked {
+    /// How close the check is to failing, as a share of the squared error that it allows: above 1 it fails. Changed
+    /// decisions count by their square, as they fall about with the error itself.
+    #[must_use]
+    pub fn strain(&self) -> f64 {
+        let Some(value) = self.value else { return if self.passed { 0.0 } else { f64::INFINITY } };
+        let limit = self.limit;
+        let strain = match self.check {
+            "max-abs" => (value / limit).powi(2),
+            "min-snr" => 10.0_f64.powf((limit - value) / 10.0),
+            "min-agreement" => ((1.0 - value) / (1.0 - limit)).powi(2),
+            _ => value / limit,
+        };
+        match self.passed {
+            true if strain.is_nan() => 0.0,
+            true => strain.min(1.0),
+            false if strain.is_nan() => f64::INFINITY,
+            // Rounding must not let a failed check through.
+            false => strain.max(1.0 + f64::EPSILON),
+        }
+    }
+}
+
+/// How close the strictest check is to failing, [as a share](Checked::strain) of what it allows: at most 1 where all pass.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for a check that applies to no output.
+pub(crate) fn strain(checks: &[Check], outputs: &[Figures]) -> Result<f64> {
+    let Held { checked, failures, .. } = hold(checks, outputs);
+    if failures.len() > checked.iter().filter(|check| !check.passed).count() {
+        return Err(Error::new(ErrorKind::Usage, failures.join("; ")));
+    }
+    if outputs.iter().any(|figures| not_comparable(figures).is_some()) {
+        return Ok(f64::INFINITY);
+    }
+    Ok(checked.iter().map(Checked::strain).fold(0.0, f64::max))
+}
+
 /// Inputs and checks of a verification.
 #[derive(Clone, Copy, Debug)]
 pub struct VerifySettings<'a> {
@@ -209,6 +249,9 @@ pub fn verify(
     check_names(settings.checks, &judge)?;
     for check in settings.checks.iter().filter(|g| g.kind == CheckKind::MaxKl) {
         judge.measure_kl(check.output.as_deref());
+    }
+    for check in settings.checks.iter().filter(|g| g.kind == CheckKind::MinAgreement) {
+        judge.speak_of_decisions(check.output.as_deref());
     }
     let warnings = leave_out_the_same(original, compressed, settings.samples, &mut judge)?;
     let not_finite = [not_finite(original, "original")?, not_finite(compressed, "compressed model")?];
@@ -371,6 +414,7 @@ fn verdict(
         scope,
         reason,
         samples: settings.samples.len(),
+        smoke_test: settings.samples.made_up,
         calibrated_on: settings.calibrated_on.map(str::to_owned),
         outputs,
         loss: None,
@@ -385,7 +429,7 @@ fn verdict(
 }
 
 /// Whether an output counts where nobody names it: it depends on what differs, or differs itself.
-fn counts(figures: &Figures) -> bool {
+pub(crate) fn counts(figures: &Figures) -> bool {
     let differs = figures.max_abs.is_some_and(|d| d > 0.0) || figures.agreement.is_some_and(|a| a < 1.0);
     figures.reached || differs || figures.non_finite > 0
 }
@@ -576,6 +620,24 @@ mod tests {
         assert_eq!(failures, ["output 'z': max abs 0.5 is above --max-abs 0.1 (by 0.4)"]);
         assert_eq!(checked.len(), 2);
         assert!(hold(&checks, &[figures("y")]).failures.is_empty());
+    }
+
+    #[test]
+    fn strain_is_above_one_where_a_check_fails() {
+        let of = |kind, limit| strain(&[check(kind, None, limit)], &[figures("y")]);
+        for (kind, limit, expected) in [
+            (CheckKind::MaxNmse, 0.026, 0.5),
+            (CheckKind::MaxAbs, 0.25, 4.0),
+            (CheckKind::MinSnr, 28.9, 10.0),
+            (CheckKind::MinAgreement, 0.94, 0.25),
+            (CheckKind::MinAgreement, 1.0, f64::INFINITY),
+        ] {
+            let found = of(kind, limit).expect("it applies");
+            assert!(found == expected || (found - expected).abs() < 1e-9, "{kind:?} {limit}: {found}");
+        }
+        assert_eq!(of(CheckKind::MaxKl, 1.0).expect_err("there is no divergence").kind(), ErrorKind::Usage);
+        let broken = Figures { non_finite: 1, ..figures("y") };
+        assert_eq!(strain(&[check(CheckKind::MaxNmse, None, 1.0)], &[broken]).expect("it applies"), f64::INFINITY);
     }
 
     #[test]

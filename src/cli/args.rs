@@ -68,7 +68,7 @@ pub struct Samples {
     /// FILE is an .npy or .npz of integers, shape [samples, *output shape without the class axis].
     #[arg(long, value_name = "NAME=FILE", value_parser = value::labels, hide_short_help = true)]
     pub labels: Vec<(String, PathBuf)>,
-    /// Class labels of the held-out samples for output NAME, for --loss cross-entropy
+    /// Class labels of the held-out samples for output NAME: shows accuracy and cross-entropy before and after
     #[arg(long, value_name = "NAME=FILE", value_parser = value::labels, hide_short_help = true)]
     pub holdout_labels: Vec<(String, PathBuf)>,
     /// Measure the loss of the outputs as KIND, or of one output as NAME:KIND: nmse, kl, disagreement or cross-entropy
@@ -134,13 +134,13 @@ fn for_tests(command: Command) -> Command {
         .mut_arg("calibration", |arg| {
             text(arg, "Without --samples, run on the last fifth of these inputs, as compress does").hide_short_help(true)
         })
-        .mut_arg("labels", |arg| text(arg, "Class labels of the inputs of --calibration for output NAME"))
-        .mut_arg("holdout_labels", |arg| {
-            let help = "Class labels of the samples for output NAME, for --loss cross-entropy";
+        .mut_arg("labels", |arg| {
+            let help = "Class labels of the samples for output NAME: shows accuracy and cross-entropy of both models";
             arg.help(help).long_help(format!(
                 "{help}. FILE is an .npy or .npz of integers, shape [samples, *output shape without the class axis]"
             ))
         })
+        .mut_arg("holdout_labels", |arg| text(arg, "The same as --labels").hide(true))
 }
 
 /// Thresholds of verification.

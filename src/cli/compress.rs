@@ -39,6 +39,11 @@ pub struct Args {
     /// Use the bits of each gate and weight from this file, which `dirnet plan --save` wrote
     #[arg(long, hide_short_help = true, value_name = "FILE.toml", group = "target", value_hint = ValueHint::FilePath, help_heading = TARGET)]
     plan: Option<PathBuf>,
+    /// Make the smallest file that passes the checks, such as --min-agreement 0.99
+    ///
+    /// The size is searched on a part of the calibration samples that is held back for it; the held-out samples then judge.
+    #[arg(long, group = "target", help_heading = TARGET)]
+    smallest: bool,
     /// Code nothing: only remove what is stored twice or not needed, and write values in fewer bytes
     #[arg(long, group = "target", help_heading = TARGET)]
     lossless: bool,
@@ -65,6 +70,9 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     if args.no_verify {
         args.output.check_unjudged()?;
     }
+    if args.smallest && args.checks.checks().is_empty() {
+        bail!("--smallest needs a check that says what is enough, such as --min-snr 20 or --min-agreement 0.99");
+    }
     let out = args::output(args.out.as_deref())?;
     if args.lossless {
         return without_coding(args, out, start);
@@ -80,7 +88,8 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let target = args.target()?;
     let result = compressor.compress(&target)?;
     let mut report = Report::of_compressed(&compressor, &result);
-    if args.output.shows_tradeoff() {
+    // The curve is also what an answer names another ratio from.
+    if args.output.shows_tradeoff() || !args.no_verify {
         report.tradeoff = Report::tradeoff(&compressor)?;
     }
     compressor.release();
@@ -95,19 +104,19 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
         output::warn(verdict);
         report.warnings.extend(verdict.warnings.iter().cloned());
     }
-    let failed = verdict.as_ref().filter(|verdict| !verdict.passed);
-    let error = failed.map(|verdict| Error::new(ErrorKind::Check, verdict.failures.join("; ")));
+    report.verify = verdict;
+    let error = report.failure();
 
     let written = error.is_none() || args.keep_failed;
     let writing = Instant::now();
     if written {
         result.model.save(out)?;
-        report.model.output = Some(out.to_string_lossy().into_owned());
+        report.written_to(out);
     }
     report.seconds.load = Some(load);
     report.seconds.encode = report.seconds.encode.map(|seconds| seconds + writing.elapsed().as_secs_f64());
-    report.seconds.verify = verdict.is_some().then_some(verified);
-    report.verify = verdict;
+    report.seconds.verify = report.verify.is_some().then_some(verified);
+    report.judge();
     report.seconds.total = start.elapsed().as_secs_f64();
     args.output.show(&report)?;
     error.map_or(Ok(()), |error| Err(error.into()))
@@ -152,12 +161,13 @@ fn without_coding(args: &Args, out: &Path, start: Instant) -> Result<()> {
     let error = failed.map(|verdict| Error::new(ErrorKind::Check, verdict.failures.join("; ")));
     if error.is_none() || args.keep_failed {
         result.save(out)?;
-        report.model.output = Some(out.to_string_lossy().into_owned());
+        report.written_to(out);
     }
     let verify = verdict.is_some().then_some(verified - encoded);
     let total = start.elapsed().as_secs_f64();
     report.seconds = Seconds { load: Some(load), encode: Some(encoded - load), verify, total, ..Seconds::default() };
     report.verify = verdict;
+    report.judge();
     args.output.show(&report)?;
     error.map_or(Ok(()), |error| Err(error.into()))
 }
@@ -179,6 +189,7 @@ impl Args {
                 let text = config::read_text(file, PLAN_BYTES)?;
                 Ok(compress::Target::Plan { text, file: Some(file.clone()) })
             }
+            None if self.smallest => Ok(compress::Target::Smallest(self.checks.checks())),
             None => Ok(self.target.of_library()),
         }
     }

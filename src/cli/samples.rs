@@ -55,7 +55,11 @@ impl args::Samples {
     fn judging(&self, model: &Model) -> Result<TestInputs> {
         let signature = Signature::of(model)?;
         let carry = self.carry(&signature)?;
-        if let Some(holdout) = self.read(&self.holdout, &self.holdout_labels, &signature, &carry, "--samples")? {
+        // Labels are those of the calibration samples only where such are given, in a configuration that several commands
+        // share.
+        let own = if self.calibration.is_empty() { &self.labels[..] } else { &[] };
+        let labels = [&self.holdout_labels[..], own].concat();
+        if let Some(holdout) = self.read(&self.holdout, &labels, &signature, &carry, "--samples")? {
             return Ok(TestInputs::new(holdout));
         }
         Ok(match self.read(&self.calibration, &self.labels, &signature, &carry, "--calibration")? {

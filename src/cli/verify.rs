@@ -74,6 +74,7 @@ pub fn run(args: &Args) -> Result<()> {
     report.warnings = warnings;
     report.warnings.extend(verdict.warnings.iter().cloned());
     report.verify = Some(verdict);
+    report.judge();
     report.seconds = Seconds { load: Some(load), verify: Some(total - load), total, ..Seconds::default() };
     args.output.show(&report)?;
     error.map_or(Ok(()), |error| Err(error.into()))

@@ -57,16 +57,19 @@ impl Inputs {
     /// out.
     #[must_use]
     pub fn new(calibration: Samples, holdout: Option<Samples>) -> Inputs {
+        let mut warnings = calibration.notes.clone();
         let of =
             |calibration, holdout, origin, warnings| Inputs { calibration, search: None, holdout, origin, warnings };
         if let Some(holdout) = holdout {
-            return of(calibration, holdout, InputOrigin::Calibration, Vec::new());
+            let new: Vec<_> = holdout.notes.iter().filter(|note| !warnings.contains(note)).cloned().collect();
+            warnings.extend(new);
+            return of(calibration, holdout, InputOrigin::Calibration, warnings);
         }
         match calibration.hold_out(HELD_OUT) {
-            Some((calibration, holdout)) => of(calibration, holdout, InputOrigin::Calibration, Vec::new()),
+            Some((calibration, holdout)) => of(calibration, holdout, InputOrigin::Calibration, warnings),
             None => {
-                let warning = "there is only one sample: it is used for calibration and for verification".to_owned();
-                of(calibration.clone(), calibration, InputOrigin::Same, vec![warning])
+                warnings.push("there is only one sample: it is used for calibration and for verification".to_owned());
+                of(calibration.clone(), calibration, InputOrigin::Same, warnings)
             }
         }
     }
@@ -98,8 +101,9 @@ impl Inputs {
         match self.calibration.hold_out(HELD_OUT) {
             Some((calibration, search)) => (self.calibration, self.search) = (calibration, Some(search)),
             None => {
-                self.warnings
-                    .push("there is only one sample: --max-loss is measured on the calibration sample".to_owned());
+                self.warnings.push(
+                    "there is only one sample: the size is searched on the sample that is calibrated on".to_owned(),
+                );
             }
         }
     }
@@ -125,7 +129,8 @@ impl TestInputs {
     /// These samples.
     #[must_use]
     pub fn new(samples: Samples) -> TestInputs {
-        TestInputs { samples, warnings: Vec::new() }
+        let warnings = samples.notes.clone();
+        TestInputs { samples, warnings }
     }
 
     /// The part of calibration samples that [`Inputs::new`] holds out of them.

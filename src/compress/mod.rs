@@ -3,6 +3,7 @@
 //! [`Compressor`] holds the policy: what is calibrated and measured, which plans compete, how a loss is searched for, when
 //! a model is fine-tuned, and what the user is warned of. [`Study`] holds the steps that it takes.
 
+mod goal;
 mod inputs;
 mod moments;
 mod options;
@@ -15,6 +16,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use goal::Searched;
 pub use inputs::{HELD_OUT, InputOrigin, Inputs, TestInputs};
 pub use options::{Allocation, Codec, Options, Target};
 pub use prepared::{Prepared, without_coding};
@@ -50,6 +52,7 @@ use crate::samples::Samples;
 use crate::sites::Weights;
 use crate::tune;
 use crate::verify::{self, Check, Verdict, VerifySettings};
+use goal::Goal;
 use prepared::Parts;
 
 /// The ratio of the smallest file that a search for a loss looks at, and how many sizes it looks at.
@@ -90,8 +93,10 @@ pub struct Compressor<'a> {
     budgets: Budgets,
     /// Bytes that the last plan may take.
     target: Option<u64>,
-    /// The loss that the last result may have.
-    bound: Option<f64>,
+    /// What the last result was searched for.
+    goal: Option<Goal>,
+    /// What that search came to.
+    searched: Option<Searched>,
     /// Between which bounds the loss of the last result is expected.
     expected: Option<[f64; 2]>,
     /// Sizes that a search for a loss looked at, and their losses.
@@ -250,7 +255,8 @@ impl<'a> Compressor<'a> {
             sizes: Arc::default(),
             budgets: Budgets::default(),
             target: None,
-            bound: None,
+            goal: None,
+            searched: None,
             expected: None,
             looks: Vec::new(),
         })
@@ -382,6 +388,18 @@ impl<'a> Compressor<'a> {
         .map_err(|error| located(self.original, error))
     }
 
+    /// The largest ratio that a plan reaches; `None` where it depends on the samples, and where it cannot be counted.
+    #[must_use]
+    pub fn smallest_ratio(&self) -> Option<f64> {
+        if self.options.codec != Codec::Block {
+            return None;
+        }
+        let study = self.study.as_ref()?;
+        let one_rate = self.engine.is_none() || self.options.allocation == Allocation::Uniform;
+        let smallest = |sizing: &plan::Sizing<'_>| plan::smallest(sizing, 0, one_rate, |plan| self.pins.apply(plan));
+        study.sized(|sizing| Some(sizing.ratio(smallest(sizing).ok()?)?))
+    }
+
     /// Calibrates, unless that was done before.
     ///
     /// # Errors
@@ -480,7 +498,8 @@ impl<'a> Compressor<'a> {
     fn plan_of(&mut self, target: &Target) -> Result<Planned> {
         self.check_target(target)?;
         let plan = match target {
-            Target::MaxLoss(bound) => self.within(*bound)?.planned.plan,
+            Target::MaxLoss(bound) => self.within(&Goal::Loss(*bound))?.planned.plan,
+            Target::Smallest(checks) => self.within(&Goal::Checks(checks.clone()))?.planned.plan,
             target => self.plan_for(target)?,
         };
         let bytes = self.calibrated()?.bytes(&plan)?;
@@ -488,7 +507,7 @@ impl<'a> Compressor<'a> {
         self.planned(plan, bytes, distortion)
     }
 
-    /// Compresses the model. For [`Target::MaxLoss`] a part of the calibration samples is held back for the search, for good.
+    /// Compresses the model. For [`Target::MaxLoss`] and [`Target::Smallest`], a part of the calibration samples is held back for the search, for good.
     ///
     /// # Errors
     /// As [`plan`](Self::plan).
@@ -498,9 +517,11 @@ impl<'a> Compressor<'a> {
     }
 
     fn compress_to(&mut self, target: &Target) -> Result<Compressed> {
-        self.bound = None;
-        if let Target::MaxLoss(bound) = target {
-            return self.within(*bound);
+        (self.goal, self.searched) = (None, None);
+        match target {
+            Target::MaxLoss(bound) => return self.within(&Goal::Loss(*bound)),
+            Target::Smallest(checks) => return self.within(&Goal::Checks(checks.clone())),
+            _ => {}
         }
         let coded = self.coded_for(target)?;
         let (coded, tuning) = self.tuned(coded)?;
@@ -556,7 +577,7 @@ impl<'a> Compressor<'a> {
         };
         let verdict = verify::verify(self.original, result, &settings, self.progress);
         let mut verdict = verdict.map_err(|error| located(self.original, error))?;
-        verdict.warnings.extend(self.bound.zip(verdict.loss_worst).and_then(|(bound, loss)| beyond(bound, loss)));
+        verdict.warnings.extend(self.goal.as_ref().and_then(|goal| goal.beyond(verdict.loss_worst, verdict.passed)));
         verdict.warnings.extend(verdict.loss.zip(self.expected).and_then(|(loss, range)| unexpected(loss, range)));
         Ok(verdict)
     }
@@ -569,6 +590,12 @@ impl<'a> Compressor<'a> {
     fn calibrated(&mut self) -> Result<&mut Study<'a>> {
         self.calibrate()?;
         Ok(self.study.as_mut().expect("calibrated just now"))
+    }
+
+    /// What the search for the last result came to, if it was searched for.
+    #[must_use]
+    pub fn searched(&self) -> Option<&Searched> {
+        self.searched.as_ref()
     }
 
     /// The sizes that a search for a loss looked at.
@@ -699,7 +726,9 @@ impl<'a> Compressor<'a> {
         let bytes = self.calibrated()?.sized(|sizing| match *target {
             Target::MaxSize(bytes) => bytes,
             Target::Ratio(ratio) => sizing.target(ratio),
-            Target::MaxLoss(_) | Target::Plan { .. } => unreachable!("both are handled by the callers"),
+            Target::MaxLoss(_) | Target::Smallest(_) | Target::Plan { .. } => {
+                unreachable!("these are handled by the callers")
+            }
         });
         Ok((self.untuned(bytes)?, Some(bytes)))
     }
@@ -944,7 +973,11 @@ impl<'a> Compressor<'a> {
     fn tuned(&mut self, mut coded: CodedModel) -> Result<(CodedModel, Option<TuneReport>)> {
         let (Some(options), Some(engine)) = (self.tuning(), &self.engine) else { return Ok((coded, None)) };
         let study = self.study.as_mut().expect("whoever tunes has coded");
+        // What sensitivities predict is for codes of the weights as they are: fine-tuning moves away from them to a lower
+        // loss, so that distortions stay those of the codes before it.
+        let distortion = coded.distortion.clone();
         let report = study.tune(&mut coded, engine, &self.judge, &options, self.progress)?;
+        coded.distortion = distortion;
         Ok((coded, Some(report)))
     }
 
@@ -956,13 +989,12 @@ impl<'a> Compressor<'a> {
         self.tuned(coded)
     }
 
-    /// The smallest model whose loss on samples held back from the calibration stays at or under `bound`, in its worst
-    /// output.
+    /// The smallest model that reaches a goal on samples held back from the calibration.
     ///
     /// Tuning takes far longer than coding, and reduces the loss by about the same share at all sizes: the search is on
     /// coded models, once for the bound and once for the bound divided by that share, and only its ends are tuned. The result
     /// is that of its size as a target, but where tuning takes it beyond the bound: then it stays untuned.
-    fn within(&mut self, bound: f64) -> Result<Compressed> {
+    fn within(&mut self, goal: &Goal) -> Result<Compressed> {
         if self.inputs.search.is_none() {
             // What a size is searched on must not be calibrated on.
             self.inputs.hold_back();
@@ -970,33 +1002,55 @@ impl<'a> Compressor<'a> {
         }
         self.calibrate()?;
         let Some(engine) = &self.engine else {
-            let message = "the model cannot be run, which --max-loss needs: use --ratio or --max-size";
+            let message = "the model cannot be run, which --max-loss and --smallest need: use --ratio or --max-size";
             return Err(Error::new(ErrorKind::Engine, message));
         };
-        self.bound = Some(bound);
-        let judge = self.judge.clone();
+        self.goal = Some(goal.clone());
+        let mut judge = self.judge.clone();
+        goal.prepare(&mut judge);
         let samples = self.inputs.search.clone().unwrap_or_else(|| self.inputs.calibration.clone());
         let held = judge.reference(engine, &samples)?;
-        let (found, untuned) = self.search(&held, bound)?;
+        let (found, untuned) = self.search(&held, goal, goal.bound())?;
         let (coded, tuning) = self.finished(&found, &untuned)?;
         if tuning.is_none() {
-            return self.compressed(coded, None);
+            return self.settled(coded, None, goal, &held);
         }
-        let tuned = compared(&coded, &held)?.worst_loss()?;
-        if tuned > bound {
+        let tuned = goal.measure(&compared(&coded, &held)?)?;
+        if tuned > goal.bound() {
             // Tuning looks at the mean of the outputs, and at other samples.
-            return self.compressed(untuned, None);
+            return self.settled(untuned, None, goal, &held);
         }
         let gain = tuned / found.loss;
         if gain < 1.0 && gain > 0.0 {
-            let (other, smaller) = self.search(&held, bound / gain)?;
+            let (other, smaller) = self.search(&held, goal, goal.bound() / gain)?;
             let (smaller, tuning) = self.finished(&other, &smaller)?;
-            if compared(&smaller, &held)?.worst_loss()? <= bound {
-                return self.compressed(smaller, tuning);
+            if goal.measure(&compared(&smaller, &held)?)? <= goal.bound() {
+                return self.settled(smaller, tuning, goal, &held);
             }
             self.recall(found.bytes)?;
         }
-        self.compressed(coded, tuning)
+        self.settled(coded, tuning, goal, &held)
+    }
+
+    /// The result of a search, and what the search came to.
+    fn settled(
+        &mut self,
+        coded: CodedModel,
+        tuning: Option<TuneReport>,
+        goal: &Goal,
+        held: &Reference<'_>,
+    ) -> Result<Compressed> {
+        let loss = compared(&coded, held)?.worst_loss()?;
+        let result = self.compressed(coded, tuning)?;
+        let smaller = self.looks.iter().filter(|look| look.bytes < result.planned.bytes);
+        let next = smaller.max_by_key(|look| look.bytes);
+        self.searched = Some(Searched {
+            goal: goal.describe(),
+            samples: held.samples(),
+            loss,
+            next_smaller: next.and_then(|look| Some((look.bytes, look.loss_worst?))),
+        });
+        Ok(result)
     }
 
     /// Makes what was measured for a target that of the plan that is taken.
@@ -1009,7 +1063,7 @@ impl<'a> Compressor<'a> {
     }
 
     /// The smallest model that is within the bound before tuning.
-    fn search(&mut self, held: &Reference<'_>, bound: f64) -> Result<(SmallestSize, CodedModel)> {
+    fn search(&mut self, held: &Reference<'_>, goal: &Goal, bound: f64) -> Result<(SmallestSize, CodedModel)> {
         let mut best: Option<CodedModel> = None;
         let mut least = f64::INFINITY;
         let mut looks = Vec::new();
@@ -1022,11 +1076,11 @@ impl<'a> Compressor<'a> {
                 Err(error) => return Err(error),
             };
             let comparison = compared(&coded, held)?;
-            let loss = comparison.worst_loss()?;
+            let loss = goal.measure(&comparison)?;
             looks.push(Look {
                 bytes: coded.model.saved_bytes()?,
                 loss_mean: Some(comparison.mean_loss()?),
-                loss_worst: Some(loss),
+                loss_worst: Some(comparison.worst_loss()?),
                 measured: true,
             });
             least = least.min(loss);
@@ -1037,10 +1091,7 @@ impl<'a> Compressor<'a> {
             Ok(loss)
         })?;
         self.looks.append(&mut looks);
-        found.zip(best).ok_or_else(|| {
-            let message = format!("no plan keeps the loss at or under {bound}; the nearest is --max-loss {least:.3e}");
-            Error::new(ErrorKind::Target, message)
-        })
+        found.zip(best).ok_or_else(|| Error::new(ErrorKind::Target, goal.missed(least)))
     }
 }
 
@@ -1125,16 +1176,6 @@ fn projects(plan: &Plan) -> bool {
 /// How far a coded model is from the original on some samples.
 fn compared(coded: &CodedModel, held: &Reference<'_>) -> Result<Comparison> {
     held.compare(&Engine::new(&coded.model)?, &Overrides::default())
-}
-
-/// The warning where the bound was met on calibration samples but is not on held-out samples.
-fn beyond(bound: f64, loss: f64) -> Option<String> {
-    (loss > bound).then(|| {
-        format!(
-            "the loss on held-out samples is {loss:.2e}, above --max-loss {bound}, which was met on calibration samples: \
-             add calibration samples, or lower --max-loss"
-        )
-    })
 }
 
 /// The warning where the file needs a newer IR version than the original.

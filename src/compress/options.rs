@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::{Effort, FindOptions, Pins, Request};
 use crate::loss::LossSpec;
 use crate::lossless;
+use crate::verify::Check;
 
 /// What size or loss to reach.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,6 +16,8 @@ pub enum Target {
     MaxSize(u64),
     /// The smallest file whose loss on samples held back from the calibration is at most this in its worst output.
     MaxLoss(f64),
+    /// The smallest file that passes these checks on samples held back from the calibration.
+    Smallest(Vec<Check>),
     /// A plan that was saved.
     Plan {
         /// The text of its file.

@@ -1,7 +1,7 @@
 //! Outputs as decisions between classes: which axis holds the classes, and their log-probabilities.
 
 use crate::onnx::graph::{bodies, is_standard};
-use crate::onnx::{Model, NodeProto, Origin, Scope, Step, Values};
+use crate::onnx::{Model, NodeProto, Origin, Scope, Step, Use, Values};
 use ndarray::{ArrayD, Axis, IxDyn};
 
 /// Probabilities below this count as this: the smallest normal single, so that a probability that underflowed to zero
@@ -113,6 +113,44 @@ fn of_value(model: &Model, values: &Values, scope: &Scope, name: &str) -> Conten
         "If" => of_branches(model, values, &definition.scope, node, output),
         _ => Content::Values,
     }
+}
+
+/// Whether the graph itself reads an output as the scores of classes: its value, but for Identity and Cast, goes into a
+/// Softmax, an ArgMax or the like.
+pub(super) fn is_scored(model: &Model, values: &Values, output: &str) -> bool {
+    let mut name = output;
+    let root = Scope::root();
+    // Back to the value that the output is a copy of; what defines a value comes before it, so that this ends.
+    while let Some(Origin::Node { node, .. }) = values.resolve(&root, name).map(|definition| definition.origin) {
+        let proto = model.node(&root, node);
+        match proto.input.first().filter(|_| is_copy(proto)) {
+            Some(input) => name = input,
+            None => break,
+        }
+    }
+    let mut found = vec![name.to_owned()];
+    let mut seen = 0;
+    while let Some(name) = found.get(seen).cloned() {
+        seen += 1;
+        for used in values.uses(&root, &name) {
+            let Use::Node { scope, node, input: 0 } = used else { continue };
+            let proto = model.node(scope, *node);
+            if is_standard(proto.domain()) && READERS.contains(&proto.op_type()) {
+                return true;
+            }
+            if scope.is_root() && is_copy(proto) {
+                found.extend(proto.output.first().filter(|output| !found.contains(output)).cloned());
+            }
+        }
+    }
+    false
+}
+
+/// Operators that read scores of classes.
+const READERS: [&str; 4] = ["Softmax", "LogSoftmax", "ArgMax", "TopK"];
+
+fn is_copy(node: &NodeProto) -> bool {
+    is_standard(node.domain()) && matches!(node.op_type(), "Identity" | "Cast")
 }
 
 /// The content that all branches of an If have in common.

@@ -4,6 +4,7 @@
 //! mean is large, and whose parts can be merged.
 
 use super::classes::{Rows, argmax, divergence};
+use super::evidence::{self, Accuracy, Decisions, SampleSums, Spread, WorstSample};
 use super::profile::{self, Profile};
 use super::{Content, Judge, Judged, LossKind};
 use crate::error::{Error, ErrorKind, Result};
@@ -22,8 +23,11 @@ pub struct Figures {
     pub rmse: Option<f64>,
     /// Sum of squared differences over that of the original's deviations from its mean.
     pub nmse: Option<f64>,
-    /// Signal to noise ratio in decibels.
+    /// Signal to noise ratio in decibels: the energy of the original over that of the error.
     pub snr_db: Option<f64>,
+    /// The variance of the original over the energy of the error, in decibels, `-10 log10 nmse`: an offset of the output
+    /// does not raise it.
+    pub snr_variance_db: Option<f64>,
     /// Cosine of the angle between the two.
     pub cosine: Option<f64>,
     /// Share of equal decisions.
@@ -32,6 +36,20 @@ pub struct Figures {
     pub kl: Option<f64>,
     /// Mean cross-entropy with the labels, where there are any.
     pub cross_entropy: Option<CrossEntropy>,
+    /// Share of decisions that are the labels', where there are any.
+    pub accuracy: Option<Accuracy>,
+    /// Whether the output [has classes](super::Judged::decides): only then is its agreement one of decisions.
+    pub decides: bool,
+    /// Decisions of both models, where the output [has classes](super::Judged::decides) and samples were [told
+    /// apart](Comparison::profiled).
+    pub decisions: Option<Decisions>,
+    /// The sample with the largest error, of several.
+    pub worst: Option<WorstSample>,
+    /// How much the figures vary over the samples.
+    pub spread: Spread,
+    /// [`snr_variance_db`](Self::snr_variance_db) in the first, the second and the last third of the positions of the
+    /// profile; empty where there are fewer than three, and null without an error.
+    pub course_db: Vec<Option<f64>>,
     /// Elements that are finite in only one of the two, or not finite in different ways. They are in no other figure.
     pub non_finite: u64,
     /// Elements that are NaN in both. They are in no other figure.
@@ -73,6 +91,8 @@ struct Compared {
     sums: Sums,
     /// If enabled.
     profile: Option<profile::Sums>,
+    /// If enabled: the sums of each sample.
+    samples: Option<Vec<SampleSums>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -99,6 +119,10 @@ struct Sums {
     divergence: f64,
     /// Rows that `divergence` is the sum of.
     diverging: u64,
+    /// Decisions with a label, and those that are it.
+    judged: u64,
+    original_right: u64,
+    right: u64,
     labelled: u64,
     original_surprise: f64,
     surprise: f64,
@@ -107,17 +131,31 @@ struct Sums {
 impl Judge {
     /// A comparison without samples.
     pub fn comparison(&self) -> Comparison {
-        let empty = |judged: &Judged| Compared { judged: judged.clone(), sums: Sums::default(), profile: None };
+        let empty =
+            |judged: &Judged| Compared { judged: judged.clone(), sums: Sums::default(), profile: None, samples: None };
         Comparison { outputs: self.outputs.iter().map(empty).collect() }
     }
 }
 
 impl Comparison {
-    /// Also records the error over time and the histogram of errors. Runs are steps of `streams` or samples.
+    /// Also records the error over time, the histogram of errors, and the error of each sample. Runs are steps of `streams`
+    /// or samples.
     #[must_use]
     pub fn profiled(mut self, streams: bool) -> Comparison {
-        self.outputs.iter_mut().for_each(|output| output.profile = Some(profile::Sums::new(streams)));
+        for output in &mut self.outputs {
+            (output.profile, output.samples) = (Some(profile::Sums::new(streams)), Some(Vec::new()));
+        }
         self
+    }
+
+    /// Records what was added so far as one sample.
+    pub(super) fn is_sample(&mut self, origin: &str) {
+        let origin: std::sync::Arc<str> = origin.into();
+        for Compared { sums, samples, .. } in &mut self.outputs {
+            let Sums { elements, squared_error, decisions, equal, .. } = *sums;
+            let sample = SampleSums { origin: origin.clone(), elements, squared_error, decisions, equal };
+            samples.iter_mut().for_each(|samples| samples.push(sample.clone()));
+        }
     }
 
     /// Adds one run of both models, as outputs by name. `position` is its number in its stream, or among the samples.
@@ -131,7 +169,7 @@ impl Comparison {
         labels: Option<&Labels>,
         position: usize,
     ) -> Result<()> {
-        for Compared { judged, sums, profile } in &mut self.outputs {
+        for Compared { judged, sums, profile, .. } in &mut self.outputs {
             let of = |outputs: &[(String, Tensor)], which: &str| {
                 let found = outputs.iter().find(|(name, _)| *name == judged.name).map(|(_, tensor)| tensor.clone());
                 found.ok_or_else(|| unlike(judged, format!("the {which} model does not give this output")))
@@ -161,14 +199,27 @@ impl Comparison {
             if let (Some(profile), Some(more)) = (&mut own.profile, &more.profile) {
                 profile.merge(more);
             }
+            if let (Some(samples), Some(more)) = (&mut own.samples, &more.samples) {
+                samples.extend(more.iter().cloned());
+            }
         }
     }
 
     /// The figures of each compared output.
     pub fn figures(&self) -> Vec<Figures> {
-        let figures = |Compared { judged, sums, profile }: &Compared| {
+        let figures = |Compared { judged, sums, profile, samples }: &Compared| {
             let profile = profile.as_ref().and_then(|profile| profile.profile(judged, sums.spread()));
-            Figures { profile, ..sums.figures(judged) }
+            let course_db = profile.as_ref().map_or_else(Vec::new, Profile::course_db);
+            let samples = samples.as_deref().unwrap_or_default();
+            let variance = sums.spread().map(|deviation| deviation * deviation);
+            Figures {
+                profile,
+                course_db,
+                decisions: evidence::decisions(samples).filter(|_| sums.decides(judged)),
+                worst: evidence::worst(samples, variance),
+                spread: evidence::spread(samples, variance),
+                ..sums.figures(judged)
+            }
         };
         self.outputs.iter().map(figures).collect()
     }
@@ -219,6 +270,9 @@ impl Sums {
             if sums.equal < sums.decisions && sums.max_abs == 0.0 {
                 sums.max_abs = 1.0;
             }
+            if let Some(labels) = labels {
+                sums.add_labelled_integers(judged, original, compressed, labels)?;
+            }
             return Ok(sums);
         }
         let outer: Vec<usize> = y.shape().to_vec();
@@ -259,6 +313,31 @@ impl Sums {
         }
     }
 
+    /// Decisions that are integers, each with a label.
+    fn add_labelled_integers(
+        &mut self,
+        judged: &Judged,
+        original: &Tensor,
+        compressed: &Tensor,
+        labels: &ArrayD<i64>,
+    ) -> Result<()> {
+        let (Some(y), Some(z)) = (original.to_i64(), compressed.to_i64()) else { return Ok(()) };
+        if without_ones(labels.shape()) != without_ones(y.shape()) {
+            let message = format!("labels of shape {:?}, but the output is {:?}", labels.shape(), y.shape());
+            return Err(Error::new(ErrorKind::Samples, message).at_tensor(&judged.name));
+        }
+        for ((&label, &y), &z) in labels.iter().zip(&y).zip(&z).filter(|((label, _), _)| **label >= 0) {
+            self.add_label(label, y, z);
+        }
+        Ok(())
+    }
+
+    fn add_label(&mut self, label: i64, original: i64, compressed: i64) {
+        self.judged += 1;
+        self.original_right += u64::from(original == label);
+        self.right += u64::from(compressed == label);
+    }
+
     fn add_rows(
         &mut self,
         judged: &Judged,
@@ -276,8 +355,12 @@ impl Sums {
                 continue;
             }
             self.decisions += 1;
-            self.equal += u64::from(argmax(y.iter().copied()) == argmax(z.iter().copied()));
+            let (original, compressed) = (argmax(y.iter().copied()), argmax(z.iter().copied()));
+            self.equal += u64::from(original == compressed);
             let label = labels.as_ref().map(|l| l[i]).filter(|&l| l >= 0);
+            if let Some(label) = label {
+                self.add_label(label, original as i64, compressed as i64);
+            }
             if !(judged.kl || label.is_some()) || !has_probabilities(&y) || !has_probabilities(&z) {
                 continue;
             }
@@ -328,6 +411,9 @@ impl Sums {
         self.equal += other.equal;
         self.divergence += other.divergence;
         self.diverging += other.diverging;
+        self.judged += other.judged;
+        self.original_right += other.original_right;
+        self.right += other.right;
         self.labelled += other.labelled;
         self.original_surprise += other.original_surprise;
         self.surprise += other.surprise;
@@ -336,6 +422,11 @@ impl Sums {
     /// Standard deviation of the original; none where it is constant.
     fn spread(&self) -> Option<f64> {
         (self.deviation > 0.0).then(|| (self.deviation / self.elements as f64).sqrt())
+    }
+
+    /// Whether the output has classes.
+    fn decides(&self, judged: &Judged) -> bool {
+        judged.decides || self.discrete || self.judged > 0
     }
 
     fn figures(&self, judged: &Judged) -> Figures {
@@ -355,12 +446,18 @@ impl Sums {
             rmse: continuous.then(|| (self.squared_error / self.elements as f64).sqrt()),
             nmse: nmse.filter(|_| continuous),
             snr_db: snr.filter(|_| continuous),
+            snr_variance_db: nmse.filter(|&nmse| continuous && nmse > 0.0).map(|nmse| -10.0 * nmse.log10()),
             cosine: ratio(self.product, norm).filter(|_| continuous).map(|c| c.clamp(-1.0, 1.0)),
             agreement: decided.then(|| self.equal as f64 / self.decisions as f64),
             kl: (self.diverging > 0).then(|| self.divergence / self.diverging as f64),
             cross_entropy: (self.labelled > 0).then(|| CrossEntropy {
                 original: self.original_surprise / labelled,
                 compressed: self.surprise / labelled,
+            }),
+            accuracy: (self.judged > 0).then(|| Accuracy {
+                original: self.original_right as f64 / self.judged as f64,
+                compressed: self.right as f64 / self.judged as f64,
+                labels: self.judged,
             }),
             non_finite: self.non_finite,
             nan: self.nan,
@@ -369,7 +466,8 @@ impl Sums {
             elements: self.elements,
             constant: continuous && self.elements > 1 && self.deviation == 0.0,
             reached: judged.reached,
-            profile: None,
+            decides: self.decides(judged),
+            ..Figures::default()
         }
     }
 
@@ -440,7 +538,8 @@ fn checked_labels(judged: &Judged, labels: &ArrayD<i64>, y: &ArrayD<f64>, axis: 
     let mut shape = y.shape().to_vec();
     let classes = shape.remove(axis.0);
     let fits = match judged.content.rows() {
-        Rows::Along(_) => labels.shape() == shape,
+        // One sample of a batch has an axis of size 1 that its label lacks.
+        Rows::Along(_) => without_ones(labels.shape()) == without_ones(&shape),
         // Several axes were joined, so that only the number of rows can be compared.
         Rows::From(_) => labels.len() == y.len() / classes,
     };
@@ -449,6 +548,10 @@ fn checked_labels(judged: &Judged, labels: &ArrayD<i64>, y: &ArrayD<f64>, axis: 
         return Err(Error::new(ErrorKind::Samples, message).at_tensor(&judged.name));
     }
     Ok(labels.iter().copied().collect())
+}
+
+fn without_ones(shape: &[usize]) -> Vec<usize> {
+    shape.iter().copied().filter(|&size| size != 1).collect()
 }
 
 fn nothing_reached() -> Error {
@@ -467,7 +570,17 @@ mod tests {
 
     fn judged(content: Content, loss: LossKind) -> Judge {
         let kl = content.is_distribution() || loss == LossKind::Kl;
-        Judge { outputs: vec![Judged { name: "y".to_owned(), content, loss, kl, dims: Vec::new(), reached: true }] }
+        Judge {
+            outputs: vec![Judged {
+                name: "y".to_owned(),
+                content,
+                loss,
+                kl,
+                decides: kl,
+                dims: Vec::new(),
+                reached: true,
+            }],
+        }
     }
 
     fn outputs(tensor: impl Into<Tensor>) -> Vec<(String, Tensor)> {
@@ -622,6 +735,7 @@ mod tests {
             content: Content::Values,
             loss: LossKind::Nmse,
             kl: false,
+            decides: false,
             dims: Vec::new(),
             reached,
         };

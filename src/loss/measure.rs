@@ -23,6 +23,11 @@ impl Reference<'_> {
     pub fn judge(&self) -> &Judge {
         self.judge
     }
+
+    /// The number of runs.
+    pub fn samples(&self) -> usize {
+        self.samples.len()
+    }
 }
 
 impl Judge {
@@ -100,6 +105,7 @@ impl Comparison {
             let added = comparison.add(original, compressed, stream.labels.get(step), position);
             added.map_err(|e| e.in_file(&stream.origin))?;
         }
+        comparison.is_sample(&stream.origin);
         Ok(comparison)
     }
 }

@@ -5,6 +5,7 @@
 //! - `max_abs = max |y - z|`, `rmse = sqrt(mean (y - z)^2)`
 //! - `nmse = sum (y - z)^2 / sum (y - mean y)^2`; undefined where the original is constant
 //! - `snr_db = 10 log10(sum y^2 / sum (y - z)^2)`; undefined for an exact match
+//! - `snr_variance_db = -10 log10(nmse)`: what an offset of the output does not raise
 //! - `cosine = sum y z / sqrt(sum y^2 sum z^2)`
 //! - `agreement`: share of rows with the same largest class, the first one on a tie; of integers, share of equal elements
 //! - `kl`: mean over the rows of `sum p ln(p / q)`, in nats
@@ -29,6 +30,7 @@
 
 mod classes;
 mod comparison;
+mod evidence;
 mod failure;
 mod measure;
 mod profile;
@@ -36,6 +38,7 @@ pub mod reach;
 
 pub use classes::{Content, Rows};
 pub use comparison::{Comparison, CrossEntropy, Figures};
+pub use evidence::{Accuracy, ChangedSample, Decisions, Spread, WorstSample};
 pub use failure::obstacle;
 pub use measure::Reference;
 pub use profile::{BINS, Bin, Profile};
@@ -128,6 +131,8 @@ pub struct Judged {
     pub loss: LossKind,
     /// Whether the divergence is measured: always for probabilities, for other outputs if the user chose it.
     pub kl: bool,
+    /// Whether it has classes, so that decisions may be spoken of: by what computes or reads it, or because the user says so.
+    pub decides: bool,
     /// Its dimensions, as far as they are declared.
     pub dims: Vec<AxisSize>,
     /// Whether it depends on what is changed, as far as is known: else it is not part of any loss.
@@ -178,7 +183,11 @@ impl Judge {
             };
             let kl = loss == LossKind::Kl || content.is_distribution();
             let dims = port.dims.clone().unwrap_or_default();
-            Judged { name: port.name.clone(), content, loss, kl, dims, reached: true }
+            let decides = content == Content::Discrete
+                || loss != LossKind::Nmse
+                || content.is_distribution()
+                || classes::is_scored(model, &values, &port.name);
+            Judged { name: port.name.clone(), content, loss, kl, decides, dims, reached: true }
         });
         Ok(Judge { outputs: outputs.collect() })
     }
@@ -186,7 +195,13 @@ impl Judge {
     /// Enables the measurement of the divergence of this output, or of all outputs if `None`.
     pub fn measure_kl(&mut self, output: Option<&str>) {
         let outputs = self.outputs.iter_mut().filter(|o| output.is_none_or(|name| o.name == name));
-        outputs.for_each(|o| o.kl = true);
+        outputs.for_each(|o| (o.kl, o.decides) = (true, true));
+    }
+
+    /// Speaks of the decisions of this output, or of all outputs if `None`.
+    pub fn speak_of_decisions(&mut self, output: Option<&str>) {
+        let outputs = self.outputs.iter_mut().filter(|o| output.is_none_or(|name| o.name == name));
+        outputs.for_each(|o| o.decides = true);
     }
 
     /// Leaves outputs that are not among `reached` (see [`reach::outputs`]) out of losses, and out of what a bound on all

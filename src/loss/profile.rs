@@ -17,6 +17,8 @@ use crate::samples::{AxisSize, Tensor};
 /// The largest number of positions.
 pub const BINS: usize = 256;
 
+/// What positions are called that are steps of a stream.
+const STEPS: &str = "step of the stream";
 /// Bins of the histogram in a factor of ten.
 const PER_DECADE: i32 = 4;
 /// Decades of the histogram: what is smaller than the first counts as exact, what is larger as the last.
@@ -39,6 +41,26 @@ pub struct Profile {
     pub histogram: Vec<Bin>,
     /// Elements without an error, or with one below all bins.
     pub exact: u64,
+}
+
+impl Profile {
+    /// The variance of the output over the energy of the error, in decibels, in the first, the second and the last third of
+    /// the positions; `None` where there is no error, and empty where there are fewer than three.
+    /// Whether the positions are steps of a stream, or of an axis with a name, as time has.
+    #[must_use]
+    pub fn is_of_time(&self) -> bool {
+        self.along == STEPS || self.along.ends_with(')')
+    }
+
+    pub(super) fn course_db(&self) -> Vec<Option<f64>> {
+        let (Some(deviation), 3..) = (self.deviation, self.rms.len()) else { return Vec::new() };
+        let third = |part: usize| {
+            let places = &self.rms[part * self.rms.len() / 3..(part + 1) * self.rms.len() / 3];
+            let error = places.iter().map(|rms| rms * rms).sum::<f64>() / places.len() as f64;
+            (error > 0.0).then(|| 10.0 * (deviation * deviation / error).log10())
+        };
+        (0..3).map(third).collect()
+    }
 }
 
 /// A bin of the histogram.
@@ -251,7 +273,7 @@ fn is_time(judged: &Judged, along: Along) -> bool {
 
 fn label(judged: &Judged, along: Along) -> String {
     match along {
-        Along::Steps => "step of the stream".to_owned(),
+        Along::Steps => STEPS.to_owned(),
         Along::Samples => "sample".to_owned(),
         Along::Axis { axis, .. } => match judged.dims.get(axis) {
             Some(AxisSize::Symbol(name)) => format!("axis {axis} ({name})"),
@@ -282,7 +304,15 @@ mod tests {
 
     fn judged(dims: &[&str]) -> Judged {
         let dims = dims.iter().map(|name| AxisSize::Symbol((*name).to_owned())).collect();
-        Judged { name: "y".to_owned(), content: Content::Values, loss: LossKind::Nmse, kl: false, dims, reached: true }
+        Judged {
+            name: "y".to_owned(),
+            content: Content::Values,
+            loss: LossKind::Nmse,
+            kl: false,
+            decides: false,
+            dims,
+            reached: true,
+        }
     }
 
     fn tensor(shape: &[usize], value: impl Fn(usize) -> f64) -> Tensor {

@@ -47,6 +47,7 @@ pub(super) fn report() -> Report {
         model: FileSizes {
             path: "model.onnx".to_owned(),
             output: Some("small.onnx".to_owned()),
+            output_data: None,
             bytes_before: 13_294_085,
             bytes_after: Some(1_824_000),
             ratio: super::ratio(13_294_085, 1_824_000),
@@ -67,7 +68,10 @@ pub(super) fn report() -> Report {
             parameters: 4 * 512 * 512,
             multiply_adds: MultiplyAdds { before: 1_048_576, after: 1_048_576, factored: 1_048_576 },
         }),
+        smallest_ratio: Some(20.0),
+        answer: None,
         predicted_loss: Some(0.0018),
+        search: None,
         tradeoff: vec![
             Tradeoff {
                 ratio: Some(4.0),
@@ -111,6 +115,7 @@ pub(super) fn report() -> Report {
             scope: VerifyScope::Model,
             reason: None,
             samples: 12,
+            smoke_test: false,
             calibrated_on: Some("same".to_owned()),
             loss: Some(0.0021),
             loss_worst: Some(0.0021),
@@ -123,6 +128,7 @@ pub(super) fn report() -> Report {
                 snr_db: Some(26.7),
                 cosine: Some(0.99892),
                 agreement: Some(0.97913),
+                decides: true,
                 kl: Some(f64::NAN),
                 profile: Some(profile()),
                 ..Figures::default()

@@ -9,7 +9,7 @@ use crate::verify::{Checked, Verdict};
 
 /// The column with a weight block's share of the error, and what its figures are.
 pub(super) const SHARE: &str = "of error";
-pub(super) const SHARE_LEGEND: &str = "of error: share of the remaining error at the outputs (forecast)";
+pub(super) const SHARE_LEGEND: &str = "of error: share of the remaining error (forecast, before fine-tuning)";
 
 /// A table.
 #[derive(Clone, Debug, Default)]
@@ -229,11 +229,19 @@ fn outcome(layer: &Tuning) -> &'static str {
     }
 }
 
-/// A measured loss and its forecast, in a line.
-pub(super) fn forecast(forecast: f64, measured: f64, outputs: usize) -> String {
-    let mean = if outputs > 1 { " (mean of the outputs)" } else { "" };
-    let (forecast, measured) = (figure(Some(forecast)), figure(Some(measured)));
-    format!("loss{mean}: measured {measured} (forecast from single blocks: {forecast})")
+/// The measured loss of a report and its forecast, in a line; `None` where one of them is not known, and for a fine-tuned
+/// result: what is forecast is the loss before that.
+pub(super) fn forecast(report: &Report) -> Option<String> {
+    let verdict = report.verify.as_ref()?;
+    let mean = if verdict.outputs.len() > 1 { " (mean of the outputs)" } else { "" };
+    let (forecast, measured) = (figure(Some(untuned_forecast(report)?)), figure(Some(verdict.loss?)));
+    Some(format!("loss{mean}: measured {measured} (forecast from single blocks: {forecast})"))
+}
+
+/// The forecast of the loss, where the result is what it is of.
+pub(super) fn untuned_forecast(report: &Report) -> Option<f64> {
+    let tuned = report.tuning.iter().flatten().any(|layer| layer.kept);
+    report.predicted_loss.filter(|_| !tuned)
 }
 
 /// Whether the losses that are shown are those of the worst output: a search for a loss bounds that, while predictions are of
@@ -262,8 +270,8 @@ pub(super) fn tradeoff(report: &Report) -> Vec<Tradeoff> {
 
 /// The columns of the figures of an output.
 const FIGURES: [Column; 6] = [
-    Column { title: "snr dB", page_title: "snr dB", kind: Kind::Number },
     Column { title: "nmse", page_title: "nmse", kind: Kind::Number },
+    Column { title: "snr dB", page_title: "snr dB", kind: Kind::Number },
     Column { title: "max abs", page_title: "max abs", kind: Kind::Number },
     Column { title: "cosine", page_title: "cosine", kind: Kind::Number },
     Column { title: "agree", page_title: "agree", kind: Kind::Number },
@@ -272,11 +280,11 @@ const FIGURES: [Column; 6] = [
 
 fn figures(output: &Figures) -> Vec<String> {
     vec![
-        output.snr_db.map_or_else(|| "-".to_owned(), |db| format!("{db:.1}")),
         figure(output.nmse),
+        output.snr_db.map_or_else(|| "-".to_owned(), |db| format!("{db:.1}")),
         figure(output.max_abs),
         output.cosine.map_or_else(|| "-".to_owned(), |cosine| format!("{cosine:.5}")),
-        percent(output.agreement),
+        percent(output.agreement.filter(|_| output.decides)),
         figure(output.kl),
     ]
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::grid::{Grid, Kind, SHARE_LEGEND, forecast};
 use super::size::duration;
 use super::units::Row;
-use super::{Command, Report, Sweep, Unit};
+use super::{Answer, Command, Grade, Report, Sweep, Unit};
 use crate::error::Escaped;
 use crate::verify::{Verdict, VerifyScope};
 
@@ -15,7 +15,12 @@ pub(super) fn report(report: &Report) -> String {
     let (model, seconds) = (&report.model, duration(report.seconds.total));
     let after = model.output.as_deref().map_or_else(String::new, |output| format!(" \u{2192} {}", escape(output)));
     let status = match (&report.verify, report.command) {
+        (Some(verdict), Command::Compress) if !verdict.passed && model.output.is_none() => {
+            "\u{274c} **failed, not written**"
+        }
         (Some(verdict), _) if !verdict.passed => "\u{274c} **failed**",
+        (Some(verdict), _) if verdict.smoke_test => "smoke test only",
+        _ if is_doubtful(report) => "\u{26a0} **doubtful**",
         (Some(verdict), _) if verdict.checks.is_empty() => "measured, no checks set",
         (Some(_), _) => "\u{2705} **passed**",
         (None, Command::Plan) => "plan, nothing written",
@@ -28,9 +33,12 @@ pub(super) fn report(report: &Report) -> String {
         }
         out.push_str(if verdict.failures.is_empty() { "" } else { "\n" });
     }
+    if let Some(found) = &report.answer {
+        answer(found, &mut out);
+    }
     grid(&Grid::sizes(report), &mut out);
     if let Some(verdict) = &report.verify {
-        verification(verdict, report.predicted_loss, &mut out);
+        verification(report, verdict, &mut out);
     }
     for warning in &report.warnings {
         line(&mut out, format!("> **Warning:** {}\n", escape(warning)));
@@ -59,6 +67,27 @@ pub(super) fn report(report: &Report) -> String {
     }
     line(&mut out, format!("<sub>dirnet {}, {seconds}</sub>", report.tool.version));
     out
+}
+
+fn is_doubtful(report: &Report) -> bool {
+    report.answer.as_ref().is_some_and(|answer| answer.grade == Grade::Doubtful)
+}
+
+/// The answer: what was found, what speaks against shipping, what to try.
+fn answer(answer: &Answer, out: &mut String) {
+    for finding in &answer.findings {
+        line(out, format!("- {}", escape(finding)));
+    }
+    out.push('\n');
+    for concern in &answer.concerns {
+        line(out, format!("> **Warning:** {}\n", escape(concern)));
+    }
+    if !answer.advice.is_empty() {
+        line(out, format!("Try {}.\n", escape(&answer.advice.join("; or "))));
+    }
+    if !answer.suggested_checks.is_empty() {
+        line(out, format!("Checks that it passes with a margin: {}\n", escape(&answer.flags())));
+    }
 }
 
 /// Size against loss.
@@ -92,14 +121,14 @@ pub(super) fn plain(table: &str) -> String {
     format!("{fence}text\n{}\n{fence}\n", table.trim_end())
 }
 
-fn verification(verdict: &Verdict, predicted: Option<f64>, out: &mut String) {
+fn verification(report: &Report, verdict: &Verdict, out: &mut String) {
     let scope = match verdict.scope {
         VerifyScope::Model => "end to end",
         VerifyScope::Layers => "layer by layer",
     };
     let seen = match verdict.calibrated_on.as_deref() {
+        _ if verdict.smoke_test => ", random inputs",
         Some("same") => " that were also used for calibration",
-        Some("random") => ", random inputs",
         _ => "",
     };
     let samples = verdict.samples;
@@ -109,8 +138,8 @@ fn verification(verdict: &Verdict, predicted: Option<f64>, out: &mut String) {
     if !verdict.checks.is_empty() {
         grid(&Grid::checks(&verdict.checks), out);
     }
-    if let (Some(predicted), Some(loss)) = (predicted, verdict.loss) {
-        line(out, format!("{}\n", forecast(predicted, loss, verdict.outputs.len())));
+    if let Some(forecast) = forecast(report) {
+        line(out, format!("{forecast}\n"));
     }
 }
 

@@ -6,6 +6,7 @@
 //! was not measured or is undefined is null, never 0. Names come from the model: the JSON contains them unchanged, all
 //! other printers escape them.
 
+mod answer;
 mod bench;
 #[cfg(test)]
 mod example;
@@ -26,14 +27,15 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::compress::{Compressed, Compressor, Look, Planned, Study};
+use crate::compress::{Compressed, Compressor, Look, Planned, Searched, Study};
 use crate::encode::{Assigned, Forms, MultiplyAdds};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Escaped, Result};
 use crate::plan::Plan;
 use crate::sites::PerSite;
 use crate::verify::Verdict;
 use crate::{lossless, onnx, recurrent, tune};
 
+pub use answer::{Answer, Grade, SuggestedCheck};
 pub use bench::{Bench, Benched};
 pub use inspection::{InspectedMatrix, InspectedValue, InspectedWeight, Inspection, Node, made_by};
 pub use size::{Bytes, duration};
@@ -148,6 +150,8 @@ pub struct Report {
     pub recurrent: Option<Recurrent>,
     /// How the file was made smaller before anything was coded, in order.
     pub lossless: Vec<LosslessStep>,
+    /// The largest ratio that can be reached; `None` for a comparison of two given files, and where it depends on the samples.
+    pub smallest_ratio: Option<f64>,
     /// All units (weight blocks), in the order of the nodes.
     pub units: Vec<Unit>,
     /// Recurrent nodes that are not compressed.
@@ -159,12 +163,16 @@ pub struct Report {
     pub predicted_loss: Option<f64>,
     /// Result of fine-tuning for each layer, if it ran.
     pub tuning: Option<Vec<Tuning>>,
+    /// What a search for the smallest file came to, if there was one.
+    pub search: Option<Search>,
     /// Other sizes and their loss.
     pub tradeoff: Vec<Tradeoff>,
     /// How the model was made: the note in the file.
     pub settings: Option<serde_json::Value>,
     /// Warnings for the user.
     pub warnings: Vec<String>,
+    /// Whether the result may be shipped, if it was run: made of everything else by [`judge`](Report::judge).
+    pub answer: Option<Answer>,
     /// The comparison of original and result, if they were run.
     pub verify: Option<Verdict>,
     /// Time per phase.
@@ -218,6 +226,8 @@ pub struct FileSizes {
     pub path: String,
     /// The result; none if nothing was written.
     pub output: Option<String>,
+    /// The second file of the result, with what does not fit into one; none if there is none.
+    pub output_data: Option<String>,
     /// Bytes of the original with its external data.
     pub bytes_before: u64,
     /// Bytes of the result, or its predicted bytes if it was not written.
@@ -285,6 +295,36 @@ pub struct LosslessStep {
 impl From<&lossless::Saving> for LosslessStep {
     fn from(&lossless::Saving { name, bytes, exact }: &lossless::Saving) -> Self {
         LosslessStep { step: name, bytes, exact }
+    }
+}
+
+/// What a search for the smallest file came to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Search {
+    /// The flag that asked for it: `--max-loss 0.01` or `--smallest`.
+    pub goal: String,
+    /// Calibration samples that were held back for it.
+    pub samples: usize,
+    /// The loss of the worst output of the result on these samples.
+    pub loss: f64,
+    /// The next smaller file that was tried and did not do.
+    pub next_smaller: Option<Smaller>,
+}
+
+/// A file that was too small, before fine-tuning.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Smaller {
+    /// Its bytes.
+    pub bytes_after: u64,
+    /// The loss of its worst output.
+    pub loss: f64,
+}
+
+impl From<&Searched> for Search {
+    fn from(searched: &Searched) -> Self {
+        let Searched { goal, samples, loss, next_smaller } = searched.clone();
+        let next_smaller = next_smaller.map(|(bytes_after, loss)| Smaller { bytes_after, loss });
+        Search { goal, samples, loss, next_smaller }
     }
 }
 
@@ -490,6 +530,8 @@ impl Report {
         };
         let mut report = Report::of_study(command, compressor, study, &outcome);
         report.lossless = compressor.lossless().iter().map(Into::into).collect();
+        report.search = compressor.searched().map(Into::into);
+        report.smallest_ratio = compressor.smallest_ratio();
         report.predicted_loss = planned.predicted_loss;
         report.warnings = compressor.warnings();
         report
@@ -563,6 +605,7 @@ impl Report {
             model: FileSizes {
                 path: path_of(original),
                 output: None,
+                output_data: None,
                 bytes_before: before,
                 bytes_after: Some(after),
                 ratio: ratio(before, after),
@@ -572,17 +615,50 @@ impl Report {
             weights: None,
             recurrent: None,
             lossless: Vec::new(),
+            smallest_ratio: None,
             units: Vec::new(),
             predicted_loss: None,
             tuning: None,
+            search: None,
             tradeoff: Vec::new(),
             settings: None,
             skipped: Vec::new(),
             forms: Vec::new(),
             warnings: Vec::new(),
+            answer: None,
             verify: None,
             seconds: Seconds::default(),
         }
+    }
+
+    /// The error of a result whose checks failed, with the ratio at which the curve of the report expects them to pass.
+    #[must_use]
+    pub fn failure(&self) -> Option<Error> {
+        let verdict = self.verify.as_ref().filter(|verdict| !verdict.passed)?;
+        let ratio = answer::expected_ratio(self, verdict).filter(|_| verdict.checks.iter().any(|check| !check.passed));
+        let way = ratio.map_or_else(String::new, |ratio| format!("; --ratio {ratio} is expected to pass"));
+        Some(Error::new(ErrorKind::Check, format!("{}{way}", verdict.failures.join("; "))))
+    }
+
+    /// Answers whether the result may be shipped, from all that the report holds by now.
+    pub fn judge(&mut self) {
+        self.answer = Answer::of(self);
+    }
+
+    /// Notes where the result was written, with its second file if there is one.
+    pub fn written_to(&mut self, path: &Path) {
+        let side = Some(onnx::model::side_path(path)).filter(|side| side.is_file());
+        self.model.output = Some(path.to_string_lossy().into_owned());
+        self.model.output_data = side.map(|side| side.to_string_lossy().into_owned());
+    }
+}
+
+/// A word of a command for a shell; names from a file may hold anything.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_./:=-+,@%".contains(c);
+    match word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", Escaped(word).to_string().replace('\'', r"'\''")),
     }
 }
 

@@ -8,11 +8,12 @@ use std::fmt::Write;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::grid::{Grid, Kind, SHARE_LEGEND, bound, forecast, measured};
+use super::quoted;
 use super::size::{duration, figure, grouped, percent, times};
 use super::units::Row;
 use super::{
-    Bench, Bytes, Command, InspectedMatrix, InspectedValue, InspectedWeight, Inspection, Node, NodeForm, Report,
-    SkippedNode, Sweep, SweepPoint, Tuning, Unit,
+    Answer, Bench, Bytes, Command, Grade, InspectedMatrix, InspectedValue, InspectedWeight, Inspection, Node, NodeForm,
+    Report, SkippedNode, Sweep, SweepPoint, Tuning, Unit,
 };
 use crate::error::Escaped;
 use crate::verify::{Verdict, VerifyScope};
@@ -93,8 +94,8 @@ pub(super) fn report(report: &Report, style: &Style) -> String {
     tuning(report.tuning.as_deref().unwrap_or_default(), style, &mut out);
     if let Some(verify) = &report.verify {
         verification(verify, style, &mut out);
-        if let (Some(predicted), Some(measured)) = (report.predicted_loss, verify.loss) {
-            line_of(&mut out, format!("  {}", forecast(predicted, measured, verify.outputs.len())));
+        if let Some(forecast) = forecast(report) {
+            line_of(&mut out, format!("  {forecast}"));
         }
     }
     warnings(&report.warnings, style, &mut out);
@@ -111,8 +112,8 @@ fn node_units(units: &[Unit], loss: f64, style: &Style, out: &mut String) {
 fn verification(verdict: &Verdict, style: &Style, out: &mut String) {
     let samples = if verdict.samples == 1 { "1 sample".to_owned() } else { format!("{} samples", verdict.samples) };
     let seen = match verdict.calibrated_on.as_deref() {
+        _ if verdict.smoke_test => ", random inputs",
         Some("same") => " that were also used for calibration",
-        Some("random") => ", random inputs",
         _ => "",
     };
     let scope = match verdict.scope {
@@ -154,43 +155,30 @@ fn warnings(warnings: &[String], style: &Style, out: &mut String) {
     }
 }
 
-/// What to do next.
+/// The answer, and what to do next.
 fn closing(report: &Report, style: &Style, out: &mut String) {
     out.push('\n');
-    let passed = report.verify.as_ref().is_none_or(|verdict| verdict.passed);
+    if let Some(answer) = &report.answer {
+        verdict(answer, style, out);
+    }
+    let took = duration(report.seconds.total);
+    let grade = report.answer.as_ref().map(|answer| answer.grade);
     match (report.command, &report.model.output) {
         (Command::Compress, Some(written)) => {
             let bytes = report.model.bytes_after.map_or_else(String::new, |bytes| format!(": {}", Bytes(bytes)));
             let loss = report.verify.as_ref().and_then(|verdict| verdict.loss);
             let loss = loss.map_or_else(String::new, |loss| format!(", loss {}", figure(Some(loss))));
-            let took = duration(report.seconds.total);
             line_of(out, format!("wrote {}{bytes}{loss}, in {took}", Escaped(written)));
-            if let Some(ratio) = report.weights.as_ref().and_then(|weights| weights.ratio) {
-                let (finer, coarser) = ((ratio * 0.7).max(2.0).round(), (ratio * 1.5).round());
-                if is_of_random(report) {
-                    line_of(
-                        out,
-                        "next: compress again with --calibration SAMPLES, real inputs of the model: this file is"
-                            .to_owned(),
-                    );
-                    line_of(out, "      calibrated on random ones".to_owned());
-                    return;
-                }
-                line_of(
-                    out,
-                    "next: ship this file. Do not run onnxsim or an optimiser on it: they expand the".to_owned(),
-                );
-                line_of(out, "      weights again.".to_owned());
-                let sizes = format!("--ratio {coarser} (smaller) or --ratio {finer} (more accurate)");
-                line_of(out, format!("      To trade: {sizes}"));
+            if let Some(side) = &report.model.output_data {
+                line_of(out, format!("  and its data to {}: keep both files together", Escaped(side)));
             }
+            next(report, grade, out);
         }
         (Command::Compress, None) => {
             line_of(out, style.bad("nothing was written: a check failed"));
-            line_of(out, "next: lower --ratio, add --calibration samples, or write it with --keep-failed".to_owned());
+            line_of(out, "next: as above; --keep-failed writes the result anyway".to_owned());
         }
-        (Command::Verify, _) if passed => {
-            let took = duration(report.seconds.total);
+        (Command::Verify, _) if grade != Some(Grade::Failed) => {
             if report.verify.as_ref().is_some_and(|verdict| verdict.checks.is_empty()) {
                 line_of(out, format!("measured in {took}; no check was set"));
                 line_of(out, "next: add a check, such as --min-snr 20, so that a bad result fails your CI".to_owned());
@@ -202,7 +190,7 @@ fn closing(report: &Report, style: &Style, out: &mut String) {
             let (failed, all) =
                 (failed_checks(report), report.verify.as_ref().map_or(0, |verdict| verdict.checks.len()));
             let failed = if failed > 0 { format!("{failed} of {all} checks failed") } else { "failed".to_owned() };
-            line_of(out, format!("{} in {}", style.bad(&failed), duration(report.seconds.total)));
+            line_of(out, format!("{} in {took}", style.bad(&failed)));
             line_of(out, "next: compress with a lower --ratio or more --calibration samples".to_owned());
         }
         (Command::Plan, _) => {
@@ -210,6 +198,87 @@ fn closing(report: &Report, style: &Style, out: &mut String) {
             line_of(out, "      with --save FILE and compress with --plan FILE".to_owned());
         }
     }
+}
+
+/// The answer in lines: the grade, what was found, what speaks against shipping, what to try.
+fn verdict(answer: &Answer, style: &Style, out: &mut String) {
+    let grade = match answer.grade {
+        Grade::Good => style.good(answer.grade.words()),
+        Grade::Doubtful | Grade::SmokeTest => style.warning(answer.grade.words()),
+        Grade::Failed => style.bad(answer.grade.words()),
+    };
+    line_of(out, format!("{} {grade}", style.bold("verdict:")));
+    for finding in answer.findings.iter().take(FINDINGS) {
+        wrapped("  ", finding, out);
+    }
+    if answer.findings.len() > FINDINGS {
+        line_of(out, format!("  and {} more, in a report", answer.findings.len() - FINDINGS));
+    }
+    for concern in &answer.concerns {
+        wrapped(&format!("{} ", style.warning("warning:")), concern, out);
+    }
+    if !answer.advice.is_empty() && answer.grade != Grade::SmokeTest {
+        wrapped("  try ", &answer.advice.join("; or "), out);
+    }
+    if !answer.suggested_checks.is_empty() {
+        wrapped("  checks that it passes with a margin: ", &answer.flags(), out);
+    }
+}
+
+/// Findings that are shown where there are many outputs.
+const FINDINGS: usize = 16;
+
+/// What to do with a file that was written.
+fn next(report: &Report, grade: Option<Grade>, out: &mut String) {
+    let Some(ratio) = report.weights.as_ref().and_then(|weights| weights.ratio) else { return };
+    if is_of_random(report) {
+        line_of(
+            out,
+            "next: compress again with --calibration SAMPLES, real inputs of the model: this file is".to_owned(),
+        );
+        line_of(out, "      calibrated on random ones".to_owned());
+        return;
+    }
+    let finer = (ratio * 0.7).max(2.0).round();
+    if matches!(grade, Some(Grade::Doubtful | Grade::Failed)) {
+        line_of(out, "next: do not ship this file as it is; see the verdict".to_owned());
+        return;
+    }
+    line_of(out, "next: ship this file. Do not run onnxsim or an optimiser on it: they expand the".to_owned());
+    line_of(out, "      weights again.".to_owned());
+    // Nothing is proposed that cannot be reached.
+    let coarser = report.smallest_ratio.map_or((ratio * 1.5).round(), |most| (ratio * 1.5).round().min(floor1(most)));
+    let smaller = (coarser > ratio * 1.1).then(|| format!("--ratio {coarser} (smaller)"));
+    let better = (finer < ratio).then(|| format!("--ratio {finer} (more accurate)"));
+    let trades: Vec<String> = smaller.into_iter().chain(better).collect();
+    if !trades.is_empty() {
+        line_of(out, format!("      To trade: {}", trades.join(" or ")));
+    }
+}
+
+fn floor1(value: f64) -> f64 {
+    (value * 10.0).floor() / 10.0
+}
+
+/// A text on lines of at most [`WIDTH`] columns, the further ones indented.
+fn wrapped(start: &str, text: &str, out: &mut String) {
+    let plain = start.replace("\x1b[33m", "").replace("\x1b[0m", "");
+    let (mut line, mut width) = (start.to_owned(), plain.chars().count());
+    let mut is_first = true;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if !is_first && width + 1 + length > WIDTH {
+            line_of(out, std::mem::replace(&mut line, "    ".to_owned()));
+            (width, is_first) = (4, true);
+        }
+        if !is_first {
+            line.push(' ');
+            width += 1;
+        }
+        line.push_str(word);
+        (width, is_first) = (width + length, false);
+    }
+    line_of(out, line);
 }
 
 /// Whether the model was calibrated on random inputs.
@@ -346,15 +415,6 @@ fn linear(matrices: &[InspectedMatrix], style: &Style, out: &mut String) {
     }
     if matrices.len() > SHOWN {
         line_of(out, format!("  and {} more", matrices.len() - SHOWN));
-    }
-}
-
-/// A word of a command for a shell; names from a file may hold anything.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_./:=-+,@%".contains(c);
-    match word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", Escaped(word).to_string().replace('\'', r"'\''")),
     }
 }
 

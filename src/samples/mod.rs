@@ -6,6 +6,7 @@
 //! into which input of the next step. The first feed of a stream holds the state at the start, which is zeros unless the
 //! samples give another; later feeds lack the carried inputs. Without a carry every feed is a stream of its own.
 
+mod batch;
 mod carry;
 mod npy;
 mod npz;
@@ -53,6 +54,8 @@ pub struct Samples {
     pub carry: Vec<Carry>,
     /// They were drawn from the model's declarations: nobody gave them.
     pub made_up: bool,
+    /// What was done to the arrays of the files to make them samples.
+    pub notes: Vec<String>,
 }
 
 impl Samples {
@@ -72,7 +75,8 @@ impl Samples {
     /// - a directory with `input_0.pb`, ...: one sample; a tensor is the input that it names, else the one of its number.
     /// - another directory: its `.npz` and `.npy` files in name order, then its `test_data_set_N` in number order.
     ///
-    /// With a carry each file is one stream, else each sample.
+    /// With a carry each file is one stream, else each sample. Where the only sample is a batch, its rows are the samples.
+    /// Floats of another width than the input's are converted; `notes` say so.
     ///
     /// # Errors
     /// [`ErrorKind::Samples`] for an array that does not fit the model or a broken file, naming file and array;
@@ -148,7 +152,8 @@ impl Samples {
 
     /// The feeds before `at` and those from there on.
     fn cut(&self, at: usize) -> (Samples, Samples) {
-        let mut before = Samples { streams: Vec::new(), carry: self.carry.clone(), made_up: self.made_up };
+        let mut before =
+            Samples { streams: Vec::new(), carry: self.carry.clone(), made_up: self.made_up, notes: self.notes.clone() };
         let mut after = before.clone();
         let mut seen = 0;
         for stream in &self.streams {
@@ -168,7 +173,7 @@ impl Samples {
     #[must_use]
     pub fn of_streams(&self, keep: impl Fn(usize) -> bool) -> Samples {
         let streams = self.streams.iter().enumerate().filter(|(i, _)| keep(*i)).map(|(_, stream)| stream.clone());
-        Samples { streams: streams.collect(), carry: self.carry.clone(), made_up: self.made_up }
+        Samples { streams: streams.collect(), carry: self.carry.clone(), made_up: self.made_up, notes: self.notes.clone() }
     }
 
     /// A representative part of about `count` feeds: whole samples, or the first steps of streams, evenly spread.
@@ -181,7 +186,12 @@ impl Samples {
         let steps = count.div_ceil(streams);
         let spread = (0..streams).map(|i| &self.streams[i * self.streams.len() / streams]);
         let first_steps = |s: &Stream| s.steps(0..steps.min(s.feeds.len()), &self.carry);
-        Samples { streams: spread.map(first_steps).collect(), carry: self.carry.clone(), made_up: self.made_up }
+        Samples {
+            streams: spread.map(first_steps).collect(),
+            carry: self.carry.clone(),
+            made_up: self.made_up,
+            notes: Vec::new(),
+        }
     }
 
     /// A description: `16 samples` or `300 steps in 2 streams`.

@@ -4,6 +4,7 @@
 //! of the axis, an operand that an Equal compares with a constant is that constant, and `sequence_lens` of a recurrent node
 //! is the full length. Each guess is reported.
 
+use super::batch::{is_nameless, names_batch};
 use super::{AxisSize, Carry, Feed, Port, Samples, Signature, Stream, Tensor};
 use crate::error::{Cut, Error, ErrorKind, Result};
 use crate::limits;
@@ -74,7 +75,10 @@ impl Random {
             [] => feeds.into_iter().enumerate().map(|(i, feed)| stream(i, vec![feed])).collect(),
             _ => vec![stream(0, feeds)],
         };
-        Ok(Random { samples: Samples { streams, carry: options.carry.to_vec(), made_up: true }, guesses })
+        Ok(Random {
+            samples: Samples { streams, carry: options.carry.to_vec(), made_up: true, notes: Vec::new() },
+            guesses,
+        })
     }
 }
 
@@ -156,10 +160,10 @@ fn shapes(signature: &Signature, given: &[(String, usize)], guesses: &mut Vec<St
 /// 1 for what looks like a batch, else [`LENGTH`].
 fn likely_size(dim: &AxisSize, last: bool) -> usize {
     match dim {
-        AxisSize::Symbol(symbol) => {
-            let symbol = symbol.to_ascii_lowercase();
-            if symbol.contains("batch") || matches!(symbol.as_str(), "n" | "b") { 1 } else { LENGTH }
-        }
+        AxisSize::Symbol(symbol) if names_batch(symbol) => 1,
+        // Before other axes, what has no telling name is a batch more often than anything else.
+        AxisSize::Symbol(symbol) if is_nameless(symbol) && !last => 1,
+        AxisSize::Symbol(_) => LENGTH,
         _ if last => LENGTH,
         _ => 1,
     }

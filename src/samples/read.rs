@@ -19,11 +19,13 @@ use std::path::{Path, PathBuf};
 /// Reads files and directories in the order given; those of a directory in name order.
 pub(super) fn read(paths: &[PathBuf], signature: &Signature, carry: &[Carry]) -> Result<Samples> {
     Carry::check(carry, signature)?;
-    let mut reader = Reader { signature, carry, left: limits::SAMPLE_BYTES, streams: Vec::new() };
+    let mut reader = Reader { signature, carry, left: limits::SAMPLE_BYTES, streams: Vec::new(), notes: Vec::new() };
     for path in paths {
         reader.read_path(path, 0).map_err(|e| e.in_file(path))?;
     }
-    Ok(Samples { streams: reader.streams, carry: carry.to_vec(), made_up: false })
+    let mut samples = Samples { streams: reader.streams, carry: carry.to_vec(), made_up: false, notes: reader.notes };
+    super::batch::split(&mut samples, signature);
+    Ok(samples)
 }
 
 /// Reads the one array of a file that is called `name`, or the only one.
@@ -66,6 +68,7 @@ struct Reader<'a> {
     /// Bytes that may still be read.
     left: u64,
     streams: Vec<Stream>,
+    notes: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
@@ -117,7 +120,7 @@ impl<'a> Reader<'a> {
                 check_type(port, header.element)?;
                 check_stacked_shape(port, &header.shape)
             });
-            let tensor = tensor.and_then(check_finite).map_err(|e| e.at_tensor(&name))?;
+            let tensor = tensor.and_then(|t| self.converted(port, t, path)).map_err(|e| e.at_tensor(&name))?;
             arrays.insert(name, tensor);
         }
         self.add_arrays(path, arrays)
@@ -135,8 +138,22 @@ impl<'a> Reader<'a> {
             check_type(port, header.element)?;
             check_stacked_shape(port, &header.shape)
         });
-        let tensor = tensor.and_then(check_finite).map_err(|e| e.at_tensor(&name))?;
+        let tensor = tensor.and_then(|t| self.converted(port, t, path)).map_err(|e| e.at_tensor(&name))?;
         self.add_arrays(path, Feed::from([(name, tensor)]))
+    }
+
+    /// Checks that the elements are finite, and converts NumPy's default float64 where the input takes float32, with a note.
+    fn converted(&mut self, port: &Port, tensor: Tensor, path: &Path) -> Result<Tensor> {
+        let tensor = check_finite(tensor)?;
+        if tensor.element() == port.element || !may_convert(port.element, tensor.element()) {
+            return Ok(tensor);
+        }
+        let note = format!("tensor '{}': float64 was converted to float32", error::Cut(&port.name));
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+        // A float64 beyond the range of float32 becomes infinite.
+        check_finite(tensor.to_f32().into()).map_err(|e| e.in_file(path))
     }
 
     /// One feed: `input_K.pb` is the input that its tensor names, else the K-th.
@@ -175,7 +192,7 @@ impl<'a> Reader<'a> {
         let tensor = from_proto(&proto).and_then(|tensor| {
             check_type(port, tensor.element())?;
             match port.accepts(tensor.shape()) {
-                true => check_finite(tensor),
+                true => self.converted(port, tensor, path),
                 false => Err(shape_mismatch(port, tensor.shape())),
             }
         });
@@ -324,8 +341,13 @@ fn input_number(path: &Path) -> Option<u64> {
     number(path, "input_", ".pb")
 }
 
+/// NumPy's default, where a model takes float32.
+fn may_convert(takes: ElementType, found: ElementType) -> bool {
+    (takes, found) == (ElementType::Float, ElementType::Double)
+}
+
 fn check_type(port: &Port, element: ElementType) -> Result<()> {
-    if port.element == element {
+    if port.element == element || may_convert(port.element, element) {
         return Ok(());
     }
     let (takes, found) = (port.element.as_str_name(), element.as_str_name());

@@ -645,6 +645,7 @@ mod tests {
                 content: Content::Values,
                 loss: kind,
                 kl: false,
+                decides: false,
                 dims: Vec::new(),
                 reached: true,
             };

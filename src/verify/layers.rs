@@ -61,7 +61,7 @@ pub(super) fn verify(
         return Err(why.clone());
     }
     let mut verdict = verdict(VerifyScope::Layers, Some(why.to_string()), settings, outputs);
-    verdict.samples = SAMPLES;
+    (verdict.samples, verdict.smoke_test) = (SAMPLES, true);
     verdict.fail(failures);
     verdict.warnings.extend(settings.checks.iter().filter_map(|check| unnamed(check, why)));
     Ok(verdict)
@@ -230,6 +230,7 @@ fn run(sides: &[Side<'_>; 2], nodes: [&RecurrentNode; 2], layers: &[Layer; 2], s
             content: Content::Values,
             loss: LossKind::Nmse,
             kl: false,
+            decides: false,
             dims: Vec::new(),
             reached: true,
         }],
@@ -237,7 +238,15 @@ fn run(sides: &[Side<'_>; 2], nodes: [&RecurrentNode; 2], layers: &[Layer; 2], s
     let comparison = judge.compare(&Engine::new(&ours)?, &Engine::new(&theirs)?, &samples, &Silent);
     let figures = comparison.map_err(|e| Error::new(ErrorKind::Engine, e.message()))?.figures().remove(0);
     // The largest hidden unit is no decision.
-    Ok(Figures { name: nodes[0].name.clone(), agreement: None, undecided: 0, profile: None, ..figures })
+    Ok(Figures {
+        name: nodes[0].name.clone(),
+        agreement: None,
+        undecided: 0,
+        worst: None,
+        profile: None,
+        course_db: Vec::new(),
+        ..figures
+    })
 }
 
 fn float_info(name: &str, shape: Option<&[usize]>) -> ValueInfoProto {

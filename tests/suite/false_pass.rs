@@ -79,7 +79,7 @@ fn stream(name: &str, number: usize, feed: Vec<(&str, Tensor)>) -> Stream {
 
 fn samples() -> Samples {
     let one = |i: usize| stream("s.npz", i, vec![("x", array(&[STEPS, 2, INPUTS], i * 7).into())]);
-    Samples { streams: (0..4).map(one).collect(), carry: Vec::new(), made_up: false }
+    Samples { streams: (0..4).map(one).collect(), carry: Vec::new(), made_up: false, notes: Vec::new() }
 }
 
 fn judge(
@@ -120,7 +120,7 @@ fn tokens(bad: impl Fn(usize) -> bool) -> Samples {
         ids[[2, 1]] = if bad(i) { 10 } else { 3 };
         stream("ids.npz", i, vec![("ids", ids.into())])
     };
-    Samples { streams: (0..4).map(one).collect(), carry: Vec::new(), made_up: false }
+    Samples { streams: (0..4).map(one).collect(), carry: Vec::new(), made_up: false, notes: Vec::new() }
 }
 
 #[test]
@@ -159,6 +159,7 @@ fn inputs_that_disagree_on_a_symbol_do_not_turn_a_failure_into_layers() {
             streams: bad.iter().enumerate().map(|(i, lengths)| of_lengths(*lengths, i)).collect(),
             carry: Vec::new(),
             made_up: false,
+            notes: Vec::new(),
         };
         let error = judge(&proto, &coded(proto.clone(), 1e-3), &samples, &snr(5.0)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Samples, "{error}");

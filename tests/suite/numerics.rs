@@ -70,7 +70,7 @@ fn samples(count: usize, steps: usize, value: impl Fn(usize, usize) -> f32) -> S
         let feeds = vec![Feed::from_iter([("x".to_owned(), Tensor::from(x))])];
         Stream { feeds, ..Default::default() }
     };
-    Samples { streams: (0..count).map(stream).collect(), carry: Vec::new(), made_up: false }
+    Samples { streams: (0..count).map(stream).collect(), carry: Vec::new(), made_up: false, notes: Vec::new() }
 }
 
 /// The whole job at about a third of the size. Sensitivities are measured.

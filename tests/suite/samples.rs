@@ -159,7 +159,7 @@ fn subsets_are_spread_over_all() {
     let origins: Vec<_> = samples.subset(3).streams.into_iter().map(|s| s.origin).collect();
     assert_eq!(origins, [0, 3, 6].map(|i| format!("{}[{i}]", path.display())));
     assert_eq!(samples.subset(100), samples);
-    let stream = Samples { streams: vec![join(&samples)], carry: carry(), made_up: false };
+    let stream = Samples { streams: vec![join(&samples)], carry: carry(), made_up: false, notes: Vec::new() };
     assert_eq!(stream.subset(4).streams[0].feeds, stream.streams[0].feeds[..4]);
 }
 

@@ -233,7 +233,7 @@ fn budgets_are_judged_again_by_what_tuning_leaves() {
                 asked.borrow_mut().push(moved.clone());
                 answer(&plan)
             };
-            let judged = (&engine, &samples, &judge);
+            let judged = (&engine, &judge);
             let found = job.tuned_plan(plan.clone(), &curves, judged, allocate, &Silent).expect("it can be tuned");
             (plan, found, asked.into_inner())
         })

@@ -6,15 +6,17 @@ mod chart;
 
 use chart::{Axis, Plot, Scale, cell, plain as number};
 
-use super::grid::{Grid, Kind, SHARE, SHARE_LEGEND, forecast, loss_in_words, tradeoff};
+use super::grid::{Grid, Kind, SHARE, SHARE_LEGEND, forecast, loss_in_words, tradeoff, untuned_forecast};
 use super::markup::Markup;
 use super::size::{duration, figure, grouped, percent, times};
 use super::units::Row;
-use super::{Bytes, Command, Report, Seconds, SkippedNode, Sweep, Tool, Unit, WeightSizes};
+use super::{Answer, Bytes, Command, Grade, Report, Seconds, SkippedNode, Sweep, Tool, Unit, WeightSizes};
 use crate::error::Escaped;
 use crate::loss::{Bin, Figures, Profile};
 use crate::verify::{Verdict, VerifyScope};
 
+/// Lines of the verdict that are shown at once.
+const FINDINGS: usize = 16;
 /// Nodes and outputs that are shown at once; the others are folded away.
 const OPEN: usize = 8;
 
@@ -23,9 +25,12 @@ pub(super) fn report(report: &Report) -> String {
     let mut page = Markup::new();
     header(report, &mut page);
     cards(report, &mut page);
+    if let Some(found) = &report.answer {
+        answer(found, &mut page);
+    }
     notes(report, &mut page);
     if let Some(verdict) = &report.verify {
-        quality(verdict, report.predicted_loss, &mut page);
+        quality(report, verdict, &mut page);
     }
     if !report.units.is_empty() {
         bytes(report, &mut page);
@@ -97,14 +102,52 @@ fn header(report: &Report, page: &mut Markup) {
         page.raw(" \u{2192} ").text(file_name(output));
     }
     page.raw("</h1>");
+    let written = report.command != Command::Compress || report.model.output.is_some();
     let badge = match (&report.verify, report.command) {
+        (Some(verdict), _) if !verdict.passed && !written => {
+            "<span class=\"badge bad\">\u{2717} failed, not written</span>"
+        }
         (Some(verdict), _) if !verdict.passed => "<span class=\"badge bad\">\u{2717} failed</span>",
+        (Some(verdict), _) if verdict.smoke_test => "<span class=\"badge plain\">smoke test only</span>",
+        _ if is_doubtful(report) => "<span class=\"badge plain\">doubtful</span>",
         (Some(verdict), _) if verdict.checks.is_empty() => "<span class=\"badge plain\">measured, no checks set</span>",
         (Some(_), _) => "<span class=\"badge good\">\u{2713} all checks passed</span>",
         (None, Command::Plan) => "<span class=\"badge plain\">plan only, nothing written</span>",
         (None, _) => "<span class=\"badge plain\">not verified</span>",
     };
     page.raw(badge).raw("</header>\n");
+}
+
+fn is_doubtful(report: &Report) -> bool {
+    report.answer.as_ref().is_some_and(|answer| answer.grade == Grade::Doubtful)
+}
+
+/// The answer: what was found, what speaks against shipping, what to try.
+fn answer(answer: &Answer, page: &mut Markup) {
+    page.raw("<section><h2>Verdict: ").text(answer.grade.words()).raw("</h2><ul>");
+    answer.findings.iter().take(FINDINGS).for_each(|finding| {
+        page.element("li", finding);
+    });
+    page.raw("</ul>");
+    if answer.findings.len() > FINDINGS {
+        page.raw("<details><summary>More outputs</summary><ul>");
+        answer.findings.iter().skip(FINDINGS).for_each(|finding| {
+            page.element("li", finding);
+        });
+        page.raw("</ul></details>");
+    }
+    for concern in &answer.concerns {
+        page.raw("<p class=\"note\">").text(concern).raw("</p>");
+    }
+    if !answer.advice.is_empty() {
+        page.raw("<p class=\"lead\">Try ").text(&answer.advice.join("; or ")).raw(".</p>");
+    }
+    if !answer.suggested_checks.is_empty() {
+        page.raw("<p class=\"lead\">Checks that it passes with a margin: <code>")
+            .text(&answer.flags())
+            .raw("</code></p>");
+    }
+    page.raw("</section>\n");
 }
 
 /// A path without its folders.
@@ -133,12 +176,12 @@ fn cards(report: &Report, page: &mut Markup) {
     }
     if let Some(worst) = report.verify.as_ref().and_then(|verdict| worst(&verdict.outputs)) {
         let mut more = format!("output {}", Escaped(&worst.name));
-        if let Some(agreement) = worst.agreement {
+        if let Some(agreement) = worst.agreement.filter(|_| worst.decides) {
             more += &format!(", {} of decisions the same", percent(Some(agreement)));
         }
         let count = report.verify.as_ref().map_or(0, |verdict| verdict.outputs.len());
-        let title = if count > 1 { "Signal-to-noise ratio, worst output" } else { "Signal-to-noise ratio" };
-        match worst.snr_db {
+        let title = if count > 1 { "SNR against the variance, worst output" } else { "SNR against the variance" };
+        match worst.snr_variance_db {
             Some(db) => card(title, &format!("{db:.1}"), "dB", &more, page),
             None if worst.max_abs == Some(0.0) => card(title, "exact", "", &more, page),
             None => card("Largest error", &figure(worst.max_abs), "", &more, page),
@@ -154,7 +197,7 @@ fn card(title: &str, value: &str, unit: &str, more: &str, page: &mut Markup) {
 
 /// The output with the least signal over its error; an exact one has the most.
 fn worst(outputs: &[Figures]) -> Option<&Figures> {
-    let key = |output: &&Figures| output.snr_db.unwrap_or(f64::INFINITY);
+    let key = |output: &&Figures| output.snr_variance_db.unwrap_or(f64::INFINITY);
     outputs.iter().min_by(|a, b| key(a).total_cmp(&key(b)))
 }
 
@@ -196,7 +239,7 @@ fn warnings(warnings: &[String], page: &mut Markup) {
 }
 
 /// How far each output is from the original's, in figures, in time and by size.
-fn quality(verdict: &Verdict, predicted: Option<f64>, page: &mut Markup) {
+fn quality(report: &Report, verdict: &Verdict, page: &mut Markup) {
     page.raw("<section class=\"long\"><h2>Accuracy: the outputs compared with the original's</h2><p class=\"lead\">");
     let samples = if verdict.samples == 1 { "1 sample".to_owned() } else { format!("{} samples", verdict.samples) };
     page.raw(match verdict.scope {
@@ -204,8 +247,8 @@ fn quality(verdict: &Verdict, predicted: Option<f64>, page: &mut Markup) {
         VerifyScope::Layers => "Each compressed layer was run by itself by ",
     });
     page.text(verdict.engine).raw(" on ").text(&samples).raw(match verdict.calibrated_on.as_deref() {
+        _ if verdict.smoke_test => ", random inputs",
         Some("same") => " that were also used for calibration",
-        Some("random") => ", random inputs",
         Some(_) => ", held out from compression",
         None => "",
     });
@@ -214,8 +257,8 @@ fn quality(verdict: &Verdict, predicted: Option<f64>, page: &mut Markup) {
               (largest class). <b>kl</b>: divergence of the probabilities, in nats.</p>",
     );
     page.append(grid(&Grid::outputs(&verdict.outputs)));
-    if let (Some(predicted), Some(loss)) = (predicted, verdict.loss) {
-        page.raw("<p class=\"lead\">").text(&forecast(predicted, loss, verdict.outputs.len())).raw("</p>");
+    if let Some(forecast) = forecast(report) {
+        page.raw("<p class=\"lead\">").text(&forecast).raw("</p>");
     }
     if !verdict.checks.is_empty() {
         page.raw("<h3>Checks</h3>").append(grid(&Grid::checks(&verdict.checks)));
@@ -238,8 +281,11 @@ fn over_time(output: &Figures, profile: &Profile) -> Markup {
     match Scale::logarithmic(values).filter(|_| profile.rms.len() > 1 && profile.max_abs.iter().any(|e| *e > 0.0)) {
         None => {
             let exact = profile.max_abs.iter().all(|error| *error == 0.0);
-            let text =
-                if exact { "All values are equal." } else { "There is only one step, so there is no error over time." };
+            let text = if exact {
+                "All values are equal."
+            } else {
+                "There is only one position, so there is no error to follow."
+            };
             figure.raw("<p class=\"lead\">").text(text).raw("</p></figure>");
             return figure;
         }
@@ -259,7 +305,10 @@ fn over_time(output: &Figures, profile: &Profile) -> Markup {
     }
     figure.raw("<figcaption>").append(key_line("l-after", "typical (root mean square)"));
     figure.append(key_line("l-mark", "largest")).append(key_line("l-dash", "standard deviation of the output"));
-    figure.raw("<br>If the error rises to the right, errors accumulate over time.</figcaption></figure>");
+    figure.raw(match profile.is_of_time() {
+        true => "<br>If the error rises to the right, errors accumulate over time.</figcaption></figure>",
+        false => "<br>Peaks are positions or samples with larger errors than the others.</figcaption></figure>",
+    });
     figure
 }
 
@@ -420,7 +469,7 @@ fn costs(report: &Report, page: &mut Markup) {
               measures them.",
     );
     let measured = report.verify.as_ref().and_then(|verdict| verdict.loss);
-    let off = report.predicted_loss.zip(measured).map_or(1.0, |(predicted, loss)| loss / predicted);
+    let off = untuned_forecast(report).zip(measured).map_or(1.0, |(predicted, loss)| loss / predicted);
     if off.is_finite() && off > 0.0 && !(0.33..3.0).contains(&off) {
         let times = format!("{:.0}", off.max(1.0 / off));
         page.raw(" The forecast for this file is off by a factor of ").text(&times).raw(": use the sweep.");

@@ -570,6 +570,7 @@ fn a_part_of_a_model_runs_as_far_as_the_missing_operator() {
         streams: vec![Stream { feeds: vec![x.clone()], ..Stream::default() }],
         carry: vec![],
         made_up: false,
+        notes: Vec::new(),
     };
     let part = Engine::partial(&whole, &samples).expect("the first layer runs");
     let seen = Seen::default();
@@ -584,8 +585,12 @@ fn no_part_of_a_model_runs_whose_layers_all_need_the_missing_operator() {
     let x = feed([("x", floats(&[2, 1, 2], &[1., 2., 3., 4.]))]);
     let nodes = vec![in_domain("my", node("Unknown", &["x"], "u", vec![])), lstm("u", "y")];
     let whole = model(of_nodes(nodes, weights(), &x));
-    let samples =
-        Samples { streams: vec![Stream { feeds: vec![x], ..Stream::default() }], carry: vec![], made_up: false };
+    let samples = Samples {
+        streams: vec![Stream { feeds: vec![x], ..Stream::default() }],
+        carry: vec![],
+        made_up: false,
+        notes: Vec::new(),
+    };
     assert!(Engine::partial(&whole, &samples).is_none());
 }
 
