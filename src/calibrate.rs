@@ -165,9 +165,10 @@ const SUM_BYTES: usize = 96 << 20;
 /// Those of running it, naming the sample.
 pub fn measure(engine: &Engine, sites: &Sites, samples: &Samples, progress: &dyn Progress) -> Result<SecondMoments> {
     progress.phase("calibrate", samples.len() as u64);
+    let shown: Vec<Vec<usize>> = sites.shown().into_iter().map(|(_, nodes)| nodes).collect();
     let lanes = (SUM_BYTES / sum_bytes(sites).max(1)).clamp(1, LANES);
     let lane = |first: usize| {
-        let sums = Sums { linear: &sites.linear, ..Sums::default() };
+        let sums = Sums { linear: &sites.linear, shown: &shown, ..Sums::default() };
         for stream in samples.streams.iter().skip(first).step_by(lanes) {
             engine
                 .run_stream(stream, &samples.carry, &Overrides::default(), Some(&sums))
@@ -241,6 +242,8 @@ const ROWS: usize = 512;
 #[derive(Default)]
 struct Sums<'a> {
     linear: &'a [LinearNode],
+    /// The linear nodes whose vectors each tap shows.
+    shown: &'a [Vec<usize>],
     parts: Mutex<Parts>,
 }
 
@@ -288,17 +291,20 @@ impl Tap for Sums<'_> {
         }
     }
 
-    fn value(&self, TapId(node): TapId, value: &Tensor) {
-        let Some(of) = self.linear.get(node).filter(|of| of.has_vectors() && value.is_float()) else { return };
-        let values = value.to_f32();
-        let values = values.as_slice().expect("samples are in row-major order");
-        let rows = of.vectors(value.shape(), values, RUN_VECTORS);
-        // What overflows in the original says nothing of its weights.
-        if rows.is_empty() || !rows.iter().all(|value| value.is_finite()) {
-            return;
+    fn value(&self, TapId(tap): TapId, value: &Tensor) {
+        for &node in self.shown.get(tap).into_iter().flatten() {
+            let of = &self.linear[node];
+            let Some(zero) = of.zero.filter(|_| of.has_vectors()) else { continue };
+            let values = value.to_f32().mapv_into(|value| value - zero);
+            let values = values.as_slice().expect("samples are in row-major order");
+            let rows = of.vectors(value.shape(), values, RUN_VECTORS);
+            // What overflows in the original says nothing of its weights.
+            if rows.is_empty() || !rows.iter().all(|value| value.is_finite()) {
+                continue;
+            }
+            let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+            parts.linear.entry(node).or_insert_with(|| Sum::new(of.shape()[1])).add(rows);
         }
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        parts.linear.entry(node).or_insert_with(|| Sum::new(of.shape()[1])).add(rows);
     }
 }
 

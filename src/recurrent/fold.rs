@@ -8,7 +8,7 @@
 //! from a file that nobody vouches for: a few bytes can ask for terabytes.
 
 use half::{bf16, f16};
-use ndarray::{ArcArray, Array3, ArrayViewD, Axis, IxDyn, Slice, concatenate};
+use ndarray::{ArcArray, Array3, ArrayD, ArrayViewD, Axis, IxDyn, Slice, concatenate};
 
 use crate::onnx::proto::{AttributeProto, NodeProto};
 use crate::onnx::{ElementType, Model};
@@ -55,6 +55,24 @@ impl Constant {
         match &self.data {
             Data::Float(a) => a.iter().all(|v| v.is_finite()),
             Data::Integer(_) => true,
+        }
+    }
+
+    /// The elements in row-major order, integers as floats.
+    pub fn floats(&self) -> ArrayD<f32> {
+        match &self.data {
+            Data::Float(values) => values.as_standard_layout().into_owned(),
+            Data::Integer(values) => values.mapv(|v| v as f32).as_standard_layout().into_owned(),
+        }
+    }
+
+    /// With floats in place of int8 and uint8.
+    pub fn bytes_as_floats(self) -> Constant {
+        match self.element {
+            ElementType::Int8 | ElementType::Uint8 => {
+                Constant { element: ElementType::Float, data: Data::Float(self.floats().into_shared()) }
+            }
+            _ => self,
         }
     }
 

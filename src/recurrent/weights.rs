@@ -63,7 +63,7 @@ pub struct ConstantRef {
 }
 
 impl Source {
-    /// The values, in [`shape`](Self::shape), evaluated anew. Exact for float16; a double is rounded to f32. For the
+    /// The values, in [`shape`](Self::shape), evaluated anew. Exact for float16 and bytes; a double is rounded to f32. For the
     /// values of several sources, make one [`Constants`] and ask it for each.
     ///
     /// # Errors
@@ -75,7 +75,7 @@ impl Source {
     /// As [`values`](Self::values), with an index of the model that is at hand.
     pub(super) fn evaluate(&self, model: &Model, values: &Values<'_>, budget: &mut Budget) -> Result<Array3<f32>> {
         match trace(model, values, &self.scope, &self.value, true, budget) {
-            Ok(traced) => three_dimensions(traced.constant, self.shape, &self.value),
+            Ok(traced) => three_dimensions(traced.constant.bytes_as_floats(), self.shape, &self.value),
             Err(stop) => Err(stop.into_error(&self.value)),
         }
     }
@@ -201,7 +201,7 @@ impl<'m> Constants<'m> {
     /// `Unsupported` if it is not constant, or the budget is spent; `Malformed` if it is not defined or cannot be read.
     pub fn get(&mut self, scope: &Scope, name: &str) -> Result<ArrayD<f32>> {
         let traced = trace(self.model, &self.values, scope, name, false, &mut self.budget);
-        traced.map(|traced| floats(traced.constant)).map_err(|stop| stop.into_error(name))
+        traced.map(|traced| traced.constant.floats()).map_err(|stop| stop.into_error(name))
     }
 
     /// Takes room, and time, for a product `[rows, inner] x [inner, columns]` of such values.
@@ -442,14 +442,6 @@ pub(crate) fn three_dimensions(constant: Constant, shape: [usize; 3], name: &str
             Error::new(ErrorKind::Malformed, format!("it has not the elements of {shape:?}")).at_tensor(name)
         }),
         Data::Integer(_) => Err(Error::new(ErrorKind::Malformed, "its elements are no floats").at_tensor(name)),
-    }
-}
-
-/// The values of a constant in row-major order, integers as floats.
-fn floats(constant: Constant) -> ArrayD<f32> {
-    match constant.data {
-        Data::Float(values) => values.as_standard_layout().into_owned(),
-        Data::Integer(values) => values.mapv(|v| v as f32).as_standard_layout().into_owned(),
     }
 }
 

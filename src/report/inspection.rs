@@ -306,7 +306,7 @@ fn matrix(model: &Model, sites: &Sites, index: usize) -> InspectedMatrix {
     let stored = source.constants.first().map_or(source.element, |constant| constant.element);
     InspectedMatrix {
         node: node.name.clone(),
-        op: node.operator(),
+        op: node.operator,
         shape: node.shape(),
         element: stored.as_str_name().to_ascii_lowercase(),
         bytes,
