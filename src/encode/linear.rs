@@ -10,12 +10,14 @@
 //! A matrix of integers has atoms of its own type and no scales; what becomes of it reads it as it was:
 //!
 //! ```text
-//! codes u8 [rows, P] - Cast int32 - Gather(atoms [256, d]) - Reshape - weight
+//! codes u8 [rows, P] - Cast int32 - Gather(atoms [256, d]) - (Transpose to [P, d, rows]) - Reshape - weight
 //! ```
+//! Where it is read by columns, pieces are transposed before they take their shape: OpenVINO quantises what is multiplied by
+//! integers that come out of a Transpose.
 //!
 //! A table that is looked up stays coded in memory: its codes are looked up first, and what they stand for after that.
 
-use super::writer::{Home, Run, Writer, int, runs};
+use super::writer::{Home, Run, Writer, int, ints, runs};
 use super::{Block, Stored, block};
 use crate::dictionary::BlockCode;
 use crate::linear::{LinearNode, LinearOp};
@@ -82,7 +84,9 @@ impl<'s, 'a> Decoded<'s, 'a> {
             return name.clone();
         }
         let (name, rows) = (&self.stored.name, self.stored.all_rows());
-        let value = if view.transposed {
+        let value = if view.transposed && is_of_integers(&self.stored.blocks[0]) {
+            self.columns(writer, &view.dims)
+        } else if view.transposed {
             let matrix = View { transposed: false, dims: vec![rows, self.stored.columns] };
             let matrix = self.view(writer, matrix);
             let columns = writer.node("Transpose", &[&matrix], &format!("{name}t"), vec![]);
@@ -111,6 +115,42 @@ impl<'s, 'a> Decoded<'s, 'a> {
         if is_of_integers(&stored.blocks[0]) { value } else { self.in_element(writer, value) }
     }
 
+    /// A matrix of integers by columns, as a tensor of some shape with that order of elements.
+    fn columns(&self, writer: &mut Writer<'_, '_>, dims: &[usize]) -> String {
+        let Decoded { stored, home, .. } = *self;
+        let runs = runs(stored, run_weights(&stored.blocks[0]));
+        let width = stored.blocks[0].width(stored.columns);
+        let direct = runs.len() == 1 && width == stored.columns;
+        let mut part = |run: &Run<'a>| {
+            let (stem, pieces) = (run.stem(stored), self.pieces(writer, run));
+            let pieces = writer.node("Transpose", &[&pieces], &format!("{stem}t"), vec![ints("perm", &[1, 2, 0])]);
+            if direct {
+                return self.reshaped(writer, &pieces, dims);
+            }
+            let columns = self.reshaped(writer, &pieces, &[width, run.rows()]);
+            if width == stored.columns {
+                return columns;
+            }
+            writer.slice(&columns, 0, 0..stored.columns, &format!("{stem}n"), home)
+        };
+        let parts = runs.iter().map(&mut part).collect();
+        let joined = writer.concat(&format!("{}m", stored.name), 1, parts);
+        let is_matrix = *dims == [stored.columns, stored.all_rows()];
+        if direct || is_matrix { joined } else { self.reshaped(writer, &joined, dims) }
+    }
+
+    /// The atoms that the codes of a run stand for, `[rows, P, d]`.
+    fn pieces(&self, writer: &mut Writer<'_, '_>, run: &Run<'a>) -> String {
+        let (stored, home, stem) = (self.stored, self.home, run.stem(self.stored));
+        let Block::Coded(coded) = run.parts[0].0 else { unreachable!("whoever asks for pieces knows of codes") };
+        let indices = self.indices(writer, run);
+        let atoms = match coded.grid {
+            None => writer.float_codebook(&coded.codebook, home, &stem),
+            Some(_) => writer.codebook(&coded.codebook, stored.element, home, &stem),
+        };
+        writer.node("Gather", &[&atoms, &indices], &format!("{stem}p"), vec![int("axis", 0)])
+    }
+
     fn run(&self, writer: &mut Writer<'_, '_>, run: &Run<'a>, shape: &[usize]) -> String {
         let Decoded { stored, home, .. } = *self;
         let stem = run.stem(stored);
@@ -119,12 +159,7 @@ impl<'s, 'a> Decoded<'s, 'a> {
             return self.reshaped(writer, &value, &[run.rows(), stored.columns]);
         };
         let width = coded.codebook.spec.pieces(stored.columns) * coded.codebook.spec.width;
-        let indices = self.indices(writer, run);
-        let atoms = match coded.grid {
-            None => writer.float_codebook(&coded.codebook, home, &stem),
-            Some(_) => writer.codebook(&coded.codebook, stored.element, home, &stem),
-        };
-        let pieces = writer.node("Gather", &[&atoms, &indices], &format!("{stem}p"), vec![int("axis", 0)]);
+        let pieces = self.pieces(writer, run);
         let padded = width != stored.columns;
         let wide: Vec<usize> = if padded { vec![width] } else { shape.to_vec() };
         let to: Vec<usize> = [run.rows()].iter().chain(&wide).copied().collect();
