@@ -6,9 +6,10 @@
 
 use super::{Finder, integer};
 use crate::dictionary::Grid;
+use crate::limits;
 use crate::onnx::graph::is_standard;
 use crate::onnx::{ElementType, NodeInput, NodeProto, Origin, Scope, Use};
-use crate::recurrent::{Source, trace};
+use crate::recurrent::Source;
 
 /// Scale and zero point of a tensor of integers.
 #[derive(Clone, Debug)]
@@ -124,8 +125,8 @@ impl<'m> Finder<'m> {
     /// What the integers of a tensor stand for; `None` unless each row of the matrix has one scale and one zero point.
     pub(super) fn grid(&mut self, of: &Parameters, source: &Source, transposed: bool) -> Option<Grid> {
         let steps = self.per_row(of, of.scale.as_deref(), 1.0, source, transposed)?;
-        // Products with what is so small or so large would not be exact.
-        let sound = |step: &f32| *step >= f32::MIN_POSITIVE && (*step * 256.0).is_finite();
+        // No trained layer has other weights, and products with what is so small would not be exact.
+        let sound = |step: &f32| *step >= f32::MIN_POSITIVE && *step * 256.0 <= limits::WEIGHT;
         let zeros = self.per_row(of, of.zero.as_deref(), 0.0, source, transposed)?;
         let zeros = zeros.into_iter().map(|zero| (zero - offset(source.element)) as i8).collect();
         steps.iter().all(sound).then_some(Grid { steps, zeros })
@@ -166,7 +167,7 @@ impl<'m> Finder<'m> {
 
     /// The numbers of a constant.
     fn numbers(&mut self, scope: &Scope, name: &str) -> Option<Vec<f32>> {
-        let traced = trace(self.model, self.values, scope, name, self.options.freeze_inputs, &mut self.budget).ok()?;
+        let traced = self.trace(scope, name).ok()?;
         Some(traced.constant.floats().into_iter().collect())
     }
 

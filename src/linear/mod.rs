@@ -23,7 +23,7 @@ use crate::onnx::graph::is_standard;
 use crate::onnx::proto::type_proto;
 use crate::onnx::tensor::shape;
 use crate::onnx::{ElementType, Model, NodeInput, NodeNames, NodeProto, Origin, Scope, Values};
-use crate::recurrent::{Budget, FindOptions, Source, Stop, body_of, hash, three_dimensions, trace};
+use crate::recurrent::{Budget, FindOptions, Integers, Source, Stop, Traced, body_of, hash, three_dimensions, trace};
 use integers::Parameters;
 
 /// Operators, and those that they compute with integers.
@@ -382,7 +382,12 @@ impl<'m> Finder<'m> {
     /// Whether an input of a node is the same in every run.
     fn is_constant(&mut self, of: &NodeInput) -> bool {
         let Some(value) = self.name(of) else { return true };
-        trace(self.model, self.values, &of.scope, value, self.options.freeze_inputs, &mut self.budget).is_ok()
+        self.trace(&of.scope, value).is_ok()
+    }
+
+    fn trace(&mut self, scope: &Scope, name: &str) -> std::result::Result<Traced, Stop> {
+        let freeze_inputs = self.options.freeze_inputs;
+        trace(self.model, self.values, scope, name, freeze_inputs, Integers::Weights, &mut self.budget)
     }
 
     /// The name of what a node reads, if the input is given.
@@ -415,9 +420,9 @@ impl<'m> Finder<'m> {
             self.known.insert(key, None);
             return Ok(None);
         }
-        let traced = match trace(self.model, self.values, scope, value, self.options.freeze_inputs, &mut self.budget) {
+        let traced = match self.trace(scope, value) {
             Ok(traced) => traced,
-            Err(Stop::NotConstant(_) | Stop::Quantised(_)) => {
+            Err(Stop::NotConstant(_)) => {
                 self.known.insert(key, None);
                 return Ok(None);
             }
