@@ -27,7 +27,7 @@ fn benchmark(criterion: &mut Criterion) {
         let weights = matrix(size, size, 2);
         group.bench_function(BenchmarkId::new("metric", size), |b| b.iter(|| Metric::new(moment.view(), 0.01)));
         let metric = Metric::new(moment.view(), 0.01).expect("a moment is square and finite");
-        let matrix = WeightMatrix { weights: weights.view(), metric: &metric, importance: 1.0 };
+        let matrix = WeightMatrix { weights: weights.view(), metric: &metric, importance: 1.0, grid: None };
         for width in [1, 2, 4, 8] {
             let spec = BlockSpec::new(width).expect("the codec has these");
             let id = BenchmarkId::new(format!("learn_{size}"), format!("256x{width}"));

@@ -205,10 +205,11 @@ const SUM_BYTES: usize = 96 << 20;
 /// Those of running it, naming the sample.
 pub fn measure(engine: &Engine, sites: &Sites, samples: &Samples, progress: &dyn Progress) -> Result<SecondMoments> {
     progress.phase("calibrate", samples.len() as u64);
+    let shown: Vec<Vec<usize>> = sites.shown().into_iter().map(|(_, nodes)| nodes).collect();
     let lanes = (SUM_BYTES / sum_bytes(sites).max(1)).clamp(1, LANES);
     let count = samples.streams.len();
     let lane = |first: usize| {
-        let sums = Sums { linear: &sites.linear, ..Sums::default() };
+        let sums = Sums { linear: &sites.linear, shown: &shown, ..Sums::default() };
         for (i, stream) in samples.streams.iter().enumerate().skip(first).step_by(lanes) {
             sums.begin((count >= PARTED).then(|| Part::of_stream(i, count)));
             engine
@@ -283,6 +284,8 @@ const ROWS: usize = 512;
 #[derive(Default)]
 struct Sums<'a> {
     linear: &'a [LinearNode],
+    /// The linear nodes whose vectors each tap shows.
+    shown: &'a [Vec<usize>],
     seen: Mutex<Seen>,
 }
 
@@ -343,18 +346,21 @@ impl Tap for Sums<'_> {
         }
     }
 
-    fn value(&self, TapId(node): TapId, value: &Tensor) {
-        let Some(of) = self.linear.get(node).filter(|of| of.has_vectors() && value.is_float()) else { return };
-        let values = value.to_f32();
-        let values = values.as_slice().expect("samples are in row-major order");
-        let rows = of.vectors(value.shape(), values, RUN_VECTORS);
-        // What overflows in the original says nothing of its weights.
-        if rows.is_empty() || !rows.iter().all(|value| value.is_finite()) {
-            return;
+    fn value(&self, TapId(tap): TapId, value: &Tensor) {
+        for &node in self.shown.get(tap).into_iter().flatten() {
+            let of = &self.linear[node];
+            let Some(zero) = of.zero.filter(|_| of.has_vectors()) else { continue };
+            let values = value.to_f32().mapv_into(|value| value - zero);
+            let values = values.as_slice().expect("samples are in row-major order");
+            let rows = of.vectors(value.shape(), values, RUN_VECTORS);
+            // What overflows in the original says nothing of its weights.
+            if rows.is_empty() || !rows.iter().all(|value| value.is_finite()) {
+                continue;
+            }
+            let mut seen = self.seen();
+            let Seen { part, linear, .. } = &mut *seen;
+            linear.entry(node).or_insert_with(|| Running::new(of.shape()[1])).add(rows, *part);
         }
-        let mut seen = self.seen();
-        let Seen { part, linear, .. } = &mut *seen;
-        linear.entry(node).or_insert_with(|| Running::new(of.shape()[1])).add(rows, *part);
     }
 }
 
@@ -412,7 +418,9 @@ impl Running {
         let size = self.size.max(1);
         let count = self.waiting.len() / size;
         let bounds = match self.part {
-            Some(part) => [Part::Trial, Part::Test, Part::Choice].map(|of| if of as usize >= part as usize { count } else { 0 }),
+            Some(part) => {
+                [Part::Trial, Part::Test, Part::Choice].map(|of| if of as usize >= part as usize { count } else { 0 })
+            }
             None => {
                 let choice = count / CHOICE;
                 [(count - choice).div_ceil(2), count - choice, count]

@@ -4,7 +4,6 @@
 //! only [`codec`] knows one from the other. A node that was replaced by another form is
 //! restored with float weights.
 
-use half::f16;
 use ndarray::Array3;
 
 use crate::encode::{self, Found, FoundTable, NOTE, common};
@@ -80,13 +79,7 @@ fn restore_table(rewriter: &mut Rewriter<'_>, found: FoundTable) {
     let FoundTable { scope, nodes, before, indices, output, table, element } = found;
     let name = rewriter.fresh(&format!("{output}/table"));
     let values: Vec<f32> = table.iter().copied().collect();
-    let dense = match element {
-        ElementType::Float16 => {
-            tensor::float16(&name, table.shape(), &values.into_iter().map(f16::from_f32).collect::<Vec<_>>())
-        }
-        _ => tensor::float(&name, table.shape(), &values),
-    };
-    rewriter.add_constant(&scope, dense);
+    rewriter.add_constant(&scope, tensor::rounded(&name, element, table.shape(), &values));
     let gather = NodeProto {
         op_type: Some("Gather".to_owned()),
         input: vec![name, indices],
@@ -110,10 +103,8 @@ pub fn codec(model: &Model, source: &Source) -> Option<&'static str> {
 fn dense(name: &str, source: &Source, values: &Array3<f32>) -> Result<TensorProto> {
     let flat: Vec<f32> = values.iter().copied().collect();
     match source.element {
-        ElementType::Float => Ok(tensor::float(name, &source.dims, &flat)),
-        ElementType::Float16 => {
-            let half: Vec<_> = flat.into_iter().map(f16::from_f32).collect();
-            Ok(tensor::float16(name, &source.dims, &half))
+        element @ (ElementType::Float | ElementType::Float16 | ElementType::Int8 | ElementType::Uint8) => {
+            Ok(tensor::rounded(name, element, &source.dims, &flat))
         }
         other => {
             Err(Error::new(ErrorKind::Unsupported, format!("weights of type {other:?} are not supported"))

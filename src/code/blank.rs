@@ -17,7 +17,8 @@ pub fn blank(weights: &Weights, plan: &Plan) -> CodedSites {
         let book = blank.book(spec);
         for id in members {
             let [rows, columns] = weights.get(id).block.shape();
-            coded[id] = Some(CodedSite::Block(blank.coded(rows, columns, &book)));
+            let grid = weights.grid(id).cloned();
+            coded[id] = Some(CodedSite::Block(BlockCode { grid, ..blank.coded(rows, columns, &book) }));
         }
     }
     for DictionaryUse { columns, members } in plan.dictionaries(weights) {
@@ -72,6 +73,7 @@ impl Blank {
             codes: vec![0; rows * book.codebook.spec.pieces(columns)],
             scales: Scales { codes: vec![1; rows], step: book.step },
             codebook: book.codebook.clone(),
+            grid: None,
         }
     }
 }

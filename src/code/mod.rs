@@ -12,7 +12,7 @@ use rayon::prelude::*;
 pub use blank::blank;
 
 use crate::dictionary::{self, Bands, BlockCode, Item, Metric, Part, Projected, WeightMatrix};
-use crate::engine::{Constant, ConstantId, Engine, NodeInput, Overrides, Probes};
+use crate::engine::{Constant, ConstantId, Engine, Overrides, Probes};
 use crate::error::Result;
 use crate::linear::LinearNode;
 use crate::onnx::{ElementType, Model, tensor};
@@ -116,6 +116,7 @@ pub fn learn(
                 weights: weights.rows(id),
                 metric: &how.metrics[id],
                 importance: plan.sensitivity[id],
+                grid: weights.grid(id),
             };
             let matrices: Vec<_> = members.iter().map(matrix).collect();
             let options = options(how, members);
@@ -236,12 +237,14 @@ fn as_read(node: &LinearNode, matrix: &Array3<f32>) -> Tensor {
     let values = ArrayD::from_shape_vec(dims, node.tensor(matrix)).expect("a matrix has the elements of its tensor");
     match node.source.element {
         ElementType::Float16 => Tensor::from(values.mapv(f16::from_f32)),
+        ElementType::Int8 => Tensor::from(values.mapv(|value| value as i8)),
+        ElementType::Uint8 => Tensor::from(values.mapv(|value| value as u8)),
         _ => Tensor::from(values),
     }
 }
 
-/// What an engine has to show and to let be replaced, so that it can be calibrated for sites and run with coded ones: the
-/// taps and constants of linear nodes are numbered as these. Recurrent nodes need none.
+/// What an engine has to show and to let be replaced, so that it can be calibrated for sites and run with coded ones: taps
+/// are numbered as [`Sites::shown`], constants as the linear nodes. Recurrent nodes need none.
 ///
 /// # Errors
 /// Those of reading the weights.
@@ -249,19 +252,12 @@ pub fn probes(model: &Model, sites: &Sites) -> Result<Probes> {
     let mut constants = Constants::new(model)?;
     let mut probes = Probes::default();
     for node in &sites.linear {
-        let input = |input| NodeInput { scope: node.scope.clone(), node: node.index, input };
         let values = constants.values(&node.source)?;
         let values = values.as_slice().expect("weights are in row-major order");
-        let tensor = match node.source.element {
-            ElementType::Float16 => {
-                let half: Vec<f16> = values.iter().map(|&value| f16::from_f32(value)).collect();
-                tensor::float16("", &node.source.dims, &half)
-            }
-            _ => tensor::float("", &node.source.dims, values),
-        };
-        probes.inputs.push(input(node.data_input()));
-        probes.weights.push((input(node.weight_input()), tensor));
+        let tensor = tensor::rounded("", node.source.element, &node.source.dims, values);
+        probes.weights.push((node.weight.clone(), tensor));
     }
+    probes.inputs = sites.shown().into_iter().map(|(input, _)| input.clone()).collect();
     Ok(probes)
 }
 

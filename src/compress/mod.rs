@@ -1153,11 +1153,15 @@ fn expected_range(loss: f64, mut each: Vec<f64>) -> [f64; 2] {
 /// The warning where the loss on held-out samples is not what the calibration samples promised.
 fn unexpected(loss: f64, [least, most]: [f64; 2]) -> Option<String> {
     let (how, why) = match loss {
-        loss if loss > most => ("more", "they may be unlike the calibration samples, or these are too few: add some like them"),
+        loss if loss > most => {
+            ("more", "they may be unlike the calibration samples, or these are too few: add some like them")
+        }
         loss if loss < least => ("less", "they may be easier than the calibration samples: hold out more of them"),
         _ => return None,
     };
-    Some(format!("the loss on held-out samples is {loss:.1e}, {how} than the {least:.1e} to {most:.1e} that calibration samples let expect: {why}"))
+    Some(format!(
+        "the loss on held-out samples is {loss:.1e}, {how} than the {least:.1e} to {most:.1e} that calibration samples let expect: {why}"
+    ))
 }
 
 /// A plan, or `None` where there is none for its target.

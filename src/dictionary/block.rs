@@ -4,6 +4,9 @@
 //! and atoms (least squares by conjugate gradient). The atoms are rounded to `i8` and the scales to bytes
 //! *before* each coding pass, so that the codes make up for the rounding too; the best round is kept.
 //!
+//! A matrix of integers ([`Grid`]) is decoded to such again: its scales are the steps of its grid, atoms are rounded to whole
+//! levels, and only atoms and codes are learned.
+//!
 //! Weights are scaled by a power of two, moments by the mean of their diagonal: inputs of any magnitude are safe, and
 //! division by a power of two is exact.
 
@@ -17,7 +20,7 @@ use super::cluster::{Points, kmeans};
 use super::feedback::Coder;
 use super::metric::{ROWS_TOGETHER, dot, power_of_two};
 use super::{
-    ATOMS, BlockCode, BlockSpec, Codebook, LearnOptions, Learned, MAX_WIDTH, Metric, Scales, WeightMatrix, pieces,
+    ATOMS, BlockCode, BlockSpec, Codebook, Grid, LearnOptions, Learned, MAX_WIDTH, Metric, Scales, WeightMatrix, pieces,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -31,12 +34,15 @@ const LEAST_SCALE: f64 = 1e-6;
 /// Learns one codebook for all `matrices` and codes them with it.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] if there is no matrix, if one is empty, not finite or of another width than its metric, or if
-/// the spec or an importance is out of range.
+/// [`ErrorKind::Usage`] if there is no matrix, if one is empty, not finite or of another width than its metric, if some are
+/// of integers and others not, or if the spec or an importance is out of range.
 pub fn learn(matrices: &[WeightMatrix<'_>], spec: BlockSpec, options: &LearnOptions) -> Result<Learned> {
     spec.check()?;
     if matrices.is_empty() {
         return Err(Error::new(ErrorKind::Usage, "no matrix to learn a codebook from"));
+    }
+    if matrices.iter().any(|matrix| matrix.grid.is_some() != matrices[0].grid.is_some()) {
+        return Err(Error::new(ErrorKind::Usage, "a codebook for matrices of integers and of floats"));
     }
     let mut units = matrices.par_iter().map(Unit::new).collect::<Result<Vec<_>>>()?;
     normalise_importance(&mut units);
@@ -47,8 +53,7 @@ pub fn learn(matrices: &[WeightMatrix<'_>], spec: BlockSpec, options: &LearnOpti
     for round in 0..options.rounds.max(1) {
         if round > 0 && !scalar {
             refit(&units, spec, &mut atoms, options.refit_steps);
-            let step = to_levels(&mut atoms, options.peak);
-            units.iter_mut().for_each(|unit| unit.rescale(step));
+            round_atoms(&mut units, &mut atoms, options.peak);
         }
         let step = round_scales(&mut units);
         // Codes that are there are a better start for the next atoms than coding anew.
@@ -88,11 +93,13 @@ struct Unit<'a> {
     unit: f64,
     /// Share in the total distortion.
     importance: f64,
-    /// `W`, `[rows, n]`.
+    /// `W`, `[rows, n]`; for a grid `W + step zero`, the steps times whole levels.
     weights: Vec<f32>,
+    /// The integers that `W` is made of.
+    grid: Option<&'a Arc<Grid>>,
     /// `w M w^T` of each row.
     energy: Vec<f64>,
-    /// `[rows]`; at first the rms of the row.
+    /// `[rows]`; at first the rms of the row. For a grid its steps.
     scales: Vec<f32>,
     /// `[rows, P]`.
     codes: Vec<u8>,
@@ -133,6 +140,9 @@ impl RowFit {
 impl Fit {
     /// Scales for the codes that were found, multiples of `step`.
     fn scales(&self, unit: &Unit<'_>, step: f32) -> Vec<f32> {
+        if unit.grid.is_some() {
+            return unit.scales.clone();
+        }
         let best = self.rows.iter().zip(&unit.scales).map(|(fit, &scale)| fit.best_scale(scale));
         best.map(|scale| unit.rounded_scale(scale, step)).collect()
     }
@@ -157,6 +167,7 @@ impl State {
             codes: self.codes,
             scales: self.scales,
             codebook: Arc::clone(codebook),
+            grid: unit.grid.cloned(),
         }
     }
 }
@@ -174,9 +185,24 @@ impl<'a> Unit<'a> {
         if !matrix.weights.iter().all(|w| w.is_finite()) {
             return usage("weights that are not finite".into());
         }
+        let grid = matrix.grid;
+        if grid.is_some_and(|grid| [grid.steps.len(), grid.zeros.len()] != [rows; 2]) {
+            return usage(format!("a grid of other rows than the {rows} of its matrix"));
+        }
         let peak = matrix.weights.iter().fold(0.0f32, |m, w| m.max(w.abs()));
         let unit = if peak > 0.0 { power_of_two(peak) } else { 1.0 };
-        let weights: Vec<f32> = matrix.weights.iter().map(|&w| (f64::from(w) / unit) as f32).collect();
+        let mut weights: Vec<f32> = matrix.weights.iter().map(|&w| (f64::from(w) / unit) as f32).collect();
+        let scales = match grid {
+            None => weights.chunks_exact(columns).map(rms).collect(),
+            Some(grid) => {
+                let steps: Vec<f32> = grid.steps.iter().map(|&step| (f64::from(step) / unit) as f32).collect();
+                for (r, row) in weights.chunks_exact_mut(columns).enumerate() {
+                    let values = matrix.weights.row(r);
+                    row.iter_mut().zip(values).for_each(|(w, &value)| *w = f32::from(grid.level(r, value)) * steps[r]);
+                }
+                steps
+            }
+        };
         let chunk = ROWS_TOGETHER * columns;
         let energy = weights
             .par_chunks(chunk)
@@ -193,8 +219,9 @@ impl<'a> Unit<'a> {
             unit,
             importance: matrix.importance * matrix.metric.scale() * unit * unit,
             energy,
-            scales: weights.chunks_exact(columns).map(rms).collect(),
+            scales,
             weights,
+            grid,
             codes: Vec::new(),
         })
     }
@@ -218,7 +245,10 @@ impl<'a> Unit<'a> {
     }
 
     fn state(&self, step: f32) -> State {
-        let codes = self.scales.iter().map(|&scale| self.scale_code(scale, step)).collect();
+        let codes = match self.grid {
+            Some(_) => Vec::new(),
+            None => self.scales.iter().map(|&scale| self.scale_code(scale, step)).collect(),
+        };
         State { codes: self.codes.clone(), scales: Scales { codes, step } }
     }
 
@@ -253,7 +283,7 @@ fn rms(values: &[f32]) -> f32 {
 
 /// Eight bits a weight: every level is an atom, and only the scales are learned.
 fn every_level(units: &mut [Unit<'_>], peak: i8) -> Vec<f32> {
-    for unit in units {
+    for unit in units.iter_mut().filter(|unit| unit.grid.is_none()) {
         let peaks = unit.weights.chunks_exact(unit.columns).map(|row| row.iter().fold(0.0f32, |m, w| m.max(w.abs())));
         unit.scales = peaks.map(|largest| largest / f32::from(peak)).collect();
     }
@@ -265,9 +295,24 @@ fn every_level(units: &mut [Unit<'_>], peak: i8) -> Vec<f32> {
 fn first_atoms(units: &mut [Unit<'_>], spec: BlockSpec, options: &LearnOptions) -> Vec<f32> {
     let points = sample(units, spec, options.seed);
     let mut atoms = kmeans(&points, ATOMS, options.kmeans_iterations, options.seed);
-    let step = to_levels(&mut atoms, options.peak);
-    units.iter_mut().for_each(|unit| unit.rescale(step));
+    round_atoms(units, &mut atoms, options.peak);
     atoms
+}
+
+/// Rounds atoms to levels. Scales are made to fit, so that the largest level is `peak`; those of a grid stay.
+fn round_atoms(units: &mut [Unit<'_>], atoms: &mut [f32], peak: i8) {
+    if is_of_integers(units) {
+        // What is not a number becomes 0.
+        atoms.iter_mut().for_each(|atom| *atom = f32::from(atom.round() as i8));
+        return;
+    }
+    let step = to_levels(atoms, peak);
+    units.iter_mut().for_each(|unit| unit.rescale(step));
+}
+
+/// Whether units, which are alike in this, have a grid.
+fn is_of_integers(units: &[Unit<'_>]) -> bool {
+    units.iter().all(|unit| unit.grid.is_some())
 }
 
 /// Pieces, evenly spread over the units, weighted by the metric of their errors.
@@ -320,6 +365,9 @@ fn to_levels(atoms: &mut [f32], most: i8) -> f32 {
 
 /// Rounds the scales to bytes and returns what a byte of 1 is worth.
 fn round_scales(units: &mut [Unit<'_>]) -> f32 {
+    if is_of_integers(units) {
+        return 1.0;
+    }
     let peak = |unit: &Unit<'_>| f64::from(unit.scales.iter().fold(0.0f32, |m, s| m.max(*s))) * unit.unit;
     let step = (units.iter().map(peak).fold(0.0f64, f64::max) / f64::from(u8::MAX)) as f32;
     for unit in units {
@@ -577,7 +625,7 @@ mod tests {
     fn more_bits_give_less_distortion() {
         let weights = random(96, 120, 1);
         let metric = Metric::new(moment(120, 500).view(), 0.01).unwrap();
-        let matrix = WeightMatrix { weights: weights.view(), metric: &metric, importance: 1.0 };
+        let matrix = WeightMatrix { weights: weights.view(), metric: &metric, importance: 1.0, grid: None };
         let at = |width| {
             let learned = learn(&[matrix], BlockSpec::new(width).unwrap(), &LearnOptions::default()).unwrap();
             decibels(&weights, &metric, learned.distortion[0])
@@ -595,7 +643,8 @@ mod tests {
         let spec = BlockSpec::new(4).unwrap();
         let learned_with = |metric: &Metric, sweeps| {
             let options = LearnOptions { sweeps, ..LearnOptions::default() };
-            learn(&[WeightMatrix { weights: weights.view(), metric, importance: 1.0 }], spec, &options).unwrap()
+            learn(&[WeightMatrix { weights: weights.view(), metric, importance: 1.0, grid: None }], spec, &options)
+                .unwrap()
         };
         let blind = learned_with(&identity, 0);
         let blind = metric.distortion((&weights - &blind.coded[0].decode()).view());
@@ -608,7 +657,7 @@ mod tests {
     fn decoding_is_one_rounding_of_an_atom_and_a_scale() {
         let weights = random(33, 29, 3);
         let metric = Metric::new(moment(29, 100).view(), 0.01).unwrap();
-        let matrix = WeightMatrix { weights: weights.view(), metric: &metric, importance: 1.0 };
+        let matrix = WeightMatrix { weights: weights.view(), metric: &metric, importance: 1.0, grid: None };
         let learned = learn(&[matrix], BlockSpec::new(3).unwrap(), &LearnOptions::default()).unwrap();
         let coded = &learned.coded[0];
         let atom = coded.codebook.atoms[usize::from(coded.codes[5 * 10 + 9]) * 3 + 1];
@@ -625,8 +674,8 @@ mod tests {
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let matrices = [
-                WeightMatrix { weights: a.view(), metric: &metrics[0], importance: 1.0 },
-                WeightMatrix { weights: b.view(), metric: &metrics[1], importance: 1e4 },
+                WeightMatrix { weights: a.view(), metric: &metrics[0], importance: 1.0, grid: None },
+                WeightMatrix { weights: b.view(), metric: &metrics[1], importance: 1e4, grid: None },
             ];
             pool.install(|| learn(&matrices, BlockSpec::new(4).unwrap(), &LearnOptions::default()).unwrap())
         };
@@ -669,7 +718,7 @@ mod tests {
             ];
             for (weights, moment) in matrices.iter().flat_map(|w| moments.iter().map(move |m| (w, m))) {
                 let metric = Metric::new(moment.view(), 0.01).unwrap();
-                let matrix = WeightMatrix { weights: weights.view(), metric: &metric, importance: 1.0 };
+                let matrix = WeightMatrix { weights: weights.view(), metric: &metric, importance: 1.0, grid: None };
                 for width in [1, 3, 4, 8] {
                     let options = LearnOptions { rounds: 2, ..LearnOptions::default() };
                     let learned = learn(&[matrix], BlockSpec::new(width).unwrap(), &options).unwrap();
@@ -686,7 +735,7 @@ mod tests {
     fn few_distinct_pieces_are_coded_exactly() {
         let weights = Array2::from_shape_fn((20, 12), |(i, j)| [1.0, -1.0][(i / 3 + j / 4) % 2]);
         let metric = Metric::new(moment(12, 60).view(), 0.01).unwrap();
-        let matrix = WeightMatrix { weights: weights.view(), metric: &metric, importance: 1.0 };
+        let matrix = WeightMatrix { weights: weights.view(), metric: &metric, importance: 1.0, grid: None };
         let learned = learn(&[matrix], BlockSpec::new(4).unwrap(), &LearnOptions::default()).unwrap();
         assert!(decibels(&weights, &metric, learned.distortion[0] + 1e-12) > 90.0);
     }
@@ -701,7 +750,8 @@ mod tests {
         let (spec, options) = (BlockSpec::new(2).unwrap(), LearnOptions::default());
         let metric = Metric::new(Array2::<f32>::eye(4).view(), 0.01).unwrap();
         let with = |weights: &Array2<f32>, importance| {
-            learn(&[WeightMatrix { weights: weights.view(), metric: &metric, importance }], spec, &options).is_err()
+            learn(&[WeightMatrix { weights: weights.view(), metric: &metric, importance, grid: None }], spec, &options)
+                .is_err()
         };
         assert!(with(&Array2::zeros((3, 5)), 1.0) && with(&Array2::zeros((0, 4)), 1.0));
         assert!(with(&Array2::from_elem((3, 4), f32::INFINITY), 1.0) && with(&Array2::zeros((3, 4)), 0.0));

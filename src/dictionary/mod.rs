@@ -15,6 +15,7 @@ mod block;
 mod cluster;
 mod factor;
 mod feedback;
+mod grid;
 mod metric;
 mod nearest;
 mod projection;
@@ -28,6 +29,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 pub use bands::{Band, Bands, Demand, Division, MAX_BANDS, divide, predicted_distortion};
 pub use block::learn;
+pub use grid::Grid;
 pub use metric::{Metric, damping};
 pub use projection::{Atoms, Basis, Item, Part, Projected, learn as learn_projection};
 
@@ -109,7 +111,8 @@ impl Scales {
 /// A matrix as codes.
 ///
 /// The decoded weight is `(atom as f32) * scale`, and a scale is `(code as f32) * step`: one rounding each, so that
-/// `Mul(Gather(Cast(atoms), codes), Mul(Cast(scale_codes), step))` rebuilds it bit for bit.
+/// `Mul(Gather(Cast(atoms), codes), Mul(Cast(scale_codes), step))` rebuilds it bit for bit. The atoms of a matrix of
+/// integers are levels of its [`Grid`], and nothing else is stored.
 #[derive(Clone, Debug)]
 pub struct BlockCode {
     /// Rows of the matrix.
@@ -118,8 +121,10 @@ pub struct BlockCode {
     pub columns: usize,
     /// Index of the atom of each piece: `[rows, ceil(columns/d)]`, row-major.
     pub codes: Vec<u8>,
-    /// Scale of each row.
+    /// Scale of each row; none for a matrix of integers.
     pub scales: Scales,
+    /// The integers that a matrix of such is made of.
+    pub grid: Option<Arc<Grid>>,
     /// The atoms; shared between the matrices that were learned together.
     pub codebook: Arc<Codebook>,
 }
@@ -130,9 +135,13 @@ impl BlockCode {
         let Codebook { spec, atoms } = &*self.codebook;
         let mut out = Array2::zeros((self.rows, self.columns));
         let rows = self.codes.chunks_exact(spec.pieces(self.columns));
-        for ((mut row, codes), scale) in out.outer_iter_mut().zip(rows).zip(self.scales.decode()) {
+        let scales = if self.grid.is_some() { Vec::new() } else { self.scales.decode() };
+        for (r, (mut row, codes)) in out.outer_iter_mut().zip(rows).enumerate() {
             let levels = codes.iter().flat_map(|&c| &atoms[usize::from(c) * spec.width..][..spec.width]);
-            row.iter_mut().zip(levels).for_each(|(w, &level)| *w = f32::from(level) * scale);
+            match &self.grid {
+                Some(grid) => row.iter_mut().zip(levels).for_each(|(w, &level)| *w = grid.value(r, level)),
+                None => row.iter_mut().zip(levels).for_each(|(w, &level)| *w = f32::from(level) * scales[r]),
+            }
         }
         out
     }
@@ -147,6 +156,8 @@ pub struct WeightMatrix<'a> {
     pub metric: &'a Metric,
     /// Weight of this matrix's distortion in the sum over the matrices that share its codebook; positive.
     pub importance: f64,
+    /// The integers that it is made of and has to be made of when it is decoded, if it is.
+    pub grid: Option<&'a Arc<Grid>>,
 }
 
 /// Effort of [`learn`].

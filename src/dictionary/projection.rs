@@ -82,7 +82,7 @@ pub struct Item<'a> {
 
 impl Item<'_> {
     fn matrix(&self) -> WeightMatrix<'_> {
-        WeightMatrix { weights: self.left.view(), metric: self.metric, importance: self.importance }
+        WeightMatrix { weights: self.left.view(), metric: self.metric, importance: self.importance, grid: None }
     }
 }
 
@@ -173,7 +173,7 @@ pub fn learn(mut items: Vec<Item<'_>>, bands: &[Bands], columns: usize, options:
         let range = first..first + usize::from(band.atoms);
         first = range.end;
         let atoms = basis.atoms.slice_axis(Axis(0), Slice::from(range)).mapv(|a| a as f32);
-        let matrix = WeightMatrix { weights: atoms.view(), metric: &basis.metric, importance: 1.0 };
+        let matrix = WeightMatrix { weights: atoms.view(), metric: &basis.metric, importance: 1.0, grid: None };
         Ok(super::learn(&[matrix], band.atoms_spec(), options)?.coded.remove(0))
     });
     let stored: Vec<BlockCode> = stored.collect::<Result<_>>()?;
@@ -229,7 +229,7 @@ fn code_band(
                 .map(|&place| {
                     let item = &items[users[place]];
                     let importance = (item.importance * item.metric.scale()).max(f64::MIN_POSITIVE);
-                    WeightMatrix { weights: targets[place].view(), metric: metrics[place], importance }
+                    WeightMatrix { weights: targets[place].view(), metric: metrics[place], importance, grid: None }
                 })
                 .collect();
             super::learn(&matrices, BlockSpec { width: *width }, options)

@@ -134,12 +134,13 @@ fn dense(
     if half { writer.cast(&value, ElementType::Float, name) } else { value }
 }
 
-/// The codec of the weights of a recurrent node, if nodes of a codec decode them: a Gather of rows of an int8 codebook by
-/// uint8 codes, all constants, and the operators that the forms add. Quantised weights of other tools are integers too,
-/// but without such a table look-up.
+/// The codec of weights, if nodes of a codec decode them: a Gather of rows of an int8 codebook by uint8 codes, all
+/// constants, and the operators that the forms add; the codebook of a uint8 tensor is uint8. Quantised weights of other tools
+/// are integers too, but without such a table look-up.
 pub fn codec(model: &Model, source: &Source) -> Option<&'static str> {
     // The graph need not be searched for weights of which no constant is of a type that codecs store.
-    source.constants.iter().any(|constant| constant.element == ElementType::Int8).then_some(())?;
+    let atoms = if source.element == ElementType::Uint8 { ElementType::Uint8 } else { ElementType::Int8 };
+    source.constants.iter().any(|constant| constant.element == atoms).then_some(())?;
     codec_of_value(model, &Values::new(&model.proto).ok()?, &source.scope, &source.value)
 }
 
@@ -185,7 +186,8 @@ fn looks_up(
                 Some((home, cast)) => cast.input.first().and_then(|input| stored(model, values, home, input)),
                 None => stored(model, values, home, codebook),
             };
-            let found = is(atoms, ElementType::Int8) && is(codes, ElementType::Uint8);
+            let is_codebook = is(atoms, ElementType::Int8) || is(atoms, ElementType::Uint8);
+            let found = is_codebook && is(codes, ElementType::Uint8);
             found.then_some(if product { "projection" } else { "block" })
         }
         ("Mul" | "Concat" | "MatMul", inputs) => inner(inputs),

@@ -7,15 +7,40 @@
 //! its own quantisation, and quantises what they multiply. Every run of at most `RUN_WEIGHTS` weights is scaled by
 //! itself and joined last, because tract folds no larger value.
 //!
+//! A matrix of integers has atoms of its own type and no scales; what becomes of it reads it as it was:
+//!
+//! ```text
+//! codes u8 [rows, P] - Cast int32 - Gather(atoms [256, d]) - (Transpose to [P, d, rows]) - Reshape - weight
+//! ```
+//! Where it is read by columns, pieces are transposed before they take their shape: OpenVINO quantises what is multiplied by
+//! integers that come out of a Transpose.
+//!
 //! A table that is looked up stays coded in memory: its codes are looked up first, and what they stand for after that.
 
-use super::writer::{Home, Run, Writer, int, runs};
+use super::writer::{Home, Run, Writer, int, ints, runs};
 use super::{Block, Stored, block};
+use crate::dictionary::BlockCode;
 use crate::linear::{LinearNode, LinearOp};
 use crate::onnx::{ElementType, NodeProto, tensor};
 
 /// Weights in one run of nodes, padding included, as in the [portable](super::portable) form.
 const RUN_WEIGHTS: usize = 1 << 20;
+/// Bytes of a value that tract folds: the indices of a run of integers, which are int32, and the run itself.
+const RUN_BYTES: usize = 4 << 20;
+
+/// Weights in one run of the nodes that decode a matrix.
+fn run_weights(block: &Block<'_>) -> usize {
+    match block {
+        Block::Coded(BlockCode { codebook, grid: Some(_), .. }) => {
+            (RUN_BYTES / size_of::<i32>() * codebook.spec.width).min(RUN_BYTES)
+        }
+        _ => RUN_WEIGHTS,
+    }
+}
+
+fn is_of_integers(block: &Block<'_>) -> bool {
+    matches!(block, Block::Coded(coded) if coded.grid.is_some())
+}
 
 /// How a node reads the rows of a matrix.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +72,8 @@ impl<'s, 'a> Decoded<'s, 'a> {
     pub(super) fn value(&mut self, writer: &mut Writer<'_, '_>, node: &LinearNode) -> String {
         let rows = [self.stored.all_rows(), self.stored.columns];
         let view = match node.op {
-            LinearOp::Gemm { .. } => View { transposed: false, dims: rows.to_vec() },
+            // What a DequantizeLinear makes of integers is read as it was.
+            LinearOp::Gemm { .. } if node.grid.is_none() => View { transposed: false, dims: rows.to_vec() },
             _ => View { transposed: node.transposed, dims: node.source.dims.clone() },
         };
         self.view(writer, view)
@@ -58,7 +84,9 @@ impl<'s, 'a> Decoded<'s, 'a> {
             return name.clone();
         }
         let (name, rows) = (&self.stored.name, self.stored.all_rows());
-        let value = if view.transposed {
+        let value = if view.transposed && is_of_integers(&self.stored.blocks[0]) {
+            self.columns(writer, &view.dims)
+        } else if view.transposed {
             let matrix = View { transposed: false, dims: vec![rows, self.stored.columns] };
             let matrix = self.view(writer, matrix);
             let columns = writer.node("Transpose", &[&matrix], &format!("{name}t"), vec![]);
@@ -74,7 +102,7 @@ impl<'s, 'a> Decoded<'s, 'a> {
     /// The matrix as a tensor whose first axis is its rows, or one of another shape with the same order of elements.
     fn rows(&self, writer: &mut Writer<'_, '_>, dims: &[usize]) -> String {
         let stored = self.stored;
-        let runs = runs(stored, RUN_WEIGHTS);
+        let runs = runs(stored, run_weights(&stored.blocks[0]));
         let by_rows = dims[0] == stored.all_rows();
         // What is cut to size, or is no codes of blocks, is a matrix before it takes its shape.
         let plain =
@@ -83,8 +111,44 @@ impl<'s, 'a> Decoded<'s, 'a> {
         let shape = if direct { &dims[1..] } else { &[stored.columns][..] };
         let parts: Vec<String> = runs.iter().map(|run| self.run(writer, run, shape)).collect();
         let joined = writer.concat(&format!("{}m", stored.name), 0, parts);
-        let float = if direct || dims.len() == 2 && by_rows { joined } else { self.reshaped(writer, &joined, dims) };
-        self.in_element(writer, float)
+        let value = if direct || dims.len() == 2 && by_rows { joined } else { self.reshaped(writer, &joined, dims) };
+        if is_of_integers(&stored.blocks[0]) { value } else { self.in_element(writer, value) }
+    }
+
+    /// A matrix of integers by columns, as a tensor of some shape with that order of elements.
+    fn columns(&self, writer: &mut Writer<'_, '_>, dims: &[usize]) -> String {
+        let Decoded { stored, home, .. } = *self;
+        let runs = runs(stored, run_weights(&stored.blocks[0]));
+        let width = stored.blocks[0].width(stored.columns);
+        let direct = runs.len() == 1 && width == stored.columns;
+        let mut part = |run: &Run<'a>| {
+            let (stem, pieces) = (run.stem(stored), self.pieces(writer, run));
+            let pieces = writer.node("Transpose", &[&pieces], &format!("{stem}t"), vec![ints("perm", &[1, 2, 0])]);
+            if direct {
+                return self.reshaped(writer, &pieces, dims);
+            }
+            let columns = self.reshaped(writer, &pieces, &[width, run.rows()]);
+            if width == stored.columns {
+                return columns;
+            }
+            writer.slice(&columns, 0, 0..stored.columns, &format!("{stem}n"), home)
+        };
+        let parts = runs.iter().map(&mut part).collect();
+        let joined = writer.concat(&format!("{}m", stored.name), 1, parts);
+        let is_matrix = *dims == [stored.columns, stored.all_rows()];
+        if direct || is_matrix { joined } else { self.reshaped(writer, &joined, dims) }
+    }
+
+    /// The atoms that the codes of a run stand for, `[rows, P, d]`.
+    fn pieces(&self, writer: &mut Writer<'_, '_>, run: &Run<'a>) -> String {
+        let (stored, home, stem) = (self.stored, self.home, run.stem(self.stored));
+        let Block::Coded(coded) = run.parts[0].0 else { unreachable!("whoever asks for pieces knows of codes") };
+        let indices = self.indices(writer, run);
+        let atoms = match coded.grid {
+            None => writer.float_codebook(&coded.codebook, home, &stem),
+            Some(_) => writer.codebook(&coded.codebook, stored.element, home, &stem),
+        };
+        writer.node("Gather", &[&atoms, &indices], &format!("{stem}p"), vec![int("axis", 0)])
     }
 
     fn run(&self, writer: &mut Writer<'_, '_>, run: &Run<'a>, shape: &[usize]) -> String {
@@ -95,15 +159,16 @@ impl<'s, 'a> Decoded<'s, 'a> {
             return self.reshaped(writer, &value, &[run.rows(), stored.columns]);
         };
         let width = coded.codebook.spec.pieces(stored.columns) * coded.codebook.spec.width;
-        let indices = self.indices(writer, run);
-        let atoms = writer.float_codebook(&coded.codebook, home, &stem);
-        let pieces = writer.node("Gather", &[&atoms, &indices], &format!("{stem}p"), vec![int("axis", 0)]);
+        let pieces = self.pieces(writer, run);
         let padded = width != stored.columns;
         let wide: Vec<usize> = if padded { vec![width] } else { shape.to_vec() };
         let to: Vec<usize> = [run.rows()].iter().chain(&wide).copied().collect();
         let mut rows = self.reshaped(writer, &pieces, &to);
         if padded {
             rows = writer.slice(&rows, 1, 0..stored.columns, &format!("{stem}n"), home);
+        }
+        if coded.grid.is_some() {
+            return rows;
         }
         let scales = self.scales(writer, run, shape.len());
         writer.node("Mul", &[&rows, &scales], &format!("{stem}w"), vec![])
@@ -177,7 +242,8 @@ impl<'s, 'a> Decoded<'s, 'a> {
     /// Whether a node can look up the codes of this matrix: its pieces make whole rows, and the rank of the indices is known.
     pub(super) fn looks_up(&self, node: &LinearNode) -> bool {
         let [block] = &self.stored.blocks[..] else { return false };
-        let whole = matches!(block, Block::Coded(coded) if coded.codebook.spec.fits(self.stored.columns));
+        let fits = |coded: &BlockCode| coded.grid.is_none() && coded.codebook.spec.fits(self.stored.columns);
+        let whole = matches!(block, Block::Coded(coded) if fits(coded));
         whole && matches!(node.op, LinearOp::Gather { rank: Some(_) })
     }
 

@@ -63,7 +63,9 @@ pub fn apply(model: &Model, weights: &Weights, coded: &CodedSites, writing: &Wri
                 weights.linear_uses(tensor).iter().map(|&node| &weights.linear[node]).collect();
             let mut decoded = Decoded::new(&kept.stored, kept.home(), &nodes);
             for reader in readers {
-                let node = nodes.iter().find(|node| (&node.scope, node.index) == (reader.scope, reader.index));
+                let is_reader =
+                    |node: &&&LinearNode| (&node.weight.scope, node.weight.node) == (reader.scope, reader.index);
+                let node = nodes.iter().find(is_reader);
                 let &node = node.expect("what is no weight of recurrent nodes is read by linear ones");
                 if decoded.looks_up(node) {
                     replaced_gathers.push((tensor, node, place.clone()));

@@ -102,5 +102,6 @@ fn cut(coded: &BlockCode, rows: &Range<usize>) -> BlockCode {
         codes: coded.codes[rows.start * pieces..rows.end * pieces].to_vec(),
         scales: Scales { codes: coded.scales.codes[rows.clone()].to_vec(), step: coded.scales.step },
         codebook: coded.codebook.clone(),
+        grid: None,
     }
 }

@@ -33,7 +33,7 @@ pub struct Writer<'r, 'm> {
     nodes: Vec<NodeProto>,
     /// Where the nodes to come will be placed.
     place: Scope,
-    codebooks: Vec<(Scope, Arc<Codebook>, String)>,
+    codebooks: Vec<(Scope, Arc<Codebook>, ElementType, String)>,
     /// Codebooks as floats, where nodes make them so.
     float_codebooks: Vec<(Scope, Arc<Codebook>, String)>,
     /// Projection dictionaries, by their number.
@@ -175,7 +175,7 @@ impl<'r, 'm> Writer<'r, 'm> {
         let stem = run.stem(stored);
         let pieces = codebook.spec.pieces(stored.columns);
         let codes = self.codes(stored, run, home);
-        let atoms = self.codebook(codebook, home, &stem);
+        let atoms = self.codebook(codebook, ElementType::Int8, home, &stem);
         let indices = self.cast(&codes, ElementType::Int32, &format!("{stem}/indices"));
         let gathered = self.node("Gather", &[&atoms, &indices], &format!("{stem}/pieces"), vec![int("axis", 0)]);
         let width = pieces * codebook.spec.width;
@@ -206,7 +206,7 @@ impl<'r, 'm> Writer<'r, 'm> {
         if let Some((.., name)) = self.float_codebooks.iter().find(is) {
             return name.clone();
         }
-        let atoms = self.codebook(codebook, home, stem);
+        let atoms = self.codebook(codebook, ElementType::Int8, home, stem);
         let name = self.cast(&atoms, ElementType::Float, &format!("{stem}a"));
         self.float_codebooks.push((self.place.clone(), codebook.clone(), name.clone()));
         name
@@ -241,14 +241,30 @@ impl<'r, 'm> Writer<'r, 'm> {
         Some(self.node("Reshape", &[&scales, &to], &format!("{stem}/row_scales"), vec![]))
     }
 
-    fn codebook(&mut self, codebook: &Arc<Codebook>, home: Home<'_>, stem: &str) -> String {
-        let known = self.codebooks.iter().find(|(scope, c, _)| Arc::ptr_eq(c, codebook) && scope == home.codebooks);
-        if let Some((.., name)) = known {
+    /// A codebook `[256, d]` of int8, or of uint8: that of a matrix of such integers, of which levels are less by 128.
+    pub(super) fn codebook(
+        &mut self,
+        codebook: &Arc<Codebook>,
+        element: ElementType,
+        home: Home<'_>,
+        stem: &str,
+    ) -> String {
+        let is = |(scope, known, of, _): &&(Scope, Arc<Codebook>, ElementType, String)| {
+            Arc::ptr_eq(known, codebook) && scope == home.codebooks && *of == element
+        };
+        if let Some((.., name)) = self.codebooks.iter().find(is) {
             return name.clone();
         }
-        let name = self.rewriter.fresh(&format!("{stem}/atoms"));
-        self.rewriter.add_constant(home.codebooks, tensor::int8(&name, &[ATOMS, codebook.spec.width], &codebook.atoms));
-        self.codebooks.push((home.codebooks.clone(), codebook.clone(), name.clone()));
+        let (name, shape) = (self.rewriter.fresh(&format!("{stem}/atoms")), [ATOMS, codebook.spec.width]);
+        let atoms = match element {
+            ElementType::Uint8 => {
+                let bytes = codebook.atoms.iter().map(|&level| level.wrapping_sub(i8::MIN) as u8);
+                tensor::uint8(&name, &shape, &bytes.collect::<Vec<_>>())
+            }
+            _ => tensor::int8(&name, &shape, &codebook.atoms),
+        };
+        self.rewriter.add_constant(home.codebooks, atoms);
+        self.codebooks.push((home.codebooks.clone(), codebook.clone(), element, name.clone()));
         name
     }
 

@@ -38,7 +38,7 @@ mod weights;
 
 pub use draw::is_random;
 pub use guard::longest_call;
-pub use probe::{Constant, ConstantId, NodeInput, Probes, TapId, ValueRef};
+pub use probe::{Constant, ConstantId, Probes, TapId, ValueRef};
 pub use recorder::{Floats, Overrides, Pass, Tap, Visit};
 
 use crate::error::{Error, ErrorKind, Result};

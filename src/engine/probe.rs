@@ -17,8 +17,8 @@ use super::{recorder, value};
 use crate::error::{Error, ErrorKind, Result as Outcome};
 use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::{
-    AttributeProto, ElementType, GraphProto, Model, ModelProto, Names, NodeProto, Origin, Scope, TensorProto, Values,
-    graph,
+    AttributeProto, ElementType, GraphProto, Model, ModelProto, Names, NodeInput, NodeProto, Origin, Scope,
+    TensorProto, Values, graph,
 };
 use crate::samples::Tensor as Sample;
 
@@ -37,17 +37,6 @@ pub struct ValueRef {
     pub scope: Scope,
     /// The name.
     pub name: String,
-}
-
-/// An input of a node.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NodeInput {
-    /// The graph that the node is in.
-    pub scope: Scope,
-    /// Its index in that graph.
-    pub node: usize,
-    /// Which of its inputs.
-    pub input: usize,
 }
 
 /// A value that runs show, by its place in [`Probes::taps`], or behind those in [`Probes::inputs`].

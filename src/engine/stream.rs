@@ -58,9 +58,9 @@ impl Engine {
             let piece = |i: usize| {
                 let range = i * steps / count..(i + 1) * steps / count;
                 let before = range.start.checked_sub(1).map(|before| &outputs[before]);
-                let states = before.into_iter().flat_map(|outputs| {
-                    samples.carry.iter().map(|c| Ok((c.input.clone(), carried(c, outputs)?)))
-                });
+                let states = before
+                    .into_iter()
+                    .flat_map(|outputs| samples.carry.iter().map(|c| Ok((c.input.clone(), carried(c, outputs)?))));
                 Ok(stream.piece(range, states.collect::<Result<Feed>>()?))
             };
             (0..count).map(piece).collect()

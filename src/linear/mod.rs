@@ -1,28 +1,43 @@
 //! The Gemm, MatMul, Conv, ConvTranspose and Gather nodes of a model that multiply a constant matrix or look rows of it up,
-//! in all its graphs: what they are, and where their weights come from.
+//! in all its graphs: what they are, and where their weights come from. The operators of integers are among them.
 //!
 //! Each of them sees its constant as a matrix `[rows, columns]` whose rows are multiplied with a vector of what the node
 //! reads: [`LinearOp`] says how the matrix lies in the tensor, and [`LinearNode::vectors`] what it multiplies.
 //!
 //! Invariant: a listed node has finite weights of a type that is coded, in the shape that its operator wants.
 
+mod integers;
 mod window;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use ndarray::Array3;
 
 pub use window::Window;
 
+use crate::dictionary::Grid;
 use crate::error::Result;
 use crate::limits;
 use crate::onnx::graph::is_standard;
 use crate::onnx::proto::type_proto;
 use crate::onnx::tensor::shape;
-use crate::onnx::{ElementType, Model, NodeNames, NodeProto, Origin, Scope, Values};
-use crate::recurrent::{Budget, FindOptions, Source, Stop, body_of, hash, three_dimensions, trace};
+use crate::onnx::{ElementType, Model, NodeInput, NodeNames, NodeProto, Origin, Scope, Values};
+use crate::recurrent::{Budget, FindOptions, Integers, Source, Stop, Traced, body_of, hash, three_dimensions, trace};
+use integers::Parameters;
 
-const OPERATORS: [&str; 5] = ["Gemm", "MatMul", "Conv", "ConvTranspose", "Gather"];
+/// Operators, and those that they compute with integers.
+const OPERATORS: [(&str, &str); 9] = [
+    ("Gemm", "Gemm"),
+    ("MatMul", "MatMul"),
+    ("Conv", "Conv"),
+    ("ConvTranspose", "ConvTranspose"),
+    ("Gather", "Gather"),
+    ("QLinearMatMul", "MatMul"),
+    ("MatMulInteger", "MatMul"),
+    ("QLinearConv", "Conv"),
+    ("ConvInteger", "Conv"),
+];
 /// Weights below which a constant stays as it is: the nodes that would decode it take as many bytes.
 const FEWEST: usize = 256;
 
@@ -35,14 +50,24 @@ pub struct LinearNode {
     pub index: usize,
     /// A unique, readable name.
     pub name: String,
+    /// Its operator.
+    pub operator: &'static str,
     /// What it computes.
     pub op: LinearOp,
-    /// The operators whose bodies it is in, from the outside inwards: `If`, `Loop` or `Scan`.
+    /// What reads the tensor: the node, or the DequantizeLinear in front of it.
+    pub weight: NodeInput,
+    /// The operators whose bodies that is in, from the outside inwards: `If`, `Loop` or `Scan`.
     pub bodies: Vec<String>,
     /// Where its weights come from.
     pub source: Source,
     /// Whether the matrix lies in the tensor by columns.
     pub transposed: bool,
+    /// What the integers of the matrix stand for, if its tensor is of integers.
+    pub grid: Option<Arc<Grid>>,
+    /// What shows the vectors that the matrix multiplies, or the indices of its rows.
+    pub data: NodeInput,
+    /// What stands for 0 in these vectors; `None` if that is not the same in every run.
+    pub zero: Option<f32>,
 }
 
 /// What a node does with its matrix.
@@ -82,18 +107,6 @@ pub enum LinearKind {
 }
 
 impl LinearNode {
-    /// The operator.
-    #[must_use]
-    pub fn operator(&self) -> &'static str {
-        match self.op {
-            LinearOp::Gemm { .. } => "Gemm",
-            LinearOp::MatMul | LinearOp::LeftMatMul => "MatMul",
-            LinearOp::Conv(_) => "Conv",
-            LinearOp::ConvTranspose | LinearOp::GroupedConvTranspose => "ConvTranspose",
-            LinearOp::Gather { .. } => "Gather",
-        }
-    }
-
     /// What it behaves like.
     #[must_use]
     pub fn kind(&self) -> LinearKind {
@@ -104,18 +117,6 @@ impl LinearNode {
         }
     }
 
-    /// The input that is the matrix.
-    #[must_use]
-    pub fn weight_input(&self) -> usize {
-        usize::from(!matches!(self.op, LinearOp::LeftMatMul | LinearOp::Gather { .. }))
-    }
-
-    /// The input that the matrix multiplies, or the indices of its rows.
-    #[must_use]
-    pub fn data_input(&self) -> usize {
-        1 - self.weight_input()
-    }
-
     /// Rows and columns of the matrix.
     #[must_use]
     pub fn shape(&self) -> [usize; 2] {
@@ -123,25 +124,37 @@ impl LinearNode {
         if self.transposed { [b, a] } else { [a, b] }
     }
 
-    /// The matrix `[1, rows, columns]` of the values of its source.
+    /// The matrix `[1, rows, columns]` of the values of its source: of integers what they stand for.
     #[must_use]
     pub fn matrix(&self, values: Array3<f32>) -> Array3<f32> {
-        if self.transposed { values.permuted_axes([0, 2, 1]).as_standard_layout().into_owned() } else { values }
+        let mut matrix =
+            if self.transposed { values.permuted_axes([0, 2, 1]).as_standard_layout().into_owned() } else { values };
+        if let Some(grid) = &self.grid {
+            let offset = integers::offset(self.source.element);
+            matrix.indexed_iter_mut().for_each(|((_, row, _), q)| *q = grid.value(row, (*q - offset) as i8));
+        }
+        matrix
     }
 
     /// The values of its source, in their own order, of a matrix `[1, rows, columns]`.
     #[must_use]
     pub fn tensor(&self, matrix: &Array3<f32>) -> Vec<f32> {
+        let mut matrix = matrix.view().into_owned();
+        if let Some(grid) = &self.grid {
+            let offset = integers::offset(self.source.element);
+            let integer = |row, value| f32::from(grid.level(row, value)) + offset;
+            matrix.indexed_iter_mut().for_each(|((_, row, _), value)| *value = integer(row, *value));
+        }
         match self.transposed {
-            true => matrix.view().permuted_axes([0, 2, 1]).iter().copied().collect(),
-            false => matrix.iter().copied().collect(),
+            true => matrix.permuted_axes([0, 2, 1]).iter().copied().collect(),
+            false => matrix.into_iter().collect(),
         }
     }
 
     /// Whether its vectors are known from what it reads.
     #[must_use]
     pub fn has_vectors(&self) -> bool {
-        !matches!(self.op, LinearOp::GroupedConvTranspose | LinearOp::Gather { .. })
+        self.zero.is_some() && !matches!(self.op, LinearOp::GroupedConvTranspose | LinearOp::Gather { .. })
     }
 
     /// At most about `most` of the vectors that the matrix multiplies, one after the other, spread evenly over `values` of
@@ -206,13 +219,44 @@ pub fn find(model: &Model, options: &FindOptions) -> Result<Vec<LinearNode>> {
             if excluded || !is_standard(node.domain()) {
                 continue;
             }
-            if let Some((op, source, transposed)) = finder.examine(&scope, node).map_err(|error| error.at_node(name))? {
-                let (scope, name, bodies) = (scope.clone(), name.to_owned(), finder.bodies(&scope));
-                nodes.push(LinearNode { scope, index, name, op, bodies, source, transposed });
+            let Some((operator, _)) = operator(node) else { continue };
+            let place = NodeInput { scope: scope.clone(), node: index, input: 0 };
+            let found = finder.examine(&place).map_err(|error| error.at_node(name))?;
+            if let Some((op, tensor, data)) = found {
+                let Tensor { at: weight, source, transposed, parameters } = tensor;
+                let grid = match parameters {
+                    None => None,
+                    Some(parameters) => match finder.grid(&parameters, &source, transposed) {
+                        None => continue,
+                        grid => grid.map(Arc::new),
+                    },
+                };
+                let (data, zero) = finder.data(data);
+                let (scope, name, bodies) = (scope.clone(), name.to_owned(), finder.bodies(&weight.scope));
+                nodes.push(LinearNode {
+                    scope,
+                    index,
+                    name,
+                    operator,
+                    op,
+                    weight,
+                    bodies,
+                    source,
+                    transposed,
+                    grid,
+                    data,
+                    zero,
+                });
             }
         }
     }
     Ok(nodes)
+}
+
+/// The operator of a node and what it computes, if it is one of those here.
+fn operator(node: &NodeProto) -> Option<(&'static str, &'static str)> {
+    let known = OPERATORS.into_iter().find(|(operator, _)| *operator == node.op_type());
+    known.filter(|_| is_standard(node.domain()))
 }
 
 /// The names of all nodes of these operators, whatever they read.
@@ -221,8 +265,7 @@ pub fn names(model: &Model) -> Vec<String> {
     let names = NodeNames::new(&model.proto);
     let mut found = Vec::new();
     for (scope, graph) in model.graphs() {
-        let is = |node: &NodeProto| is_standard(node.domain()) && OPERATORS.contains(&node.op_type());
-        let of_graph = graph.node.iter().enumerate().filter(|(_, node)| is(node));
+        let of_graph = graph.node.iter().enumerate().filter(|(_, node)| operator(node).is_some());
         found.extend(of_graph.map(|(index, _)| names.get(&scope, index).to_owned()));
     }
     found
@@ -237,7 +280,18 @@ struct Finder<'m> {
     known: HashMap<(Scope, String, bool), Option<Source>>,
 }
 
-impl Finder<'_> {
+/// A constant tensor that is the matrix of a node.
+struct Tensor {
+    /// What reads it.
+    at: NodeInput,
+    source: Source,
+    /// Whether the matrix lies in it by columns.
+    transposed: bool,
+    /// Of integers.
+    parameters: Option<Parameters>,
+}
+
+impl<'m> Finder<'m> {
     fn bodies(&self, scope: &Scope) -> Vec<String> {
         let around = scope.outwards().filter_map(|scope| Some(body_of(self.model, &scope)?.op_type().to_owned()));
         let mut kinds: Vec<String> = around.collect();
@@ -245,38 +299,71 @@ impl Finder<'_> {
         kinds
     }
 
-    fn examine(&mut self, scope: &Scope, node: &NodeProto) -> Result<Option<(LinearOp, Source, bool)>> {
-        let mut constant = |input: usize| self.source(scope, node, input);
-        let found = match node.op_type() {
-            "Gemm" => constant(1)?.filter(|source| source.dims.len() == 2).map(|source| {
-                let columns = flag(node, "transA");
-                (LinearOp::Gemm { columns }, source, !flag(node, "transB"))
+    /// What a node computes, its matrix, and its input that the matrix multiplies.
+    fn examine(&mut self, of: &NodeInput) -> Result<Option<(LinearOp, Tensor, NodeInput)>> {
+        let node = self.model.node(&of.scope, of.node);
+        let Some((_, computes)) = operator(node) else { return Ok(None) };
+        let [first, second] = integers::operands(node.op_type()).map(|input| NodeInput { input, ..of.clone() });
+        let by_columns = |tensor: Tensor| Tensor { transposed: !tensor.transposed, ..tensor };
+        let found = match computes {
+            "Gemm" => self.tensor(&second)?.filter(|tensor| tensor.source.dims.len() == 2).map(|tensor| {
+                let op = LinearOp::Gemm { columns: flag(node, "transA") };
+                (op, if flag(node, "transB") { tensor } else { by_columns(tensor) })
             }),
-            "MatMul" => match constant(1)?.filter(is_matrix) {
-                Some(source) => Some((LinearOp::MatMul, source, true)),
-                None => constant(0)?.filter(is_matrix).map(|source| (LinearOp::LeftMatMul, source, false)),
+            "MatMul" => match self.tensor(&second)?.filter(is_matrix) {
+                Some(tensor) => Some((LinearOp::MatMul, by_columns(tensor))),
+                None => self.tensor(&first)?.filter(is_matrix).map(|tensor| (LinearOp::LeftMatMul, tensor)),
             },
-            "Conv" => {
-                constant(1)?.and_then(|source| Some((LinearOp::Conv(Window::of(node, &source.dims)?), source, false)))
+            "Conv" => self
+                .tensor(&second)?
+                .and_then(|tensor| Some((LinearOp::Conv(Window::of(node, &tensor.source.dims)?), tensor))),
+            "ConvTranspose" => {
+                self.tensor(&second)?.filter(|tensor| tensor.source.dims.len() >= 3).map(|tensor| match group(node) {
+                    1 => (LinearOp::ConvTranspose, by_columns(tensor)),
+                    _ => (LinearOp::GroupedConvTranspose, tensor),
+                })
             }
-            "ConvTranspose" => constant(1)?.filter(|source| source.dims.len() >= 3).map(|source| match group(node) {
-                1 => (LinearOp::ConvTranspose, source, true),
-                _ => (LinearOp::GroupedConvTranspose, source, false),
-            }),
             "Gather" if integer(node, "axis").unwrap_or(0) == 0 => {
-                let rank = self.rank(scope, node.input.get(1));
-                self.source(scope, node, 0)?
-                    .filter(|source| source.dims.len() == 2)
+                let rank = self.rank(&of.scope, node.input.get(1));
+                self.tensor(&first)?
+                    .filter(|tensor| tensor.source.dims.len() == 2)
                     // Nothing but int8 is the codebook of a table that is looked up in codes; a table that is decoded when
                     // the model is loaded has bytes too.
-                    .filter(|source| source.constants.iter().any(|constant| constant.element != ElementType::Int8))
-                    .map(|source| (LinearOp::Gather { rank }, source, false))
+                    .filter(|Tensor { source, parameters, .. }| {
+                        parameters.is_some()
+                            || source.constants.iter().any(|constant| constant.element != ElementType::Int8)
+                    })
+                    .map(|tensor| (LinearOp::Gather { rank }, tensor))
             }
             _ => None,
         };
+        let data = |op: &LinearOp| match op {
+            LinearOp::LeftMatMul => second.clone(),
+            LinearOp::Gather { .. } => NodeInput { input: 1, ..of.clone() },
+            _ => first.clone(),
+        };
         // A node of constants is folded away by every runtime.
-        let data = |op: &LinearOp| usize::from(matches!(op, LinearOp::LeftMatMul | LinearOp::Gather { .. }));
-        Ok(found.filter(|(op, ..)| !self.is_constant(scope, node, data(op))))
+        let found = found.map(|(op, tensor)| (data(&op), op, tensor));
+        Ok(found.filter(|(data, ..)| !self.is_constant(data)).map(|(data, op, tensor)| (op, tensor, data)))
+    }
+
+    /// The constant tensor that an input of a node is, or that a DequantizeLinear in front of it reads.
+    fn tensor(&mut self, at: &NodeInput) -> Result<Option<Tensor>> {
+        let node = self.model.node(&at.scope, at.node);
+        let parameters = self.parameters(at);
+        let is_product = operator(node).is_some_and(|(_, computes)| computes == "MatMul");
+        if let Some(source) = self.source(at, is_product)? {
+            let fits = is_of_integers(&source) == parameters.is_some();
+            return Ok(fits.then(|| Tensor { at: at.clone(), source, transposed: false, parameters }));
+        }
+        let Some(behind) = self.dequantized(at) else { return Ok(None) };
+        let source = self.source(&behind.at, is_product)?.filter(is_of_integers);
+        Ok(source.map(|source| Tensor {
+            at: behind.at,
+            source,
+            transposed: behind.transposed,
+            parameters: Some(behind.parameters),
+        }))
     }
 
     /// The rank of a value, if the graph that defines it says so.
@@ -293,20 +380,31 @@ impl Finder<'_> {
     }
 
     /// Whether an input of a node is the same in every run.
-    fn is_constant(&mut self, scope: &Scope, node: &NodeProto, input: usize) -> bool {
-        let Some(value) = node.input.get(input).filter(|name| !name.is_empty()) else { return true };
-        trace(self.model, self.values, scope, value, self.options.freeze_inputs, &mut self.budget).is_ok()
+    fn is_constant(&mut self, of: &NodeInput) -> bool {
+        let Some(value) = self.name(of) else { return true };
+        self.trace(&of.scope, value).is_ok()
     }
 
-    /// A constant float tensor that a node reads; `None` for every other input.
-    fn source(&mut self, scope: &Scope, node: &NodeProto, input: usize) -> Result<Option<Source>> {
-        let Some(value) = node.input.get(input).filter(|name| !name.is_empty()) else { return Ok(None) };
+    fn trace(&mut self, scope: &Scope, name: &str) -> std::result::Result<Traced, Stop> {
+        let freeze_inputs = self.options.freeze_inputs;
+        trace(self.model, self.values, scope, name, freeze_inputs, Integers::Weights, &mut self.budget)
+    }
+
+    /// The name of what a node reads, if the input is given.
+    fn name(&self, of: &NodeInput) -> Option<&'m str> {
+        let inputs = &self.model.node(&of.scope, of.node).input;
+        inputs.get(of.input).map(String::as_str).filter(|name| !name.is_empty())
+    }
+
+    /// A constant tensor of floats or of bytes that a node reads; `None` for every other input.
+    fn source(&mut self, at: &NodeInput, is_product: bool) -> Result<Option<Source>> {
+        let scope = &at.scope;
+        let Some(value) = self.name(at) else { return Ok(None) };
         let Some(definition) = self.values.resolve(scope, value) else { return Ok(None) };
         if matches!(definition.origin, Origin::Input(_)) {
             return Ok(None);
         }
-        let is_product = node.op_type() == "MatMul";
-        let key = (definition.scope.clone(), value.clone(), is_product);
+        let key = (definition.scope.clone(), value.to_owned(), is_product);
         if let Some(known) = self.known.get(&key) {
             return Ok(known.clone().map(|source| Source { scope: scope.clone(), ..source }));
         }
@@ -322,16 +420,17 @@ impl Finder<'_> {
             self.known.insert(key, None);
             return Ok(None);
         }
-        let traced = match trace(self.model, self.values, scope, value, self.options.freeze_inputs, &mut self.budget) {
+        let traced = match self.trace(scope, value) {
             Ok(traced) => traced,
-            Err(Stop::NotConstant(_) | Stop::Quantised(_)) => {
+            Err(Stop::NotConstant(_)) => {
                 self.known.insert(key, None);
                 return Ok(None);
             }
             Err(Stop::Failed(error)) => return Err(error),
         };
         let (dims, element) = (traced.constant.shape().to_vec(), traced.constant.element);
-        let is_coded = matches!(element, ElementType::Float | ElementType::Float16);
+        let is_coded =
+            matches!(element, ElementType::Float | ElementType::Float16 | ElementType::Int8 | ElementType::Uint8);
         let weights: usize = dims.iter().product();
         // The first axes of a MatMul's matrix are 1, the last ones of a Conv's kernel are its window.
         let flat = match dims[..] {
@@ -344,11 +443,11 @@ impl Finder<'_> {
             self.known.insert(key, None);
             return Ok(None);
         }
-        let values = three_dimensions(traced.constant, flat, value)?;
+        let values = three_dimensions(traced.constant.bytes_as_floats(), flat, value)?;
         let decoded = traced.constants.iter().any(|constant| constant.element == ElementType::Int8);
         let is_sound = |v: &f32| v.is_finite() && (decoded || v.abs() <= limits::WEIGHT);
         let source = values.iter().all(is_sound).then(|| Source {
-            value: value.clone(),
+            value: value.to_owned(),
             scope: scope.clone(),
             home,
             dims,
@@ -365,8 +464,13 @@ impl Finder<'_> {
 }
 
 /// Whether all but the last two dimensions are 1.
-fn is_matrix(source: &Source) -> bool {
-    source.dims.len() >= 2 && source.dims[..source.dims.len() - 2].iter().all(|&dim| dim == 1)
+fn is_matrix(tensor: &Tensor) -> bool {
+    let dims = &tensor.source.dims;
+    dims.len() >= 2 && dims[..dims.len() - 2].iter().all(|&dim| dim == 1)
+}
+
+fn is_of_integers(source: &Source) -> bool {
+    matches!(source.element, ElementType::Int8 | ElementType::Uint8)
 }
 
 fn integer(node: &NodeProto, name: &str) -> Option<i64> {

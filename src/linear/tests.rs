@@ -85,8 +85,8 @@ fn tested(op: &str, inputs: [&str; 2], attributes: Vec<AttributeProto>, x: &[usi
     let (x, w) = (numbers(x, 1), numbers(w, 2));
     let model = model(17, vec![node(op, &inputs, attributes)], vec![stored(&w)]);
     let [found] = <[LinearNode; 1]>::try_from(all(&model)).unwrap_or_else(|all| panic!("{place}: {all:?}"));
-    assert_eq!((found.operator(), found.name.as_str()), (op, "it"), "{place}");
-    assert_eq!((inputs[found.data_input()], inputs[found.weight_input()]), ("x", "w"), "{place}");
+    assert_eq!((found.operator, found.name.as_str()), (op, "it"), "{place}");
+    assert_eq!((inputs[found.data.input], inputs[found.weight.input]), ("x", "w"), "{place}");
     assert_eq!(found.source.dims, w.shape(), "{place}");
     let values = Array3::from_shape_vec(found.source.shape, w.iter().copied().collect()).unwrap();
     let matrix = found.matrix(values);
@@ -287,7 +287,7 @@ fn a_gather_looks_rows_up() {
     for axis in [vec![], vec![int("axis", 0)]] {
         let found = all(&model(17, vec![node("Gather", &["w", "x"], axis)], vec![stored(&table)]));
         assert_eq!((found[0].op.clone(), found[0].shape()), (LinearOp::Gather { rank: None }, [40, 8]));
-        assert_eq!((found[0].weight_input(), found[0].data_input(), found[0].has_vectors()), (0, 1, false));
+        assert_eq!((found[0].weight.input, found[0].data.input, found[0].has_vectors()), (0, 1, false));
         assert_eq!(found[0].kind(), LinearKind::Table);
     }
 }
@@ -375,4 +375,30 @@ fn what_cannot_or_need_not_be_coded_is_left_out() {
         [1, 0, 0]
     );
     assert_eq!(names(&model(17, vec![gemm()], vec![w(&[2, 2])])), ["it"]);
+}
+
+/// Vectors of integers are numbers less their zero point; where that differs from run to run, what it is made of is shown.
+#[test]
+fn vectors_of_integers_are_known_where_their_zero_is() {
+    let weight = tensor::int8("w", &[16, 20], &(0..320).map(|i| (i % 101) as i8).collect::<Vec<_>>());
+    let made = |op: &str, inputs: &[&str], outputs: &[&str]| NodeProto {
+        output: outputs.iter().map(|&name| name.to_owned()).collect(),
+        ..node(op, inputs, vec![])
+    };
+    let zero = tensor::uint8("zero", &[], &[120]);
+    let product = |inputs: &[&str]| node("MatMulInteger", inputs, vec![]);
+    let dynamic = made("DynamicQuantizeLinear", &["x"], &["q", "scale", "z"]);
+    let unknown = made("Identity", &["x"], &["z"]);
+    let cases = [
+        (vec![product(&["x", "w", "zero"])], (0, 0), Some(120.0)),
+        (vec![product(&["x", "w"])], (0, 0), Some(0.0)),
+        (vec![dynamic, product(&["q", "w", "z"])], (0, 0), Some(0.0)),
+        (vec![unknown, product(&["x", "w", "z"])], (1, 0), None),
+    ];
+    for (nodes, (at, input), wanted) in cases {
+        let model = model(13, nodes, vec![weight.clone(), zero.clone()]);
+        let [found] = &all(&model)[..] else { panic!("one matrix") };
+        assert_eq!((found.data.node, found.data.input, found.zero), (at, input, wanted));
+        assert_eq!((found.has_vectors(), found.operator, found.shape()), (wanted.is_some(), "MatMulInteger", [20, 16]));
+    }
 }

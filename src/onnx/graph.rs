@@ -191,6 +191,17 @@ pub struct Definition {
     pub is_input: bool,
 }
 
+/// An input of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeInput {
+    /// The graph that the node is in.
+    pub scope: Scope,
+    /// Its index in that graph.
+    pub node: usize,
+    /// Which of its inputs.
+    pub input: usize,
+}
+
 /// What defines a value, by index in its graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {

@@ -18,7 +18,7 @@ mod serialize;
 pub mod tensor;
 mod wire;
 
-pub use graph::{Definition, Names, NodeNames, Origin, Scope, Step, Use, Values};
+pub use graph::{Definition, Names, NodeInput, NodeNames, Origin, Scope, Step, Use, Values};
 pub use model::{LoadOptions, Model};
 pub use proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 pub use rewrite::{Dropped, Rewriter};

@@ -301,6 +301,18 @@ pub fn float16(name: &str, shape: &[usize], values: &[f16]) -> TensorProto {
     from_payload(name, ElementType::Float16, shape, little_endian(values, f16::to_le_bytes))
 }
 
+/// A tensor of an element type that weights have, of values that are rounded to it: floats, or bytes in their range.
+pub fn rounded(name: &str, element: ElementType, shape: &[usize], values: &[f32]) -> TensorProto {
+    match element {
+        ElementType::Float16 => {
+            float16(name, shape, &values.iter().map(|&value| f16::from_f32(value)).collect::<Vec<_>>())
+        }
+        ElementType::Int8 => int8(name, shape, &values.iter().map(|&value| value as i8).collect::<Vec<_>>()),
+        ElementType::Uint8 => uint8(name, shape, &values.iter().map(|&value| value as u8).collect::<Vec<_>>()),
+        _ => float(name, shape, values),
+    }
+}
+
 /// A `UINT8` tensor.
 pub fn uint8(name: &str, shape: &[usize], values: &[u8]) -> TensorProto {
     from_payload(name, ElementType::Uint8, shape, values.to_vec())

@@ -120,14 +120,14 @@ impl Choice {
         }
     }
 
-    /// Bytes of the codes and row scales of a site, without what it shares with others and without nodes. `dense` is what
-    /// it takes as it is.
+    /// Bytes of the codes and row scales of a site, without what it shares with others and without nodes. `scale` is the bytes
+    /// of the scale of a row, `dense` what the site takes as it is.
     #[must_use]
-    pub fn code_bytes(self, block: &SiteRows, dense: u64) -> u64 {
+    pub fn code_bytes(self, block: &SiteRows, scale: usize, dense: u64) -> u64 {
         let [rows, columns] = block.shape();
         match self {
             Choice::Dense => dense,
-            Choice::Block { spec, .. } => (rows * (spec.pieces(columns) + 1)) as u64,
+            Choice::Block { spec, .. } => (rows * (spec.pieces(columns) + scale)) as u64,
             Choice::Projection { parts } => (rows * parts.iter().map(Bands::row_bytes).sum::<usize>()) as u64,
         }
     }

@@ -133,6 +133,12 @@ pub fn read(text: &str, sites: &Sites, usual: &PerSite<f64>) -> Result<Plan> {
 /// Checks that a choice is one for this site.
 fn check(choice: Choice, site: &Site, sites: &Sites) -> Result<()> {
     let Choice::Projection { parts } = choice else { return Ok(()) };
+    if sites.grid(site.id).is_some() {
+        let place = sites.place(site);
+        return Err(usage(format!(
+            "{place} is of integers, which codec = \"projection\" does not code: use block or dense"
+        )));
+    }
     let sections = sites.sections(site.id);
     let given = parts.iter().filter(|part| !part.is_empty()).count();
     if given != sections.len() {

@@ -39,6 +39,8 @@ struct SharedVector {
     /// Sites that multiply it, and in which of their sections.
     members: Vec<(SiteId, usize)>,
     demands: Vec<Demand>,
+    /// Whether these sites are made of integers.
+    of_integers: bool,
 }
 
 impl<'a> Dictionaries<'a> {
@@ -67,10 +69,12 @@ impl<'a> Dictionaries<'a> {
                     weights: weights.rows(id),
                     metric: &metrics[id],
                     importance: sensitivity[id],
+                    grid: None,
                 };
                 let matrices: Vec<_> = members.iter().map(matrix).collect();
                 let demands = Basis::mine(&matrices, &starts, columns)?.demands;
-                Ok(SharedVector { columns, members, demands })
+                let of_integers = members.iter().any(|&(id, _)| weights.grid(id).is_some());
+                Ok(SharedVector { columns, members, demands, of_integers })
             })
             .collect::<Result<_>>()?;
         let mut stacks: Vec<Vec<usize>> = (0..count).map(|vector| vec![vector]).collect();
@@ -96,7 +100,9 @@ impl<'a> Dictionaries<'a> {
     /// [`ErrorKind::Target`](crate::error::ErrorKind) if no plan fits, with the nearest that does.
     pub fn allocate(&self, sizing: &Sizing<'_>, rivals: Option<&Curves>, target: u64) -> Result<Plan> {
         // What another form takes the place of is multiplied as int8: here that is left to block codes.
-        let taken = |stack: &Vec<usize>| self.sites(stack).into_iter().any(|id| !sizing.keeps_dense[id]);
+        let taken = |stack: &Vec<usize>| {
+            self.is_of_integers(stack) || self.sites(stack).into_iter().any(|id| !sizing.keeps_dense[id])
+        };
         let taken: Vec<bool> = self.stacks.iter().map(taken).collect();
         let rivals = rivals.map(|curves| Rivals { curves, taken: &taken });
         let total: f64 = self.vectors.iter().flat_map(|v| &v.demands).map(energy).sum();
@@ -149,6 +155,10 @@ impl<'a> Dictionaries<'a> {
                 picks.into_iter().for_each(|(id, choice)| choices[id] = choice);
                 continue;
             }
+            // Integers have to be decoded to integers: without another codec they stay as they are.
+            if self.is_of_integers(stack) {
+                continue;
+            }
             total += loss;
             for &vector in stack {
                 let members = self.vectors[vector].members.iter().zip(&divisions[vector].bands);
@@ -163,6 +173,11 @@ impl<'a> Dictionaries<'a> {
             }
         }
         (plan, total)
+    }
+
+    /// Whether the vectors of a stack are multiplied by integers.
+    fn is_of_integers(&self, stack: &[usize]) -> bool {
+        stack.iter().any(|&vector| self.vectors[vector].of_integers)
     }
 
     /// The sites of a stack, in order.

@@ -26,8 +26,8 @@ pub struct Member {
     pub bands: Bands,
 }
 
-/// Kind of sharing, which of its kind, and shape of the codebook.
-type Group = (Sharing, usize, BlockSpec);
+/// Kind of sharing, which of its kind, type of integers that the atoms have to be, and shape of the codebook.
+type Group = (Sharing, usize, Option<i32>, BlockSpec);
 
 fn group(sites: &Sites, site: &Site, spec: BlockSpec, sharing: Sharing) -> Group {
     let reach = match sharing {
@@ -40,7 +40,8 @@ fn group(sites: &Sites, site: &Site, spec: BlockSpec, sharing: Sharing) -> Group
         },
         Sharing::Model => 0,
     };
-    (sharing, reach, spec)
+    let integers = sites.grid(site.id).map(|_| sites.element(site.tensor) as i32);
+    (sharing, reach, integers, spec)
 }
 
 impl Plan {
@@ -75,7 +76,8 @@ impl Plan {
     /// the nodes of the graph. `dense` are the bytes of the sites as they are.
     #[must_use]
     pub fn payload(&self, sites: &Sites, dense: &PerSite<u64>) -> PerSite<u64> {
-        let mut bytes = self.choices.map(|id, choice| choice.code_bytes(&sites.get(id).block, dense[id]));
+        let scale = |id| usize::from(sites.grid(id).is_none());
+        let mut bytes = self.choices.map(|id, choice| choice.code_bytes(&sites.get(id).block, scale(id), dense[id]));
         for (spec, members) in self.codebooks(sites) {
             members.iter().for_each(|&id| bytes[id] += (spec.codebook_bytes() / members.len()) as u64);
         }

@@ -15,8 +15,14 @@ pub fn uniform(sizing: &Sizing<'_>, equal: &PerSite<f64>, target: u64) -> Result
     let mut order: Vec<SiteId> = sites.ids().collect();
     order.sort_by_key(|&id| std::cmp::Reverse(sites.get(id).block.weights()));
     let mixed = |sharing, high: BlockSpec, low: BlockSpec, moved: usize| {
-        let mut plan = Plan::alike(Choice::Block { spec: high, sharing }, equal);
-        order[..moved].iter().for_each(|&id| plan.choices[id] = Choice::Block { spec: low, sharing });
+        // Integers are of one byte as they are.
+        let at = |id, spec: BlockSpec| match sites.grid(id) {
+            Some(_) if spec.width == 1 => Choice::Dense,
+            _ => Choice::Block { spec, sharing },
+        };
+        let mut plan = Plan::alike(Choice::Dense, equal);
+        sites.ids().for_each(|id| plan.choices[id] = at(id, high));
+        order[..moved].iter().for_each(|&id| plan.choices[id] = at(id, low));
         plan
     };
     let mut best: Option<(f64, Plan)> = None;

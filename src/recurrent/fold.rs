@@ -8,7 +8,7 @@
 //! from a file that nobody vouches for: a few bytes can ask for terabytes.
 
 use half::{bf16, f16};
-use ndarray::{ArcArray, Array3, ArrayViewD, Axis, IxDyn, Slice, concatenate};
+use ndarray::{ArcArray, Array3, ArrayD, ArrayViewD, Axis, IxDyn, Slice, concatenate};
 
 use crate::onnx::proto::{AttributeProto, NodeProto};
 use crate::onnx::{ElementType, Model};
@@ -55,6 +55,24 @@ impl Constant {
         match &self.data {
             Data::Float(a) => a.iter().all(|v| v.is_finite()),
             Data::Integer(_) => true,
+        }
+    }
+
+    /// The elements in row-major order, integers as floats.
+    pub fn floats(&self) -> ArrayD<f32> {
+        match &self.data {
+            Data::Float(values) => values.as_standard_layout().into_owned(),
+            Data::Integer(values) => values.mapv(|v| v as f32).as_standard_layout().into_owned(),
+        }
+    }
+
+    /// With floats in place of int8 and uint8.
+    pub fn bytes_as_floats(self) -> Constant {
+        match self.element {
+            ElementType::Int8 | ElementType::Uint8 => {
+                Constant { element: ElementType::Float, data: Data::Float(self.floats().into_shared()) }
+            }
+            _ => self,
         }
     }
 
@@ -115,8 +133,8 @@ pub(super) struct Operation<'a> {
 pub(super) fn data_inputs(op_type: &str) -> Option<usize> {
     Some(match op_type {
         "Constant" | "ConstantOfShape" | "Shape" => 0,
-        "Identity" | "Transpose" | "Cast" | "Unsqueeze" | "Squeeze" | "Reshape" | "Flatten" | "Slice" | "Split"
-        | "Expand" => 1,
+        "DequantizeLinear" | "Identity" | "Transpose" | "Cast" | "Unsqueeze" | "Squeeze" | "Reshape" | "Flatten"
+        | "Slice" | "Split" | "Expand" => 1,
         // The indices of a Gather are codes, where weights come from a dictionary.
         "Add" | "Sub" | "Mul" | "Div" | "Gather" | "MatMul" => 2,
         "Concat" => usize::MAX,
@@ -150,6 +168,7 @@ impl Operation<'_> {
             "Mul" => self.arithmetic(|a, b| a * b, |a, b| Some(a.wrapping_mul(b))),
             "Div" => self.arithmetic(|a, b| a / b, i64::checked_div),
             "MatMul" => self.matmul(),
+            "DequantizeLinear" => self.dequantize(),
             other => Err(format!("is of operator {other}, which is not supported")),
         }
     }
@@ -206,6 +225,35 @@ impl Operation<'_> {
         self.budget.charge(x.shape())?;
         convert(&x, to)
             .ok_or_else(|| format!("casts {} to {}, which is not supported", x.element.as_str_name(), to.as_str_name()))
+    }
+
+    /// `(x - zero) * scale`, with one scale for all or one for each index of an axis.
+    fn dequantize(&mut self) -> Folded<Constant> {
+        let (x, scale) = (self.input(0)?, self.input(1)?);
+        let Data::Integer(levels) = &x.data else { return Err("dequantises what are no integers".to_owned()) };
+        if self.int("block_size", 0) != 0 || !scale.element.is_float() {
+            return Err("has scales of a kind that is not supported".to_owned());
+        }
+        let shape = levels.shape().to_vec();
+        let each = |numbers: ArrayD<f32>| -> Folded<ArrayD<f32>> {
+            let mut wide = vec![1; shape.len()];
+            if numbers.len() != 1 {
+                wide[axis(self.int("axis", 1), shape.len())?] = numbers.len();
+            }
+            let numbers = numbers.into_shape_with_order(wide).map_err(|_| "has scales of another shape")?;
+            let fits = numbers.broadcast(shape.clone()).is_some();
+            fits.then_some(numbers).ok_or_else(|| format!("has scales that do not fit {shape:?}"))
+        };
+        let scales = each(scale.floats())?;
+        let zeros = self.optional(2).map(|zero| each(zero.floats())).transpose()?;
+        self.budget.charge(&shape)?;
+        let mut values = x.floats();
+        if let Some(zeros) = zeros {
+            values -= &zeros;
+        }
+        values *= &scales;
+        values.mapv_inplace(|value| round(value, scale.element));
+        Ok(Constant { element: scale.element, data: Data::Float(values.into_shared()) })
     }
 
     fn unsqueeze(&self) -> Folded<Constant> {
@@ -652,7 +700,8 @@ mod tests {
 
     use super::*;
 
-    const OPERATORS: [&str; 18] = [
+    const OPERATORS: [&str; 19] = [
+        "DequantizeLinear",
         "Identity",
         "Transpose",
         "Cast",
@@ -742,6 +791,35 @@ mod tests {
             assert_eq!(line.to_vec(), expected, "[{start}:{end}:{step}]");
         }
         assert!(slice_part(10, 0, 1, 0).is_err());
+    }
+
+    #[test]
+    fn integers_are_dequantised_by_axis() {
+        let integers = |shape: &[usize], values: &[i64]| Constant {
+            element: ElementType::Int8,
+            data: Data::Integer(ArcArray::from_shape_vec(IxDyn(shape), values.to_vec()).unwrap()),
+        };
+        let floats = |shape: &[usize], values: &[f32]| Constant {
+            element: ElementType::Float,
+            data: Data::Float(ArcArray::from_shape_vec(IxDyn(shape), values.to_vec()).unwrap()),
+        };
+        let dequantize = |axis: i64, inputs: Vec<Constant>| {
+            let attribute = vec![AttributeProto { name: Some("axis".to_owned()), i: Some(axis), ..Default::default() }];
+            let node = NodeProto { op_type: Some("DequantizeLinear".into()), attribute, ..Default::default() };
+            let inputs = inputs.into_iter().map(Some).collect();
+            (Operation { node: &node, opset: 13, inputs, budget: &mut Budget { left: 99 } }).fold(0)
+        };
+        let x = || integers(&[2, 3], &[-128, 0, 1, 2, 3, 127]);
+        let scales = || floats(&[3], &[1.0, 0.5, 2.0]);
+        let one = dequantize(1, vec![x(), floats(&[], &[0.5]), integers(&[], &[1])]).unwrap();
+        assert_eq!(one, floats(&[2, 3], &[-64.5, -0.5, 0.0, 0.5, 1.0, 63.0]));
+        let columns = dequantize(-1, vec![x(), scales(), integers(&[3], &[0, 1, 0])]).unwrap();
+        assert_eq!(columns, floats(&[2, 3], &[-128.0, -0.5, 2.0, 2.0, 1.0, 254.0]));
+        let rows = dequantize(0, vec![x(), floats(&[2], &[1.0, 10.0])]).unwrap();
+        assert_eq!(rows, floats(&[2, 3], &[-128.0, 0.0, 1.0, 20.0, 30.0, 1270.0]));
+        assert!(dequantize(0, vec![x(), scales()]).is_err());
+        assert!(dequantize(5, vec![x(), scales()]).is_err());
+        assert!(dequantize(1, vec![floats(&[1], &[1.0]), scales()]).is_err());
     }
 
     #[test]

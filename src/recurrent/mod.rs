@@ -33,7 +33,7 @@ use crate::onnx::proto::{TensorProto, ValueInfoProto, type_proto};
 use crate::onnx::tensor::{is_external, payload_bytes, shape};
 use crate::onnx::{Definition, Model, NodeNames, NodeProto, Origin, Scope, Use, Values};
 pub(crate) use fold::Budget;
-pub(crate) use weights::{Stop, body_of, hash, operator, three_dimensions, trace};
+pub(crate) use weights::{Integers, Stop, Traced, body_of, hash, operator, three_dimensions, trace};
 
 /// B `[directions, 2*G*H]` of a node, or why it is not known before the model is run.
 pub type Bias = std::result::Result<Array2<f32>, String>;
@@ -541,7 +541,7 @@ impl Finder<'_, '_> {
     fn unfit_vectors(&mut self, scope: &Scope, node: &NodeProto) -> Option<Refusal> {
         for (index, name) in [(BIAS, "B"), (5, "initial_h"), (6, "initial_c"), (7, "P")] {
             let Some(value) = node.input.get(index).filter(|v| !v.is_empty()) else { continue };
-            let traced = trace(self.model, &self.values, scope, value, true, &mut self.vectors);
+            let traced = trace(self.model, &self.values, scope, value, true, Integers::Dequantised, &mut self.vectors);
             if traced.is_ok_and(|traced| !traced.constant.is_finite()) {
                 return Some(Refusal::Skip { reason: format!("{name} holds NaN or infinite values"), warning: true });
             }
@@ -591,14 +591,10 @@ impl Finder<'_, '_> {
             expected.check(&shape(tensor).map_err(|e| e.at_tensor(value))?)?;
         }
         let freeze_inputs = self.options.freeze_inputs;
-        let traced = match trace(self.model, &self.values, scope, value, freeze_inputs, &mut self.budget) {
+        let integers = Integers::Dequantised;
+        let traced = match trace(self.model, &self.values, scope, value, freeze_inputs, integers, &mut self.budget) {
             Ok(traced) => traced,
             Err(Stop::Failed(error)) => return Err(error.into()),
-            Err(Stop::Quantised(by)) => {
-                return skip(format!(
-                    "{matrix} is already quantised ({by}): compress the float model that it was made from"
-                ));
-            }
             Err(Stop::NotConstant(what)) => {
                 let direct = !matches!(definition.map(|d| d.origin), Some(Origin::Node { .. }));
                 return skip(format!("{matrix} is {}{what}", if direct { "" } else { "computed from " }));

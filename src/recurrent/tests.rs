@@ -104,6 +104,19 @@ fn w_is_followed_through_every_operator_on_its_way() {
             count(24),
         ),
         (
+            "DequantizeLinear(initializer)",
+            through(
+                17,
+                vec![node("DequantizeLinear", &["a", "b", "z"], &["W"], vec![])],
+                vec![
+                    tensor::int8("a", &W, &(1..=24).collect::<Vec<i8>>()),
+                    tensor::float("b", &[W[1]], &[0.5; W[1]]),
+                    tensor::int8("z", &[W[1]], &[2; W[1]]),
+                ],
+            ),
+            (1..=24).map(|q| 0.5 * (q - 2) as f32).collect(),
+        ),
+        (
             "Identity(Transpose(initializer))",
             through(
                 9,
@@ -324,9 +337,9 @@ fn what_is_not_constant_is_skipped_with_the_reason() {
             through(
                 17,
                 vec![node("DequantizeLinear", &["a", "b"], &["W"], vec![])],
-                vec![tensor::int8("a", &W, &[1; 24]), tensor::float("b", &[], &[1.0])],
+                vec![tensor::int8("a", &W, &[1; 24]), tensor::float("b", &[5], &[1.0; 5])],
             ),
-            "W is already quantised (DequantizeLinear)",
+            "W is computed from node 'W' (DequantizeLinear), which has scales that do not fit",
         ),
         (through(17, vec![], vec![tensor::float("W", &W, &nan)]), "W holds NaN or infinite values"),
         (through(17, deep, vec![v0()]), "W is computed from a chain of more than 64 nodes"),

@@ -63,7 +63,7 @@ pub struct ConstantRef {
 }
 
 impl Source {
-    /// The values, in [`shape`](Self::shape), evaluated anew. Exact for float16; a double is rounded to f32. For the
+    /// The values, in [`shape`](Self::shape), evaluated anew. Exact for float16 and bytes; a double is rounded to f32. For the
     /// values of several sources, make one [`Constants`] and ask it for each.
     ///
     /// # Errors
@@ -74,8 +74,8 @@ impl Source {
 
     /// As [`values`](Self::values), with an index of the model that is at hand.
     pub(super) fn evaluate(&self, model: &Model, values: &Values<'_>, budget: &mut Budget) -> Result<Array3<f32>> {
-        match trace(model, values, &self.scope, &self.value, true, budget) {
-            Ok(traced) => three_dimensions(traced.constant, self.shape, &self.value),
+        match trace(model, values, &self.scope, &self.value, true, Integers::Dequantised, budget) {
+            Ok(traced) => three_dimensions(traced.constant.bytes_as_floats(), self.shape, &self.value),
             Err(stop) => Err(stop.into_error(&self.value)),
         }
     }
@@ -118,8 +118,6 @@ pub fn total_bytes<'s>(sources: impl Iterator<Item = &'s Source>) -> u64 {
 pub(crate) enum Stop {
     /// The value is, or is computed from, this: a noun phrase.
     NotConstant(String),
-    /// The value was already quantised, by this node.
-    Quantised(String),
     /// The model is broken, or a limit was hit.
     Failed(Error),
 }
@@ -128,7 +126,6 @@ impl Stop {
     fn into_error(self, value: &str) -> Error {
         match self {
             Stop::NotConstant(what) => Error::new(ErrorKind::Unsupported, format!("is computed from {what}")),
-            Stop::Quantised(by) => Error::new(ErrorKind::Unsupported, format!("is quantised ({by})")),
             Stop::Failed(error) => error,
         }
         .at_tensor(value)
@@ -154,6 +151,13 @@ pub(crate) struct Traced {
     pub frozen: BTreeSet<String>,
 }
 
+/// Whether integers are followed through the DequantizeLinear that makes floats of them, or are weights themselves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Integers {
+    Dequantised,
+    Weights,
+}
+
 /// Follows `name`, seen from `scope`, and evaluates it.
 pub(crate) fn trace(
     model: &Model,
@@ -161,9 +165,10 @@ pub(crate) fn trace(
     scope: &Scope,
     name: &str,
     freeze_inputs: bool,
+    integers: Integers,
     budget: &mut Budget,
 ) -> std::result::Result<Traced, Stop> {
-    Tracer { model, values, from: scope, freeze_inputs, budget, done: HashMap::new() }.trace(scope, name, 0)
+    Tracer { model, values, from: scope, freeze_inputs, integers, budget, done: HashMap::new() }.trace(scope, name, 0)
 }
 
 /// Evaluates values that are the same in every run of a model, within one budget for all that are asked for.
@@ -200,8 +205,8 @@ impl<'m> Constants<'m> {
     /// # Errors
     /// `Unsupported` if it is not constant, or the budget is spent; `Malformed` if it is not defined or cannot be read.
     pub fn get(&mut self, scope: &Scope, name: &str) -> Result<ArrayD<f32>> {
-        let traced = trace(self.model, &self.values, scope, name, false, &mut self.budget);
-        traced.map(|traced| floats(traced.constant)).map_err(|stop| stop.into_error(name))
+        let traced = trace(self.model, &self.values, scope, name, false, Integers::Dequantised, &mut self.budget);
+        traced.map(|traced| traced.constant.floats()).map_err(|stop| stop.into_error(name))
     }
 
     /// Takes room, and time, for a product `[rows, inner] x [inner, columns]` of such values.
@@ -220,6 +225,7 @@ struct Tracer<'a, 'm> {
     /// The graph of the recurrent node: routes are told from there.
     from: &'a Scope,
     freeze_inputs: bool,
+    integers: Integers,
     budget: &'a mut Budget,
     /// What was evaluated already, by defining graph and name: a diamond of nodes costs once.
     done: HashMap<(Scope, String), Traced>,
@@ -324,8 +330,8 @@ impl Tracer<'_, '_> {
         let model = self.model;
         let node = model.node(scope, index);
         let label = || format!("node '{}' ({})", Cut(&plain_name(node, index)), operator(node));
-        if node.op_type() == "DequantizeLinear" {
-            return Err(Stop::Quantised(operator(node)));
+        if node.op_type() == "DequantizeLinear" && self.integers == Integers::Weights {
+            return Err(Stop::NotConstant(label()));
         }
         if is_standard(node.domain()) && node.op_type() == "Constant" {
             return self.constant_node(scope, index, name);
@@ -442,14 +448,6 @@ pub(crate) fn three_dimensions(constant: Constant, shape: [usize; 3], name: &str
             Error::new(ErrorKind::Malformed, format!("it has not the elements of {shape:?}")).at_tensor(name)
         }),
         Data::Integer(_) => Err(Error::new(ErrorKind::Malformed, "its elements are no floats").at_tensor(name)),
-    }
-}
-
-/// The values of a constant in row-major order, integers as floats.
-fn floats(constant: Constant) -> ArrayD<f32> {
-    match constant.data {
-        Data::Float(values) => values.as_standard_layout().into_owned(),
-        Data::Integer(values) => values.mapv(|v| v as f32).as_standard_layout().into_owned(),
     }
 }
 

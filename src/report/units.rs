@@ -147,7 +147,7 @@ pub(super) fn totals(original: &Sites, parameters: u64, units: &[Unit], after: u
 pub(super) fn kind(op: &str) -> &'static str {
     match op {
         "LSTM" | "GRU" | "RNN" => RECURRENT,
-        "Conv" | "ConvTranspose" => "convolution",
+        "Conv" | "ConvTranspose" | "QLinearConv" | "ConvInteger" => "convolution",
         "Gather" => "embedding",
         _ => "linear",
     }

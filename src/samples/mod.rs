@@ -152,8 +152,12 @@ impl Samples {
 
     /// The feeds before `at` and those from there on.
     fn cut(&self, at: usize) -> (Samples, Samples) {
-        let mut before =
-            Samples { streams: Vec::new(), carry: self.carry.clone(), made_up: self.made_up, notes: self.notes.clone() };
+        let mut before = Samples {
+            streams: Vec::new(),
+            carry: self.carry.clone(),
+            made_up: self.made_up,
+            notes: self.notes.clone(),
+        };
         let mut after = before.clone();
         let mut seen = 0;
         for stream in &self.streams {
@@ -173,7 +177,12 @@ impl Samples {
     #[must_use]
     pub fn of_streams(&self, keep: impl Fn(usize) -> bool) -> Samples {
         let streams = self.streams.iter().enumerate().filter(|(i, _)| keep(*i)).map(|(_, stream)| stream.clone());
-        Samples { streams: streams.collect(), carry: self.carry.clone(), made_up: self.made_up, notes: self.notes.clone() }
+        Samples {
+            streams: streams.collect(),
+            carry: self.carry.clone(),
+            made_up: self.made_up,
+            notes: self.notes.clone(),
+        }
     }
 
     /// A representative part of about `count` feeds: whole samples, or the first steps of streams, evenly spread.

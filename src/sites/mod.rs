@@ -20,9 +20,10 @@ use ndarray::{Array3, ArrayView2, ArrayViewMut2, Axis, Slice};
 
 pub use per_site::PerSite;
 
+use crate::dictionary::Grid;
 use crate::error::{Error, ErrorKind, Result};
 use crate::linear::{self, LinearKind, LinearNode};
-use crate::onnx::{ElementType, Model, Scope};
+use crate::onnx::{ElementType, Model, NodeInput, Scope};
 use crate::recurrent::{
     self, Cell, Constants, FindOptions, GateBlock, Matrix, RecurrentNode, Source, Survey, Vector, Weight, WeightUse,
 };
@@ -108,9 +109,9 @@ pub struct Reader<'s> {
     pub index: usize,
     /// Which of its inputs the constant is.
     pub input: usize,
-    /// Its name.
+    /// The name of the node that multiplies it: another than the reader where that is a DequantizeLinear.
     pub name: &'s str,
-    /// Its operator.
+    /// The operator of that node.
     pub operator: &'static str,
     /// The operators whose bodies it is in, from the outside inwards.
     pub bodies: &'s [String],
@@ -387,11 +388,11 @@ impl Sites {
         let linear = self.linear_uses(tensor).iter().map(|&node| {
             let node = &self.linear[node];
             Reader {
-                scope: &node.scope,
-                index: node.index,
-                input: node.weight_input(),
+                scope: &node.weight.scope,
+                index: node.weight.node,
+                input: node.weight.input,
                 name: &node.name,
-                operator: node.operator(),
+                operator: node.operator,
                 bodies: &node.bodies,
                 source: &node.source,
             }
@@ -480,6 +481,28 @@ impl Sites {
         self.first_reader(tensor).source.element
     }
 
+    /// The integers that a site is made of, if its tensor is of such.
+    #[must_use]
+    pub fn grid(&self, id: SiteId) -> Option<&Arc<Grid>> {
+        let [first, ..] = self.linear_uses(self.get(id).tensor) else { return None };
+        self.linear[*first].grid.as_ref()
+    }
+
+    /// What shows the vectors of linear nodes, each with the nodes that it shows them of.
+    #[must_use]
+    pub fn shown(&self) -> Vec<(&NodeInput, Vec<usize>)> {
+        let mut shown: Vec<(&NodeInput, Vec<usize>)> = Vec::new();
+        let mut known: BTreeMap<&NodeInput, usize> = BTreeMap::new();
+        for (index, node) in self.linear.iter().enumerate() {
+            let place = *known.entry(&node.data).or_insert(shown.len());
+            match shown.get_mut(place) {
+                Some((_, nodes)) => nodes.push(index),
+                None => shown.push((&node.data, vec![index])),
+            }
+        }
+        shown
+    }
+
     /// Weights in all sites.
     #[must_use]
     pub fn parameters(&self) -> u64 {
@@ -497,6 +520,7 @@ fn distinct(model: &Model, linear: &[LinearNode]) -> Result<Vec<Vec<usize>>> {
             let other = &linear[nodes[0]];
             if other.shape() == node.shape()
                 && other.source.element == node.source.element
+                && other.grid == node.grid
                 && is_same(&mut constants, other, node)?
             {
                 home = Some(place);

@@ -412,6 +412,7 @@ mod tests {
             codes: codes.to_vec(),
             scales: Scales { codes: vec![1], step: 0.5 },
             codebook: codebook.clone(),
+            grid: None,
         };
         let place = Place { site: SiteId(0), layer: 0, direction: 0, matrix: Matrix::W, row: 0 };
         (Member::new(place, 0, &coded), Book::new(&codebook, false))

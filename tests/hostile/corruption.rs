@@ -222,7 +222,7 @@ fn rewritten(model: &Model) -> Option<Model> {
         let [rows, columns] = unit.block.shape();
         let codes = vec![7; rows * spec.pieces(columns)];
         let scales = Scales { codes: vec![1; rows], step: 0.5 };
-        let coded = BlockCode { rows, columns, codes, scales, codebook: codebook.clone() };
+        let coded = BlockCode { rows, columns, codes, scales, codebook: codebook.clone(), grid: None };
         Some(CodedSite::Block(coded))
     });
     let writing = Writing { note: "corruption".to_owned(), ..Writing::default() };

@@ -14,6 +14,7 @@ mod false_pass;
 mod forms;
 mod hostile;
 #[cfg(unix)]
+mod integers;
 mod interrupted;
 mod linear;
 mod loss;
