@@ -54,11 +54,11 @@ def _script_folders() -> Iterator[Path]:
     yield Path(__file__).resolve().parents[1] / "bin"
 
 
-def run(arguments: Sequence[str], progress: Progress = None) -> None:
-    """Runs a command to its end and raises what it failed of.
+def run(arguments: Sequence[str], progress: Progress = None) -> list[str]:
+    """Runs a command to its end, raises what it failed of, and returns its warnings, which have become Python warnings.
 
-    Its warnings become Python warnings. If this is interrupted, by Ctrl-C or by an exception in ``progress``, the command is
-    ended first; it removes what it had begun to write.
+    If this is interrupted, by Ctrl-C or by an exception in ``progress``, the command is ended first; it removes what it had begun
+    to write.
     """
     quiet = ["--quiet"] if progress is False else []
     command = [str(binary()), arguments[0], *quiet, *arguments[1:]]
@@ -91,6 +91,7 @@ def run(arguments: Sequence[str], progress: Progress = None) -> None:
         # Popen gives the negative number of a signal that the command did not catch.
         code = code if code > 0 else 128 - code
         raise of_exit(code, said.error or f"dirnet ended with exit code {code}")
+    return said.warnings
 
 
 class _Said:

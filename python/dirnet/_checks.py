@@ -40,7 +40,8 @@ def parse(checks: Checks | None) -> list[Check]:
             parsed += [Check(kind, output, float(limit)) for output, limit in bound.items()]
         else:
             parsed.append(Check(kind, None, float(bound)))
-    return parsed
+    # In the order of the kinds, as the command holds them.
+    return sorted(parsed, key=lambda check: KINDS.index(check.kind))
 
 
 def hold(checks: Sequence[Check], outputs: Sequence[Json]) -> Json:

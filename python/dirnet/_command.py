@@ -25,7 +25,7 @@ def reported(arguments: Sequence[str], report: Reports, progress: Progress) -> t
         data, page = folder.path / "report.json", folder.path / "report.html"
         own = flags({"report": [*report_files(report), data, page]})
         try:
-            _binary.run([arguments[0], *own, *arguments[1:]], progress)
+            heard = _binary.run([arguments[0], *own, *arguments[1:]], progress)
         except JobFailed as error:
             if not data.is_file():
                 raise
@@ -35,7 +35,12 @@ def reported(arguments: Sequence[str], report: Reports, progress: Progress) -> t
                 raise
             found = Report.of(raw, html=page.read_text(encoding="utf-8"))
             raise CheckFailed(str(error), found) from None
-        return json.loads(data.read_text(encoding="utf-8")), page.read_text(encoding="utf-8")
+        raw = json.loads(data.read_text(encoding="utf-8"))
+        # The command shows most of its warnings in the table on stdout, which nobody sees here.
+        for warning in raw.get("warnings", []):
+            if warning not in heard:
+                _binary.warn(warning)
+        return raw, page.read_text(encoding="utf-8")
 
 
 def report_files(report: Reports) -> list[str]:

@@ -80,7 +80,7 @@ def compare(
         streams = _samples.held_out(streams, ports, states)
     outputs = [output.name for output in sessions[0].get_outputs() if _dtype(output) is not None]
     kl = {output or name for check in parsed if check.kind == "max-kl" for name in outputs for output in [check.output]}
-    judged = _outputs.judged(protos, outputs, loss, {state.output: state.input for state in states}, kl)
+    judged, warnings = _outputs.judged(protos, outputs, loss, [(state.input, state.output) for state in states], kl)
     _check_names(parsed, judged)
     arrays = {name: _labels(path) for name, path in labels.items()}
     comparisons = [_figures.Comparison(output) for output in judged]
@@ -88,9 +88,8 @@ def compare(
     for run in streams:
         _run(run, sessions, states, comparisons, arrays)
     total = time.monotonic() - start
-    verdict, warnings = _verdict(comparisons, parsed, sum(len(run.feeds) for run in streams))
-    if not any(output.reached for output in judged):
-        warnings.insert(0, "no compared output depends on what differs between the models")
+    verdict = _verdict(comparisons, parsed, sum(len(run.feeds) for run in streams))
+    warnings += _checks.warnings(parsed, verdict["unbound"], verdict["outputs"])
     return {
         "schema": 1,
         "command": "verify",
@@ -205,7 +204,7 @@ def _labels(path: Path) -> Array:
     return array if isinstance(array, np.ndarray) else array[array.files[0]]
 
 
-def _verdict(comparisons: list[_figures.Comparison], checks: Sequence[_checks.Check], samples: int) -> tuple[Json, list[str]]:
+def _verdict(comparisons: list[_figures.Comparison], checks: Sequence[_checks.Check], samples: int) -> Json:
     outputs = [comparison.figures() for comparison in comparisons]
     held = _checks.hold(checks, outputs)
     failures = held["failures"] + [line for line in map(_checks.incomparable, outputs) if line is not None]
@@ -213,7 +212,7 @@ def _verdict(comparisons: list[_figures.Comparison], checks: Sequence[_checks.Ch
     if outputs and all(sum(figures[key] for key in compared) == 0 for figures in outputs):
         failures.append("every output is empty in every sample: nothing was compared")
     worst, mean = _figures.losses(comparisons)
-    verdict = {
+    return {
         "engine": "onnxruntime",
         "scope": "model",
         "reason": None,
@@ -227,7 +226,6 @@ def _verdict(comparisons: list[_figures.Comparison], checks: Sequence[_checks.Ch
         "passed": not failures,
         "failures": failures,
     }
-    return verdict, _checks.warnings(checks, held["unbound"], outputs)
 
 
 def _sizes(models: tuple[Path, Path], original: Any) -> Json:

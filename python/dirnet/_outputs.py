@@ -63,22 +63,23 @@ def judged(
     models: tuple[onnx.ModelProto, onnx.ModelProto],
     names: Sequence[str],
     loss: Loss,
-    states: Mapping[str, str],
+    states: Sequence[tuple[str, str]],
     kl: set[str],
-) -> list[Judged]:
+) -> tuple[list[Judged], list[str]]:
     """The outputs ``names`` that are compared: all that are not fed back. ``kl`` names those whose divergence is measured anyway.
 
-    ``states`` are the inputs that are fed back, by their outputs.
+    ``states`` are the inputs that are fed back, each with the output that it comes from.
     """
     original = models[0]
     chosen = _Losses.parse(loss)
-    kept = [name for name in names if name not in states]
+    fed_back = {output for _, output in states}
+    kept = [name for name in names if name not in fed_back]
     if not kept:
         raise InputError("every output of the model is fed back by the stream, so there is none to compare")
     unknown = [name for name in chosen.named if name not in kept]
     if unknown:
         raise InputError(f"loss of '{unknown[0]}': not an output that is compared, those are {', '.join(kept)}")
-    reached = _reached(models, states)
+    reached, warning = _reached(models, states, kept)
     types = {output.name: output.type.tensor_type.elem_type for output in original.graph.output}
     found = []
     for name in kept:
@@ -90,7 +91,7 @@ def judged(
         kind = chosen.named.get(name, usual)
         measured = kind == "kl" or is_distribution or name in kl
         found.append(Judged(name, content, axis, joined, kind, measured, name in reached))
-    return found
+    return found, warning
 
 
 def _content(model: onnx.ModelProto, graphs: list[onnx.GraphProto], name: str) -> tuple[str, int, bool]:
@@ -130,21 +131,30 @@ def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def _reached(models: tuple[onnx.ModelProto, onnx.ModelProto], states: Mapping[str, str]) -> set[str]:
-    """The outputs that are not known to be the same in both models, and that depend on the models' inputs."""
+def _reached(
+    models: tuple[onnx.ModelProto, onnx.ModelProto], states: Sequence[tuple[str, str]], kept: Sequence[str]
+) -> tuple[set[str], list[str]]:
+    """The outputs that are not known to be the same in both models and depend on what these are given; and a warning if there are none.
+
+    Models that do not differ at all are judged by all outputs.
+    """
     original, other = models
+    ours = _Keys().graph(original.graph, {}, set())
     if _whole(original) != _whole(other):
-        changed = {output.name for output in original.graph.output}
+        changed = set(ours)
     else:
-        ours = _Keys().graph(original.graph, {}, set())
         changed, before = set(), {""}
         # What is fed back changes inputs of the next step, until no more do.
         while changed != before:
             before = changed
-            theirs = _Keys().graph(other.graph, {}, {states[name] for name in changed if name in states})
-            changed = {name for name, value in ours.items() if theirs.get(name, value).key != value.key or name not in theirs}
-    variable = {name for name, value in _Keys().graph(original.graph, {}, set()).items() if value.variable}
-    return changed & variable
+            theirs = _Keys().graph(other.graph, {}, {name for name, output in states if output in changed})
+            changed = {name for name, value in ours.items() if name not in theirs or theirs[name].key != value.key}
+        if not changed:
+            return set(ours), ["the models do not differ in anything that computes"]
+    reached = {name for name in changed if ours[name].variable}
+    if reached.isdisjoint(kept):
+        return set(), ["no compared output depends on what differs between the models"]
+    return reached, []
 
 
 def _whole(model: onnx.ModelProto) -> tuple[dict[str, int], list[bytes]]:
@@ -245,11 +255,14 @@ def _digest(*parts: object) -> bytes:
 def load(path: Path) -> onnx.ModelProto:
     """A model with the values of its side files."""
     import onnx
+    from google.protobuf.message import DecodeError
 
     try:
         return onnx.load(str(path))
     except FileNotFoundError as error:
         raise InputError(f"{path}: No such file or directory") from error
+    except DecodeError as error:
+        raise InputError(f"{path}: not an ONNX model") from error
 
 
 def stored_bytes(path: Path) -> int:
