@@ -270,5 +270,4 @@ def _ratio(over: float, under: float) -> float | None:
 def _has_probabilities(rows: Array) -> Array:
     """Rows that can be read as classes: minus infinity is an impossible class, other values must be numbers."""
     finite = np.isfinite(rows)
-    proper: Array = (finite | np.isneginf(rows)).all(axis=-1) & finite.any(axis=-1)
-    return proper
+    return np.asarray((finite | np.isneginf(rows)).all(axis=-1) & finite.any(axis=-1))
