@@ -175,6 +175,19 @@ def test_inspect_and_expand(small, tmp_path):
     assert small.to_onnx().graph.input[0].name == "features"
 
 
+def test_a_file_that_was_folded_back_is_found(small, classifier, tmp_path, capsys):
+    from dirnet import folded
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "dense.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    onnxruntime.InferenceSession(str(small.path), options, providers=["CPUExecutionProvider"])
+    assert folded.main([str(small.path), str(classifier)]) == 0 and capsys.readouterr() == ("", "")
+    assert folded.main([str(small.path), str(tmp_path / "dense.onnx"), "none.onnx"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and "dense.onnx: an optimiser folded" in lines[0] and "none.onnx: No such file" in lines[1]
+
+
 def test_a_metric_of_the_user_judges(loaded, small):
     clip = models.clips(1, seed=6)[0]
 
