@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _checks, _figures, _outputs, _samples
+from . import _checks, _figures, _finite, _outputs, _samples
 from ._errors import InputError, JobFailed, MissingPackage
 from ._flags import Checks
 from ._outputs import Loss
@@ -88,7 +88,8 @@ def compare(
     for run in streams:
         _run(run, sessions, states, comparisons, arrays)
     total = time.monotonic() - start
-    verdict = _verdict(comparisons, parsed, sum(len(run.feeds) for run in streams))
+    faults = [_finite.fault(protos[0], "original"), _finite.fault(protos[1], "compressed model")]
+    verdict = _verdict(comparisons, parsed, sum(len(run.feeds) for run in streams), [fault for fault in faults if fault])
     warnings += _checks.warnings(parsed, verdict["unbound"], verdict["outputs"])
     return {
         "schema": 1,
@@ -204,13 +205,14 @@ def _labels(path: Path) -> Array:
     return array if isinstance(array, np.ndarray) else array[array.files[0]]
 
 
-def _verdict(comparisons: list[_figures.Comparison], checks: Sequence[_checks.Check], samples: int) -> Json:
+def _verdict(comparisons: list[_figures.Comparison], checks: Sequence[_checks.Check], samples: int, faults: list[str]) -> Json:
     outputs = [comparison.figures() for comparison in comparisons]
     held = _checks.hold(checks, outputs)
     failures = held["failures"] + [line for line in map(_checks.incomparable, outputs) if line is not None]
     compared = ("elements", "nan", "infinite", "non_finite")
     if outputs and all(sum(figures[key] for key in compared) == 0 for figures in outputs):
         failures.append("every output is empty in every sample: nothing was compared")
+    failures += faults
     worst, mean = _figures.losses(comparisons)
     return {
         "engine": "onnxruntime",

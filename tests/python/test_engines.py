@@ -241,6 +241,18 @@ def test_an_output_that_nothing_reaches_meets_no_check_of_all(tmp_path, outputs)
     assert theirs.passed == (outputs != ["double", "h", "label"]) and theirs.failures == ours.failures
 
 
+def test_weights_that_are_no_numbers_fail_in_both(classifier, tmp_path):
+    proto = onnx.load(classifier)
+    weights = next(tensor for tensor in proto.graph.initializer if tensor.name == "R")
+    array = numpy_helper.to_array(weights).copy()
+    array[0, 3, 3] = np.inf
+    weights.CopyFrom(numpy_helper.from_array(array, "R"))
+    onnx.save(proto, tmp_path / "infinite.onnx")
+    found, _ = verdicts(classifier, tmp_path / "infinite.onnx", [{"features": models.clips(1, seed=1)[0]}])
+    for verdict in found:
+        assert not verdict.passed and verdict.failures[-1].startswith("node 'lstm': R holds NaN or infinite values in the compressed model")
+
+
 def test_errors_name_what_is_wrong(classifier, small, tmp_path):
     samples = [{"features": models.clips(1, seed=1)[0]}]
 
