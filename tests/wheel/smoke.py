@@ -56,7 +56,7 @@ def main():
         print(dirnet("--version").strip())
         write_model("model.onnx")
         exec(compile(prepare, "guide.md: samples", "exec"), {})
-        assert "1 node can be compressed" in dirnet("inspect", "model.onnx")
+        assert "2 nodes can be compressed" in dirnet("inspect", "model.onnx")
         samples = ["--calibration", "samples.npz", "--holdout", "holdout.npz"]
         print(dirnet("compress", "model.onnx", "-o", "small.onnx", "--ratio", "6", *samples, "--report", "report.html"))
         exec(compile(use, "guide.md: session", "exec"), {})
