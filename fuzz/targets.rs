@@ -236,7 +236,7 @@ fn code(model: &Model, weights: Weights) -> Result<(), Error> {
     let choices = job.weights.sites().map(|_| Choice::Block { spec, sharing: Sharing::Matrix });
     let plan = Plan { choices, sensitivity: usual(&job.weights) };
     let promised = job.bytes(&plan)?;
-    let coded = job.code(plan, &Silent)?;
+    let coded = job.code(&[plan], None, &Silent)?;
     assert_eq!(promised, coded.model.saved_bytes().expect("no side files"));
     assert!(coded.distortion.values().all(|d| d.is_finite()), "{:?}", coded.distortion);
     let again = Model::from_bytes(coded.model.proto.encode_to_vec().into(), &OPTIONS).expect("can be read again");

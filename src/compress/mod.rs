@@ -59,7 +59,7 @@ use prepared::Parts;
 const SMALLEST: f64 = 40.0;
 const LOOKS: usize = 9;
 /// Weights of a tensor below which the nodes that decode it may take more bytes than they save.
-const SMALL: usize = 1024;
+const SMALL: u64 = 1024;
 /// The warning where nodes that are not recurrent stay as they are for want of runs.
 const NOT_RUN: &str = "the model cannot be run to its outputs: only recurrent nodes are compressed";
 /// Makes a model smaller.
@@ -781,6 +781,9 @@ impl<'a> Compressor<'a> {
     fn untuned(&mut self, target: u64) -> Result<Vec<Plan>> {
         self.calibrate()?;
         self.target = Some(target);
+        if let Some(dense) = self.fits_dense(target)? {
+            return Ok(vec![dense]);
+        }
         if self.allocation() == Allocation::Uniform {
             self.progress.phase("allocate", 0);
             let plan = self.blind(target);
@@ -820,6 +823,24 @@ impl<'a> Compressor<'a> {
         }
         let plans = self.by_trials(plans, &curves, target)?;
         plans.into_iter().map(|plan| self.without_waste(plan)).collect()
+    }
+
+    /// The plan that codes nothing, where its file is no larger than the target.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NothingToDo`] if the original is no larger itself.
+    fn fits_dense(&self, target: u64) -> Result<Option<Plan>> {
+        let study = self.study.as_ref().expect("whoever plans has calibrated");
+        let mut plan = Plan::alike(Choice::Dense, &study.equal());
+        self.pins.apply(&mut plan);
+        if plan.choices.values().any(|choice| *choice != Choice::Dense) || study.bytes(&plan)? > target {
+            return Ok(None);
+        }
+        if self.original.bytes() <= target {
+            let message = format!("nothing to do: the original already fits {target} bytes");
+            return Err(Error::new(ErrorKind::NothingToDo, message));
+        }
+        Ok(Some(plan))
     }
 
     /// Plans by other sensitivities than those that were measured: by the derivatives of gates, by one rate for all, and by means
@@ -874,7 +895,8 @@ impl<'a> Compressor<'a> {
         study.sized(|sizing| {
             let mut bytes = sizing.bytes(&plan)?;
             for sites in self.sites.by_tensor() {
-                let is_small = sites.iter().map(|site| site.block.weights()).sum::<usize>() < SMALL;
+                let stored = sites.iter().map(|site| self.sites.dense_bytes(site.id)).sum::<u64>();
+                let is_small = stored < SMALL * size_of::<f32>() as u64;
                 let is_free = |site: &Site| self.pins.0[site.id].is_none() && sizing.keeps_dense[site.id];
                 let is_coded = sites.iter().any(|site| plan.choices[site.id] != Choice::Dense);
                 if !(is_small && is_coded && sites.iter().all(is_free)) {

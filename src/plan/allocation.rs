@@ -17,10 +17,10 @@ pub struct Candidate {
 /// Most cells of the dynamic programme's table: bounds its memory to 128 MiB.
 const CELLS: usize = 1 << 26;
 /// Most steps that the target is divided into; finer than this is below a file's overhead.
-const STEPS: usize = 1 << 15;
+const STEPS: usize = 1 << 13;
 
 /// The plan of least total loss within `budget` bytes: an index into each curve, or `None` where even the smallest
-/// candidates do not fit. Ties go to the earlier candidate, so the result depends on nothing but the arguments.
+/// candidates do not fit. Ties go to the smaller candidate, then to the earlier, so the result depends on nothing but the arguments.
 pub fn allocate(curves: &[Vec<Candidate>], budget: u64) -> Option<Vec<usize>> {
     let floor: u64 = curves.iter().map(|c| c.iter().map(|c| c.bytes).min().unwrap_or(0)).sum();
     if floor > budget || curves.iter().any(Vec::is_empty) {
@@ -40,7 +40,10 @@ pub fn allocate(curves: &[Vec<Candidate>], budget: u64) -> Option<Vec<usize>> {
     for curve in curves {
         let mut next = vec![f64::INFINITY; steps + 1];
         let mut pick = vec![0u16; steps + 1];
-        for (i, candidate) in curve.iter().enumerate() {
+        // Of equal losses the one of fewer bytes.
+        let mut order: Vec<(usize, &Candidate)> = curve.iter().enumerate().collect();
+        order.sort_by_key(|(_, candidate)| candidate.bytes);
+        for (i, candidate) in order {
             let cost = cost(curve, candidate);
             for spent in cost..=steps {
                 let loss = best[spent - cost] + bounded(candidate.loss);

@@ -7,7 +7,7 @@
 use super::allocation::{self, Candidate};
 use super::{Choice, Plan, Sharing, Sizing, uniform};
 use crate::dictionary::BlockSpec;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::sites::{PerSite, Site, SiteId, SiteKind, Sites};
 
 /// Widths of pieces on offer, from 8 bits a weight to half a bit.
@@ -96,11 +96,7 @@ impl Curves {
             Err(error) if error.kind() == ErrorKind::Target => {}
             Err(error) => return Err(error),
         }
-        let (_, plan) = search.best.ok_or_else(|| sizing.too_small(target, search.smallest))?;
-        if plan.choices.values().all(|choice| *choice == Choice::Dense) {
-            let message = format!("nothing to do: the original already fits {target} bytes");
-            return Err(Error::new(ErrorKind::NothingToDo, message));
-        }
+        let (_, _, plan) = search.best.ok_or_else(|| sizing.too_small(target, search.smallest))?;
         Ok(plan)
     }
 
@@ -151,7 +147,8 @@ struct Search<'a> {
     sizing: &'a Sizing<'a>,
     sensitivity: &'a PerSite<f64>,
     target: u64,
-    best: Option<(f64, Plan)>,
+    /// Its loss and bytes.
+    best: Option<(f64, u64, Plan)>,
     smallest: u64,
 }
 
@@ -221,8 +218,9 @@ impl<'a> Search<'a> {
         let bytes = self.sizing.bytes(&plan)?;
         self.smallest = self.smallest.min(bytes);
         let loss = self.curves.predicted_loss(&plan, self.sensitivity);
-        if bytes <= self.target && self.best.as_ref().is_none_or(|(least, _)| loss < *least) {
-            self.best = Some((loss, plan));
+        let is_better = |best: &(f64, u64, Plan)| loss < best.0 || loss == best.0 && bytes < best.1;
+        if bytes <= self.target && self.best.as_ref().is_none_or(is_better) {
+            self.best = Some((loss, bytes, plan));
         }
         Ok(bytes)
     }

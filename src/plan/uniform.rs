@@ -90,6 +90,10 @@ fn floors(sizing: &Sizing<'_>, one_rate: bool) -> Vec<Plan> {
     // The widest atoms make the fewest codes, but in small layers a codebook weighs more than its codes.
     let mut floors: Vec<Plan> =
         curves::specs().flat_map(|spec| Sharing::ALL.map(|sharing| alike(spec, sharing))).collect();
+    // What is stored in fewer bytes already.
+    if sizing.keeps_dense.values().all(|keeps| *keeps) {
+        floors.push(Plan::alike(Choice::Dense, &equal));
+    }
     if !one_rate {
         floors.extend(Curves::of_shapes(sizing.sites).floors(sizing));
     }

@@ -38,8 +38,8 @@ use crate::sites::{TensorId, Weights};
 use head::{Finals, Head};
 use parameters::{Parameters, Place};
 use schedule::{
-    BATCH_STEPS, DESCENTS, FULL_STEPS, JUDGED, PATIENCE, PAYS, PROBES, SETTLING_SHARE, STREAMS, TRACED_STEPS, WORTH,
-    share,
+    BATCH_STEPS, DESCENTS, FULL_STEPS, JUDGED, LOOK, PATIENCE, PAYS, PROBES, SETTLING_SHARE, STREAMS, TRACED_STEPS,
+    WORTH, share,
 };
 use sequences::{Constants, Probe, Record, Tracing, Window, Windows};
 use stack::{Direction, Goal, Stack};
@@ -459,7 +459,8 @@ impl Tuner<'_> {
             let output = stack.output_loss(&left_out);
             let first = self.left_out.map_or(output, |[first, _]| first);
             self.left_out = Some([first, output]);
-            self.descend(&mut stack, variants.as_ref(), &mut parameters, &windows.tuned_on, descent)?;
+            let early = |stack: &Stack| stack.loss(&left_out) < before;
+            self.descend(&mut stack, variants.as_ref(), &mut parameters, &windows.tuned_on, descent, &early)?;
             let after = stack.loss(&left_out);
             if after < before {
                 self.left_out = Some([first, stack.output_loss(&left_out)]);
@@ -513,6 +514,7 @@ impl Tuner<'_> {
         parameters: &mut Parameters,
         windows: &[Window],
         descent: usize,
+        pays: &dyn Fn(&Stack) -> bool,
     ) -> Result<()> {
         let seed = self.options.seed ^ (descent as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -522,6 +524,10 @@ impl Tuner<'_> {
         for step in 0..self.steps() {
             if step == self.descent {
                 parameters.keep_codes();
+            }
+            if step == self.descent / LOOK && descent == 0 && !pays(stack) {
+                progress::advance(self.progress, (self.steps() - step) as u64)?;
+                return Ok(());
             }
             if order.len() < size {
                 order = all.clone();

@@ -29,6 +29,10 @@ const TRIAL: usize = 4;
 /// A trial with fewer steps ranks plans by chance: there is none.
 const TRIAL_STEPS: usize = 48;
 
+/// The first descent ends after one in so many of its steps where the loss of held-out samples is not lower by then: the steps
+/// are largest there, and later ones gain less.
+pub(super) const LOOK: usize = 3;
+
 /// Descents of [`Effort::Full`](super::Effort::Full) at most. Chosen on the g2p encoder, where five paid.
 pub(super) const DESCENTS: usize = 8;
 
@@ -79,7 +83,7 @@ pub(super) const WINDOW_FLOATS: usize = 1 << 26;
 /// More samples would take longer to record than to tune on.
 pub(super) const TRACED_STEPS: usize = 1 << 16;
 
-/// One sequence in so many is held out, as of the samples where the user gives no others to judge on.
+/// One sequence in so many is held out where the samples are too few to be parted.
 pub(super) const HELD_OUT: usize = 5;
 
 /// Held-out windows that the loss is computed on, at most: it is computed twice in a descent.

@@ -13,6 +13,7 @@ use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
 use super::schedule::{AT_ONCE, HELD_OUT, WINDOW, WINDOW_FLOATS};
+use crate::calibrate::Part;
 use crate::engine::{Engine, Floats, Outputs, Overrides, Pass, Tap, Visit};
 use crate::error::Result;
 use crate::samples::{Samples, Stream};
@@ -257,14 +258,14 @@ impl Tracing<'_> {
         for streams in self.shuffled().chunks(AT_ONCE) {
             let pairs: Vec<Result<_>> = streams
                 .par_iter()
-                .map(|stream| Ok((self.run(stream, &Overrides::default())?, self.run(stream, overrides)?)))
+                .map(|(_, stream)| Ok((self.run(stream, &Overrides::default())?, self.run(stream, overrides)?)))
                 .collect();
-            for pair in pairs {
+            for ((part, _), pair) in streams.iter().zip(pairs) {
                 let (original, coded) = pair?;
                 for sequence in joined(layers, &original, &coded, &mut result) {
                     steps += sequence.iter().map(|w| w.steps).sum::<usize>();
                     floats += sequence.iter().map(Window::floats).sum::<usize>();
-                    sequences.push(sequence);
+                    sequences.push((*part, sequence));
                 }
             }
             if steps >= tokens || floats >= WINDOW_FLOATS {
@@ -277,7 +278,7 @@ impl Tracing<'_> {
 
     /// Runs the original on some streams.
     pub(super) fn originals(&self, streams: usize) -> Result<Vec<Probe>> {
-        let run = |stream: &&Stream| {
+        let run = |(_, stream): &(Part, &Stream)| {
             let recorder = Recorder::new(self.sites);
             let outputs =
                 self.engine.run_stream(stream, &self.samples.carry, &Overrides::default(), Some(&recorder))?;
@@ -296,8 +297,11 @@ impl Tracing<'_> {
         Ok(recorder.finish())
     }
 
-    fn shuffled(&self) -> Vec<&Stream> {
-        let mut streams: Vec<&Stream> = self.samples.streams.iter().collect();
+    /// All streams, with the part of the samples that each belongs to.
+    fn shuffled(&self) -> Vec<(Part, &Stream)> {
+        let streams = &self.samples.streams;
+        let mut streams: Vec<_> =
+            streams.iter().enumerate().map(|(i, stream)| (Part::of_stream(i, streams.len()), stream)).collect();
         streams.shuffle(&mut ChaCha8Rng::seed_from_u64(self.seed));
         streams
     }
@@ -360,12 +364,16 @@ fn cut(records: &[&Record], target: &Record, b: usize) -> Vec<Window> {
     bounds.map(window).collect()
 }
 
-/// Leaves out a fifth: whole sequences, or the last windows where there are too few sequences.
-fn split(sequences: Vec<Vec<Window>>, result: &mut Windows) {
+/// Leaves out what models are chosen by. Where that is all or nothing, a fifth: whole sequences, or the last windows of each where
+/// there are too few.
+fn split(sequences: Vec<(Part, Vec<Window>)>, result: &mut Windows) {
+    let is_choice = |(part, _): &(Part, Vec<Window>)| *part == Part::Choice;
+    let parted = sequences.iter().any(is_choice) && !sequences.iter().all(is_choice);
     let whole = sequences.len() >= HELD_OUT;
-    for (i, mut windows) in sequences.into_iter().enumerate() {
-        if whole {
-            let part = if i % HELD_OUT == HELD_OUT - 1 { &mut result.left_out } else { &mut result.tuned_on };
+    for (i, (part, mut windows)) in sequences.into_iter().enumerate() {
+        if parted || whole {
+            let held = if parted { part == Part::Choice } else { i % HELD_OUT == HELD_OUT - 1 };
+            let part = if held { &mut result.left_out } else { &mut result.tuned_on };
             part.append(&mut windows);
         } else {
             let kept = windows.len() - windows.len().div_ceil(HELD_OUT);
