@@ -99,6 +99,8 @@ pub struct Compressor<'a> {
     searched: Option<Searched>,
     /// Between which bounds the loss of the last result is expected.
     expected: Option<[f64; 2]>,
+    /// By how much the loss of the last result on calibration samples differs from what sensitivities predict.
+    correction: f64,
     /// Sizes that a search for a loss looked at, and their losses.
     looks: Vec<Look>,
 }
@@ -258,6 +260,7 @@ impl<'a> Compressor<'a> {
             goal: None,
             searched: None,
             expected: None,
+            correction: 1.0,
             looks: Vec::new(),
         })
     }
@@ -603,8 +606,8 @@ impl<'a> Compressor<'a> {
         self.looks.iter().copied()
     }
 
-    /// What measured sensitivities predict at other ratios, from what was measured for the plans made so far. A ratio that
-    /// cannot be had is left out.
+    /// What measured sensitivities predict at other ratios, from what was measured for the plans made so far, and corrected by the
+    /// loss of the last result on calibration samples. A ratio that cannot be had is left out.
     ///
     /// # Errors
     /// Those of making a plan.
@@ -619,7 +622,7 @@ impl<'a> Compressor<'a> {
             progress::advance(self.progress, 1)?;
             let Some(plan) = plan else { continue };
             let Some(promised) = self.promised(&plan)? else { continue };
-            let loss_mean = Some(Plan::predicted_loss(&sensitivity, &promised));
+            let loss_mean = Some(self.correction * Plan::predicted_loss(&sensitivity, &promised));
             looks.push(Look { bytes: study.bytes(&plan)?, loss_mean, loss_worst: None, measured: false });
         }
         self.progress.done();
@@ -646,7 +649,11 @@ impl<'a> Compressor<'a> {
     fn compressed(&mut self, coded: CodedModel, tuning: Option<TuneReport>) -> Result<Compressed> {
         let CodedModel { plan, distortion, model, .. } = coded;
         let mut planned = self.planned(plan, model.saved_bytes()?, Some(distortion))?;
+        self.correction = 1.0;
         if let Some((loss, range)) = self.expected(&model)? {
+            if let Some(predicted) = planned.predicted_loss.filter(|predicted| *predicted > 0.0 && loss > 0.0) {
+                self.correction = loss / predicted;
+            }
             (planned.predicted_loss, planned.predicted_range) = (Some(loss), Some(range));
         }
         self.expected = planned.predicted_range;
@@ -662,17 +669,22 @@ impl<'a> Compressor<'a> {
         if self.inputs.origin == InputOrigin::Random {
             return Ok(None);
         }
-        let samples = study.few_of(&self.inputs.calibration);
-        let each = match self.judge.reference(engine, &samples)?.compare_each(&Engine::new(model)?) {
-            Ok(each) => each,
-            // The verification says what is wrong with it.
-            Err(error) if matches!(error.kind(), ErrorKind::Engine | ErrorKind::Usage) => return Ok(None),
-            Err(error) => return Err(error),
+        let compressed = Engine::new(model)?;
+        let each = |samples: &Samples| -> Result<Option<Vec<Comparison>>> {
+            match self.judge.reference(engine, samples)?.compare_each(&compressed) {
+                Ok(each) => Ok(Some(each)),
+                // The verification says what is wrong with it.
+                Err(error) if matches!(error.kind(), ErrorKind::Engine | ErrorKind::Usage) => Ok(None),
+                Err(error) => Err(error),
+            }
         };
+        let Some(streams) = each(&study.few_of(&self.inputs.calibration))? else { return Ok(None) };
         let mut all = self.judge.comparison();
-        each.iter().for_each(|stream| all.merge(stream));
+        streams.iter().for_each(|stream| all.merge(stream));
         let Ok(loss) = all.mean_loss() else { return Ok(None) };
-        let losses = each.iter().filter_map(|stream| stream.mean_loss().ok());
+        // A single stream shows how much its parts differ.
+        let Some(parts) = each(&study.few_of(&study.all()))? else { return Ok(None) };
+        let losses = parts.iter().filter_map(|stream| stream.mean_loss().ok());
         Ok(Some((loss, expected_range(loss, losses.collect()))))
     }
 

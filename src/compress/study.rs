@@ -491,8 +491,9 @@ impl<'a> Study<'a> {
         samples.subset((SENSITIVITY_STEPS / self.steps * self.feeds).ceil() as usize)
     }
 
-    /// All calibration samples.
-    fn all(&self) -> Samples {
+    /// All calibration samples, long streams in pieces.
+    #[must_use]
+    pub fn all(&self) -> Samples {
         self.folds.as_ref().map(|folds| folds.all.clone()).unwrap_or_default()
     }
 

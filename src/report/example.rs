@@ -71,6 +71,7 @@ pub(super) fn report() -> Report {
         smallest_ratio: Some(20.0),
         answer: None,
         predicted_loss: Some(0.0018),
+        predicted_range: Some([0.0009, 0.0036]),
         search: None,
         tradeoff: vec![
             Tradeoff {

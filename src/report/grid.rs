@@ -229,19 +229,19 @@ fn outcome(layer: &Tuning) -> &'static str {
     }
 }
 
-/// The measured loss of a report and its forecast, in a line; `None` where one of them is not known, and for a fine-tuned
-/// result: what is forecast is the loss before that.
-pub(super) fn forecast(report: &Report) -> Option<String> {
+/// The measured loss of a report and the one that was expected, in a line; `None` where one of them is not known.
+pub(super) fn expectation(report: &Report) -> Option<String> {
     let verdict = report.verify.as_ref()?;
     let mean = if verdict.outputs.len() > 1 { " (mean of the outputs)" } else { "" };
-    let (forecast, measured) = (figure(Some(untuned_forecast(report)?)), figure(Some(verdict.loss?)));
-    Some(format!("loss{mean}: measured {measured} (forecast from single blocks: {forecast})"))
-}
-
-/// The forecast of the loss, where the result is what it is of.
-pub(super) fn untuned_forecast(report: &Report) -> Option<f64> {
-    let tuned = report.tuning.iter().flatten().any(|layer| layer.kept);
-    report.predicted_loss.filter(|_| !tuned)
+    let measured = figure(Some(verdict.loss?));
+    let expected = match (report.predicted_range, report.predicted_loss) {
+        (Some(range), _) => {
+            let [least, most] = range.map(|bound| figure(Some(bound)));
+            format!("{least} to {most} expected from the calibration samples")
+        }
+        (None, predicted) => format!("{} predicted by sensitivities", figure(Some(predicted?))),
+    };
+    Some(format!("loss{mean}: measured {measured}, {expected}"))
 }
 
 /// Whether the losses that are shown are those of the worst output: a search for a loss bounds that, while predictions are of

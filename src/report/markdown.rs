@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::grid::{Grid, Kind, SHARE_LEGEND, forecast};
+use super::grid::{Grid, Kind, SHARE_LEGEND, expectation};
 use super::size::duration;
 use super::units::Row;
 use super::{Answer, Command, Grade, Report, Sweep, Unit};
@@ -138,8 +138,8 @@ fn verification(report: &Report, verdict: &Verdict, out: &mut String) {
     if !verdict.checks.is_empty() {
         grid(&Grid::checks(&verdict.checks), out);
     }
-    if let Some(forecast) = forecast(report) {
-        line(out, format!("{forecast}\n"));
+    if let Some(expected) = expectation(report) {
+        line(out, format!("{expected}\n"));
     }
 }
 

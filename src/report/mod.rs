@@ -158,9 +158,11 @@ pub struct Report {
     pub skipped: Vec<SkippedNode>,
     /// The form of each compressed recurrent node, with the reason if it is not the requested one.
     pub forms: Vec<NodeForm>,
-    /// The predicted loss on the calibration samples, `sum_u s_u D_u`; compare it with the measured loss of the verdict.
-    /// `None` without measured sensitivities.
+    /// The mean loss of the outputs on the calibration samples, which is expected on others, too; of a plan `sum_u s_u D_u`, from
+    /// measured sensitivities. Compare it with the measured loss of the verdict.
     pub predicted_loss: Option<f64>,
+    /// Between which bounds that of other samples may well be.
+    pub predicted_range: Option<[f64; 2]>,
     /// Result of fine-tuning for each layer, if it ran.
     pub tuning: Option<Vec<Tuning>>,
     /// What a search for the smallest file came to, if there was one.
@@ -533,6 +535,7 @@ impl Report {
         report.search = compressor.searched().map(Into::into);
         report.smallest_ratio = compressor.smallest_ratio();
         report.predicted_loss = planned.predicted_loss;
+        report.predicted_range = planned.predicted_range;
         report.warnings = compressor.warnings();
         report
     }
@@ -618,6 +621,7 @@ impl Report {
             smallest_ratio: None,
             units: Vec::new(),
             predicted_loss: None,
+            predicted_range: None,
             tuning: None,
             search: None,
             tradeoff: Vec::new(),

@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::grid::{Grid, Kind, SHARE_LEGEND, bound, forecast, measured};
+use super::grid::{Grid, Kind, SHARE_LEGEND, bound, expectation, measured};
 use super::quoted;
 use super::size::{duration, figure, grouped, percent, times};
 use super::units::Row;
@@ -94,8 +94,8 @@ pub(super) fn report(report: &Report, style: &Style) -> String {
     tuning(report.tuning.as_deref().unwrap_or_default(), style, &mut out);
     if let Some(verify) = &report.verify {
         verification(verify, style, &mut out);
-        if let Some(forecast) = forecast(report) {
-            line_of(&mut out, format!("  {forecast}"));
+        if let Some(expected) = expectation(report) {
+            line_of(&mut out, format!("  {expected}"));
         }
     }
     warnings(&report.warnings, style, &mut out);

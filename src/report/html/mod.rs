@@ -6,7 +6,7 @@ mod chart;
 
 use chart::{Axis, Plot, Scale, cell, plain as number};
 
-use super::grid::{Grid, Kind, SHARE, SHARE_LEGEND, forecast, loss_in_words, tradeoff, untuned_forecast};
+use super::grid::{Grid, Kind, SHARE, SHARE_LEGEND, expectation, loss_in_words, tradeoff};
 use super::markup::Markup;
 use super::size::{duration, figure, grouped, percent, times};
 use super::units::Row;
@@ -257,8 +257,8 @@ fn quality(report: &Report, verdict: &Verdict, page: &mut Markup) {
               (largest class). <b>kl</b>: divergence of the probabilities, in nats.</p>",
     );
     page.append(grid(&Grid::outputs(&verdict.outputs)));
-    if let Some(forecast) = forecast(report) {
-        page.raw("<p class=\"lead\">").text(&forecast).raw("</p>");
+    if let Some(expected) = expectation(report) {
+        page.raw("<p class=\"lead\">").text(&expected).raw("</p>");
     }
     if !verdict.checks.is_empty() {
         page.raw("<h3>Checks</h3>").append(grid(&Grid::checks(&verdict.checks)));
@@ -465,15 +465,9 @@ fn costs(report: &Report, page: &mut Markup) {
     }
     page.raw(
         "<section><h2>Loss at other sizes</h2><p class=\"lead\">Filled points were measured by running the model. \
-              Hollow points are forecasts from the sensitivities of single weight blocks; <code>dirnet sweep</code> \
-              measures them.",
+              Hollow points are forecasts from the sensitivities of single weight blocks and the loss of this file; \
+              <code>dirnet sweep</code> measures them.",
     );
-    let measured = report.verify.as_ref().and_then(|verdict| verdict.loss);
-    let off = untuned_forecast(report).zip(measured).map_or(1.0, |(predicted, loss)| loss / predicted);
-    if off.is_finite() && off > 0.0 && !(0.33..3.0).contains(&off) {
-        let times = format!("{:.0}", off.max(1.0 / off));
-        page.raw(" The forecast for this file is off by a factor of ").text(&times).raw(": use the sweep.");
-    }
     page.raw("</p><div class=\"charts\">");
     let dots: Vec<Dot> = tradeoff(report)
         .into_iter()
