@@ -152,8 +152,12 @@ impl Samples {
 
     /// The feeds before `at` and those from there on.
     fn cut(&self, at: usize) -> (Samples, Samples) {
-        let mut before =
-            Samples { streams: Vec::new(), carry: self.carry.clone(), made_up: self.made_up, notes: self.notes.clone() };
+        let mut before = Samples {
+            streams: Vec::new(),
+            carry: self.carry.clone(),
+            made_up: self.made_up,
+            notes: self.notes.clone(),
+        };
         let mut after = before.clone();
         let mut seen = 0;
         for stream in &self.streams {
