@@ -48,20 +48,20 @@ pub struct Target {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Samples")]
 pub struct Samples {
-    /// Calibrate on these inputs: .npz, .npy, test_data_set_N, or directories of them
+    /// Calibrate on these inputs: .npz, .npy, test_data_set_N, or a directory of them; repeat the flag for more
     ///
     /// The keys of an .npz are the model's input names; N samples are stacked along a new first axis. Without calibration
     /// samples the inputs are random and the loss is larger.
-    #[arg(long, value_name = "PATH", num_args = 1.., value_hint = ValueHint::AnyPath)]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub calibration: Vec<PathBuf>,
     /// Verify on these held-out inputs [default: the last fifth of the calibration samples]
-    #[arg(long, value_name = "PATH", num_args = 1.., value_hint = ValueHint::AnyPath)]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub holdout: Vec<PathBuf>,
     /// Run the samples as steps of a stream: output OUT of a step is input IN of the next
     ///
     /// Repeat the flag for each state; OUT[a:b] takes a slice of axis 0. An initial state may be stored with the samples;
     /// the default is zeros.
-    #[arg(long, value_name = "IN=OUT", num_args = 1..)]
+    #[arg(long, value_name = "IN=OUT")]
     pub stream: Vec<String>,
     /// Class labels of the calibration samples for output NAME, for --loss cross-entropy
     ///
@@ -222,9 +222,12 @@ pub struct Output {
 #[derive(Args, Debug)]
 #[command(next_help_heading = EXECUTION)]
 pub struct Run {
-    /// Read options from a TOML file; the command line overrides it
+    /// Read options from a TOML file; the command line overrides it [default: dirnet.toml beside the model or above it]
     #[arg(long, value_name = "FILE.toml", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
+    /// Do not look for a dirnet.toml
+    #[arg(long, conflicts_with = "config", hide_short_help = true)]
+    pub no_config: bool,
     /// Use N threads, at most 512 [default: one per processor]; the result does not depend on N
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512), hide_short_help = true)]
     pub threads: Option<u16>,

@@ -9,6 +9,7 @@ use dirnet::compress::{self, TestInputs};
 use dirnet::engine::Engine;
 use dirnet::error::{Error, ErrorKind};
 use dirnet::loss::Judge;
+use dirnet::onnx::atomic;
 use dirnet::report::{Command, Report, Seconds};
 use dirnet::verify::{self, VerifySettings};
 
@@ -32,7 +33,7 @@ const PLAN_BYTES: u64 = 16 << 20;
 #[command(override_usage = "dirnet compress [OPTIONS] <MODEL> -o <OUT>", after_help = EXAMPLES)]
 pub struct Args {
     /// Write the compressed model to OUT
-    #[arg(short, long = "output", value_name = "OUT", required_unless_present = "config", value_hint = ValueHint::FilePath)]
+    #[arg(short, long = "output", value_name = "OUT", value_hint = ValueHint::FilePath)]
     out: Option<PathBuf>,
     #[command(flatten)]
     target: Target,
@@ -57,12 +58,15 @@ pub struct Args {
     /// Write the result even if a check fails
     #[arg(long, help_heading = CHECKS, hide_short_help = true)]
     keep_failed: bool,
+    /// Write the flags of this call, and checks with a margin for what it measured, to a configuration file for CI
+    #[arg(long, value_name = "FILE.toml", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    write_config: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
 
 /// Compresses the model.
-pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
+pub fn run(args: &Args, overrides: &Overrides, given: &config::Given) -> Result<()> {
     let start = Instant::now();
     if args.no_verify && !args.checks.checks().is_empty() {
         bail!("checks such as --min-snr need verification; remove --no-verify");
@@ -74,6 +78,13 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
         bail!("--smallest needs a check that says what is enough, such as --min-snr 20 or --min-agreement 0.99");
     }
     let out = args::output(args.out.as_deref())?;
+    if let Some(file) = &args.write_config {
+        let read = args.flags.samples.files().chain(&args.flags.run.config).chain([&args.flags.model]);
+        args::check_apart([file], read)?;
+        if args.output.report.iter().map(PathBuf::as_path).chain([out]).any(|other| atomic::is_same(other, file)) {
+            bail!("{}: is used for two outputs", file.display());
+        }
+    }
     if args.lossless {
         return without_coding(args, out, start);
     }
@@ -118,6 +129,10 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     report.seconds.verify = report.verify.is_some().then_some(verified);
     report.judge();
     report.seconds.total = start.elapsed().as_secs_f64();
+    if let Some(file) = &args.write_config {
+        let checks = report.answer.as_ref().map_or(&[][..], |answer| &answer.suggested_checks);
+        atomic::write_text(file, &given.text(file, checks)?)?;
+    }
     args.output.show(&report)?;
     error.map_or(Ok(()), |error| Err(error.into()))
 }

@@ -1,7 +1,8 @@
 //! `--config FILE.toml`: flags in a file, and settings for single nodes.
 //!
 //! A key is the long name of a flag with dashes or underscores, its value what would stand behind the flag: a list
-//! for a flag that takes several values, `true` for one that takes none. The command line wins over the file. A file may
+//! for a flag that may be repeated, `true` for one that takes none. Paths are relative to the file. The command line wins
+//! over the file, which is named by `--config`, or else the nearest `dirnet.toml` beside the model or above it. A file may
 //! serve several commands: keys of another command's flags are passed over, keys of no command's are errors.
 //!
 //! ```toml
@@ -25,12 +26,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, ValueHint};
 use dirnet::dictionary::BlockSpec;
 use dirnet::error::meant;
 use dirnet::linear::LinearNode;
 use dirnet::plan::{Choice, Pins, Sharing};
 use dirnet::recurrent::{GateBlock, Survey, listed};
+use dirnet::report::SuggestedCheck;
 use dirnet::sites::{Site, Sites};
 use regex::Regex;
 use serde::Deserialize;
@@ -245,8 +247,8 @@ impl File {
         let mut arguments = Vec::new();
         for (key, value) in &self.flags {
             let long = key.get_ref().replace('_', "-");
-            if long == "config" {
-                bail!("{}: 'config' cannot be set in a configuration", self.place(key));
+            if matches!(long.as_str(), "config" | "no-config" | "write-config") {
+                bail!("{}: '{}' cannot be set in a configuration", self.place(key), key.get_ref());
             }
             match flag(command, &long) {
                 Some(arg) if is_given(command, arg, given) => {}
@@ -283,13 +285,25 @@ impl File {
             }
             Value::Array(values) if several => {
                 for value in values {
-                    arguments.push(format!("--{long}={}", self.scalar(key, value)?).into());
+                    arguments.push(format!("--{long}={}", self.located(arg, self.scalar(key, value)?)).into());
                 }
             }
             Value::Array(_) => bail!("{}: '{}' takes one value, not a list", self.place(key), key.get_ref()),
-            _ => arguments.push(format!("--{long}={}", self.scalar(key, value)?).into()),
+            _ => arguments.push(format!("--{long}={}", self.located(arg, self.scalar(key, value)?)).into()),
         }
         Ok(())
+    }
+
+    /// A value of the file with its path, if it is one, as seen from the working directory.
+    fn located(&self, arg: &Arg, value: String) -> String {
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        with_path(arg, &value, |path| folder.join(path))
+    }
+
+    /// The text of the tables for single nodes, which come behind all flags.
+    pub fn tables(&self) -> String {
+        let lines = self.text.lines().skip_while(|line| !line.trim_start().starts_with("[nodes"));
+        lines.map(|line| format!("{line}\n")).collect()
     }
 
     fn scalar(&self, key: &Spanned<String>, value: &Value) -> Result<String> {
@@ -303,6 +317,107 @@ impl File {
 
     fn place(&self, key: &Spanned<String>) -> String {
         place(&self.path, &self.text, Some(key.span()))
+    }
+}
+
+/// A value with the path in it replaced: the whole value, or what stands behind `NAME=` for labels.
+fn with_path(arg: &Arg, value: &str, replace: impl Fn(&str) -> PathBuf) -> String {
+    let text = |path: &str| replace(path).to_string_lossy().into_owned();
+    match arg.get_value_hint() {
+        _ if matches!(arg.get_id().as_str(), "labels" | "holdout_labels") => match value.split_once('=') {
+            Some((name, path)) => format!("{name}={}", text(path)),
+            None => value.to_owned(),
+        },
+        ValueHint::FilePath | ValueHint::AnyPath | ValueHint::DirPath => text(value),
+        _ => value.to_owned(),
+    }
+}
+
+/// The name of a configuration that is found without being named.
+const NAME: &str = "dirnet.toml";
+
+/// The nearest configuration beside the model of a command line or in a directory above it, unless it says not to look.
+pub fn discovered(matches: &ArgMatches) -> Option<(String, PathBuf)> {
+    let (name, sub) = matches.subcommand()?;
+    if *sub.try_get_one::<bool>("no_config").ok()?? {
+        return None;
+    }
+    let of = |id: &str| sub.try_get_one::<PathBuf>(id).ok().flatten();
+    let model = of("model").or_else(|| of("original"))?;
+    // As it was written as long as that goes, then from the root.
+    let written = model.parent().map(|folder| folder.join(NAME));
+    let absolute = std::path::absolute(model).ok()?;
+    let above = absolute.ancestors().skip(2).map(|folder| folder.join(NAME));
+    let file = written.into_iter().chain(above).find(|file| file.is_file())?;
+    Some((name.to_owned(), file))
+}
+
+/// What a call was given, to be written as a configuration.
+pub struct Given {
+    /// The arguments, with those of a configuration that was read.
+    pub arguments: Vec<OsString>,
+    /// The tables for single nodes of that configuration.
+    pub tables: String,
+}
+
+impl Given {
+    /// The text of a configuration with the flags of the call and these checks, to be stored in `file`. Flags that say where
+    /// results go, and how they are shown, are left out.
+    pub fn text(&self, file: &Path, checks: &[SuggestedCheck]) -> Result<String> {
+        const LEFT_OUT: [&str; 9] =
+            ["out", "report", "format", "quiet", "config", "no_config", "write_config", "keep_failed", "no_verify"];
+        let cli = super::Cli::command();
+        let matches = cli.clone().try_get_matches_from(&self.arguments)?;
+        let (name, given) = matches.subcommand().context("there is a command")?;
+        let command = cli.find_subcommand(name).context("it was parsed by this very command line")?;
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let is_set = |arg: &&Arg| {
+            let id = arg.get_id().as_str();
+            arg.get_long().is_some()
+                && !LEFT_OUT.contains(&id)
+                && given.value_source(id) == Some(ValueSource::CommandLine)
+        };
+        let mut keys: BTreeMap<String, Value> = BTreeMap::new();
+        for arg in command.get_arguments().filter(is_set) {
+            let key = arg.get_long().unwrap_or_default().replace('-', "_");
+            let raw = given.get_raw(arg.get_id().as_str()).into_iter().flatten();
+            let values = raw.map(|raw| {
+                let raw = raw.to_string_lossy();
+                let seen_from = |path: &str| match folder {
+                    Some(_) => std::path::absolute(path).unwrap_or_else(|_| path.into()),
+                    None => path.into(),
+                };
+                Value::String(with_path(arg, &raw, seen_from))
+            });
+            let values: Vec<Value> = values.collect();
+            let value = match arg.get_action() {
+                action if !action.takes_values() => Value::Boolean(true),
+                ArgAction::Append => Value::Array(values),
+                _ => values.into_iter().next_back().context("it takes a value")?,
+            };
+            keys.insert(key, value);
+        }
+        for check in checks {
+            let key = check.check.replace('-', "_");
+            let known = keys.entry(key).or_insert_with(|| Value::Array(Vec::new()));
+            let is_of_output = |value: &Value| {
+                value.as_str().is_some_and(|text| text.rsplit_once(':').is_some_and(|(name, _)| name == check.output))
+            };
+            if let Value::Array(values) = known
+                && !values.iter().any(is_of_output)
+            {
+                values.push(Value::String(check.value()));
+            }
+        }
+        let mut text = format!("# Written by dirnet {name} --write-config: its flags, and checks with a margin.\n");
+        if checks.is_empty() {
+            text += "# No check is suggested, because the result was not good: see its verdict.\n";
+        }
+        text += &toml::to_string(&keys)?;
+        if !self.tables.is_empty() {
+            text += &format!("\n{}", self.tables);
+        }
+        Ok(text)
     }
 }
 
@@ -358,7 +473,6 @@ fn is_given(command: &Command, arg: &Arg, given: &ArgMatches) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
     use dirnet::recurrent::{Direction, Matrix};
 
     fn flags(text: &str, line: &[&str]) -> Result<Vec<String>> {

@@ -29,7 +29,7 @@ use std::process::ExitCode;
 use crate::process::exit::{BAD_INPUT, FAILED, say};
 use crate::process::{guard, interrupt};
 use anyhow::Error;
-use clap::error::ErrorKind as ClapErrorKind;
+use clap::error::{ContextKind, ErrorKind as ClapErrorKind};
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use dirnet::error::{ErrorKind, Escaped, shortened};
 
@@ -98,7 +98,7 @@ fn run(arguments: Vec<OsString>) -> ExitCode {
     interrupt::watch();
     let arguments = guard::enlist(arguments);
     let named = subcommand(&arguments);
-    let (command, overrides) = match parse(arguments.clone()) {
+    let (command, overrides, given) = match parse(arguments.clone()) {
         Ok(parsed) => parsed,
         Err(Stop::Usage(error)) => return usage(&error, "", &named),
         Err(Stop::Config(error, file)) => return usage(&error, &format!("{}: ", Escaped(&file)), &named),
@@ -112,7 +112,7 @@ fn run(arguments: Vec<OsString>) -> ExitCode {
     }
     let done = match command {
         Command::Inspect(args) => inspect::run(&args, &overrides),
-        Command::Compress(args) => compress::run(&args, &overrides),
+        Command::Compress(args) => compress::run(&args, &overrides, &given),
         Command::Verify(args) => verify::run(&args),
         Command::Plan(args) => plan::run(&args, &overrides),
         Command::Sweep(args) => sweep::run(&args, &overrides),
@@ -136,27 +136,45 @@ enum Stop {
     Other(Error),
 }
 
-/// Reads the command line, and once more with the flags of `--config` if it names a file.
-fn parse(mut arguments: Vec<OsString>) -> Result<(Command, config::Overrides), Stop> {
+/// Reads the command line, and once more with the flags of a configuration: that of `--config`, or one that is found.
+fn parse(mut arguments: Vec<OsString>) -> Result<(Command, config::Overrides, config::Given), Stop> {
     let matches = Cli::command().try_get_matches_from(&arguments).map_err(Stop::Usage)?;
-    let Some((name, path)) = config_path(&matches) else {
-        return Ok((command(&matches).map_err(Stop::Usage)?, config::Overrides::default()));
+    let named = config_path(&matches);
+    let found = if named.is_some() { None } else { config::discovered(&matches) };
+    let Some((name, path)) = named.or_else(|| found.clone()) else {
+        let command = command(&matches).map_err(Stop::Usage)?;
+        return Ok((command, config::Overrides::default(), config::Given { arguments, tables: String::new() }));
     };
+    if let Some((_, path)) = found.filter(|_| !guard::is_worker() && !is_quiet(&matches)) {
+        say(&format!("configuration: {} (--no-config ignores it)\n", Escaped(&path.display().to_string())));
+    }
     let file = config::File::read(&path).map_err(Stop::Other)?;
     let given = matches.subcommand_matches(&name).expect("config_path found this subcommand");
     let flags = file.flags(&Cli::command(), &name, given).map_err(Stop::Other)?;
     // Directly behind the command's name, where no `--` and no list of values can come before them.
     arguments.splice(2..2, flags);
+    if config_path(&matches).is_none() {
+        // From here on it is as if it had been named.
+        let mut named = OsString::from("--config=");
+        named.push(&path);
+        arguments.insert(2, named);
+    }
     let origin = path.display().to_string();
     let both = Cli::command()
         .try_get_matches_from(&arguments)
         .and_then(|matches| command(&matches))
         .map_err(|error| Stop::Config(error, origin))?;
-    Ok((both, file.overrides))
+    let tables = file.tables();
+    Ok((both, file.overrides, config::Given { arguments, tables }))
 }
 
 fn command(matches: &ArgMatches) -> Result<Command, clap::Error> {
     Cli::from_arg_matches(matches).map(|cli| cli.command)
+}
+
+fn is_quiet(matches: &ArgMatches) -> bool {
+    let quiet = |sub: &ArgMatches| sub.try_get_one::<bool>("quiet").ok().flatten().copied();
+    matches.subcommand().and_then(|(_, sub)| quiet(sub)).unwrap_or(false)
 }
 
 fn config_path(matches: &ArgMatches) -> Option<(String, std::path::PathBuf)> {
@@ -196,8 +214,16 @@ fn one_line(error: &clap::Error, command: &str) -> String {
         .collect();
     let message = message.join(" ");
     let message = message.strip_prefix("error: ").unwrap_or(&message).trim_end_matches('.');
+    // A file too many is often the second value of a flag.
+    let positional = error.get(ContextKind::InvalidArg).is_some_and(|arg| !arg.to_string().starts_with('-'));
+    let tip = match error.kind() {
+        ClapErrorKind::UnknownArgument if positional => {
+            ": a flag takes one value, repeat it for each (--samples a --samples b)"
+        }
+        _ => "",
+    };
     let space = if command.is_empty() { "" } else { " " };
-    format!("{}; see 'dirnet {command}{space}--help'", Escaped(&shortened(message)))
+    format!("{}{tip}; see 'dirnet {command}{space}--help'", Escaped(&shortened(message)))
 }
 
 /// Shows what went wrong on one line and says with which code to leave.

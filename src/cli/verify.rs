@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::ValueHint;
 use dirnet::compress::TestInputs;
 use dirnet::engine::Engine;
@@ -34,6 +34,9 @@ pub struct Args {
     compressed: PathBuf,
     #[command(flatten)]
     samples: TestSamples,
+    /// Without samples, run a smoke test on random inputs: it shows that the file works, not how good it is
+    #[arg(long, help_heading = "Samples")]
+    random: bool,
     #[command(flatten)]
     checks: Checks,
     #[command(flatten)]
@@ -48,6 +51,9 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
     let given = &args.samples.0;
+    if given.calibration.is_empty() && given.holdout.is_empty() && !args.random && given.dim.is_empty() {
+        bail!("no samples: name real inputs with --samples, or run a smoke test on random ones with --random");
+    }
     args.run.start()?;
     let (original, compressed) = (args.run.load(&args.original)?, args.run.load(&args.compressed)?);
     args.output.check(None, &[&original, &compressed])?;

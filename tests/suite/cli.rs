@@ -462,7 +462,7 @@ fn a_model_goes_there_and_back() {
     assert!(shown.starts_with("exit 1\n"), "{shown}");
     assert!(shown.contains("\n! error: output 'logits': snr "), "{shown}");
     assert!(shown.matches("FAILED").count() == 1 && shown.contains("\n1 of 1 checks failed in "), "{shown}");
-    let shown = dirnet(&["verify", &model, "small.onnx", "--min-snr", "logit:20"]);
+    let shown = dirnet(&["verify", &model, "small.onnx", "--random", "--min-snr", "logit:20"]);
     assert!(shown.starts_with("exit 2\n! error: --min-snr names 'logit', not an output"), "{shown}");
 }
 

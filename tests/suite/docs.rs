@@ -167,13 +167,13 @@ fn workplace() -> tempfile::TempDir {
     write_samples(&at("samples.npz"), "features", &[8, 20, 1, SIZE], 6);
     write_samples(&at("holdout.npz"), "features", &[3, 20, 1, SIZE], 7);
     write_samples(&at("frames.npz"), "frame", &[60, 1, 1, SIZE], 8);
-    fs::copy(root().join("docs/dirnet.toml"), at("dirnet.toml")).expect("copies");
     for command in [
         "dirnet compress model.onnx -o small.onnx --ratio 6 --sensitivity none --calibration samples.npz -q",
         "dirnet plan model.onnx --ratio 6 --sensitivity none --calibration samples.npz --save plan.toml -q",
     ] {
         assert_eq!(shell(folder.path(), command).0, Some(0), "{command}");
     }
+    fs::copy(root().join("docs/dirnet.toml"), at("dirnet.toml")).expect("copies");
     folder
 }
 
@@ -201,6 +201,12 @@ fn every_command_runs() {
         for command in commands(&text) {
             if !seen.insert(command.clone()) {
                 continue;
+            }
+            // The example is for one model, and would be found for all of them.
+            let config = folder.path().join("dirnet.toml");
+            match command.contains("dirnet.toml") {
+                true => drop(fs::copy(root().join("docs/dirnet.toml"), &config).expect("copies")),
+                false => drop(fs::remove_file(&config)),
             }
             let (code, errors) = shell(folder.path(), &command);
             let has_checks = ["--min-", "--max-kl", "--max-nmse", "--max-abs", "--config"];
@@ -231,6 +237,7 @@ fn write_two_layers(path: &Path, model: &Path) {
 #[cfg(unix)]
 fn the_json_is_as_documented() {
     let folder = workplace();
+    fs::remove_file(folder.path().join("dirnet.toml")).expect("it is there, and would be found");
     write_two_layers(&folder.path().join("two.onnx"), &folder.path().join("model.onnx"));
     // Every list has an entry: a layer that is left out, a check, a layer that was tuned.
     let command = "dirnet compress two.onnx -o s.onnx --ratio 4 --sensitivity local --calibration samples.npz --exclude other \

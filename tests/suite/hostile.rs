@@ -160,8 +160,16 @@ fn an_endless_run_ends_as_an_error_that_names_the_model() {
     let line = "error: endless.onnx: could not be verified: inference exceeds 1 s; increase --verify-timeout\n";
     let compress = [&["compress", "endless.onnx", "-o", "out.onnx"][..], &QUICK].concat();
     assert_eq!(limited(&compress), (Some(1), line.to_owned()));
-    assert_eq!(limited(&["verify", "endless.onnx", "fine.onnx"]), (Some(1), line.to_owned()), "as the original");
-    assert_eq!(limited(&["verify", "fine.onnx", "endless.onnx"]), (Some(1), line.to_owned()), "as the compressed");
+    assert_eq!(
+        limited(&["verify", "endless.onnx", "fine.onnx", "--random"]),
+        (Some(1), line.to_owned()),
+        "as the original"
+    );
+    assert_eq!(
+        limited(&["verify", "fine.onnx", "endless.onnx", "--random"]),
+        (Some(1), line.to_owned()),
+        "as the compressed"
+    );
     assert_eq!(limited(&["sweep", "endless.onnx", "--ratios", "2"]), (Some(1), line.to_owned()));
     assert_eq!(names(directory.path()), ["endless.onnx", "fine.onnx"], "nothing was written");
 
@@ -181,8 +189,10 @@ fn a_runaway_allocation_ends_as_an_error_that_names_the_model() {
     assert_eq!(code, Some(1), "{line}");
     assert!(line.starts_with("error: greedy.onnx: could not be verified: ") && line.lines().count() == 1, "{line}");
     // Too little for the file alone: no allocation that could be refused in time, the process is aborted.
-    let (code, line) =
-        run(directory.path(), &["verify", &fixture("gru256.onnx"), &fixture("gru256.onnx"), "--verify-memory", "3MB"]);
+    let (code, line) = run(
+        directory.path(),
+        &["verify", &fixture("gru256.onnx"), &fixture("gru256.onnx"), "--random", "--verify-memory", "3MB"],
+    );
     assert_eq!(code, Some(1), "{line}");
     let words = "gru256.onnx: could not be verified: it takes more than 3.00 MB of memory; increase --verify-memory";
     assert!(line.starts_with("error: ") && line.contains(words) && line.lines().count() == 1, "{line}");
@@ -193,7 +203,8 @@ fn a_runaway_allocation_ends_as_an_error_that_names_the_model() {
 fn a_graph_whose_constants_explode_is_not_run() {
     let directory = TempDir::new().unwrap();
     let model = broken::folder().join("bomb_constantofshape_32GB/model.onnx");
-    let (code, line) = run(directory.path(), &["verify", &model.to_string_lossy(), &model.to_string_lossy()]);
+    let (code, line) =
+        run(directory.path(), &["verify", &model.to_string_lossy(), &model.to_string_lossy(), "--random"]);
     assert_eq!(code, Some(1), "{line}");
     assert!(line.contains("could not be verified") && line.contains("more than the"), "{line}");
 }
@@ -371,7 +382,7 @@ fn dimensions_whose_product_overflows_are_one_line() {
     let (large, also) = ("x[0]=4611686018427387904", "x[0]=100000000");
     let cases: [(&[&str], &str); 8] = [
         (&["compress", "big.onnx", "-o", "o.onnx"], "give samples"),
-        (&["verify", "big.onnx", "big.onnx"], "give samples"),
+        (&["verify", "big.onnx", "big.onnx", "--random"], "give samples"),
         (&["bench", "big.onnx", "--runs", "1"], "give samples"),
         (&["plan", "big.onnx"], "give samples"),
         (&["sweep", "big.onnx"], "give samples"),
@@ -393,7 +404,8 @@ fn samples_that_take_too_much_memory_are_to_blame_and_no_model() {
     proto.graph.as_mut().unwrap().input[0] = typed("x", 1, &[0, 1, 16]);
     write(&directory, "open.onnx", &proto);
     let limits = ["--dim", "x[0]=500000", "--verify-memory", "50MB"];
-    let (code, line) = run(directory.path(), &[&["verify", "open.onnx", "open.onnx"], &limits[..]].concat());
+    let (code, line) =
+        run(directory.path(), &[&["verify", "open.onnx", "open.onnx", "--random"], &limits[..]].concat());
     assert_eq!(code, Some(2), "{line}");
     assert!(line.starts_with("error: the samples take more than 50.0 MB of memory; use fewer"), "{line}");
 }
@@ -548,7 +560,7 @@ fn models_beyond_two_gibibytes_come_in_and_go_out_in_little_memory() {
     assert!(side.blocks() * 512 < 64 << 20, "the holes were filled");
     let back = Model::load(&directory.path().join("out.onnx"), &LoadOptions::default()).unwrap();
     assert!(back.bytes() > bytes);
-    let (code, line) = run(directory.path(), &["verify", "model.onnx", "out.onnx"]);
+    let (code, line) = run(directory.path(), &["verify", "model.onnx", "out.onnx", "--random"]);
     assert!(code == Some(1) && line.contains("could not be verified") && line.contains("2 GiB"), "{line}");
 }
 
