@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, ValueHint};
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
 use dirnet::dictionary::BlockSpec;
 use dirnet::error::meant;
 use dirnet::linear::LinearNode;
@@ -354,6 +354,8 @@ pub fn discovered(matches: &ArgMatches) -> Option<(String, PathBuf)> {
 
 /// What a call was given, to be written as a configuration.
 pub struct Given {
+    /// The command line that they are of.
+    pub cli: Command,
     /// The arguments, with those of a configuration that was read.
     pub arguments: Vec<OsString>,
     /// The tables for single nodes of that configuration.
@@ -366,7 +368,7 @@ impl Given {
     pub fn text(&self, file: &Path, checks: &[SuggestedCheck]) -> Result<String> {
         const LEFT_OUT: [&str; 9] =
             ["out", "report", "format", "quiet", "config", "no_config", "write_config", "keep_failed", "no_verify"];
-        let cli = super::Cli::command();
+        let cli = &self.cli;
         let matches = cli.clone().try_get_matches_from(&self.arguments)?;
         let (name, given) = matches.subcommand().context("there is a command")?;
         let command = cli.find_subcommand(name).context("it was parsed by this very command line")?;
@@ -473,6 +475,7 @@ fn is_given(command: &Command, arg: &Arg, given: &ArgMatches) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
     use dirnet::recurrent::{Direction, Matrix};
 
     fn flags(text: &str, line: &[&str]) -> Result<Vec<String>> {

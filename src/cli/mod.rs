@@ -143,7 +143,11 @@ fn parse(mut arguments: Vec<OsString>) -> Result<(Command, config::Overrides, co
     let found = if named.is_some() { None } else { config::discovered(&matches) };
     let Some((name, path)) = named.or_else(|| found.clone()) else {
         let command = command(&matches).map_err(Stop::Usage)?;
-        return Ok((command, config::Overrides::default(), config::Given { arguments, tables: String::new() }));
+        return Ok((
+            command,
+            config::Overrides::default(),
+            config::Given { cli: Cli::command(), arguments, tables: String::new() },
+        ));
     };
     if let Some((_, path)) = found.filter(|_| !guard::is_worker() && !is_quiet(&matches)) {
         say(&format!("configuration: {} (--no-config ignores it)\n", Escaped(&path.display().to_string())));
@@ -165,7 +169,7 @@ fn parse(mut arguments: Vec<OsString>) -> Result<(Command, config::Overrides, co
         .and_then(|matches| command(&matches))
         .map_err(|error| Stop::Config(error, origin))?;
     let tables = file.tables();
-    Ok((both, file.overrides, config::Given { arguments, tables }))
+    Ok((both, file.overrides, config::Given { cli: Cli::command(), arguments, tables }))
 }
 
 fn command(matches: &ArgMatches) -> Result<Command, clap::Error> {
