@@ -3,7 +3,7 @@
 //! W multiplies `X_t`; R multiplies `H_(t-1)` of its direction; R of the h gate of a GRU without
 //! `linear_before_reset` multiplies `r (.) H_(t-1)`. Steps past a sequence's length do not count.
 //!
-//! A sum is kept for each [`Part`] of the samples, so that it can be told how much the samples know.
+//! A sum is kept for each [`Fold`] of the samples, so that it can be told how much the samples know.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -27,7 +27,7 @@ use crate::sites::Sites;
 
 /// Parts of the calibration samples. What is made of one is evaluated on another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Fold {
     /// Codes that are only tried are learned with the moments of this part.
     Trial,
     /// Their distortions and losses are measured on this one.
@@ -36,14 +36,14 @@ pub enum Part {
     Choice,
 }
 
-impl Part {
+impl Fold {
     /// The part of each of `count` streams. With fewer than three there is not one for each.
     #[must_use]
-    pub fn of_stream(index: usize, count: usize) -> Part {
+    pub fn of_stream(index: usize, count: usize) -> Fold {
         match index {
-            _ if index % CHOICE == CHOICE - 1 || count < CHOICE && index + 1 == count => Part::Choice,
-            _ if index % 2 == 0 => Part::Trial,
-            _ => Part::Test,
+            _ if index % CHOICE == CHOICE - 1 || count < CHOICE && index + 1 == count => Fold::Choice,
+            _ if index % 2 == 0 => Fold::Trial,
+            _ => Fold::Test,
         }
     }
 }
@@ -91,12 +91,12 @@ impl Moment {
     }
 
     /// Vectors of a part.
-    pub fn count_of(&self, part: Part) -> u64 {
+    pub fn count_of(&self, part: Fold) -> u64 {
         self.sums[part as usize].count
     }
 
     /// `E[x x^T]` over some parts, `[n, n]`; over all vectors where there are none in these, and zeros if there are none at all.
-    pub fn mean(&self, parts: &[Part]) -> Array2<f64> {
+    pub fn mean(&self, parts: &[Fold]) -> Array2<f64> {
         let mut sums: Vec<&Sum> = parts.iter().map(|part| &self.sums[*part as usize]).collect();
         if sums.iter().all(|sum| sum.count == 0) {
             sums = self.sums.iter().collect();
@@ -108,7 +108,7 @@ impl Moment {
     }
 
     /// The sum of `x x^T` over a part, `[n, n]`.
-    pub fn sum(&self, part: Part) -> ArrayView2<'_, f64> {
+    pub fn sum(&self, part: Fold) -> ArrayView2<'_, f64> {
         self.sums[part as usize].sum.view()
     }
 }
@@ -211,7 +211,7 @@ pub fn measure(engine: &Engine, sites: &Sites, samples: &Samples, progress: &dyn
     let lane = |first: usize| {
         let sums = Sums { linear: &sites.linear, shown: &shown, ..Sums::default() };
         for (i, stream) in samples.streams.iter().enumerate().skip(first).step_by(lanes) {
-            sums.begin((count >= PARTED).then(|| Part::of_stream(i, count)));
+            sums.begin((count >= PARTED).then(|| Fold::of_stream(i, count)));
             engine
                 .run_stream(stream, &samples.carry, &Overrides::default(), Some(&sums))
                 .map_err(|e| e.in_file(&stream.origin))?;
@@ -292,7 +292,7 @@ struct Sums<'a> {
 #[derive(Default)]
 struct Seen {
     /// Of the stream that is run.
-    part: Option<Part>,
+    part: Option<Fold>,
     moments: BTreeMap<(usize, Vector), Running>,
     slopes: BTreeMap<(usize, usize), Slopes>,
     linear: BTreeMap<usize, Running>,
@@ -302,13 +302,13 @@ struct Seen {
 struct Running {
     size: usize,
     moment: Moment,
-    part: Option<Part>,
+    part: Option<Fold>,
     waiting: Vec<f32>,
 }
 
 impl Sums<'_> {
     /// The vectors that follow are of this part; `None` to part them in time.
-    fn begin(&self, part: Option<Part>) {
+    fn begin(&self, part: Option<Fold>) {
         self.seen().part = part;
     }
 
@@ -397,7 +397,7 @@ impl Running {
         Running { size, moment: Moment::new(size), part: None, waiting: Vec::new() }
     }
 
-    fn add(&mut self, rows: Vec<f32>, part: Option<Part>) {
+    fn add(&mut self, rows: Vec<f32>, part: Option<Fold>) {
         if self.part != part {
             self.multiply();
             self.part = part;
@@ -419,7 +419,7 @@ impl Running {
         let count = self.waiting.len() / size;
         let bounds = match self.part {
             Some(part) => {
-                [Part::Trial, Part::Test, Part::Choice].map(|of| if of as usize >= part as usize { count } else { 0 })
+                [Fold::Trial, Fold::Test, Fold::Choice].map(|of| if of as usize >= part as usize { count } else { 0 })
             }
             None => {
                 let choice = count / CHOICE;

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 
 use super::moments::Moments;
 use super::sensitivity;
-use crate::calibrate::{self, PARTED, Part, SecondMoments};
+use crate::calibrate::{self, Fold, PARTED, SecondMoments};
 use crate::code::{self, CodedSites, Learning};
 use crate::dictionary::{self, BlockSpec, Metric};
 use crate::encode::{self, Forms, Writing};
@@ -176,10 +176,10 @@ impl<'a> Study<'a> {
         for input in &weights.inputs {
             let moment = moments.of_input(input);
             // Half of the vectors want twice the damping.
-            let damp = dictionary::damping([moment.sum(Part::Trial), moment.sum(Part::Test)]);
-            let metric = |parts: &[Part], damp| Ok(Arc::new(Metric::new(moment.mean(parts).view(), damp)?));
-            let last = metric(&[Part::Trial, Part::Test], damp / 2.0)?;
-            of_inputs.push([last, metric(&[Part::Trial], damp)?, metric(&[Part::Test], 0.0)?]);
+            let damp = dictionary::damping([moment.sum(Fold::Trial), moment.sum(Fold::Test)]);
+            let metric = |parts: &[Fold], damp| Ok(Arc::new(Metric::new(moment.mean(parts).view(), damp)?));
+            let last = metric(&[Fold::Trial, Fold::Test], damp / 2.0)?;
+            of_inputs.push([last, metric(&[Fold::Trial], damp)?, metric(&[Fold::Test], 0.0)?]);
         }
         let [metrics, trial, test] = [0, 1, 2].map(|i| weights.sites().map(|site| of_inputs[site.input.0][i].clone()));
         let local = weights.sites().map(|site| moments.local(site));
@@ -625,12 +625,12 @@ impl<'a> Study<'a> {
 impl Folds {
     fn of(all: Samples) -> Folds {
         let count = all.streams.len();
-        let of = |keep: &dyn Fn(Part) -> bool| match count < PARTED {
+        let of = |keep: &dyn Fn(Fold) -> bool| match count < PARTED {
             true => all.clone(),
-            false => all.of_streams(|i| keep(Part::of_stream(i, count))),
+            false => all.of_streams(|i| keep(Fold::of_stream(i, count))),
         };
-        let [known, test] = [of(&|part| part != Part::Choice), of(&|part| part == Part::Test)];
-        Folds { known, test, choice: of(&|part| part == Part::Choice), all }
+        let [known, test] = [of(&|part| part != Fold::Choice), of(&|part| part == Fold::Test)];
+        Folds { known, test, choice: of(&|part| part == Fold::Choice), all }
     }
 }
 

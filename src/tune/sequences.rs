@@ -13,7 +13,7 @@ use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
 use super::schedule::{AT_ONCE, HELD_OUT, WINDOW, WINDOW_FLOATS};
-use crate::calibrate::Part;
+use crate::calibrate::Fold;
 use crate::engine::{Engine, Floats, Outputs, Overrides, Pass, Tap, Visit};
 use crate::error::Result;
 use crate::samples::{Samples, Stream};
@@ -278,7 +278,7 @@ impl Tracing<'_> {
 
     /// Runs the original on some streams.
     pub(super) fn originals(&self, streams: usize) -> Result<Vec<Probe>> {
-        let run = |(_, stream): &(Part, &Stream)| {
+        let run = |(_, stream): &(Fold, &Stream)| {
             let recorder = Recorder::new(self.sites);
             let outputs =
                 self.engine.run_stream(stream, &self.samples.carry, &Overrides::default(), Some(&recorder))?;
@@ -298,10 +298,10 @@ impl Tracing<'_> {
     }
 
     /// All streams, with the part of the samples that each belongs to.
-    fn shuffled(&self) -> Vec<(Part, &Stream)> {
+    fn shuffled(&self) -> Vec<(Fold, &Stream)> {
         let streams = &self.samples.streams;
         let mut streams: Vec<_> =
-            streams.iter().enumerate().map(|(i, stream)| (Part::of_stream(i, streams.len()), stream)).collect();
+            streams.iter().enumerate().map(|(i, stream)| (Fold::of_stream(i, streams.len()), stream)).collect();
         streams.shuffle(&mut ChaCha8Rng::seed_from_u64(self.seed));
         streams
     }
@@ -366,13 +366,13 @@ fn cut(records: &[&Record], target: &Record, b: usize) -> Vec<Window> {
 
 /// Leaves out what models are chosen by. Where that is all or nothing, a fifth: whole sequences, or the last windows of each where
 /// there are too few.
-fn split(sequences: Vec<(Part, Vec<Window>)>, result: &mut Windows) {
-    let is_choice = |(part, _): &(Part, Vec<Window>)| *part == Part::Choice;
+fn split(sequences: Vec<(Fold, Vec<Window>)>, result: &mut Windows) {
+    let is_choice = |(part, _): &(Fold, Vec<Window>)| *part == Fold::Choice;
     let parted = sequences.iter().any(is_choice) && !sequences.iter().all(is_choice);
     let whole = sequences.len() >= HELD_OUT;
     for (i, (part, mut windows)) in sequences.into_iter().enumerate() {
         if parted || whole {
-            let held = if parted { part == Part::Choice } else { i % HELD_OUT == HELD_OUT - 1 };
+            let held = if parted { part == Fold::Choice } else { i % HELD_OUT == HELD_OUT - 1 };
             let part = if held { &mut result.left_out } else { &mut result.tuned_on };
             part.append(&mut windows);
         } else {
