@@ -223,7 +223,7 @@ pub struct Output {
 #[command(next_help_heading = EXECUTION)]
 pub struct Run {
     /// Read options from a TOML file; the command line overrides it [default: dirnet.toml beside the model or above it]
-    #[arg(long, value_name = "FILE.toml", value_hint = ValueHint::FilePath)]
+    #[arg(long, hide_short_help = true, value_name = "FILE.toml", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
     /// Do not look for a dirnet.toml
     #[arg(long, conflicts_with = "config", hide_short_help = true)]

@@ -59,7 +59,7 @@ pub struct Args {
     #[arg(long, help_heading = CHECKS, hide_short_help = true)]
     keep_failed: bool,
     /// Write the flags of this call, and checks with a margin for what it measured, to a configuration file for CI
-    #[arg(long, value_name = "FILE.toml", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    #[arg(long, hide_short_help = true, value_name = "FILE.toml", value_hint = ValueHint::FilePath, help_heading = "Output")]
     write_config: Option<PathBuf>,
     #[command(flatten)]
     output: Output,

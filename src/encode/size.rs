@@ -362,6 +362,11 @@ fn linked(weights: &Weights, writing: &Writing) -> Vec<usize> {
         }
     }
     constants.into_values().for_each(|tensors| link(&mut leader, tensors));
+    // Scales and zero points go with the last of those that are dequantised by them.
+    let is_dequantised = |tensor: &TensorId| {
+        weights.readers(*tensor).into_iter().any(|reader| reader.source.route.contains("DequantizeLinear"))
+    };
+    link(&mut leader, weights.tensors().filter(is_dequantised).map(|tensor| tensor.0).collect());
     if writing.request.form != super::Form::Portable {
         nodes.into_values().for_each(|tensors| link(&mut leader, tensors));
     }

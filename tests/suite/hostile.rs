@@ -267,8 +267,8 @@ fn a_stderr_that_cannot_be_written_leaves_the_exit_code() {
     let cases: [(&str, i32); 4] = [
         ("inspect nope.onnx", 2),
         ("inspect --no-such-flag", 2),
-        ("verify fine.onnx fine.onnx --min-snr 10", 0),
-        ("verify endless.onnx fine.onnx --verify-timeout 1", 1),
+        ("verify fine.onnx fine.onnx --random --min-snr 10", 0),
+        ("verify endless.onnx fine.onnx --random --verify-timeout 1", 1),
     ];
     for (arguments, code) in cases {
         for redirection in ["2>/dev/full", "2>&-", "2>&1 >/dev/null | true"] {
@@ -731,7 +731,11 @@ fn the_bytes_do_not_depend_on_the_number_of_threads() {
 fn the_bytes_of_real_models_do_not_depend_on_the_number_of_threads() {
     let Some(models) = corpus::models() else { return };
     let real: [(&str, &str, &[&str]); 4] = [
-        ("amp_lstm24/model.onnx", "amp_lstm24/model.calibration.npz", &["--stream", "hin=hout", "cin=cout"]),
+        (
+            "amp_lstm24/model.onnx",
+            "amp_lstm24/model.calibration.npz",
+            &["--stream", "hin=hout", "--stream", "cin=cout"],
+        ),
         ("pose_gru/gru_model.onnx", "pose_gru/gru_model.calibration.npz", &[]),
         ("derived/dtln_p1_fp16_cast/model.onnx", "", &[]),
         ("g2p_id/encoder_model.onnx", "g2p_id/encoder_model.calibration.npz", &[]),
