@@ -42,7 +42,7 @@ impl Fold {
     pub fn of_stream(index: usize, count: usize) -> Fold {
         match index {
             _ if index % CHOICE == CHOICE - 1 || count < CHOICE && index + 1 == count => Fold::Choice,
-            _ if index % 2 == 0 => Fold::Trial,
+            _ if index.is_multiple_of(2) => Fold::Trial,
             _ => Fold::Test,
         }
     }

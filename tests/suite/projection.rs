@@ -308,7 +308,7 @@ fn a_plan_with_dictionaries_meets_its_target_and_its_promise() {
     let code = || {
         let weights = Weights::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
         let mut job = Study::new(&model, weights, Some((&engine, &samples)), 0, &Silent).unwrap();
-        job.code(&[plan.clone()], None, &Silent).unwrap()
+        job.code(std::slice::from_ref(&plan), None, &Silent).unwrap()
     };
     let coded = code();
     let bytes = coded.model.saved_bytes().unwrap();
