@@ -130,5 +130,5 @@ def test_streams_carry_their_state(streaming):
 def test_what_the_model_does_not_take_is_an_error_of_the_command(classifier):
     with pytest.raises(InputError, match="the model has no input of this name"):
         compress(classifier, calibration=[{"audio": np.zeros((3, 1, 20), np.float32)}], **QUICK)
-    with pytest.raises(InputError, match=r"float64|double|DOUBLE"):
-        load(classifier, calibration=[{"features": np.zeros((3, 1, 20))}]).plan(**QUICK)
+    with pytest.raises(InputError, match="INT64"):
+        load(classifier, calibration=[{"features": np.zeros((3, 1, 20), np.int64)}]).plan(**QUICK)

@@ -204,9 +204,11 @@ def test_a_metric_of_the_user_judges(loaded, small):
 
 
 def test_config_and_labels(loaded, classifier, tmp_path):
-    (tmp_path / "dirnet.toml").write_text("ratio = 5\nsensitivity = 'none'\ntune = 'off'\nmin_snr = ['logits:90']\n")
+    # Not above the model, where every call would read it.
+    (tmp_path / "ci").mkdir()
+    (tmp_path / "ci" / "dirnet.toml").write_text("ratio = 5\nsensitivity = 'none'\ntune = 'off'\nmin_snr = ['logits:90']\n")
     with pytest.raises(dirnet.CheckFailed):
-        loaded.compress(config=tmp_path / "dirnet.toml", progress=False)
+        loaded.compress(config=tmp_path / "ci" / "dirnet.toml", progress=False)
     clips = models.clips(6, seed=1)
     labels = {"logits": np.zeros((6, 12, 1), np.int64)}
     small = dirnet.compress(
