@@ -78,8 +78,7 @@ class Model:
     def sample_arguments(self):
         arguments = []
         for flag, values in (("--calibration", self.calibration), ("--holdout", self.holdout)):
-            if values:
-                arguments += [flag, *map(str, values)]
+            arguments += [word for value in values for word in (flag, str(value))]
         dims = [f"{name}={size}" for name, size in self.dims.items()]
         for flag, values in (("--stream", self.stream), ("--dim", dims)):
             arguments += [word for value in values for word in (flag, value)]
