@@ -269,8 +269,10 @@ def test_the_binary_is_the_one_that_is_named(monkeypatch, tmp_path):
 
 
 SLOW = """
-    import sys, dirnet
+    import signal, sys, dirnet
 
+    # What runs in the background of a shell starts with the signal ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     fixtures, out = sys.argv[1:]
     def progress(line):
         print(line, flush=True)
