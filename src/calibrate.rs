@@ -90,11 +90,6 @@ impl Moment {
         self.sums.iter().map(|sum| sum.count).sum()
     }
 
-    /// Vectors of a part.
-    pub fn count_of(&self, part: Fold) -> u64 {
-        self.sums[part as usize].count
-    }
-
     /// `E[x x^T]` over some parts, `[n, n]`; over all vectors where there are none in these, and zeros if there are none at all.
     pub fn mean(&self, parts: &[Fold]) -> Array2<f64> {
         let mut sums: Vec<&Sum> = parts.iter().map(|part| &self.sums[*part as usize]).collect();

@@ -62,6 +62,7 @@ const LOOKS: usize = 9;
 const SMALL: u64 = 1024;
 /// The warning where nodes that are not recurrent stay as they are for want of runs.
 const NOT_RUN: &str = "the model cannot be run to its outputs: only recurrent nodes are compressed";
+
 /// Makes a model smaller.
 pub struct Compressor<'a> {
     original: &'a Model,
@@ -378,7 +379,7 @@ impl<'a> Compressor<'a> {
             return Ok(());
         }
         let weights = self.weights(self.engine.as_ref())?;
-        let one_rate = self.engine.is_none() || self.options.allocation == Allocation::Uniform;
+        let one_rate = self.has_one_rate();
         let before = self.before.stored_bytes();
         study::sized_from(before, &self.written, &weights, &self.writing(), &self.sizes, |sizing| {
             let bytes = match *target {
@@ -391,6 +392,11 @@ impl<'a> Compressor<'a> {
         .map_err(|error| located(self.original, error))
     }
 
+    /// Whether all sites get about the same number of bits, whatever the samples.
+    fn has_one_rate(&self) -> bool {
+        self.engine.is_none() || self.options.allocation == Allocation::Uniform
+    }
+
     /// The largest ratio that a plan reaches; `None` where it depends on the samples, and where it cannot be counted.
     #[must_use]
     pub fn smallest_ratio(&self) -> Option<f64> {
@@ -398,7 +404,7 @@ impl<'a> Compressor<'a> {
             return None;
         }
         let study = self.study.as_ref()?;
-        let one_rate = self.engine.is_none() || self.options.allocation == Allocation::Uniform;
+        let one_rate = self.has_one_rate();
         let smallest = |sizing: &plan::Sizing<'_>| plan::smallest(sizing, 0, one_rate, |plan| self.pins.apply(plan));
         study.sized(|sizing| sizing.ratio(smallest(sizing).ok()?))
     }
@@ -516,7 +522,21 @@ impl<'a> Compressor<'a> {
     /// As [`plan`](Self::plan).
     pub fn compress(&mut self, target: &Target) -> Result<Compressed> {
         let done = self.check_target(target).and_then(|()| self.compress_to(target));
-        done.map_err(|error| located(self.original, error))
+        done.and_then(|result| self.with_expectation(result)).map_err(|error| located(self.original, error))
+    }
+
+    /// A result with the loss that is expected of it.
+    fn with_expectation(&mut self, mut result: Compressed) -> Result<Compressed> {
+        self.correction = 1.0;
+        let planned = &mut result.planned;
+        if let Some((loss, range)) = self.expectation(&result.model)? {
+            if let Some(predicted) = planned.predicted_loss.filter(|predicted| *predicted > 0.0 && loss > 0.0) {
+                self.correction = loss / predicted;
+            }
+            (planned.predicted_loss, planned.predicted_range) = (Some(loss), Some(range));
+        }
+        self.expected = planned.predicted_range;
+        Ok(result)
     }
 
     fn compress_to(&mut self, target: &Target) -> Result<Compressed> {
@@ -646,17 +666,9 @@ impl<'a> Compressor<'a> {
         Ok(Planned { plan, target, bytes, sensitivity, distortion, predicted_loss, predicted_range: None })
     }
 
-    fn compressed(&mut self, coded: CodedModel, tuning: Option<TuneReport>) -> Result<Compressed> {
+    fn compressed(&self, coded: CodedModel, tuning: Option<TuneReport>) -> Result<Compressed> {
         let CodedModel { plan, distortion, model, .. } = coded;
-        let mut planned = self.planned(plan, model.saved_bytes()?, Some(distortion))?;
-        self.correction = 1.0;
-        if let Some((loss, range)) = self.expected(&model)? {
-            if let Some(predicted) = planned.predicted_loss.filter(|predicted| *predicted > 0.0 && loss > 0.0) {
-                self.correction = loss / predicted;
-            }
-            (planned.predicted_loss, planned.predicted_range) = (Some(loss), Some(range));
-        }
-        self.expected = planned.predicted_range;
+        let planned = self.planned(plan, model.saved_bytes()?, Some(distortion))?;
         let mut warnings = self.warnings();
         warnings.extend(newer_ir(self.original, &model));
         Ok(Compressed { model, planned, tuning, lossless: self.lossless.clone(), warnings })
@@ -664,14 +676,14 @@ impl<'a> Compressor<'a> {
 
     /// The mean loss of a compressed model on calibration samples, and between which bounds it may well be on others; `None`
     /// where that is not known.
-    fn expected(&self, model: &Model) -> Result<Option<(f64, [f64; 2])>> {
+    fn expectation(&self, model: &Model) -> Result<Option<(f64, [f64; 2])>> {
         let (Some(engine), Some(study)) = (&self.engine, &self.study) else { return Ok(None) };
         if self.inputs.origin == InputOrigin::Random {
             return Ok(None);
         }
         let compressed = Engine::new(model)?;
         let each = |samples: &Samples| -> Result<Option<Vec<Comparison>>> {
-            match self.judge.reference(engine, samples)?.compare_each(&compressed) {
+            match self.judge.reference(engine, samples)?.compare_each(&compressed, &Overrides::default()) {
                 Ok(each) => Ok(Some(each)),
                 // The verification says what is wrong with it.
                 Err(error) if matches!(error.kind(), ErrorKind::Engine | ErrorKind::Usage) => Ok(None),
@@ -682,9 +694,12 @@ impl<'a> Compressor<'a> {
         let mut all = self.judge.comparison();
         streams.iter().for_each(|stream| all.merge(stream));
         let Ok(loss) = all.mean_loss() else { return Ok(None) };
-        // A single stream shows how much its parts differ.
-        let Some(parts) = each(&study.few_of(&study.all()))? else { return Ok(None) };
-        let losses = parts.iter().filter_map(|stream| stream.mean_loss().ok());
+        // Few streams show by their pieces how much samples differ.
+        let pieces = study.all();
+        let is_cut = pieces.streams.len() > self.inputs.calibration.streams.len();
+        let parts = if is_cut { each(&study.few_of(&pieces))? } else { Some(streams) };
+        let Some(parts) = parts else { return Ok(None) };
+        let losses = parts.iter().filter_map(|part| part.mean_loss().ok());
         Ok(Some((loss, expected_range(loss, losses.collect()))))
     }
 
@@ -709,7 +724,7 @@ impl<'a> Compressor<'a> {
     fn plan_for(&mut self, target: &Target) -> Result<Plan> {
         let (mut plans, bytes) = self.plans_for(target)?;
         match bytes {
-            _ if self.draws() > 1 => Ok(self.coded_for(target)?.plan),
+            _ if self.draws() > 1 => Ok(self.coded_of(plans, bytes)?.plan),
             Some(bytes) => self.plan_to_tune(plans.swap_remove(0), bytes),
             None => Ok(plans.swap_remove(0)),
         }
@@ -717,6 +732,11 @@ impl<'a> Compressor<'a> {
 
     fn coded_for(&mut self, target: &Target) -> Result<CodedModel> {
         let (plans, bytes) = self.plans_for(target)?;
+        self.coded_of(plans, bytes)
+    }
+
+    /// The best model of some plans for a target of these bytes.
+    fn coded_of(&mut self, plans: Vec<Plan>, bytes: Option<u64>) -> Result<CodedModel> {
         let coded = self.code(plans)?;
         match bytes {
             Some(bytes) => self.coded_to_tune(coded, bytes),
@@ -871,33 +891,35 @@ impl<'a> Compressor<'a> {
 
     /// Plans in the order of how they do by trials, with one more for what the best of them shows.
     fn by_trials(&mut self, plans: Vec<Plan>, curves: &Curves, target: u64) -> Result<Vec<Plan>> {
-        if plans.len() == 1 {
+        if plans.len() == 1 || self.engine.is_none() {
             return Ok(plans);
         }
-        let Some(engine) = self.engine.take() else { return Ok(plans) };
-        let tried = self.tried(plans, curves, target, &engine);
-        self.engine = Some(engine);
-        tried
-    }
-
-    fn tried(&mut self, plans: Vec<Plan>, curves: &Curves, target: u64, engine: &Engine) -> Result<Vec<Plan>> {
-        let mut tried: Vec<(f64, Plan)> = Vec::new();
-        let study = self.study.as_mut().expect("calibrated above");
-        let losses = study.losses(&plans, engine, &self.judge, self.progress)?;
-        tried.extend(losses.into_iter().zip(plans));
+        let mut tried = self.tried(plans)?;
         tried.sort_by(|a, b| a.0.total_cmp(&b.0));
         if self.options.allocation == Allocation::Auto {
-            let moved = study.sensitivity_at(&tried[0].1, engine, &self.judge, self.progress)?;
-            let study = self.study.as_ref().expect("calibrated above");
+            let moved = self.sensitivity_at(&tried[0].1)?;
+            let study = self.study.as_ref().expect("whoever plans has calibrated");
             let more = within_reach(self.budgeted(study, Codec::Block, (curves, &moved), target))?;
-            if let Some(more) = more.filter(|more| tried.iter().all(|(_, plan)| plan.choices != more.choices)) {
-                let study = self.study.as_mut().expect("calibrated above");
-                let loss = study.losses(std::slice::from_ref(&more), engine, &self.judge, self.progress)?;
-                tried.extend(loss.into_iter().zip([more]));
-                tried.sort_by(|a, b| a.0.total_cmp(&b.0));
-            }
+            let more = more.filter(|more| tried.iter().all(|(_, plan)| plan.choices != more.choices));
+            tried.extend(self.tried(more.into_iter().collect())?);
+            tried.sort_by(|a, b| a.0.total_cmp(&b.0));
         }
         Ok(tried.into_iter().map(|(_, plan)| plan).collect())
+    }
+
+    /// Plans with the losses of the models that they make.
+    fn tried(&mut self, plans: Vec<Plan>) -> Result<Vec<(f64, Plan)>> {
+        let (Some(study), Some(engine), false) = (&mut self.study, &self.engine, plans.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let losses = study.losses(&plans, engine, &self.judge, self.progress)?;
+        Ok(losses.into_iter().zip(plans).collect())
+    }
+
+    fn sensitivity_at(&mut self, plan: &Plan) -> Result<PerSite<f64>> {
+        let engine = self.engine.as_ref().expect("nothing is measured without an engine");
+        let study = self.study.as_mut().expect("whoever plans has calibrated");
+        study.sensitivity_at(plan, engine, &self.judge, self.progress)
     }
 
     /// The plan with all small tensors dense that take no more bytes so: what is estimated for the nodes of one is too little or
@@ -1007,11 +1029,7 @@ impl<'a> Compressor<'a> {
     fn tuned(&mut self, mut coded: CodedModel) -> Result<(CodedModel, Option<TuneReport>)> {
         let (Some(options), Some(engine)) = (self.tuning(), &self.engine) else { return Ok((coded, None)) };
         let study = self.study.as_mut().expect("whoever tunes has coded");
-        // What sensitivities predict is for codes of the weights as they are: fine-tuning moves away from them to a lower
-        // loss, so that distortions stay those of the codes before it.
-        let distortion = coded.distortion.clone();
         let report = study.tune(&mut coded, engine, &self.judge, &options, self.progress)?;
-        coded.distortion = distortion;
         Ok((coded, Some(report)))
     }
 
@@ -1046,24 +1064,27 @@ impl<'a> Compressor<'a> {
         let held = judge.reference(engine, &samples)?;
         let (found, untuned) = self.search(&held, goal, goal.bound())?;
         let (coded, tuning) = self.finished(&found, &untuned)?;
+        let comparison = compared(&coded, &held)?;
         if tuning.is_none() {
-            return self.settled(coded, None, goal, &held);
+            return self.settled(coded, None, goal, (&held, &comparison));
         }
-        let tuned = goal.measure(&compared(&coded, &held)?)?;
+        let tuned = goal.measure(&comparison)?;
         if tuned > goal.bound() {
             // Tuning looks at the mean of the outputs, and at other samples.
-            return self.settled(untuned, None, goal, &held);
+            let comparison = compared(&untuned, &held)?;
+            return self.settled(untuned, None, goal, (&held, &comparison));
         }
         let gain = tuned / found.loss;
         if gain < 1.0 && gain > 0.0 {
             let (other, smaller) = self.search(&held, goal, goal.bound() / gain)?;
             let (smaller, tuning) = self.finished(&other, &smaller)?;
-            if goal.measure(&compared(&smaller, &held)?)? <= goal.bound() {
-                return self.settled(smaller, tuning, goal, &held);
+            let of_smaller = compared(&smaller, &held)?;
+            if goal.measure(&of_smaller)? <= goal.bound() {
+                return self.settled(smaller, tuning, goal, (&held, &of_smaller));
             }
             self.recall(found.bytes)?;
         }
-        self.settled(coded, tuning, goal, &held)
+        self.settled(coded, tuning, goal, (&held, &comparison))
     }
 
     /// The result of a search, and what the search came to.
@@ -1072,9 +1093,9 @@ impl<'a> Compressor<'a> {
         coded: CodedModel,
         tuning: Option<TuneReport>,
         goal: &Goal,
-        held: &Reference<'_>,
+        (held, comparison): (&Reference<'_>, &Comparison),
     ) -> Result<Compressed> {
-        let loss = compared(&coded, held)?.worst_loss()?;
+        let loss = comparison.worst_loss()?;
         let result = self.compressed(coded, tuning)?;
         let smaller = self.looks.iter().filter(|look| look.bytes < result.planned.bytes);
         let next = smaller.max_by_key(|look| look.bytes);

@@ -536,10 +536,10 @@ impl<'a> Study<'a> {
         let draws = if judged.is_some() { self.draws() } else { 1 };
         progress.phase("learn", (draws * self.weights.len()) as u64);
         let [known, unknown] = [self.few(|folds| &folds.known), self.few(|folds| &folds.choice)];
-        let references = match judged.filter(|_| draws > 1) {
-            Some((engine, judge)) => vec![judge.reference(engine, &known)?, judge.reference(engine, &unknown)?],
-            None => Vec::new(),
-        };
+        let mut references = Vec::new();
+        if let Some((engine, judge)) = judged.filter(|_| draws > 1) {
+            references = vec![(engine, judge.reference(engine, &known)?), (engine, judge.reference(engine, &unknown)?)];
+        }
         let mut best: Option<(f64, usize, CodedSites, PerSite<f64>)> = None;
         for draw in 0..draws {
             let plan = &plans[draw % plans.len()];
@@ -549,7 +549,7 @@ impl<'a> Study<'a> {
             // The samples that codes were learned on are more, the others tell no more than what is true of them too: a model
             // has to do well on both.
             let mut score = 0.0;
-            for (reference, (engine, _)) in references.iter().zip(judged.into_iter().cycle()) {
+            for (engine, reference) in &references {
                 score += sensitivity::loss(engine, &self.weights, &sites, reference)?.max(f64::MIN_POSITIVE).ln();
             }
             if best.as_ref().is_none_or(|(least, ..)| score < *least) {
@@ -566,7 +566,9 @@ impl<'a> Study<'a> {
         Ok(CodedModel { plan: plans[plan].clone(), sites, distortion, model })
     }
 
-    /// Fine-tunes the coded sites against the original on calibration samples, and builds the model anew. The bytes stay.
+    /// Fine-tunes the coded sites against the original on calibration samples, and builds the model anew. The bytes stay, and so
+    /// do the distortions that are told: sensitivities predict the loss of codes of the weights as they are, and fine-tuning moves
+    /// away from these to a lower one.
     ///
     /// # Errors
     /// Those of running the model.
@@ -583,9 +585,6 @@ impl<'a> Study<'a> {
         let reference = judge.reference(engine, &few)?;
         let subject = tune::TuneSubject { model: &self.model, engine, weights: &self.weights };
         let report = tune::tune(&subject, &mut coded.sites, &samples, Some(&reference), options, progress)?;
-        for (id, stored) in code::stored(&coded.sites) {
-            coded.distortion[id] = code::distortion_of(&self.weights, &self.metrics, id, stored);
-        }
         let biased = encode::with_biases(&self.model, &report.biases)?;
         coded.model = encode::apply(&biased, &self.weights, &coded.sites, &self.writing)?;
         self.seconds.tune += start.elapsed().as_secs_f64();

@@ -111,28 +111,24 @@ impl Comparison {
 }
 
 impl Reference<'_> {
-    /// Runs a model with some of its recurrent weights replaced, and compares it with the original.
+    /// Runs a model with some of its weights replaced, and compares it with the original.
     ///
     /// # Errors
     /// Those of running the model and of [`Comparison::add`], naming the sample.
     pub fn compare(&self, compressed: &Engine, overrides: &Overrides) -> Result<Comparison> {
-        let empty = self.judge.comparison();
-        empty.sum(self.samples, |i, stream| {
-            let compressed = run(compressed, stream, self.samples, overrides)?;
-            empty.with_stream(self.samples, i, &self.outputs[i], &compressed)
-        })
+        let mut total = self.judge.comparison();
+        self.compare_each(compressed, overrides)?.iter().for_each(|stream| total.merge(stream));
+        Ok(total)
     }
-}
 
-impl Reference<'_> {
-    /// Runs a model and compares it with the original, stream by stream.
+    /// As [`compare`](Self::compare), stream by stream.
     ///
     /// # Errors
     /// As [`compare`](Self::compare).
-    pub fn compare_each(&self, compressed: &Engine) -> Result<Vec<Comparison>> {
+    pub fn compare_each(&self, compressed: &Engine, overrides: &Overrides) -> Result<Vec<Comparison>> {
         let empty = self.judge.comparison();
         let of_stream = |(i, stream): (usize, &Stream)| {
-            let compressed = run(compressed, stream, self.samples, &Overrides::default())?;
+            let compressed = run(compressed, stream, self.samples, overrides)?;
             empty.with_stream(self.samples, i, &self.outputs[i], &compressed)
         };
         let each: Vec<Result<Comparison>> = self.samples.streams.par_iter().enumerate().map(of_stream).collect();
