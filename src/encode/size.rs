@@ -355,18 +355,14 @@ fn linked(weights: &Weights, writing: &Writing) -> Vec<usize> {
     let mut nodes: BTreeMap<_, BTreeSet<usize>> = BTreeMap::new();
     for tensor in weights.tensors() {
         for reader in weights.readers(tensor) {
-            reader.source.constants.iter().for_each(|constant| {
+            let source = reader.source;
+            source.constants.iter().chain(&source.parameters).for_each(|constant| {
                 constants.entry(constant).or_default().insert(tensor.0);
             });
             nodes.entry((reader.scope, reader.index)).or_default().insert(tensor.0);
         }
     }
     constants.into_values().for_each(|tensors| link(&mut leader, tensors));
-    // Scales and zero points go with the last of those that are dequantised by them.
-    let is_dequantised = |tensor: &TensorId| {
-        weights.readers(*tensor).into_iter().any(|reader| reader.source.route.contains("DequantizeLinear"))
-    };
-    link(&mut leader, weights.tensors().filter(is_dequantised).map(|tensor| tensor.0).collect());
     if writing.request.form != super::Form::Portable {
         nodes.into_values().for_each(|tensors| link(&mut leader, tensors));
     }

@@ -455,6 +455,7 @@ impl<'m> Finder<'m> {
             element,
             route: traced.route,
             constants: traced.constants.into_iter().collect(),
+            parameters: traced.parameters.into_iter().collect(),
             frozen: traced.frozen.into_iter().collect(),
             hash: hash(&values),
         });

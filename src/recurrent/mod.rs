@@ -625,6 +625,7 @@ impl Finder<'_, '_> {
             element,
             route: traced.route,
             constants: traced.constants.into_iter().collect(),
+            parameters: traced.parameters.into_iter().collect(),
             frozen: traced.frozen.into_iter().collect(),
             hash: hash(&values),
         };

@@ -37,6 +37,8 @@ pub struct Source {
     pub route: String,
     /// The stored tensors whose elements make up the value. They go away if nothing else uses them.
     pub constants: Vec<ConstantRef>,
+    /// The other constants that it is computed with: scales, zero points, shapes. They go with the last value that uses them.
+    pub parameters: Vec<ConstantRef>,
     /// Inputs of the model that must be dropped, because the value is constant only then (`--freeze-inputs`).
     pub frozen: Vec<String>,
     /// Hash of the values. Equal tensors have equal hashes; for the converse, compare [`values`](Self::values).
@@ -148,6 +150,7 @@ pub(crate) struct Traced {
     pub constant: Constant,
     pub route: String,
     pub constants: BTreeSet<ConstantRef>,
+    pub parameters: BTreeSet<ConstantRef>,
     pub frozen: BTreeSet<String>,
 }
 
@@ -322,6 +325,7 @@ impl Tracer<'_, '_> {
             constant,
             route: format!("{route}{outer}"),
             constants: BTreeSet::from([reference]),
+            parameters: BTreeSet::new(),
             frozen: BTreeSet::new(),
         }
     }
@@ -349,11 +353,13 @@ impl Tracer<'_, '_> {
         let frozen = inputs.iter().flatten().flat_map(|t| t.frozen.iter().cloned()).collect();
         let data: Vec<&Traced> = inputs.iter().take(data_inputs).flatten().collect();
         let constants = data.iter().flat_map(|t| t.constants.iter().cloned()).collect();
+        let others = inputs.iter().skip(data_inputs).flatten().flat_map(|t| &t.constants);
+        let parameters = inputs.iter().flatten().flat_map(|t| &t.parameters).chain(others).cloned().collect();
         let route = shortened(format!("{}({})", node.op_type(), list(&data)));
         let inputs = inputs.iter().map(|t| t.as_ref().map(|t| t.constant.clone())).collect();
         let mut operation = Operation { node, opset: model.opset(), inputs, budget: self.budget };
         let constant = operation.fold(output).map_err(|why| Stop::NotConstant(format!("{}, which {why}", label())))?;
-        Ok(Traced { constant, route, constants, frozen })
+        Ok(Traced { constant, route, constants, parameters, frozen })
     }
 
     /// A Constant node with any of its attributes for numbers.
