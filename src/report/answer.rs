@@ -251,10 +251,10 @@ fn advice(report: &Report, verdict: &Verdict) -> Vec<String> {
     };
     let setting = |key: &str| report.settings.as_ref().and_then(|settings| settings.get(key)?.as_str());
     let other = match (setting("sensitivity"), setting("tune")) {
-        (Some("measured"), Some("fast")) => Some("--sensitivity local, or --tune full"),
-        (Some("measured"), _) => Some("--sensitivity local"),
-        (Some(_), _) => Some("--sensitivity measured"),
-        _ => None,
+        // It tries all the others.
+        (Some("auto"), Some("fast")) => Some("--tune full"),
+        (Some("auto"), _) | (None, _) => None,
+        (Some(_), _) => Some("--sensitivity auto"),
     };
     let more = "more --calibration samples, of all kinds that users have".to_owned();
     [lower, more].into_iter().chain(other.map(str::to_owned)).collect()
