@@ -195,7 +195,7 @@ fn spread(all: usize, most: usize) -> impl Iterator<Item = usize> {
 
 /// The nodes of a model with constant weights that are not recurrent.
 #[derive(Clone, Debug, Default)]
-pub struct Found {
+pub struct LinearSurvey {
     /// Those that can be compressed: outer graphs before inner ones, in the order of the nodes.
     pub nodes: Vec<LinearNode>,
     /// Those that are left as they are.
@@ -207,8 +207,8 @@ pub struct Found {
 ///
 /// # Errors
 /// Those of reading the model.
-pub fn find(model: &Model, options: &FindOptions) -> Result<Found> {
-    let mut all = Found::default();
+pub fn find(model: &Model, options: &FindOptions) -> Result<LinearSurvey> {
+    let mut all = LinearSurvey::default();
     let names = NodeNames::new(&model.proto);
     let values = Values::new(&model.proto)?;
     let mut finder = Finder {

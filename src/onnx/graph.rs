@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use super::model::Model;
-use super::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
+use super::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 use crate::error::{Cut, Error, ErrorKind, Result};
 
 /// Path from the root graph to a nested one.

@@ -272,7 +272,7 @@ impl Sites {
     pub fn all(model: &Model, options: &FindOptions) -> Result<Sites> {
         let mut survey = recurrent::find(model, options)?;
         let (linear, others) = match options.recurrent_only {
-            true => (linear::Found::default(), Vec::new()),
+            true => (linear::LinearSurvey::default(), Vec::new()),
             false => (linear::find(model, options)?, linear::names(model)),
         };
         survey.skipped.extend(linear.skipped);

@@ -431,6 +431,7 @@ pub fn check(place: &str, model: &Model, choice: Choice) -> Model {
     // Once is enough.
     let again = Prepared::new(&written, &Options::default()).map(|_| ()).expect_err("it is coded");
     assert_eq!(again.kind(), ErrorKind::NothingToDo, "{place}: {again}");
+    assert!(again.to_string().contains("already compressed"), "{place}: {again}");
     written
 }
 
