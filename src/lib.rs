@@ -1,7 +1,8 @@
 //! dirnet makes the weights of ONNX models several times smaller without retraining.
 //!
 //! The weights of LSTM, GRU, RNN, Conv, ConvTranspose, Gemm and MatMul nodes and the tables of Gather nodes (embeddings)
-//! are replaced by codes, codebooks and standard operators. A runtime decodes the weights when it loads the model; of a
+//! are replaced by codes, codebooks and standard operators, and so are the int8 and uint8 weights of models that were
+//! quantised before. A runtime decodes the weights when it loads the model; of a
 //! table it may decode only the rows that a run looks up. Everything else that computes stays as it is, in a smaller
 //! file ([`lossless`]). The crate is the library behind the command line tool of the same name.
 //!

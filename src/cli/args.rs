@@ -197,7 +197,7 @@ pub struct Nodes {
 /// Which nodes take part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scope {
-    /// LSTM, GRU, RNN, Conv, ConvTranspose, Gemm, MatMul, and Gather of a table
+    /// LSTM, GRU, RNN, Conv, ConvTranspose, Gemm, MatMul, and Gather of a table, quantised or not
     All,
     /// LSTM, GRU and RNN only
     Recurrent,

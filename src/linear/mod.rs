@@ -1,5 +1,5 @@
 //! The Gemm, MatMul, Conv, ConvTranspose and Gather nodes of a model that multiply a constant matrix or look rows of it up,
-//! in all its graphs: what they are, and where their weights come from. The operators of [integers](integers) are among them.
+//! in all its graphs: what they are, and where their weights come from. The operators of integers are among them.
 //!
 //! Each of them sees its constant as a matrix `[rows, columns]` whose rows are multiplied with a vector of what the node
 //! reads: [`LinearOp`] says how the matrix lies in the tensor, and [`LinearNode::vectors`] what it multiplies.

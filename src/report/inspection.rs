@@ -45,7 +45,8 @@ pub struct Inspection {
     pub proposed_ratio: Option<f64>,
     /// Recurrent nodes that can be compressed, or are.
     pub nodes: Vec<Node>,
-    /// Other nodes whose weights can be compressed, or are: Gemm, MatMul, Conv, ConvTranspose, and Gather of a table.
+    /// Other nodes whose weights can be compressed, or are: Gemm, MatMul, Conv, ConvTranspose, those of integers, and Gather
+    /// of a table.
     pub linear: Vec<InspectedMatrix>,
     /// Tables that are looked up in codes.
     pub coded_tables: usize,
@@ -121,7 +122,8 @@ pub struct Node {
 pub struct InspectedMatrix {
     /// The node's name.
     pub node: String,
-    /// `Gemm`, `MatMul`, `Conv`, `ConvTranspose` or `Gather`.
+    /// `Gemm`, `MatMul`, `Conv`, `ConvTranspose`, `Gather`, or one of integers: `QLinearConv`, `ConvInteger`,
+    /// `QLinearMatMul` or `MatMulInteger`.
     pub op: &'static str,
     /// Rows and columns.
     pub shape: [usize; 2],
