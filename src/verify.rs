@@ -140,6 +140,12 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// Whether an element of an output is not the same in both models.
+    #[must_use]
+    pub fn shows_difference(&self) -> bool {
+        self.outputs.iter().any(|figures| figures.non_finite > 0 || figures.max_abs.is_some_and(|error| error > 0.0))
+    }
+
     /// Adds reasons not to pass.
     fn fail(&mut self, failures: impl IntoIterator<Item = String>) {
         self.failures.extend(failures);

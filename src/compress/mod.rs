@@ -45,7 +45,7 @@ use crate::expand;
 use crate::loss::reach::{self, Changes};
 use crate::loss::{Comparison, Judge, LossSpec, Reference, obstacle};
 use crate::lossless;
-use crate::onnx::Model;
+use crate::onnx::{Model, Values};
 use crate::plan::{self, Curves, Plan};
 use crate::progress::{self, Progress, Silent};
 use crate::samples::Samples;
@@ -1155,7 +1155,8 @@ impl<'a> Compressor<'a> {
 /// # Errors
 /// [`ErrorKind::NothingToDo`].
 pub fn refuse_coded(model: &Model, sites: &Sites) -> Result<()> {
-    let is_coded = |tensor| expand::is_coded(model, sites.first_reader(tensor).source);
+    let values = Values::new(&model.proto)?;
+    let is_coded = |tensor| expand::is_coded(model, &values, sites.first_reader(tensor).source);
     if sites.tensors().any(is_coded) || encode::find_tables(model).is_ok_and(|tables| !tables.is_empty()) {
         let message = "already compressed by dirnet: use the original, or run 'dirnet expand' first";
         return Err(Error::new(ErrorKind::NothingToDo, message));
@@ -1174,7 +1175,9 @@ fn judge(model: &Model, loss: &LossSpec, sites: &Sites, samples: &Samples) -> Re
 /// other nodes does is seen at the outputs only, and a layer of recurrent nodes can be verified by itself.
 fn recurrent_only(model: &Model, sites: Sites, pins: &Pins, refused: &Error) -> Result<(Sites, Pins)> {
     if sites.survey.nodes.is_empty() {
-        let message = format!("the model has no recurrent node, and the others need runs of it, but {refused}");
+        let message = format!(
+            "the model has no recurrent node, and the others need runs of it (--lossless needs none), but {refused}"
+        );
         return Err(Error::new(ErrorKind::Engine, message));
     }
     let sites = Sites::of(model, sites.survey, Vec::new())?;

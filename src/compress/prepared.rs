@@ -34,8 +34,10 @@ impl Prepared {
     /// # Errors
     /// As [`Compressor::new`](super::Compressor::new).
     pub fn new(model: &Model, options: &Options) -> Result<Prepared> {
-        let sites = Sites::find(model, &options.nodes)?;
+        // A file of which nothing but tables is coded has no sites.
+        let sites = Sites::all(model, &options.nodes)?;
         super::refuse_coded(model, &sites)?;
+        let sites = sites.not_empty(&options.nodes)?;
         let Some(lossless) = options.lossless else { return Ok(Prepared { sites, changed: None }) };
         let (changed, mut steps) = exact_unless_run(model, &lossless)?;
         let found = Sites::find(&changed, &options.nodes)?;

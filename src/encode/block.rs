@@ -137,11 +137,11 @@ fn dense(
 /// The codec of weights, if nodes of a codec decode them: a Gather of rows of an int8 codebook by uint8 codes, all
 /// constants, and the operators that the forms add; the codebook of a uint8 tensor is uint8. Quantised weights of other tools
 /// are integers too, but without such a table look-up.
-pub fn codec(model: &Model, source: &Source) -> Option<&'static str> {
+pub fn codec(model: &Model, values: &Values<'_>, source: &Source) -> Option<&'static str> {
     // The graph need not be searched for weights of which no constant is of a type that codecs store.
     let atoms = if source.element == ElementType::Uint8 { ElementType::Uint8 } else { ElementType::Int8 };
     source.constants.iter().any(|constant| constant.element == atoms).then_some(())?;
-    codec_of_value(model, &Values::new(&model.proto).ok()?, &source.scope, &source.value)
+    codec_of_value(model, values, &source.scope, &source.value)
 }
 
 /// The codec that decodes the value `name` of the graph at `scope`.

@@ -1,6 +1,9 @@
 //! The inverse of a table that is looked up in codes: finds the Gather of dense rows that it replaced.
 
-use ndarray::{Array2, ArrayD};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use ndarray::{ArcArray2, Array2, ArrayD};
 
 use super::found::{changed, constant};
 use crate::error::Result;
@@ -22,7 +25,7 @@ pub struct FoundTable {
     /// The value that the nodes make.
     pub output: String,
     /// The rows.
-    pub table: Array2<f32>,
+    pub table: ArcArray2<f32>,
     /// Their element type.
     pub element: ElementType,
 }
@@ -33,13 +36,18 @@ pub struct FoundTable {
 /// [`ErrorKind::Unsupported`](crate::error::ErrorKind) where some other tool has changed what the way back needs.
 pub(super) fn find(model: &Model, constants: &mut Constants<'_>) -> Result<Vec<FoundTable>> {
     let values = Values::new(&model.proto)?;
-    let mut found = Vec::new();
+    let mut found: Vec<FoundTable> = Vec::new();
+    // One table may be looked up many times.
+    let mut tables: HashMap<_, ArcArray2<f32>> = HashMap::new();
     for (scope, graph) in model.graphs() {
-        let nodes = Nodes { graph: &graph.node, scope: &scope, values: &values };
+        let nodes = Nodes::new(&graph.node, &scope, &values);
         for last in 0..graph.node.len() {
-            if let Some(look_up) = nodes.look_up(last) {
-                found.push(look_up.dense(&scope, constants)?);
-            }
+            let Some(look_up) = nodes.look_up(last) else { continue };
+            let table = match tables.entry(look_up.definitions(&values, &scope)) {
+                Entry::Occupied(known) => known.get().clone(),
+                Entry::Vacant(new) => new.insert(look_up.dense(&scope, constants)?).clone(),
+            };
+            found.push(look_up.found(&scope, table));
         }
     }
     Ok(found)
@@ -50,6 +58,8 @@ struct Nodes<'m> {
     graph: &'m [NodeProto],
     scope: &'m Scope,
     values: &'m Values<'m>,
+    /// Their places by what they make first.
+    makers: HashMap<&'m str, usize>,
 }
 
 /// The nodes that look up a table, and what they read.
@@ -65,9 +75,14 @@ struct LookUp<'m> {
 }
 
 impl<'m> Nodes<'m> {
+    fn new(graph: &'m [NodeProto], scope: &'m Scope, values: &'m Values<'m>) -> Self {
+        let outputs = graph.iter().enumerate().filter_map(|(index, node)| Some((node.output.first()?.as_str(), index)));
+        Nodes { graph, scope, values, makers: outputs.collect() }
+    }
+
     /// The node of this graph that makes a value which one node only reads, if it is of an operator.
     fn maker(&self, value: &str, op: &str) -> Option<usize> {
-        let node = self.graph.iter().position(|node| node.output.first().is_some_and(|output| output == value))?;
+        let node = *self.makers.get(value)?;
         let single = matches!(self.values.uses(self.scope, value), [Use::Node { .. }]);
         (single && self.is(node, op)).then_some(node)
     }
@@ -131,7 +146,13 @@ impl<'m> Nodes<'m> {
 }
 
 impl LookUp<'_> {
-    fn dense(self, scope: &Scope, constants: &mut Constants<'_>) -> Result<FoundTable> {
+    /// Where the values are defined that the rows are made of.
+    fn definitions(&self, values: &Values<'_>, scope: &Scope) -> [Option<(Scope, String)>; 4] {
+        [self.codes, self.atoms, self.scales, self.step]
+            .map(|name| Some((values.resolve(scope, name)?.scope.clone(), name.to_owned())))
+    }
+
+    fn dense(&self, scope: &Scope, constants: &mut Constants<'_>) -> Result<ArcArray2<f32>> {
         let shapes = || changed("codes, codebook and scales of a table do not fit");
         let matrix = |values: ArrayD<f32>| values.into_dimensionality::<ndarray::Ix2>().map_err(|_| shapes());
         let mut read = |name: &str| constant(constants, scope, name);
@@ -147,10 +168,13 @@ impl LookUp<'_> {
             let code = codes[(row, column / width)] as usize;
             atoms[(code, column % width)] * (scales[(row, 0)] * step)
         };
-        let table = Array2::from_shape_fn((codes.nrows(), columns), value);
+        Ok(Array2::from_shape_fn((codes.nrows(), columns), value).into_shared())
+    }
+
+    fn found(self, scope: &Scope, table: ArcArray2<f32>) -> FoundTable {
         let LookUp { nodes, indices, output, element, .. } = self;
         let before = nodes.iter().copied().max().expect("they are several");
         let (indices, output) = (indices.to_owned(), output.to_owned());
-        Ok(FoundTable { scope: scope.clone(), nodes, before, indices, output, table, element })
+        FoundTable { scope: scope.clone(), nodes, before, indices, output, table, element }
     }
 }

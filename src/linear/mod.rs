@@ -4,8 +4,10 @@
 //! Each of them sees its constant as a matrix `[rows, columns]` whose rows are multiplied with a vector of what the node
 //! reads: [`LinearOp`] says how the matrix lies in the tensor, and [`LinearNode::vectors`] what it multiplies.
 //!
-//! Invariant: a listed node has finite weights of a type that is coded, in the shape that its operator wants.
+//! Invariant: a listed node has finite weights of a type that is coded, in the shape that its operator wants. Every other
+//! node of these operators with a constant of that size is listed with the reason why it is left as it is.
 
+mod dependence;
 mod integers;
 mod window;
 
@@ -17,27 +19,19 @@ use ndarray::Array3;
 pub use window::Window;
 
 use crate::dictionary::Grid;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::limits;
 use crate::onnx::graph::is_standard;
+use crate::onnx::operators;
 use crate::onnx::proto::type_proto;
 use crate::onnx::tensor::shape;
-use crate::onnx::{ElementType, Model, NodeInput, NodeNames, NodeProto, Origin, Scope, Values};
-use crate::recurrent::{Budget, FindOptions, Integers, Source, Stop, Traced, body_of, hash, three_dimensions, trace};
+use crate::onnx::{Definition, ElementType, Model, NodeInput, NodeNames, NodeProto, Origin, Scope, Use, Values};
+use crate::recurrent::{
+    Budget, FindOptions, Integers, Skipped, Source, Stop, Traced, body_of, hash, three_dimensions, trace,
+};
+use dependence::Dependence;
 use integers::Parameters;
 
-/// Operators, and those that they compute with integers.
-const OPERATORS: [(&str, &str); 9] = [
-    ("Gemm", "Gemm"),
-    ("MatMul", "MatMul"),
-    ("Conv", "Conv"),
-    ("ConvTranspose", "ConvTranspose"),
-    ("Gather", "Gather"),
-    ("QLinearMatMul", "MatMul"),
-    ("MatMulInteger", "MatMul"),
-    ("QLinearConv", "Conv"),
-    ("ConvInteger", "Conv"),
-];
 /// Weights below which a constant stays as it is: the nodes that would decode it take as many bytes.
 const FEWEST: usize = 256;
 
@@ -60,6 +54,8 @@ pub struct LinearNode {
     pub bodies: Vec<String>,
     /// Where its weights come from.
     pub source: Source,
+    /// Hash of the elements of its tensor in the order of the matrix. Equal matrices of one type have equal hashes.
+    pub hash: u64,
     /// Whether the matrix lies in the tensor by columns.
     pub transposed: bool,
     /// What the integers of the matrix stand for, if its tensor is of integers.
@@ -197,20 +193,32 @@ fn spread(all: usize, most: usize) -> impl Iterator<Item = usize> {
     (0..all).step_by(all.div_ceil(most.max(1)).max(1))
 }
 
-/// Finds the nodes of a model with constant weights that are not recurrent. What is not constant, not of a type that is
-/// coded, or too small to gain anything is left out.
+/// The nodes of a model with constant weights that are not recurrent.
+#[derive(Clone, Debug, Default)]
+pub struct LinearSurvey {
+    /// Those that can be compressed: outer graphs before inner ones, in the order of the nodes.
+    pub nodes: Vec<LinearNode>,
+    /// Those that are left as they are.
+    pub skipped: Vec<Skipped>,
+}
+
+/// Finds the nodes of a model with constant weights that are not recurrent. What changes from run to run, or is too small to
+/// gain anything, is no weight.
 ///
 /// # Errors
 /// Those of reading the model.
-pub fn find(model: &Model, options: &FindOptions) -> Result<Vec<LinearNode>> {
-    let mut nodes = Vec::new();
-    if model.opset() < limits::FIRST_OPSET {
-        return Ok(nodes);
-    }
+pub fn find(model: &Model, options: &FindOptions) -> Result<LinearSurvey> {
+    let mut all = LinearSurvey::default();
     let names = NodeNames::new(&model.proto);
     let values = Values::new(&model.proto)?;
-    let mut finder =
-        Finder { model, values: &values, options, budget: Budget::for_model(model), known: HashMap::new() };
+    let mut finder = Finder {
+        model,
+        values: &values,
+        options,
+        budget: Budget::for_model(model),
+        known: HashMap::new(),
+        dependences: HashMap::new(),
+    };
     for (scope, graph) in model.graphs() {
         for (index, node) in graph.node.iter().enumerate() {
             let name = names.get(&scope, index);
@@ -219,44 +227,51 @@ pub fn find(model: &Model, options: &FindOptions) -> Result<Vec<LinearNode>> {
             if excluded || !is_standard(node.domain()) {
                 continue;
             }
-            let Some((operator, _)) = operator(node) else { continue };
             let place = NodeInput { scope: scope.clone(), node: index, input: 0 };
-            let found = finder.examine(&place).map_err(|error| error.at_node(name))?;
-            if let Some((op, tensor, data)) = found {
-                let Tensor { at: weight, source, transposed, parameters } = tensor;
-                let grid = match parameters {
-                    None => None,
-                    Some(parameters) => match finder.grid(&parameters, &source, transposed) {
-                        None => continue,
-                        grid => grid.map(Arc::new),
-                    },
-                };
-                let (data, zero) = finder.data(data);
-                let (scope, name, bodies) = (scope.clone(), name.to_owned(), finder.bodies(&weight.scope));
-                nodes.push(LinearNode {
-                    scope,
-                    index,
-                    name,
-                    operator,
-                    op,
-                    weight,
-                    bodies,
-                    source,
-                    transposed,
-                    grid,
-                    data,
-                    zero,
-                });
+            match finder.node(&place, name) {
+                Ok(node) => all.nodes.push(node),
+                Err(Refusal::NoWeight) => {}
+                Err(Refusal::Skip { reason, warning }) => {
+                    let (node, op) = (name.to_owned(), node.op_type().to_owned());
+                    all.skipped.push(Skipped { node, op, reason, warning });
+                }
+                Err(Refusal::Failed(error)) => return Err(error.at_node(name)),
             }
         }
     }
-    Ok(nodes)
+    Ok(all)
+}
+
+/// Why a node is not taken.
+#[derive(Clone, Debug)]
+enum Refusal {
+    /// It has no weight.
+    NoWeight,
+    /// It has one that is left as it is.
+    Skip { reason: String, warning: bool },
+    /// The model is broken.
+    Failed(Error),
+}
+
+type Taken<T> = std::result::Result<T, Refusal>;
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Refusal::Failed(error)
+    }
+}
+
+fn skip<T>(reason: impl Into<String>) -> Taken<T> {
+    Err(Refusal::Skip { reason: reason.into(), warning: false })
+}
+
+fn fault<T>(reason: impl Into<String>) -> Taken<T> {
+    Err(Refusal::Skip { reason: reason.into(), warning: true })
 }
 
 /// The operator of a node and what it computes, if it is one of those here.
 fn operator(node: &NodeProto) -> Option<(&'static str, &'static str)> {
-    let known = OPERATORS.into_iter().find(|(operator, _)| *operator == node.op_type());
-    known.filter(|_| is_standard(node.domain()))
+    operators::linear(node.op_type()).filter(|_| is_standard(node.domain()))
 }
 
 /// The names of all nodes of these operators, whatever they read.
@@ -277,14 +292,20 @@ struct Finder<'m> {
     options: &'m FindOptions,
     budget: Budget,
     /// What was followed already, by graph and name, and whether a MatMul reads it.
-    known: HashMap<(Scope, String, bool), Option<Source>>,
+    known: HashMap<(Scope, String, bool), Taken<Hashed>>,
+    /// What values depend on, by graph and name.
+    dependences: HashMap<(Scope, &'m str), Dependence>,
 }
+
+/// Where a tensor comes from, with the hashes of its elements by rows and by columns.
+type Hashed = (Source, [u64; 2]);
 
 /// A constant tensor that is the matrix of a node.
 struct Tensor {
     /// What reads it.
     at: NodeInput,
     source: Source,
+    hashes: [u64; 2],
     /// Whether the matrix lies in it by columns.
     transposed: bool,
     /// Of integers.
@@ -299,71 +320,135 @@ impl<'m> Finder<'m> {
         kinds
     }
 
+    /// A node with its weight.
+    fn node(&mut self, of: &NodeInput, name: &str) -> Taken<LinearNode> {
+        let (op, tensor, data) = self.examine(of)?;
+        let Tensor { at: weight, source, hashes, transposed, parameters } = tensor;
+        let hash = hashes[usize::from(transposed)];
+        let grid = match parameters {
+            None => None,
+            Some(parameters) => match self.grid(&parameters, &source, transposed) {
+                None => return skip("its integers have not one constant scale and zero point in each row"),
+                grid => grid.map(Arc::new),
+            },
+        };
+        let (opset, first) = (self.model.opset(), limits::FIRST_OPSET);
+        if opset < first {
+            return skip(format!(
+                "opset {opset} lacks operators that decode weights: convert the model to {first}, with \
+                 onnx.version_converter or a new export"
+            ));
+        }
+        let operator = operator(self.model.node(&of.scope, of.node)).map_or("", |(operator, _)| operator);
+        let (data, zero) = self.data(data);
+        let bodies = self.bodies(&weight.scope);
+        let (scope, index, name) = (of.scope.clone(), of.node, name.to_owned());
+        Ok(LinearNode { scope, index, name, operator, op, weight, bodies, source, hash, transposed, grid, data, zero })
+    }
+
     /// What a node computes, its matrix, and its input that the matrix multiplies.
-    fn examine(&mut self, of: &NodeInput) -> Result<Option<(LinearOp, Tensor, NodeInput)>> {
+    fn examine(&mut self, of: &NodeInput) -> Taken<(LinearOp, Tensor, NodeInput)> {
         let node = self.model.node(&of.scope, of.node);
-        let Some((_, computes)) = operator(node) else { return Ok(None) };
+        let Some((_, computes)) = operator(node) else { return self.other(of) };
         let [first, second] = integers::operands(node.op_type()).map(|input| NodeInput { input, ..of.clone() });
         let by_columns = |tensor: Tensor| Tensor { transposed: !tensor.transposed, ..tensor };
-        let found = match computes {
-            "Gemm" => self.tensor(&second)?.filter(|tensor| tensor.source.dims.len() == 2).map(|tensor| {
+        let mut data = first.clone();
+        let (op, tensor) = match computes {
+            "Gemm" => {
+                let tensor = self.tensor(&second)?.of_rank(2..=2)?;
                 let op = LinearOp::Gemm { columns: flag(node, "transA") };
                 (op, if flag(node, "transB") { tensor } else { by_columns(tensor) })
-            }),
-            "MatMul" => match self.tensor(&second)?.filter(is_matrix) {
-                Some(tensor) => Some((LinearOp::MatMul, by_columns(tensor))),
-                None => self.tensor(&first)?.filter(is_matrix).map(|tensor| (LinearOp::LeftMatMul, tensor)),
+            }
+            "MatMul" => match self.tensor(&second).and_then(Tensor::one_matrix) {
+                Ok(tensor) => (LinearOp::MatMul, by_columns(tensor)),
+                Err(refusal) => {
+                    data = second;
+                    // Of two operands the reason is that of the one that is a weight.
+                    let left = self.tensor(&first).and_then(Tensor::one_matrix);
+                    (LinearOp::LeftMatMul, left.map_err(|left| left.or(refusal))?)
+                }
             },
-            "Conv" => self
-                .tensor(&second)?
-                .and_then(|tensor| Some((LinearOp::Conv(Window::of(node, &tensor.source.dims)?), tensor))),
+            "Conv" => {
+                let tensor = self.tensor(&second)?;
+                let dims = &tensor.source.dims;
+                match Window::of(node, dims) {
+                    Some(window) => (LinearOp::Conv(window), tensor),
+                    None => return skip(format!("kernel {dims:?}, strides, dilations and pads do not fit each other")),
+                }
+            }
             "ConvTranspose" => {
-                self.tensor(&second)?.filter(|tensor| tensor.source.dims.len() >= 3).map(|tensor| match group(node) {
+                let tensor = self.tensor(&second)?.of_rank(3..=usize::MAX)?;
+                match group(node) {
                     1 => (LinearOp::ConvTranspose, by_columns(tensor)),
                     _ => (LinearOp::GroupedConvTranspose, tensor),
-                })
+                }
             }
-            "Gather" if integer(node, "axis").unwrap_or(0) == 0 => {
+            "Gather" => {
+                data = NodeInput { input: 1, ..of.clone() };
                 let rank = self.rank(&of.scope, node.input.get(1));
-                self.tensor(&first)?
-                    .filter(|tensor| tensor.source.dims.len() == 2)
-                    // Nothing but int8 is the codebook of a table that is looked up in codes; a table that is decoded when
-                    // the model is loaded has bytes too.
-                    .filter(|Tensor { source, parameters, .. }| {
-                        parameters.is_some()
-                            || source.constants.iter().any(|constant| constant.element != ElementType::Int8)
-                    })
-                    .map(|tensor| (LinearOp::Gather { rank }, tensor))
+                (LinearOp::Gather { rank }, self.table(&first, node)?)
             }
-            _ => None,
-        };
-        let data = |op: &LinearOp| match op {
-            LinearOp::LeftMatMul => second.clone(),
-            LinearOp::Gather { .. } => NodeInput { input: 1, ..of.clone() },
-            _ => first.clone(),
+            _ => return Err(Refusal::NoWeight),
         };
         // A node of constants is folded away by every runtime.
-        let found = found.map(|(op, tensor)| (data(&op), op, tensor));
-        Ok(found.filter(|(data, ..)| !self.is_constant(data)).map(|(data, op, tensor)| (op, tensor, data)))
+        if self.is_constant(&data) {
+            return Err(Refusal::NoWeight);
+        }
+        Ok((op, tensor, data))
+    }
+
+    /// The table that a Gather looks up rows of.
+    fn table(&mut self, at: &NodeInput, node: &NodeProto) -> Taken<Tensor> {
+        let tensor = self.tensor(at)?;
+        let Tensor { source, parameters, .. } = &tensor;
+        // Nothing but int8 is the codebook of a table that is looked up in codes; a table that is decoded when the model is
+        // loaded has bytes too.
+        if parameters.is_none() && source.constants.iter().all(|constant| constant.element == ElementType::Int8) {
+            return Err(Refusal::NoWeight);
+        }
+        let axis = integer(node, "axis").unwrap_or(0);
+        if axis != 0 && axis != -(source.dims.len() as i64) {
+            return skip(format!("it looks up along axis {axis} of {:?}; rows, along axis 0, are coded", source.dims));
+        }
+        tensor.of_rank(2..=2)
+    }
+
+    /// Why a node of another operator has a weight that is not coded, if it is known to be one.
+    fn other(&mut self, of: &NodeInput) -> Taken<(LinearOp, Tensor, NodeInput)> {
+        let node = self.model.node(&of.scope, of.node);
+        let op = node.op_type();
+        if operators::is_recurrent(op) || !operators::has_weights(op) {
+            return Err(Refusal::NoWeight);
+        }
+        for input in 0..node.input.len() {
+            match self.tensor(&NodeInput { input, ..of.clone() }) {
+                Ok(_) => return skip(format!("{op} is not supported; MatMul and Gemm are")),
+                Err(Refusal::NoWeight) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Err(Refusal::NoWeight)
     }
 
     /// The constant tensor that an input of a node is, or that a DequantizeLinear in front of it reads.
-    fn tensor(&mut self, at: &NodeInput) -> Result<Option<Tensor>> {
+    fn tensor(&mut self, at: &NodeInput) -> Taken<Tensor> {
         let node = self.model.node(&at.scope, at.node);
         let parameters = self.parameters(at);
         let is_product = operator(node).is_some_and(|(_, computes)| computes == "MatMul");
-        if let Some(source) = self.source(at, is_product)? {
-            let fits = is_of_integers(&source) == parameters.is_some();
-            return Ok(fits.then(|| Tensor { at: at.clone(), source, transposed: false, parameters }));
+        let refusal = match self.source(at, is_product) {
+            Ok((source, hashes)) if is_of_integers(&source) == parameters.is_some() => {
+                return Ok(Tensor { at: at.clone(), source, hashes, transposed: false, parameters });
+            }
+            Ok(_) => return Err(Refusal::NoWeight),
+            Err(refusal) => refusal,
+        };
+        let Some(behind) = self.dequantized(at) else { return Err(refusal) };
+        let (source, hashes) = self.source(&behind.at, is_product)?;
+        if !is_of_integers(&source) {
+            return Err(refusal);
         }
-        let Some(behind) = self.dequantized(at) else { return Ok(None) };
-        let source = self.source(&behind.at, is_product)?.filter(is_of_integers);
-        Ok(source.map(|source| Tensor {
-            at: behind.at,
-            source,
-            transposed: behind.transposed,
-            parameters: Some(behind.parameters),
-        }))
+        let (transposed, parameters) = (behind.transposed, Some(behind.parameters));
+        Ok(Tensor { at: behind.at, source, hashes, transposed, parameters })
     }
 
     /// The rank of a value, if the graph that defines it says so.
@@ -382,7 +467,7 @@ impl<'m> Finder<'m> {
     /// Whether an input of a node is the same in every run.
     fn is_constant(&mut self, of: &NodeInput) -> bool {
         let Some(value) = self.name(of) else { return true };
-        self.trace(&of.scope, value).is_ok()
+        self.dependence(&of.scope, value) == Dependence::Constant
     }
 
     fn trace(&mut self, scope: &Scope, name: &str) -> std::result::Result<Traced, Stop> {
@@ -396,60 +481,83 @@ impl<'m> Finder<'m> {
         inputs.get(of.input).map(String::as_str).filter(|name| !name.is_empty())
     }
 
-    /// A constant tensor of floats or of bytes that a node reads; `None` for every other input.
-    fn source(&mut self, at: &NodeInput, is_product: bool) -> Result<Option<Source>> {
+    /// A constant tensor of floats or of bytes that a node reads.
+    fn source(&mut self, at: &NodeInput, is_product: bool) -> Taken<Hashed> {
         let scope = &at.scope;
-        let Some(value) = self.name(at) else { return Ok(None) };
-        let Some(definition) = self.values.resolve(scope, value) else { return Ok(None) };
-        if matches!(definition.origin, Origin::Input(_)) {
-            return Ok(None);
-        }
+        let Some(value) = self.name(at) else { return Err(Refusal::NoWeight) };
+        let Some(definition) = self.values.resolve(scope, value) else { return Err(Refusal::NoWeight) };
         let key = (definition.scope.clone(), value.to_owned(), is_product);
         if let Some(known) = self.known.get(&key) {
-            return Ok(known.clone().map(|source| Source { scope: scope.clone(), ..source }));
+            return known.clone().map(|(source, hashes)| (Source { scope: scope.clone(), ..source }, hashes));
         }
-        let home = definition.scope.clone();
+        let found = match self.dependence(scope, value) {
+            Dependence::Runs => Err(Refusal::NoWeight),
+            _ => self.evaluated(scope, value, definition, is_product),
+        };
+        self.known.insert(key, found.clone());
+        found
+    }
+
+    fn evaluated(&mut self, scope: &Scope, value: &str, definition: &Definition, is_product: bool) -> Taken<Hashed> {
         // Before anything is read: the dimensions say how much that would be.
-        let stored = self.model.initializer(definition).map(shape).transpose();
-        let is_large = stored.map_err(|error| error.at_tensor(value))?.is_some_and(|dims| {
-            dims.iter()
-                .try_fold(1usize, |all, &dim| all.checked_mul(dim))
-                .is_none_or(|all| all > limits::LINEAR_WEIGHTS)
-        });
-        if is_large {
-            self.known.insert(key, None);
-            return Ok(None);
+        if let Some(tensor) = self.model.initializer(definition) {
+            let dims = shape(tensor).map_err(|error| error.at_tensor(value))?;
+            match dims.iter().try_fold(1usize, |all, &dim| all.checked_mul(dim)) {
+                Some(all) if all < FEWEST => return Err(Refusal::NoWeight),
+                Some(all) if all <= limits::LINEAR_WEIGHTS => {}
+                _ => {
+                    let most = limits::LINEAR_WEIGHTS;
+                    return skip(format!("its weight has shape {dims:?}; at most {most} elements are coded"));
+                }
+            }
         }
         let traced = match self.trace(scope, value) {
             Ok(traced) => traced,
-            Err(Stop::NotConstant(_)) => {
-                self.known.insert(key, None);
-                return Ok(None);
+            Err(Stop::NotConstant(what)) => {
+                let computed = matches!(definition.origin, Origin::Node { .. });
+                return skip(format!("its weight is {}{what}", if computed { "computed from " } else { "" }));
             }
-            Err(Stop::Failed(error)) => return Err(error),
+            Err(Stop::Failed(error)) => return Err(error.into()),
         };
         let (dims, element) = (traced.constant.shape().to_vec(), traced.constant.element);
+        let weights: usize = dims.iter().product();
         let is_coded =
             matches!(element, ElementType::Float | ElementType::Float16 | ElementType::Int8 | ElementType::Uint8);
-        let weights: usize = dims.iter().product();
+        if weights < FEWEST || !is_coded && !element.is_float() {
+            return Err(Refusal::NoWeight);
+        }
+        if !is_coded {
+            let found = element.as_str_name();
+            return skip(format!(
+                "weights of type {found} are not supported: convert the model to FLOAT or FLOAT16 and export it again"
+            ));
+        }
+        let is_read = |used: &Use| !matches!(used, Use::Node { .. });
+        let mut stored = traced.constants.iter().map(|constant| (&constant.scope, constant.name.as_str()));
+        if stored.any(|(scope, name)| self.values.uses(scope, name).iter().any(is_read)) {
+            return skip("its weight is an output of the graph too, so that it stays beside its codes");
+        }
         // The first axes of a MatMul's matrix are 1, the last ones of a Conv's kernel are its window.
         let flat = match dims[..] {
-            [.., a, b] if is_product => [1, a, b],
-            [a, ..] if a > 0 => [1, a, weights / a],
-            _ => [0; 3],
+            [.., a, b] if is_product && weights == a * b => [1, a, b],
+            [a, ..] => [1, a, weights / a],
+            [] => return Err(Refusal::NoWeight),
         };
-        let fits = flat.iter().product::<usize>() == weights && weights >= FEWEST;
-        if !is_coded || !fits {
-            self.known.insert(key, None);
-            return Ok(None);
-        }
         let values = three_dimensions(traced.constant.bytes_as_floats(), flat, value)?;
+        if !values.iter().all(|v| v.is_finite()) {
+            return fault("its weight holds NaN or infinite values");
+        }
+        // What was coded already may decode to a little more than what it was coded from.
         let decoded = traced.constants.iter().any(|constant| constant.element == ElementType::Int8);
-        let is_sound = |v: &f32| v.is_finite() && (decoded || v.abs() <= limits::WEIGHT);
-        let source = values.iter().all(is_sound).then(|| Source {
+        if !decoded && values.iter().any(|v| v.abs() > limits::WEIGHT) {
+            return fault(format!("its weight holds values beyond {:e}, which no trained layer has", limits::WEIGHT));
+        }
+        let by_columns = values.view().permuted_axes([0, 2, 1]).as_standard_layout().into_owned();
+        let hashes = [hash(&values), hash(&by_columns)];
+        let source = Source {
             value: value.to_owned(),
             scope: scope.clone(),
-            home,
+            home: definition.scope.clone(),
             dims,
             shape: flat,
             element,
@@ -457,17 +565,35 @@ impl<'m> Finder<'m> {
             constants: traced.constants.into_iter().collect(),
             parameters: traced.parameters.into_iter().collect(),
             frozen: traced.frozen.into_iter().collect(),
-            hash: hash(&values),
-        });
-        self.known.insert(key, source.clone());
-        Ok(source)
+            hash: hashes[0],
+        };
+        Ok((source, hashes))
     }
 }
 
-/// Whether all but the last two dimensions are 1.
-fn is_matrix(tensor: &Tensor) -> bool {
-    let dims = &tensor.source.dims;
-    dims.len() >= 2 && dims[..dims.len() - 2].iter().all(|&dim| dim == 1)
+impl Refusal {
+    /// The more telling of two.
+    fn or(self, other: Refusal) -> Refusal {
+        if matches!(self, Refusal::NoWeight) { other } else { self }
+    }
+}
+
+impl Tensor {
+    fn of_rank(self, ranks: std::ops::RangeInclusive<usize>) -> Taken<Tensor> {
+        let dims = &self.source.dims;
+        if ranks.contains(&dims.len()) {
+            Ok(self)
+        } else {
+            skip(format!("a weight of shape {dims:?} is not coded here"))
+        }
+    }
+
+    /// Refuses several matrices, and vectors: all but the last two dimensions must be 1.
+    fn one_matrix(self) -> Taken<Tensor> {
+        let dims = &self.source.dims;
+        let is_matrix = dims.len() >= 2 && dims[..dims.len() - 2].iter().all(|&dim| dim == 1);
+        if is_matrix { Ok(self) } else { skip(format!("its weight has shape {dims:?}; one matrix is coded")) }
+    }
 }
 
 fn is_of_integers(source: &Source) -> bool {

@@ -53,7 +53,7 @@ fn model(opset: i64, node: Vec<NodeProto>, initializer: Vec<TensorProto>) -> Mod
 }
 
 fn all(model: &Model) -> Vec<LinearNode> {
-    find(model, &FindOptions::default()).unwrap()
+    find(model, &FindOptions::default()).unwrap().nodes
 }
 
 /// Small whole numbers, whose sums of products are exact.
@@ -284,7 +284,7 @@ fn a_transposed_conv_multiplies_channels() {
 #[test]
 fn a_gather_looks_rows_up() {
     let table = numbers(&[40, 8], 1);
-    for axis in [vec![], vec![int("axis", 0)]] {
+    for axis in [vec![], vec![int("axis", 0)], vec![int("axis", -2)]] {
         let found = all(&model(17, vec![node("Gather", &["w", "x"], axis)], vec![stored(&table)]));
         assert_eq!((found[0].op.clone(), found[0].shape()), (LinearOp::Gather { rank: None }, [40, 8]));
         assert_eq!((found[0].weight.input, found[0].data.input, found[0].has_vectors()), (0, 1, false));
@@ -325,51 +325,85 @@ fn what_cannot_or_need_not_be_coded_is_left_out() {
     };
     let integers = tensor::int64("w", &[16, 16], &[1; 256]);
     let foreign = NodeProto { domain: Some("others".to_owned()), ..gemm() };
-    let cases: Vec<(&str, Vec<NodeProto>, Vec<TensorProto>)> = vec![
-        ("255 weights", vec![gemm()], vec![w(&[15, 17])]),
-        ("integers", vec![node("MatMul", &["x", "w"], vec![])], vec![integers.clone()]),
-        ("a table of integers", vec![node("Gather", &["w", "x"], vec![])], vec![integers]),
-        ("the other factor", vec![node("Gemm", &["w", "x"], vec![])], vec![w(&[16, 16])]),
-        ("a weight computed from the input", vec![making("Add", &["x", "v"], "w"), gemm()], vec![other("v")]),
-        ("a bias", vec![node("Gemm", &["x", "x", "w"], vec![])], vec![w(&[16, 16])]),
-        ("constants only", vec![node("MatMul", &["v", "w"], vec![])], vec![w(&[16, 16]), other("v")]),
+    let double = TensorProto {
+        name: Some("w".to_owned()),
+        dims: vec![16, 16],
+        data_type: Some(ElementType::Double as i32),
+        double_data: vec![1.0; 256],
+        ..Default::default()
+    };
+    let einsum = || {
+        let equation = AttributeProto {
+            name: Some("equation".into()),
+            s: Some(b"bk,kn->bn".to_vec().into()),
+            ..Default::default()
+        };
+        node("Einsum", &["x", "w"], vec![equation])
+    };
+    let looks = |op: &str, inputs: &[&str], axis| node(op, inputs, vec![int("axis", axis)]);
+    // What it is, its nodes and constants, and the reason, if its weight is one that is left as it is.
+    let cases: Vec<(&str, Vec<NodeProto>, Vec<TensorProto>, &str)> = vec![
+        ("255 weights", vec![gemm()], vec![w(&[15, 17])], ""),
+        ("integers", vec![node("MatMul", &["x", "w"], vec![])], vec![integers.clone()], ""),
+        ("a table of integers", vec![node("Gather", &["w", "x"], vec![])], vec![integers], ""),
+        ("the other factor", vec![node("Gemm", &["w", "x"], vec![])], vec![w(&[16, 16])], ""),
+        ("a weight computed from the input", vec![making("Add", &["x", "v"], "w"), gemm()], vec![other("v")], ""),
+        ("a random weight", vec![making("RandomNormalLike", &["v"], "w"), gemm()], vec![other("v")], ""),
+        ("a bias", vec![node("Gemm", &["x", "x", "w"], vec![])], vec![w(&[16, 16])], ""),
+        ("constants only", vec![node("MatMul", &["v", "w"], vec![])], vec![w(&[16, 16]), other("v")], ""),
         (
             "constants only, by nodes",
-            vec![making("Identity", &["u"], "v"), node("MatMul", &["v", "w"], vec![])],
+            vec![making("Neg", &["u"], "v"), node("MatMul", &["v", "w"], vec![])],
             vec![w(&[16, 16]), other("u")],
+            "",
         ),
         (
             "rows of constant indices",
             vec![node("Gather", &["w", "i"], vec![])],
             vec![w(&[40, 8]), tensor::int64("i", &[2], &[3, 1])],
+            "",
         ),
-        ("columns of a table", vec![node("Gather", &["w", "x"], vec![int("axis", 1)])], vec![w(&[40, 8])]),
-        ("the last axis of a table", vec![node("Gather", &["w", "x"], vec![int("axis", -1)])], vec![w(&[40, 8])]),
-        ("a table of three axes", vec![node("Gather", &["w", "x"], vec![])], vec![w(&[40, 2, 8])]),
-        ("several matrices", vec![node("MatMul", &["x", "w"], vec![])], vec![w(&[2, 16, 16])]),
-        ("a vector", vec![node("MatMul", &["x", "w"], vec![])], vec![w(&[256])]),
-        ("a Gemm of three axes", vec![gemm()], vec![w(&[1, 16, 16])]),
-        ("kernels without a window", vec![conv(vec![])], vec![w(&[16, 16])]),
-        ("no strides", vec![conv(vec![ints("strides", &[0])])], vec![w(&[16, 16, 3])]),
-        ("strides of other axes", vec![conv(vec![ints("strides", &[1, 1])])], vec![w(&[16, 16, 3])]),
-        ("pads of one end", vec![conv(vec![ints("pads", &[])])], vec![w(&[16, 16, 3])]),
-        ("negative pads", vec![conv(vec![ints("pads", &[-1, 0])])], vec![w(&[16, 16, 3])]),
-        ("another domain", vec![foreign], vec![w(&[16, 16])]),
-        ("NaN", vec![gemm()], vec![spoilt(f32::NAN)]),
-        ("infinity", vec![gemm()], vec![spoilt(f32::INFINITY)]),
-        ("what is too large", vec![gemm()], vec![spoilt(limits::WEIGHT * 2.0)]),
+        ("columns of a table", vec![looks("Gather", &["w", "x"], 1)], vec![w(&[40, 8])], "along axis 1 of [40, 8]"),
+        ("the last axis of a table", vec![looks("Gather", &["w", "x"], -1)], vec![w(&[40, 8])], "along axis -1"),
+        ("a table of three axes", vec![node("Gather", &["w", "x"], vec![])], vec![w(&[40, 2, 8])], "shape [40, 2, 8]"),
+        ("several matrices", vec![node("MatMul", &["x", "w"], vec![])], vec![w(&[2, 16, 16])], "shape [2, 16, 16]"),
+        ("a vector", vec![node("MatMul", &["x", "w"], vec![])], vec![w(&[256])], "shape [256]"),
+        ("a Gemm of three axes", vec![gemm()], vec![w(&[1, 16, 16])], "shape [1, 16, 16]"),
+        ("kernels without a window", vec![conv(vec![])], vec![w(&[16, 16])], "kernel [16, 16]"),
+        ("no strides", vec![conv(vec![ints("strides", &[0])])], vec![w(&[16, 16, 3])], "strides"),
+        ("strides of other axes", vec![conv(vec![ints("strides", &[1, 1])])], vec![w(&[16, 16, 3])], "strides"),
+        ("pads of one end", vec![conv(vec![ints("pads", &[])])], vec![w(&[16, 16, 3])], "pads"),
+        ("negative pads", vec![conv(vec![ints("pads", &[-1, 0])])], vec![w(&[16, 16, 3])], "pads"),
+        ("another domain", vec![foreign], vec![w(&[16, 16])], ""),
+        ("NaN", vec![gemm()], vec![spoilt(f32::NAN)], "NaN or infinite"),
+        ("infinity", vec![gemm()], vec![spoilt(f32::INFINITY)], "NaN or infinite"),
+        ("what is too large", vec![gemm()], vec![spoilt(limits::WEIGHT * 2.0)], "beyond 1e15"),
+        ("doubles", vec![gemm()], vec![double], "type DOUBLE are not supported: convert"),
+        ("an operator that is not followed", vec![making("Neg", &["v"], "w"), gemm()], vec![other("v")], "'w' (Neg)"),
+        ("an Einsum", vec![einsum()], vec![w(&[16, 16])], "Einsum is not supported"),
+        ("an Einsum of small ones", vec![einsum()], vec![w(&[8, 8])], ""),
     ];
-    for (what, nodes, constants) in cases {
-        let found = all(&model(17, nodes, constants));
-        assert!(found.is_empty(), "{what}: {found:?}");
+    for (what, nodes, constants, reason) in cases {
+        let found = find(&model(17, nodes, constants), &FindOptions::default()).unwrap();
+        assert!(found.nodes.is_empty(), "{what}: {:?}", found.nodes);
+        match &found.skipped[..] {
+            [] => assert_eq!(reason, "", "{what}"),
+            [skipped] => {
+                assert!(!reason.is_empty() && skipped.reason.contains(reason), "{what}: {skipped:?}");
+                let is_fault = reason.contains("NaN") || reason.contains("beyond");
+                assert_eq!((skipped.node.as_str(), skipped.warning), ("it", is_fault), "{what}");
+            }
+            more => panic!("{what}: {more:?}"),
+        }
     }
     // All of that would be found but for what is wrong with it; and so is what is just large enough.
     let found = all(&model(17, vec![gemm()], vec![w(&[16, 16])]));
     assert_eq!(found.len(), 1);
-    assert!(all(&model(limits::FIRST_OPSET - 1, vec![gemm()], vec![w(&[16, 16])])).is_empty(), "an old opset");
+    let old = find(&model(limits::FIRST_OPSET - 1, vec![gemm()], vec![w(&[16, 16])]), &FindOptions::default()).unwrap();
+    assert!(old.nodes.is_empty() && old.skipped[0].reason.contains("opset 6"), "{old:?}");
     let only = |pattern: &str| Some(regex::Regex::new(pattern).unwrap());
     let options = |include, exclude: &str| FindOptions { include, exclude: only(exclude), ..FindOptions::default() };
-    let all = |options: &FindOptions| find(&model(17, vec![gemm()], vec![w(&[16, 16])]), options).unwrap().len();
+    let all = |options: &FindOptions| find(&model(17, vec![gemm()], vec![w(&[16, 16])]), options).unwrap().nodes.len();
     assert_eq!(
         [options(only("^it$"), "^$"), options(only("that"), "^$"), options(None, "it")].map(|o| all(&o)),
         [1, 0, 0]
@@ -401,4 +435,79 @@ fn vectors_of_integers_are_known_where_their_zero_is() {
         assert_eq!((found.data.node, found.data.input, found.zero), (at, input, wanted));
         assert_eq!((found.has_vectors(), found.operator, found.shape()), (wanted.is_some(), "MatMulInteger", [20, 16]));
     }
+}
+
+/// A Gemm whose weight callers may override, or know as an output.
+fn seen(ir: i64, is_input: bool, is_output: bool) -> Model {
+    let mut made = model(17, vec![node("Gemm", &["x", "w"], vec![])], vec![stored(&numbers(&[16, 16], 1))]).proto;
+    made.ir_version = Some(ir);
+    let w = ValueInfoProto { name: Some("w".into()), ..Default::default() };
+    let graph = made.graph.as_mut().unwrap();
+    graph.input.extend(is_input.then(|| w.clone()));
+    graph.output.extend(is_output.then_some(w));
+    Model::from_proto(made, &LoadOptions::default()).unwrap()
+}
+
+#[test]
+fn weights_that_a_caller_sees_are_left_with_a_reason() {
+    let reason = |model: &Model| {
+        let found = find(model, &FindOptions::default()).unwrap();
+        assert_eq!(found.nodes.len() + found.skipped.len(), 1);
+        found.skipped.into_iter().next().map(|skipped| skipped.reason)
+    };
+    assert!(reason(&seen(4, true, false)).is_some_and(|reason| reason.contains("--freeze-inputs")));
+    assert!(reason(&seen(8, false, true)).is_some_and(|reason| reason.contains("an output of the graph")));
+    assert_eq!(reason(&seen(3, true, false)), None, "there every initializer is an input");
+    let frozen = FindOptions { freeze_inputs: true, ..FindOptions::default() };
+    assert_eq!(find(&seen(4, true, false), &frozen).unwrap().nodes.len(), 1);
+}
+
+#[test]
+fn an_ambiguous_weight_is_left_with_a_reason() {
+    let w = |value: f32| tensor::float("w", &[16, 16], &[value; 256]);
+    let made = |inner: &str| {
+        let reads = NodeProto { output: vec!["a".to_owned()], ..node("Gemm", &["x", "w"], vec![]) };
+        let mut own = w(2.0);
+        own.name = Some(inner.to_owned());
+        let body = GraphProto {
+            node: vec![reads],
+            initializer: vec![own],
+            output: vec![ValueInfoProto { name: Some("a".into()), ..Default::default() }],
+            ..Default::default()
+        };
+        let branch = ["then_branch", "else_branch"].map(|name| AttributeProto {
+            name: Some(name.into()),
+            g: Some(body.clone()),
+            r#type: Some(5),
+            ..Default::default()
+        });
+        let found = find(&model(17, vec![node("If", &["x"], branch.to_vec())], vec![w(1.0)]), &FindOptions::default());
+        found.unwrap()
+    };
+    let (other, same) = (made("v"), made("w"));
+    assert_eq!((other.nodes.len(), other.skipped.len()), (2, 0));
+    assert_eq!((same.nodes.len(), same.skipped.len()), (0, 2));
+    assert!(same.skipped[0].reason.contains("a body and a graph around it both define"), "{:?}", same.skipped[0]);
+}
+
+#[test]
+fn windows_of_any_numbers_are_none_or_some() {
+    let most = i64::MAX;
+    for attributes in [
+        vec![ints("pads", &[most, most])],
+        vec![ints("dilations", &[most])],
+        vec![ints("strides", &[most]), auto_pad("SAME_UPPER")],
+        vec![ints("pads", &[most / 2, 0])],
+        vec![int("group", most)],
+    ] {
+        let found =
+            all(&model(17, vec![node("Conv", &["x", "w"], attributes)], vec![stored(&numbers(&[16, 16, 3], 1))]));
+        for shape in [[1, 16, 9], [3, 16, 2]] {
+            let some = found[0].vectors(&shape, &vec![1.0; shape.iter().product()], 5);
+            assert!(some.len() <= 5 * 48, "{shape:?}");
+        }
+    }
+    let conv = node("Conv", &["x", "w"], vec![ints("pads", &[most, most])]);
+    let found = all(&model(17, vec![conv], vec![stored(&numbers(&[16, 16, 3], 1))]));
+    assert!(found[0].vectors(&[1, 16, 9], &[1.0; 144], 5).is_empty(), "no memory holds as many windows");
 }

@@ -63,11 +63,12 @@ impl Window {
     /// order of the kernel's elements.
     pub(super) fn vectors(&self, shape: &[usize], values: &[f32], most: usize) -> Vec<f32> {
         let [batch, channels, spatial @ ..] = shape else { return Vec::new() };
-        if spatial.len() != self.kernel.len() || *channels != self.channels * self.group {
+        if spatial.len() != self.kernel.len() || self.channels.checked_mul(self.group) != Some(*channels) {
             return Vec::new();
         }
         let Some((places, begin)) = self.places(spatial) else { return Vec::new() };
-        let all = batch * self.group * places.iter().product::<usize>();
+        let all = places.iter().chain([batch, &self.group]).try_fold(1usize, |all, &size| all.checked_mul(size));
+        let Some(all) = all else { return Vec::new() };
         let plane: usize = spatial.iter().product();
         let taps: Vec<Vec<usize>> = (0..self.kernel.iter().product()).map(|tap| unravel(tap, &self.kernel)).collect();
         let mut vectors = Vec::new();
@@ -95,17 +96,19 @@ impl Window {
         vectors
     }
 
-    /// How many windows there are along each axis, and the padding in front of it.
+    /// How many windows there are along each axis, and the padding in front of it. The numbers are those of a file, which may
+    /// be as large as it likes.
     fn places(&self, spatial: &[usize]) -> Option<(Vec<usize>, Vec<usize>)> {
         let mut places = Vec::with_capacity(spatial.len());
         let mut begins = Vec::with_capacity(spatial.len());
         for (axis, &size) in spatial.iter().enumerate() {
-            let extent = (self.kernel[axis] - 1) * self.dilations[axis] + 1;
+            let extent = (self.kernel[axis] - 1).checked_mul(self.dilations[axis])?.checked_add(1)?;
             let stride = self.strides[axis];
             let (begin, padded) = match &self.padding {
-                Padding::Given(pads) => (pads[axis][0], size + pads[axis][0] + pads[axis][1]),
+                Padding::Given(pads) => (pads[axis][0], size.checked_add(pads[axis][0])?.checked_add(pads[axis][1])?),
                 Padding::Same { upper } => {
-                    let wanted = ((size.div_ceil(stride).max(1) - 1) * stride + extent).max(size);
+                    let last = (size.div_ceil(stride).max(1) - 1).checked_mul(stride)?;
+                    let wanted = last.checked_add(extent)?.max(size);
                     let pad = wanted - size;
                     (if *upper { pad / 2 } else { pad.div_ceil(2) }, wanted)
                 }

@@ -1,12 +1,13 @@
 //! Constant tensors that may be stored in another way: initializers, and Constant nodes that hold a tensor.
 //!
 //! A constant is *free* if nothing but nodes of scopes reads it. One that is a graph output, a default of a graph input, read
-//! by training or named by a quantization annotation is not.
+//! by training, named by a quantization annotation or of an ambiguous name is not.
 
 use std::collections::BTreeSet;
 
 use super::{INITIALIZERS_ARE_INPUTS, pieces};
 use crate::error::Result;
+use crate::limits;
 use crate::onnx::graph::is_standard;
 use crate::onnx::{
     Definition, ElementType, Model, NodeProto, Origin, Rewriter, Scope, TensorProto, Use, Values, tensor,
@@ -15,6 +16,11 @@ use crate::onnx::{
 /// The first opset and IR version are those of [`Rewriter`]: below, a constant may have to be an input.
 pub(super) fn may_rewrite(model: &Model) -> bool {
     model.ir_version() > INITIALIZERS_ARE_INPUTS
+}
+
+/// Whether nodes may take the place of a constant: older operator sets lack a Cast or a Reshape as these are written.
+pub(super) fn may_decode(model: &Model) -> bool {
+    may_rewrite(model) && model.opset() >= limits::FIRST_OPSET
 }
 
 /// A constant tensor that only nodes read.
@@ -57,7 +63,8 @@ pub(super) fn free<'m>(model: &'m Model, values: &Values<'m>) -> Vec<Constant<'m
         let nodes = graph.node.iter().enumerate();
         let nodes = nodes.filter_map(|(index, node)| Some((node.output.first()?.as_str(), held(node)?, Some(index))));
         for (name, tensor, node) in initializers.chain(nodes) {
-            if name.is_empty() || annotated.contains(name) || overridable(values, &scope, name) {
+            let is_bound = annotated.contains(name) || values.is_ambiguous(name) || overridable(values, &scope, name);
+            if name.is_empty() || is_bound {
                 continue;
             }
             let uses: Option<Vec<_>> = values.uses(&scope, name).iter().map(node_of).collect();

@@ -6,7 +6,7 @@
 //! Only what is data or indices of the Gather and Scatter operators: shapes, axes, pads and ranges some runtimes want as
 //! literals.
 
-use super::constants::{free, may_rewrite};
+use super::constants::{free, may_decode};
 use crate::error::Result;
 use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::{
@@ -20,7 +20,7 @@ pub(super) const FOLDED_BYTES: u64 = 4 << 20;
 
 /// Stores tables of indices as narrow integers.
 pub(super) fn narrow(model: &mut Model) -> Result<()> {
-    if !may_rewrite(model) {
+    if !may_decode(model) {
         return Ok(());
     }
     let source = model.clone();

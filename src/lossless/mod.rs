@@ -110,7 +110,7 @@ pub fn plain_functions(model: &Model) -> Vec<FunctionProto> {
     unused::drop_functions(&mut model);
     let mut functions = std::mem::take(&mut model.proto.functions);
     for function in &mut functions {
-        traces::strip_function(function, &|_| true);
+        traces::strip_function(function);
         names::clear_nodes(&mut function.node);
         names::number(function);
     }

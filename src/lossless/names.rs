@@ -1,35 +1,20 @@
 //! Names: values get short ones, nodes none.
 //!
 //! A value keeps its name if a caller knows it (inputs and outputs of the model), if it stands for a node without a name of
-//! its own in reports, or if dirnet finds it by its name. Every other value of every graph and function gets a new one that
+//! its own in reports, if dirnet finds it by its name, or if the name is ambiguous. Every other value of every graph and function gets a new one that
 //! occurs nowhere else in the model, so that no body hides a value of a graph around it. The most frequent values get the
 //! shortest names. Models with training graphs or device configurations, which name values too, are left alone.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::error::Result;
+use crate::onnx::graph::ambiguous_names;
+use crate::onnx::operators::has_weights;
 use crate::onnx::proto::{FunctionProto, GraphProto};
 use crate::onnx::{Model, NodeProto};
 
 /// Constants that dirnet finds by their names.
 const OWN: &str = "dirnet/";
-
-/// Nodes with weights. One without a name is called by its first output in reports, patterns and plans.
-const REPORTED: [&str; 13] = [
-    "LSTM",
-    "GRU",
-    "RNN",
-    "Conv",
-    "ConvTranspose",
-    "Gemm",
-    "MatMul",
-    "Einsum",
-    "Gather",
-    "MatMulInteger",
-    "ConvInteger",
-    "QLinearMatMul",
-    "QLinearConv",
-];
 
 /// Removes the names of all nodes.
 pub(super) fn clear(model: &mut Model) -> Result<()> {
@@ -53,7 +38,8 @@ pub(super) fn shorten(model: &mut Model) -> Result<()> {
         return Ok(());
     }
     let before = proto.clone();
-    let mut all = Numbered::default();
+    let ambiguous = ambiguous_names(&before).into_iter().map(str::to_owned).collect();
+    let mut all = Numbered { ambiguous, ..Numbered::default() };
     if let Some(graph) = &mut proto.graph {
         all.graph(graph, true);
     }
@@ -92,6 +78,8 @@ const MARK: char = '\u{1}';
 struct Numbered {
     /// The old name of each value, and how often it is written.
     values: Vec<(String, usize)>,
+    /// Names that stay, wherever they are: which value they are depends on the runtime.
+    ambiguous: HashSet<String>,
     /// Names that stay, or that nothing defines.
     kept: HashSet<String>,
     /// What the names of the graphs around mean; `None` for a name that stays.
@@ -125,7 +113,7 @@ impl Numbered {
         if scope.contains_key(name) {
             return;
         }
-        if stays || name.starts_with(OWN) {
+        if stays || name.starts_with(OWN) || self.ambiguous.contains(name) {
             scope.insert(name.to_owned(), None);
         } else {
             scope.insert(name.to_owned(), Some(number));
@@ -135,7 +123,8 @@ impl Numbered {
 
     fn define_outputs(&mut self, nodes: &[NodeProto]) {
         for node in nodes {
-            let speaks = node.name().is_empty() && REPORTED.contains(&node.op_type());
+            // A node with weights but without a name is called by its first output in reports, patterns and plans.
+            let speaks = node.name().is_empty() && has_weights(node.op_type());
             for (index, output) in node.output.iter().enumerate() {
                 self.define(output, speaks && index == 0);
             }

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use super::constants::{Constant, free, maker, may_rewrite, stored};
+use super::constants::{Constant, free, maker, may_decode, stored};
 use super::integers::{FOLDED_BYTES, cast};
 use crate::error::Result;
 use crate::onnx::proto::attribute_proto::AttributeType;
@@ -42,7 +42,7 @@ impl Dictionary {
 
 /// Stores tables with few distinct pieces as dictionaries.
 pub(super) fn store(model: &mut Model) -> Result<()> {
-    if !may_rewrite(model) {
+    if !may_decode(model) {
         return Ok(());
     }
     let source = model.clone();

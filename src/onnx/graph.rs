@@ -4,6 +4,9 @@
 //! [`Scope`] is the path to one of them. A body sees the values of the graphs around it; a name defined inside hides
 //! the same name outside. [`Values`] says for a name, seen from a scope, where it is defined, and for a definition,
 //! who uses it. Model-local functions and training graphs are no scopes: nothing in them is rewritten.
+//!
+//! The specification forbids a body to define a name that a graph around it has, but files do, and runtimes differ in which
+//! of the two they read. Such names are [ambiguous](Values::is_ambiguous): what bears them is left as it is.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -165,6 +168,13 @@ impl Model {
         all
     }
 
+    /// Whether a caller may give another value than an initializer that is a graph input too. Up to IR version 3 every
+    /// initializer had to be one, and runtimes take it for a constant.
+    pub fn is_overridable(&self, definition: &Definition) -> bool {
+        const INITIALIZERS_ARE_INPUTS: i64 = 3;
+        definition.is_input && (self.ir_version() > INITIALIZERS_ARE_INPUTS || !definition.scope.is_root())
+    }
+
     /// The tensor of an initializer that [`Values::resolve`] found; `None` for any other origin.
     pub fn initializer(&self, definition: &Definition) -> Option<&TensorProto> {
         match definition.origin {
@@ -246,6 +256,7 @@ pub enum Use {
 /// Definitions and uses of every value in all graphs of a model, as it is now.
 pub struct Values<'m> {
     graphs: BTreeMap<Scope, Table<'m>>,
+    ambiguous: HashSet<&'m str>,
 }
 
 #[derive(Default)]
@@ -260,7 +271,7 @@ impl<'m> Values<'m> {
     /// # Errors
     /// [`Malformed`](ErrorKind::Malformed) for a value that is defined twice in a graph, or used but defined nowhere.
     pub fn new(model: &'m ModelProto) -> Result<Self> {
-        let mut values = Values { graphs: BTreeMap::new() };
+        let mut values = Values { graphs: BTreeMap::new(), ambiguous: ambiguous_names(model) };
         let mut graphs = Vec::new();
         for_each_graph(model, |scope, graph| graphs.push((scope.clone(), graph)));
         for (scope, graph) in &graphs {
@@ -276,6 +287,11 @@ impl<'m> Values<'m> {
     /// The definition of `name` as seen from `scope`.
     pub fn resolve(&self, scope: &Scope, name: &str) -> Option<&Definition> {
         scope.outwards().find_map(|s| self.graphs.get(&s)?.definitions.get(name))
+    }
+
+    /// Whether a name is one of [`ambiguous_names`].
+    pub fn is_ambiguous(&self, name: &str) -> bool {
+        self.ambiguous.contains(name)
     }
 
     /// Who uses the value that `name` is, seen from `scope`; those in nested graphs among them, in the order of graphs
@@ -396,6 +412,56 @@ fn cycle(successors: &[Vec<usize>]) -> Option<usize> {
     }
     let first = waiting.iter().position(|&w| w > 0)?;
     Some((0..waiting.len()).fold(first, |node, _| waits_for[node]))
+}
+
+/// The names of initializers and of outputs of nodes in a body that a graph or function around it has too. A copy of the same
+/// tensor is not among them, whichever is read; nor are the inputs of a body: every runtime reads these in place of what
+/// they hide.
+pub fn ambiguous_names(model: &ModelProto) -> HashSet<&str> {
+    fn walk<'m>(nodes: &'m [NodeProto], around: &mut Vec<Named<'m>>, found: &mut HashSet<&'m str>) {
+        for (_, _, body) in nodes.iter().flat_map(bodies) {
+            let mut own = Named::new();
+            own.extend(stored(body).chain(computed(&body.node)));
+            let is_another = |(name, tensor): &(&&str, &Option<&TensorProto>)| {
+                around.iter().filter_map(|names| names.get(*name)).any(|outer| outer.is_none() || outer != *tensor)
+            };
+            found.extend(own.iter().filter(is_another).map(|(name, _)| name));
+            given(body).for_each(|(name, tensor)| {
+                own.entry(name).or_insert(tensor);
+            });
+            around.push(own);
+            walk(&body.node, around, found);
+            around.pop();
+        }
+    }
+    let mut found = HashSet::new();
+    if let Some(graph) = &model.graph {
+        // An initializer that is an input too is one.
+        let names = given(graph).chain(stored(graph)).chain(computed(&graph.node));
+        walk(&graph.node, &mut vec![names.collect()], &mut found);
+    }
+    for function in &model.functions {
+        let inputs = function.input.iter().map(|name| (name.as_str(), None));
+        walk(&function.node, &mut vec![inputs.chain(computed(&function.node)).collect()], &mut found);
+    }
+    found
+}
+
+/// The values that a graph defines, with their tensors if they are stored.
+type Named<'m> = HashMap<&'m str, Option<&'m TensorProto>>;
+
+fn stored(graph: &GraphProto) -> impl Iterator<Item = (&str, Option<&TensorProto>)> {
+    let sparse = graph.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref());
+    let sparse = sparse.map(|tensor| (tensor.name(), None));
+    sparse.chain(graph.initializer.iter().map(|tensor| (tensor.name(), Some(tensor))))
+}
+
+fn computed(nodes: &[NodeProto]) -> impl Iterator<Item = (&str, Option<&TensorProto>)> {
+    nodes.iter().flat_map(|node| &node.output).filter(|name| !name.is_empty()).map(|name| (name.as_str(), None))
+}
+
+fn given(graph: &GraphProto) -> impl Iterator<Item = (&str, Option<&TensorProto>)> {
+    graph.input.iter().map(|input| (input.name(), None))
 }
 
 fn define<'m>(scope: &Scope, graph: &'m GraphProto) -> Result<HashMap<&'m str, Definition>> {

@@ -10,6 +10,7 @@ pub mod external_data;
 pub mod foreign;
 pub mod graph;
 pub mod model;
+pub mod operators;
 #[rustfmt::skip] // checked in as it was generated
 #[allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all)]
 pub mod proto;

@@ -179,7 +179,8 @@ impl<'m> Rewriter<'m> {
         let old_ir = self.model.ir_version() <= INITIALIZERS_ARE_INPUTS;
         while let Some((scope, name)) = queue.pop() {
             let Some(definition) = values.resolve(&scope, &name) else { continue };
-            if is_used(&self.edits, &read, &values, &definition.scope, &name) {
+            let may_be_read = values.is_ambiguous(&name);
+            if may_be_read || is_used(&self.edits, &read, &values, &definition.scope, &name) {
                 continue;
             }
             let Definition { scope, origin, is_input } = definition;

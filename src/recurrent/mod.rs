@@ -298,7 +298,8 @@ impl Survey {
                     && !is_external(tensor)
                     && raw.is_some_and(|raw| payload_bytes(tensor).is_ok_and(|all| all == raw))
             };
-            if seen.contains(&index) || definition.is_input || !model.initializer(definition).is_some_and(is_plain) {
+            let fixed = definition.is_input || values.is_ambiguous(name);
+            if seen.contains(&index) || fixed || !model.initializer(definition).is_some_and(is_plain) {
                 continue;
             }
             let readers: Option<BTreeSet<usize>> = values.uses(&definition.scope, name).iter().map(reader).collect();

@@ -242,6 +242,10 @@ impl Tracer<'_, '_> {
             let message = "it is not defined by any node, input or initializer";
             return Err(Stop::Failed(Error::new(ErrorKind::Malformed, message).at_tensor(name)));
         };
+        if self.values.is_ambiguous(name) {
+            let why = "which a body and a graph around it both define, so that runtimes differ in which they read: rename one";
+            return Err(Stop::NotConstant(format!("'{}', {why}", Cut(name))));
+        }
         if depth > limits::FOLD_DEPTH {
             return Err(Stop::NotConstant(format!("a chain of more than {} nodes", limits::FOLD_DEPTH)));
         }
@@ -264,7 +268,7 @@ impl Tracer<'_, '_> {
 
     fn initializer(&mut self, definition: &Definition, index: usize, name: &str) -> Tracing<Traced> {
         let mut frozen = BTreeSet::new();
-        if definition.is_input {
+        if self.model.is_overridable(definition) {
             if !definition.scope.is_root() {
                 return Err(Stop::NotConstant(self.input(&definition.scope, name)));
             }

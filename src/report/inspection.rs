@@ -12,7 +12,7 @@ use crate::dictionary::ATOMS;
 use crate::encode;
 use crate::error::Result;
 use crate::expand::{self, is_coded};
-use crate::onnx::{ElementType, Model};
+use crate::onnx::{ElementType, Model, Values};
 use crate::recurrent::{ConstantRef, Matrix, Source, Survey};
 use crate::samples::{AxisSize, Carry, Port, Signature};
 use crate::sites::Sites;
@@ -50,7 +50,7 @@ pub struct Inspection {
     pub linear: Vec<InspectedMatrix>,
     /// Tables that are looked up in codes.
     pub coded_tables: usize,
-    /// Recurrent nodes that cannot.
+    /// Nodes with constant weights that cannot.
     pub skipped: Vec<SkippedNode>,
 }
 
@@ -177,7 +177,8 @@ impl Inspection {
         let survey = &sites.survey;
         let file = model.bytes();
         let share = |bytes: u64| (file > 0).then(|| bytes as f64 / file as f64);
-        let bytes = stored_bytes(model, survey);
+        let values = Values::new(&model.proto)?;
+        let bytes = stored_bytes(model, &values, survey);
         let parameters = survey.weights.iter().map(|weight| survey.source(weight).elements() as u64).sum();
         let nodes = survey.nodes.iter().enumerate().map(|(index, node)| Node {
             node: node.name.clone(),
@@ -188,11 +189,15 @@ impl Inspection {
             attributes: node.attributes.unusual(node.cell),
             reads: node.reads.names(),
             inside: node.bodies.clone(),
-            weights: Matrix::BOTH.iter().map(|&matrix| weight(model, survey, index, matrix, share)).collect(),
+            weights: Matrix::BOTH
+                .iter()
+                .map(|&matrix| weight((model, &values), survey, index, matrix, share))
+                .collect(),
         });
-        let linear: Vec<InspectedMatrix> = (0..sites.linear.len()).map(|node| matrix(model, sites, node)).collect();
+        let linear: Vec<InspectedMatrix> =
+            (0..sites.linear.len()).map(|node| matrix((model, &values), sites, node)).collect();
         let tables = encode::find_tables(model).map_or(0, |tables| tables.len());
-        let coded = survey.weights.iter().any(|weight| is_coded(model, survey.source(weight)))
+        let coded = survey.weights.iter().any(|weight| is_coded(model, &values, survey.source(weight)))
             || linear.iter().any(|matrix| matrix.codec.is_some())
             || tables > 0;
         let proposed_ratio = match coded || sites.is_empty() {
@@ -245,9 +250,9 @@ impl From<&Port> for InspectedValue {
 }
 
 /// Stored bytes of all weights; of coded ones those of codes, codebooks and scales.
-fn stored_bytes(model: &Model, survey: &Survey) -> u64 {
+fn stored_bytes(model: &Model, values: &Values<'_>, survey: &Survey) -> u64 {
     let sources = || survey.weights.iter().map(|weight| survey.source(weight));
-    if !sources().any(|source| is_coded(model, source)) {
+    if !sources().any(|source| is_coded(model, values, source)) {
         return survey.stored_bytes();
     }
     let constants: BTreeSet<&ConstantRef> = sources().flat_map(|source| &source.constants).collect();
@@ -262,7 +267,7 @@ pub fn made_by(model: &Model) -> Option<serde_json::Value> {
 }
 
 fn weight(
-    model: &Model,
+    (model, values): (&Model, &Values<'_>),
     survey: &Survey,
     node: usize,
     matrix: Matrix,
@@ -272,7 +277,7 @@ fn weight(
     let stored = source.constants.first().map_or(source.element, |constant| constant.element);
     let first = survey.weight_of(node, matrix).map(|weight| survey.weights[weight].uses[0]);
     let twin = first.filter(|first| first.node != node || first.matrix != matrix);
-    let codec = expand::codec(model, source);
+    let codec = expand::codec(model, values, source);
     let coded = codec.is_some();
     let bytes = match coded {
         true => source.constants.iter().map(|constant| constant.bytes).sum(),
@@ -295,11 +300,11 @@ fn weight(
 }
 
 /// What is known of the matrix of a linear node.
-fn matrix(model: &Model, sites: &Sites, index: usize) -> InspectedMatrix {
+fn matrix((model, values): (&Model, &Values<'_>), sites: &Sites, index: usize) -> InspectedMatrix {
     let node = &sites.linear[index];
     let source = &node.source;
     let first = sites.matrices.iter().find(|nodes| nodes.contains(&index)).map_or(index, |nodes| nodes[0]);
-    let codec = expand::codec(model, source);
+    let codec = expand::codec(model, values, source);
     let bytes = match codec {
         Some(_) => source.constants.iter().map(|constant| constant.bytes).sum(),
         None => source.stored_bytes(),

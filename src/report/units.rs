@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{KindSizes, PlanOutcome, Unit, WeightSizes};
 use crate::compress::Study;
+use crate::onnx::operators;
 use crate::plan::Choice;
 use crate::sites::{PerSite, Site, SiteId, SitePlace, Sites, TensorId};
 
@@ -145,10 +146,12 @@ pub(super) fn totals(original: &Sites, parameters: u64, units: &[Unit], after: u
 
 /// What nodes of an operator are called together.
 pub(super) fn kind(op: &str) -> &'static str {
-    match op {
-        "LSTM" | "GRU" | "RNN" => RECURRENT,
-        "Conv" | "ConvTranspose" | "QLinearConv" | "ConvInteger" => "convolution",
-        "Gather" => "embedding",
+    if operators::is_recurrent(op) {
+        return RECURRENT;
+    }
+    match operators::linear(op) {
+        Some((_, "Conv" | "ConvTranspose")) => "convolution",
+        Some((_, "Gather")) => "embedding",
         _ => "linear",
     }
 }

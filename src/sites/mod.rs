@@ -11,7 +11,7 @@
 
 mod per_site;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
@@ -239,9 +239,16 @@ impl Sites {
     /// # Errors
     /// As [`recurrent::find`] and [`linear::find`]; [`ErrorKind::NothingToDo`] if there is none, with the reasons.
     pub fn find(model: &Model, options: &FindOptions) -> Result<Sites> {
-        let sites = Sites::all(model, options)?;
-        if sites.is_empty() {
-            let survey = &sites.survey;
+        Sites::all(model, options)?.not_empty(options)
+    }
+
+    /// Itself, if there is any.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NothingToDo`] if there is none, with a reason.
+    pub fn not_empty(self, options: &FindOptions) -> Result<Sites> {
+        if self.is_empty() {
+            let survey = &self.survey;
             let reason = match survey.skipped.first() {
                 None if options.recurrent_only => "the model has no LSTM, GRU or RNN node".to_owned(),
                 None => "the model has no node with enough constant weights".to_owned(),
@@ -255,7 +262,7 @@ impl Sites {
             };
             return Err(Error::new(ErrorKind::NothingToDo, format!("nothing to compress: {reason}")));
         }
-        Ok(sites)
+        Ok(self)
     }
 
     /// The sites of a model, of which there may be none.
@@ -263,15 +270,16 @@ impl Sites {
     /// # Errors
     /// As [`recurrent::find`] and [`linear::find`]; [`ErrorKind::Usage`] for a pattern that no node's name matches.
     pub fn all(model: &Model, options: &FindOptions) -> Result<Sites> {
-        let survey = recurrent::find(model, options)?;
+        let mut survey = recurrent::find(model, options)?;
         let (linear, others) = match options.recurrent_only {
-            true => (Vec::new(), Vec::new()),
+            true => (linear::LinearSurvey::default(), Vec::new()),
             false => (linear::find(model, options)?, linear::names(model)),
         };
+        survey.skipped.extend(linear.skipped);
         let skipped = survey.skipped.iter().map(|skipped| skipped.node.as_str());
         let names = survey.nodes.iter().map(|node| node.name.as_str()).chain(skipped);
         recurrent::check_patterns(&names.chain(others.iter().map(String::as_str)).collect::<Vec<_>>(), options)?;
-        Sites::of(model, survey, linear)
+        Sites::of(model, survey, linear.nodes)
     }
 
     /// The sites of the nodes that were found.
@@ -514,39 +522,32 @@ impl Sites {
 fn distinct(model: &Model, linear: &[LinearNode]) -> Result<Vec<Vec<usize>>> {
     let mut constants = Constants::new(model)?;
     let mut matrices: Vec<Vec<usize>> = Vec::new();
+    let mut known: HashMap<([usize; 2], i32, u64), Vec<usize>> = HashMap::new();
     for (index, node) in linear.iter().enumerate() {
+        let alike = known.entry((node.shape(), node.source.element as i32, node.hash)).or_default();
         let mut home = None;
-        for (place, nodes) in matrices.iter().enumerate() {
-            let other = &linear[nodes[0]];
-            if other.shape() == node.shape()
-                && other.source.element == node.source.element
-                && other.grid == node.grid
-                && is_same(&mut constants, other, node)?
-            {
+        for &place in alike.iter() {
+            let other = &linear[matrices[place][0]];
+            if other.grid == node.grid && is_same(&mut constants, other, node)? {
                 home = Some(place);
                 break;
             }
         }
         match home {
             Some(place) => matrices[place].push(index),
-            None => matrices.push(vec![index]),
+            None => {
+                alike.push(matrices.len());
+                matrices.push(vec![index]);
+            }
         }
     }
     Ok(matrices)
 }
 
-/// Whether two matrices of one shape have the same values.
+/// Whether two matrices of one shape and hash have the same values.
 fn is_same(constants: &mut Constants<'_>, a: &LinearNode, b: &LinearNode) -> Result<bool> {
-    if a.transposed == b.transposed {
-        if a.source.is_same_value(&b.source) {
-            return Ok(true);
-        }
-        if a.source.hash != b.source.hash {
-            return Ok(false);
-        }
-    } else if a.source.constants != b.source.constants {
-        // What lies otherwise in its tensor has another hash: only what is made of the same constants is compared.
-        return Ok(false);
+    if a.transposed == b.transposed && a.source.is_same_value(&b.source) {
+        return Ok(true);
     }
     let mut matrix = |node: &LinearNode| constants.values(&node.source).map(|values| node.matrix(values));
     let (a, b) = match (matrix(a), matrix(b)) {

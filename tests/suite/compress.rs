@@ -7,7 +7,7 @@ use dirnet::compress;
 use dirnet::encode::{self, Writing};
 use dirnet::error::{Error, ErrorKind};
 use dirnet::expand;
-use dirnet::onnx::{AttributeProto, GraphProto, LoadOptions, Model, NodeProto, tensor};
+use dirnet::onnx::{AttributeProto, GraphProto, LoadOptions, Model, NodeProto, Values, tensor};
 use dirnet::plan;
 use dirnet::recurrent::{self, FindOptions};
 use dirnet::sites::Weights;
@@ -53,8 +53,9 @@ fn round_trip(path: &Path, ratio: f64) -> Result<(), Error> {
 
     let expanded = expand::expand(&result).unwrap();
     let dense = recurrent::find(&expanded, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
+    let values = Values::new(&expanded.proto).unwrap();
     for (a, b) in again.weights.iter().zip(&dense.weights) {
-        assert!(!expand::is_coded(&expanded, dense.source(b)));
+        assert!(!expand::is_coded(&expanded, &values, dense.source(b)));
         assert_eq!(again.source(a).values(&result).unwrap(), dense.source(b).values(&expanded).unwrap());
     }
     assert_eq!(expand::expand(&expanded).unwrap_err().kind(), ErrorKind::NothingToDo);
@@ -144,6 +145,7 @@ fn int8_weights_of_others_are_not_taken_for_ours() {
     let model = Model::from_proto(proto, &LoadOptions::default()).unwrap();
     let survey = recurrent::find(&model, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
     assert_eq!(survey.nodes.len(), 2, "both can be compressed: {:?}", survey.skipped);
-    assert!(survey.weights.iter().all(|weight| !expand::is_coded(&model, survey.source(weight))));
+    let values = Values::new(&model.proto).unwrap();
+    assert!(survey.weights.iter().all(|weight| !expand::is_coded(&model, &values, survey.source(weight))));
     assert_eq!(expand::expand(&model).unwrap_err().kind(), ErrorKind::NothingToDo);
 }

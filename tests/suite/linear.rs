@@ -53,6 +53,11 @@ fn weight(name: &str, shape: &[usize]) -> TensorProto {
     tensor::float(name, shape, &noise(shape.iter().product(), name.len() as u32))
 }
 
+/// The elements of a matrix by columns.
+fn columns(values: &[f32], [rows, columns]: [usize; 2]) -> Vec<f32> {
+    (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
+}
+
 fn half_weight(name: &str, shape: &[usize]) -> TensorProto {
     let values: Vec<f16> = noise(shape.iter().product(), 5).into_iter().map(f16::from_f32).collect();
     tensor::float16(name, shape, &values)
@@ -126,6 +131,27 @@ fn pieces() -> Vec<Piece> {
             &[2, 3],
             vec![gather(), transpose("w", "wt"), node("MatMul", &["rows", "wt"], "out", vec![])],
             vec![weight("w", &[40, 12])],
+        ))),
+        Piece {
+            readers: 3,
+            ..ids(piece(
+                "a table that several look up, and its columns",
+                &[2, 3],
+                vec![
+                    gather(),
+                    node("Gather", &["w", "in"], "others", vec![]),
+                    node("Add", &["rows", "others"], "sum", vec![]),
+                    transpose("w", "wt"),
+                    node("MatMul", &["sum", "wt"], "out", vec![]),
+                ],
+                vec![weight("w", &[40, 12])],
+            ))
+        },
+        tied(ids(piece(
+            "a table and a copy of its columns",
+            &[2, 3],
+            vec![gather(), node("MatMul", &["rows", "wt"], "out", vec![])],
+            vec![weight("w", &[40, 12]), tensor::float("wt", &[12, 40], &columns(&noise(480, 1), [40, 12]))],
         ))),
         tied(ids(piece(
             "a table and its rows",
@@ -344,14 +370,19 @@ fn bytes_tensors(model: &Model) -> usize {
     model.graphs().iter().map(|(_, graph)| of_graph(graph)).sum()
 }
 
-/// In an old file every initializer is an input that a caller may override.
-fn options(model: &Model) -> FindOptions {
-    FindOptions { freeze_inputs: model.ir_version() <= 3, ..FindOptions::default() }
+/// Constants of so many elements that they are weights, in all graphs.
+fn large_tensors(model: &Model) -> usize {
+    let is = |tensor: &TensorProto| tensor.dims.iter().product::<i64>() >= 256;
+    let constants = |node: &NodeProto| node.attribute.iter().filter_map(|a| a.t.as_ref()).filter(|&t| is(t)).count();
+    let of_graph = |graph: &GraphProto| {
+        graph.initializer.iter().filter(|&tensor| is(tensor)).count() + graph.node.iter().map(constants).sum::<usize>()
+    };
+    model.graphs().iter().map(|(_, graph)| of_graph(graph)).sum()
 }
 
 /// Codes a model and looks at all that follows. Returns the coded model.
 pub fn check(place: &str, model: &Model, choice: Choice) -> Model {
-    let weights = Weights::find(model, &options(model)).unwrap_or_else(|e| panic!("{place}: {e}"));
+    let weights = Weights::find(model, &FindOptions::default()).unwrap_or_else(|e| panic!("{place}: {e}"));
     let plan = Plan { choices: weights.sites().map(|_| choice), sensitivity: weights.sites().map(|_| 1.0) };
     let coded = quick::learn(&weights, &plan, 127);
     let writing = Writing { note: "how it was made".to_owned(), ..Writing::default() };
@@ -391,6 +422,7 @@ pub fn check(place: &str, model: &Model, choice: Choice) -> Model {
     assert!(bytes_tensors(&written) > before, "{place}");
     let dense = expand::expand(&written).unwrap_or_else(|e| panic!("{place}: {e}"));
     assert_eq!(bytes_tensors(&dense), before, "{place}: codes are left");
+    assert_eq!(large_tensors(&dense), weights.tensors().count(), "{place}: one dense tensor of each matrix");
     assert_eq!(expand::expand(&dense).unwrap_err().kind(), ErrorKind::NothingToDo, "{place}");
     let back =
         run(&Engine::new(&dense).unwrap_or_else(|e| panic!("{place}: {e}")), &feed, &Overrides::default(), place);
@@ -399,6 +431,7 @@ pub fn check(place: &str, model: &Model, choice: Choice) -> Model {
     // Once is enough.
     let again = Prepared::new(&written, &Options::default()).map(|_| ()).expect_err("it is coded");
     assert_eq!(again.kind(), ErrorKind::NothingToDo, "{place}: {again}");
+    assert!(again.to_string().contains("already compressed"), "{place}: {again}");
     written
 }
 
@@ -413,7 +446,7 @@ pub fn choices() -> [Choice; 4] {
 }
 
 pub fn count(piece: &Piece, model: &Model, place: &str) {
-    let sites = Weights::find(model, &options(model)).unwrap_or_else(|e| panic!("{place}: {e}"));
+    let sites = Weights::find(model, &FindOptions::default()).unwrap_or_else(|e| panic!("{place}: {e}"));
     assert_eq!((sites.len(), sites.linear.len()), (piece.matrices, piece.readers), "{place}");
 }
 

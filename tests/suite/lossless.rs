@@ -203,3 +203,58 @@ fn a_generated_basis_runs_in_the_engine_and_is_not_called_exact() {
     assert!(!steps(&kept).contains(&"DFT basis generated"));
     assert!(Model::open(&out).unwrap().bytes() * 2 > model.bytes());
 }
+
+/// A model of an operator that the engine does not have, with documentation that goes.
+fn not_run() -> Model {
+    let mut proto = spectrum(128).proto;
+    let graph = proto.graph.as_mut().unwrap();
+    graph.node.push(NodeProto {
+        op_type: Some("Odd".to_owned()),
+        domain: Some("others".to_owned()),
+        doc_string: Some("what an exporter wrote".to_owned()),
+        input: vec!["y".to_owned()],
+        output: vec!["z".to_owned()],
+        ..Default::default()
+    });
+    graph.output = vec![info("z", 1, &[1])];
+    proto.opset_import.push(OperatorSetIdProto { domain: Some("others".to_owned()), version: Some(1) });
+    Model::from_proto(proto, &LoadOptions::default()).unwrap()
+}
+
+#[test]
+fn exact_steps_are_taken_where_the_engine_cannot_run_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (folder.path().join("model.onnx"), folder.path().join("small.onnx"));
+    let model = not_run();
+    model.save(&path).unwrap();
+    let arguments = ["compress", text(&path), "-o", text(&out), "--lossless"];
+    // A check insists on runs.
+    let mut checked = Command::new(env!("CARGO_BIN_EXE_dirnet"));
+    let checked = checked.args(arguments).args(["--max-abs", "0"]).output().unwrap();
+    assert!(!checked.status.success() && !out.exists());
+    assert!(String::from_utf8_lossy(&checked.stderr).contains("Odd"));
+    let exact = report(&arguments);
+    assert!(exact["verify"].is_null() && Model::open(&out).unwrap().bytes() < model.bytes());
+    let warnings = exact["warnings"].as_array().unwrap();
+    let [warning] = &warnings[..] else { panic!("of what was not run nothing else is said: {warnings:?}") };
+    let warning = warning.as_str().unwrap();
+    assert!(warning.starts_with("nothing was compared: the steps are exact") && warning.contains("Odd"), "{warning}");
+    let unasked = report(&[&arguments[..], &["--no-verify"]].concat());
+    assert_eq!(unasked["warnings"].as_array().map(Vec::len), Some(0), "{unasked}");
+}
+
+#[test]
+fn exact_steps_are_taken_where_no_element_can_be_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (folder.path().join("model.onnx"), folder.path().join("small.onnx"));
+    let mut proto = spectrum(128).proto;
+    let graph = proto.graph.as_mut().unwrap();
+    let shape: Vec<usize> = graph.initializer[0].dims.iter().map(|&dim| dim as usize).collect();
+    let nan = vec![f32::NAN; shape.iter().product()];
+    graph.initializer[0] = tensor::float("a.long.name.of.a.basis", &shape, &nan);
+    Model::from_proto(proto, &LoadOptions::default()).unwrap().save(&path).unwrap();
+    let exact = report(&["compress", text(&path), "-o", text(&out), "--lossless"]);
+    assert!(out.exists() && exact["verify"]["outputs"][0]["max_abs"].is_null(), "{exact}");
+    let says = |warning: &Value| warning.as_str().is_some_and(|text| text.starts_with("nothing was compared"));
+    assert!(exact["warnings"].as_array().unwrap().iter().any(says), "{exact}");
+}

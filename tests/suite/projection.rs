@@ -14,7 +14,7 @@ use dirnet::engine::Engine;
 use dirnet::loss::{Judge, LossSpec};
 use dirnet::onnx::proto::attribute_proto::AttributeType;
 use dirnet::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
-use dirnet::onnx::{ElementType, LoadOptions, Model, tensor};
+use dirnet::onnx::{ElementType, LoadOptions, Model, Values, tensor};
 use dirnet::plan::{Choice, Plan};
 use dirnet::progress::Silent;
 use dirnet::recurrent::{FindOptions, Matrix};
@@ -169,10 +169,11 @@ fn layers_in_a_stack_share_one_dictionary() {
         // What the graph makes is what the codes stand for, and what expand stores.
         let survey =
             dirnet::recurrent::find(&result, &FindOptions { recurrent_only: true, ..FindOptions::default() }).unwrap();
+        let index = Values::new(&result.proto).unwrap();
         for (unit, coded) in weights.all.iter().map(|site| (site, &coded[site.id])) {
             let used = weights.survey.weights[unit.tensor.0].uses[0];
             let source = survey.nodes[used.node].source(used.matrix);
-            assert_eq!(expand::codec(&result, source), Some("projection"), "{place}");
+            assert_eq!(expand::codec(&result, &index, source), Some("projection"), "{place}");
             let values = source.values(&result).unwrap();
             let error = &unit.block.of(&values) - &coded.as_ref().unwrap().decode();
             let worst = error.iter().fold(0.0f32, |m, e| m.max(e.abs()));
