@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use clap::ValueHint;
+use clap::{CommandFactory, ValueHint};
 use dirnet::compress::{self, TestInputs};
 use dirnet::engine::Engine;
 use dirnet::error::{Error, ErrorKind};
@@ -59,7 +59,7 @@ pub struct Args {
     #[arg(long, help_heading = CHECKS, hide_short_help = true)]
     keep_failed: bool,
     /// Write the flags of this call, and checks with a margin for what it measured, to a configuration file for CI
-    #[arg(long, value_name = "FILE.toml", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    #[arg(long, value_name = "FILE.toml", value_hint = ValueHint::FilePath, help_heading = "Output", hide_short_help = true)]
     write_config: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
@@ -131,7 +131,7 @@ pub fn run(args: &Args, overrides: &Overrides, given: &config::Given) -> Result<
     report.seconds.total = start.elapsed().as_secs_f64();
     if let Some(file) = &args.write_config {
         let checks = report.answer.as_ref().map_or(&[][..], |answer| &answer.suggested_checks);
-        atomic::write_text(file, &given.text(file, checks)?)?;
+        atomic::write_text(file, &given.text(&super::Cli::command(), file, checks)?)?;
     }
     args.output.show(&report)?;
     error.map_or(Ok(()), |error| Err(error.into()))

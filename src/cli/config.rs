@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, ValueHint};
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
 use dirnet::dictionary::BlockSpec;
 use dirnet::error::meant;
 use dirnet::linear::LinearNode;
@@ -363,10 +363,9 @@ pub struct Given {
 impl Given {
     /// The text of a configuration with the flags of the call and these checks, to be stored in `file`. Flags that say where
     /// results go, and how they are shown, are left out.
-    pub fn text(&self, file: &Path, checks: &[SuggestedCheck]) -> Result<String> {
+    pub fn text(&self, cli: &Command, file: &Path, checks: &[SuggestedCheck]) -> Result<String> {
         const LEFT_OUT: [&str; 9] =
             ["out", "report", "format", "quiet", "config", "no_config", "write_config", "keep_failed", "no_verify"];
-        let cli = super::Cli::command();
         let matches = cli.clone().try_get_matches_from(&self.arguments)?;
         let (name, given) = matches.subcommand().context("there is a command")?;
         let command = cli.find_subcommand(name).context("it was parsed by this very command line")?;
@@ -473,6 +472,7 @@ fn is_given(command: &Command, arg: &Arg, given: &ArgMatches) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
     use dirnet::recurrent::{Direction, Matrix};
 
     fn flags(text: &str, line: &[&str]) -> Result<Vec<String>> {

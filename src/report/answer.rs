@@ -285,7 +285,8 @@ fn ratio_at(mut curve: Vec<(f64, f64)>, own: f64, bound: f64) -> Option<f64> {
     let [(from, above), (to, below)] = [pair[0], pair[1]];
     let share = if above > bound && above > below { (above / bound).ln() / (above / below).ln() } else { 1.0 };
     let ratio = (from.ln() + (to.ln() - from.ln()) * share).exp();
-    Some((ratio * 10.0).floor() / 10.0).filter(|ratio| *ratio > 1.0 && *ratio < own)
+    // Rounding of logarithms must not cost a tenth.
+    Some((ratio * 10.0 + 1e-6).floor() / 10.0).filter(|ratio| *ratio > 1.0 && *ratio < own)
 }
 
 /// By how much the squared error of an output has to fall for it not to be doubtful.

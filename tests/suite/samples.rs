@@ -183,8 +183,8 @@ fn what_does_not_fit_is_one_line_that_names_file_and_array() {
         ),
         (Npz::new(d, "2.npz").with("x", x()).finish(), "'n': there is no array for this input"),
         (
-            Npz::new(d, "3.npz").with("x", x().mapv(f64::from)).with("n", n()).finish(),
-            "'x': element type DOUBLE, but the model's input takes FLOAT",
+            Npz::new(d, "3.npz").with("x", x().mapv(|v| v as i32)).with("n", n()).finish(),
+            "'x': element type INT32, but the model's input takes FLOAT",
         ),
         (
             Npz::new(d, "4.npz").with("x", Array3::<f32>::zeros((4, 2, 5))).with("n", n()).finish(),
@@ -388,6 +388,17 @@ fn states_beyond_any_machine_are_refused() {
     let line = read(&path, &signature, &carry).unwrap_err().to_string();
     assert!(line.contains("'state': a state of shape [2, 4611686018427387904] exceeds 4 GiB"), "{line}");
     assert_eq!(Tensor::zeros(ElementType::Float, &[1 << 62, 4]), None);
+}
+
+#[test]
+fn float64_becomes_float32_with_a_note() {
+    let dir = scratch();
+    let path = Npz::new(dir.path(), "a.npz").with("x", array![[[0.1f64, 2., 3.]], [[4., 5., 6.]]]).finish();
+    let samples = read(&path, &one_input(), &[]).unwrap();
+    assert_eq!(samples.notes, ["tensor 'x': float64 was converted to float32"]);
+    assert_eq!(samples.streams[0].feeds[0]["x"], Tensor::from(array![[0.1f32, 2., 3.]].into_dyn()));
+    let huge = Npz::new(dir.path(), "b.npz").with("x", array![[[1e300f64, 2., 3.]]]).finish();
+    assert!(read(&huge, &one_input(), &[]).unwrap_err().to_string().contains("NaN or infinite"));
 }
 
 #[test]
