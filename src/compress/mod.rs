@@ -402,7 +402,7 @@ impl<'a> Compressor<'a> {
         let study = self.study.as_ref()?;
         let one_rate = self.engine.is_none() || self.options.allocation == Allocation::Uniform;
         let smallest = |sizing: &plan::Sizing<'_>| plan::smallest(sizing, 0, one_rate, |plan| self.pins.apply(plan));
-        study.sized(|sizing| Some(sizing.ratio(smallest(sizing).ok()?)?))
+        study.sized(|sizing| sizing.ratio(smallest(sizing).ok()?))
     }
 
     /// Calibrates, unless that was done before.

@@ -42,7 +42,7 @@ pub use size::{Bytes, duration};
 pub use sweep::{Sweep, SweepPoint};
 
 /// The ratios whose losses a report predicts.
-const FORECAST: [f64; 6] = [4.0, 6.0, 8.0, 12.0, 16.0, 24.0];
+const FORECAST: [f64; 8] = [2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0];
 
 /// The version of the JSON.
 pub const SCHEMA: u32 = 1;
