@@ -102,7 +102,7 @@ pub struct How {
     pub sensitivity: Sensitivity,
     /// Fine-tune codebooks, scales and biases of recurrent layers on the calibration samples: no labels, same size
     /// [default: fast with samples, else off]
-    #[arg(long, value_enum, value_name = "EFFORT")]
+    #[arg(long, value_enum, value_name = "EFFORT", hide_short_help = true)]
     pub tune: Option<Tune>,
 }
 

@@ -293,7 +293,10 @@ impl<'a> Compressor<'a> {
     /// Bytes of a compressed file that are no weights of sites.
     #[must_use]
     pub fn kept(&self) -> u64 {
-        self.written.bytes().saturating_sub(self.sites.stored_bytes())
+        match &self.study {
+            Some(study) => study.sized(|sizing| sizing.kept()),
+            None => self.written.bytes().saturating_sub(self.sites.stored_bytes()),
+        }
     }
 
     /// The samples.
@@ -387,7 +390,11 @@ impl<'a> Compressor<'a> {
                 Target::Ratio(ratio) => sizing.target(ratio),
                 _ => u64::MAX,
             };
-            plan::check_target(sizing, bytes, one_rate, |plan| self.pins.apply(plan))
+            let Target::Ratio(ratio) = *target else {
+                return plan::check_target(sizing, bytes, one_rate, |plan| self.pins.apply(plan));
+            };
+            let smallest = plan::smallest(sizing, bytes, one_rate, |plan| self.pins.apply(plan))?;
+            if smallest <= bytes { Ok(()) } else { Err(beyond_reach(ratio, sizing.ratio(smallest), smallest)) }
         })
         .map_err(|error| located(self.original, error))
     }
@@ -1238,6 +1245,19 @@ fn projects(plan: &Plan) -> bool {
 /// How far a coded model is from the original on some samples.
 fn compared(coded: &CodedModel, held: &Reference<'_>) -> Result<Comparison> {
     held.compare(&Engine::new(&coded.model)?, &Overrides::default())
+}
+
+/// The refusal of a ratio, in ratios.
+fn beyond_reach(ratio: f64, nearest: Option<f64>, bytes: u64) -> Error {
+    let message = match nearest {
+        Some(nearest) => {
+            format!("--ratio {ratio} cannot be reached; the nearest is --ratio {nearest:.2}, a file of {bytes} bytes")
+        }
+        None => {
+            format!("--ratio {ratio} cannot be reached; a codebook takes more bytes than it saves in weights so small")
+        }
+    };
+    Error::new(ErrorKind::Target, message)
 }
 
 /// The warning where the file needs a newer IR version than the original.

@@ -656,13 +656,16 @@ pub(super) fn sized_from<T>(
     let forms = Forms::new(model, weights).of_sites(writing.request, &|_| Storage::Block);
     let sizes = encode::Sizes::new(model, weights, writing, measured);
     let bytes = |plan: &Plan| sizes.bytes(plan);
-    work(&Sizing {
+    let sizing = |removed| Sizing {
         sites: weights,
         file: model.bytes(),
         before,
+        removed,
         keeps_dense: forms.map(|_, form| *form == encode::Form::Portable),
         bytes: &bytes,
-    })
+    };
+    // Where bytes cannot be counted, whoever asks for them is told why.
+    work(&sizing(0).without_removed().unwrap_or_else(|_| sizing(0)))
 }
 
 /// The largest ratio up to `wanted` that some plan for a model reaches, from shapes alone; `None` if none makes the weights

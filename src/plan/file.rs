@@ -27,7 +27,7 @@ fn header(projection: bool) -> String {
     format!(
         "# A plan of dirnet: how each unit is stored. A unit is one gate of the matrix W or R of a\n\
          # recurrent node, or the weight of another node.\n\
-         # codec    \"block\": a codebook; \"dense\": the weights stay unchanged (remove width, atoms and sharing).\n\
+         # codec    \"block\": a codebook; \"dense\": the weights stay unchanged (width, atoms and sharing are then passed over).\n\
          # width    weights in an atom, 1 to {MAX_WIDTH}: 8 / width bits per weight, plus row scales and the codebook.\n\
          # atoms    entries of the codebook, always {ATOMS}.\n\
          # sharing  units that share the codebook: \"unit\" (only this one), \"matrix\", \"node\" or \"model\".\n\
@@ -85,7 +85,22 @@ pub fn write(sites: &Sites, plan: &Plan) -> Result<String> {
     let header = header(unit.iter().any(|entry| entry.bands.is_some()));
     let body = toml::to_string(&File { version: VERSION, unit })
         .map_err(|error| Error::new(ErrorKind::Usage, format!("the plan cannot be written: {error}")))?;
-    Ok(header + &body)
+    Ok(header + &commented(&body, sites, plan))
+}
+
+/// The units, each under a comment with its shape and bytes.
+fn commented(body: &str, sites: &Sites, plan: &Plan) -> String {
+    const UNIT: &str = "[[unit]]\n";
+    let dense = sites.map(|site| sites.dense_bytes(site.id));
+    let bytes = plan.payload(sites, &dense);
+    let mut units = body.split(UNIT);
+    let mut text = units.next().unwrap_or_default().to_owned();
+    for (site, unit) in sites.all.iter().zip(units) {
+        let [rows, columns] = site.block.shape();
+        let bits = bytes[site.id] as f64 * 8.0 / site.block.weights().max(1) as f64;
+        text += &format!("# {rows} x {columns}: {} bytes, {bits:.2} bits a weight\n{UNIT}{unit}", bytes[site.id]);
+    }
+    text
 }
 
 /// Reads the plan for some weights from its text. A site without a sensitivity takes that of `usual`.
@@ -103,7 +118,12 @@ pub fn read(text: &str, sites: &Sites, usual: &PerSite<f64>) -> Result<Plan> {
     let mut planned: BTreeMap<SitePlace, (Choice, Option<f64>)> = BTreeMap::new();
     for entry in file.unit {
         let Entry { node, tensor, direction, gate, codec, width, atoms, sharing, bands, sensitivity } = entry;
-        let settings = CodecSettings { codec, width, atoms, sharing, bands };
+        // Who writes "dense" over another codec means that and nothing else.
+        let is_dense = codec == Choice::Dense.settings().codec;
+        let settings = match is_dense {
+            true => Choice::Dense.settings(),
+            false => CodecSettings { codec, width, atoms, sharing, bands },
+        };
         let choice = Choice::of_settings(&settings).map_err(|message| usage(message).at_node(&node))?;
         if let Some(sensitivity) = sensitivity.filter(|s| !(*s > 0.0 && s.is_finite())) {
             return Err(usage(format!("sensitivity {sensitivity}, expected a number above 0")).at_node(&node));

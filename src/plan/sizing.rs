@@ -1,6 +1,7 @@
 //! What a plan takes of the file.
 
-use super::Plan;
+use super::{Choice, Plan, Sharing};
+use crate::dictionary::BlockSpec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sites::{PerSite, Sites};
 
@@ -12,6 +13,9 @@ pub struct Sizing<'a> {
     pub file: u64,
     /// Bytes that the weights of the sites take in the file as the user has it, copies included.
     pub before: u64,
+    /// Bytes of nodes that coding removes, more than it adds where it adds the fewest: parts of weights that an exporter puts
+    /// together in the graph. They are no weights, so that they count for no ratio.
+    pub removed: u64,
     /// Whether a site may stay dense: where it is to be multiplied as int8, it may not.
     pub keeps_dense: PerSite<bool>,
     /// Bytes of the file that a plan makes, exactly.
@@ -27,10 +31,23 @@ impl Sizing<'_> {
         (self.bytes)(plan)
     }
 
-    /// Bytes of the file that are no weights of sites.
+    /// Bytes of a coded file that are no weights of sites.
     #[must_use]
     pub fn kept(&self) -> u64 {
-        self.file.saturating_sub(self.sites.stored_bytes())
+        self.file.saturating_sub(self.sites.stored_bytes()).saturating_sub(self.removed)
+    }
+
+    /// With what coding [removes](Self::removed).
+    ///
+    /// # Errors
+    /// Those of counting bytes.
+    pub fn without_removed(mut self) -> Result<Self> {
+        let equal = self.sites.map(|_| 1.0);
+        let fewest = Plan::alike(Choice::Block { spec: BlockSpec::new(2)?, sharing: Sharing::Model }, &equal);
+        let dense = self.sites.map(|site| self.sites.dense_bytes(site.id));
+        let weights: u64 = fewest.payload(self.sites, &dense).values().sum();
+        self.removed = (self.kept() + weights).saturating_sub(self.bytes(&fewest)?);
+        Ok(self)
     }
 
     /// The largest file in which the weights of the sites take `ratio` times fewer bytes than before.

@@ -151,7 +151,7 @@ fn findings(figures: &Figures) -> Vec<String> {
     {
         let course = figures.course_db.iter().map(|db| db.map_or_else(|| "exact".to_owned(), |db| format!("{db:.1}")));
         let course = course.collect::<Vec<_>>().join(", ");
-        lines.push(format!("{name}: SNR along {}, in thirds: {course} dB", Escaped(&profile.along)));
+        lines.push(format!("{name}: SNR over time ({}), in thirds: {course} dB", Escaped(&profile.along)));
     }
     lines
 }

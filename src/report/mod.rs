@@ -42,7 +42,7 @@ pub use size::{Bytes, duration};
 pub use sweep::{Sweep, SweepPoint};
 
 /// The ratios whose losses a report predicts.
-const FORECAST: [f64; 6] = [4.0, 6.0, 8.0, 12.0, 16.0, 24.0];
+const FORECAST: [f64; 8] = [2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0];
 
 /// The version of the JSON.
 pub const SCHEMA: u32 = 1;
@@ -571,6 +571,8 @@ impl Report {
         let forms = Forms::new(&study.model, &study.weights);
         let assigned = forms.assign(study.writing().request, &|id| choices[id].storage());
         report.units = units::of_plan(study, compressor.before(), outcome, after);
+        // Where nodes were removed for which there is no name, they are still no weights: rows add up to their sum.
+        let after = after.max(report.units.iter().map(|unit| unit.bytes_after).sum());
         let weights = units::totals(compressor.before(), study.weights.parameters(), &report.units, after);
         let of_kind = weights.kinds.iter().find(|kind| kind.kind == units::RECURRENT);
         let is_recurrent = |unit: &&Unit| units::kind(&unit.op) == units::RECURRENT;

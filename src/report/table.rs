@@ -178,6 +178,10 @@ fn closing(report: &Report, style: &Style, out: &mut String) {
             line_of(out, style.bad("nothing was written: a check failed"));
             line_of(out, "next: as above; --keep-failed writes the result anyway".to_owned());
         }
+        (Command::Verify, _) if grade == Some(Grade::SmokeTest) => {
+            line_of(out, format!("measured in {took}"));
+            line_of(out, "next: verify with real inputs of the model: --samples SAMPLES".to_owned());
+        }
         (Command::Verify, _) if grade != Some(Grade::Failed) => {
             if report.verify.as_ref().is_some_and(|verdict| verdict.checks.is_empty()) {
                 line_of(out, format!("measured in {took}; no check was set"));
@@ -246,6 +250,9 @@ fn next(report: &Report, grade: Option<Grade>, out: &mut String) {
     }
     line_of(out, "next: ship this file. Do not run onnxsim or an optimiser on it: they expand the".to_owned());
     line_of(out, "      weights again.".to_owned());
+    if report.search.is_some() {
+        return;
+    }
     // Nothing is proposed that cannot be reached.
     let coarser = report.smallest_ratio.map_or((ratio * 1.5).round(), |most| (ratio * 1.5).round().min(floor1(most)));
     let smaller = (coarser > ratio * 1.1).then(|| format!("--ratio {coarser} (smaller)"));

@@ -29,10 +29,13 @@ pub(super) fn split(samples: &mut Samples, signature: &Signature) {
     let ports: Vec<&Port> = signature.inputs.iter().filter(batched).filter(|p| feed.contains_key(&p.name)).collect();
     let sizes: Vec<usize> = ports.iter().filter_map(|port| feed[&port.name].shape().first().copied()).collect();
     let Some(&rows) = sizes.first().filter(|&&rows| rows > 1 && sizes.iter().all(|size| *size == rows)) else { return };
-    // An input that is as long but no batch may belong to the rows one by one.
-    let is_open =
-        |port: &&Port| !matches!(port.dims.as_ref().and_then(|dims| dims.first()), None | Some(AxisSize::Size(_)));
-    if signature.inputs.iter().filter(is_open).any(|port| !is_batched(port, signature)) {
+    // Another input may belong to the rows one by one: where it may be as long, or is declared to be.
+    let may_belong = |port: &&Port| match port.dims.as_deref() {
+        None => true,
+        Some([]) => false,
+        Some(dims) => !matches!(dims[0], AxisSize::Size(_)) || dims.contains(&AxisSize::Size(rows)),
+    };
+    if signature.inputs.iter().filter(|port| !is_batched(port, signature)).any(|port| may_belong(&port)) {
         return;
     }
     let row = |index: usize| -> Feed {
@@ -123,6 +126,7 @@ mod tests {
         assert_eq!(samples(vec![x(), (port("rate", vec![]), &[])]), 3, "a scalar is the same for all");
         assert_eq!(samples(vec![x(), (port("y", vec![batch(), Size(2)]), &[3, 2])]), 3);
         assert_eq!(samples(vec![x(), (port("h", vec![Size(1), batch(), Size(8)]), &[1, 3, 8])]), 1);
+        assert_eq!(samples(vec![x(), (port("state", vec![Size(3), Size(8)]), &[3, 8])]), 1, "a state of each row");
         assert_eq!(samples(vec![x(), (port("ids", vec![symbol("tokens")]), &[3])]), 1);
     }
 }

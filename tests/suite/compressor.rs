@@ -7,8 +7,9 @@ use dirnet::compress::{
     Allocation, BlockSpec, Choice, Effort, FindOptions, Form, Pins, Request, Sharing, Sites, SweepRow,
 };
 use dirnet::error::ErrorKind;
-use dirnet::onnx::tensor;
+use dirnet::onnx::{LoadOptions, tensor};
 use dirnet::progress::Progress;
+use dirnet::report::Report;
 use dirnet::samples::{Random, RandomOptions};
 use dirnet::{Compressor, Inputs, Model, Options, Samples, Target};
 use ndarray::{ArrayD, IxDyn};
@@ -207,4 +208,49 @@ fn progress_cancels_at_any_step() {
             compressor.with_progress(&progress).compress(&Target::Ratio(3.0)).map(|_| ()).expect_err("cancelled");
         assert_eq!(error.kind(), ErrorKind::Cancelled, "step {step}");
     }
+}
+
+/// What a table of sizes says adds up: the weight blocks to the kinds, the kinds to the weights, and with everything else
+/// to the file.
+#[test]
+fn rows_of_a_report_add_up_to_the_file() {
+    let mut compared = 0;
+    let files = crate::made::model_files();
+    let loaded = files.iter().map(|path| {
+        let model = Model::load(path, &LoadOptions::default()).unwrap_or_else(|e| panic!("{e}"));
+        (path.display().to_string(), model)
+    });
+    for (name, model) in loaded.chain([("bidirectional".to_owned(), job().0), ("small".to_owned(), small_job().0)]) {
+        let inputs = Inputs::random(&model, &[], &[], 1, None).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for ratio in [1.2, 4.0] {
+            let mut compressor = match Compressor::new(&model, inputs.clone(), options(Allocation::Uniform)) {
+                Ok(compressor) => compressor,
+                Err(error) if error.kind() == ErrorKind::NothingToDo => continue,
+                Err(error) => panic!("{name}: {error}"),
+            };
+            let result = match compressor.compress(&Target::Ratio(ratio)) {
+                Ok(result) => result,
+                // The smallest models cannot be made smaller.
+                Err(error) if matches!(error.kind(), ErrorKind::Target | ErrorKind::NothingToDo) => continue,
+                Err(error) => panic!("{name}: {error}"),
+            };
+            let report = Report::of_compressed(&compressor, &result);
+            let weights = report.weights.expect("some were compressed");
+            let place = format!("{name} at {ratio}");
+            let units: u64 = report.units.iter().map(|unit| unit.bytes_after).sum();
+            assert_eq!(units, weights.bytes_after, "{place}");
+            assert_eq!(weights.kinds.iter().map(|kind| kind.bytes_after).sum::<u64>(), weights.bytes_after, "{place}");
+            assert_eq!(
+                weights.kinds.iter().map(|kind| kind.bytes_before).sum::<u64>(),
+                weights.bytes_before,
+                "{place}"
+            );
+            let file = result.model.saved_bytes().expect("it has a size");
+            assert_eq!(report.model.bytes_after, Some(file), "{place}");
+            assert!(weights.bytes_after <= file && weights.bytes_before <= model.bytes(), "{place}");
+            assert!(weights.ratio.is_some_and(|reached| reached >= ratio), "{place}: {:?}", weights.ratio);
+            compared += 1;
+        }
+    }
+    assert!(compared >= 6, "{compared} results");
 }

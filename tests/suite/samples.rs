@@ -391,6 +391,17 @@ fn states_beyond_any_machine_are_refused() {
 }
 
 #[test]
+fn float64_becomes_float32_with_a_note() {
+    let dir = scratch();
+    let path = Npz::new(dir.path(), "a.npz").with("x", array![[[0.1f64, 2., 3.]], [[4., 5., 6.]]]).finish();
+    let samples = read(&path, &one_input(), &[]).unwrap();
+    assert_eq!(samples.notes, ["tensor 'x': float64 was converted to float32"]);
+    assert_eq!(samples.streams[0].feeds[0]["x"], Tensor::from(array![[0.1f32, 2., 3.]].into_dyn()));
+    let huge = Npz::new(dir.path(), "b.npz").with("x", array![[[1e300f64, 2., 3.]]]).finish();
+    assert!(read(&huge, &one_input(), &[]).unwrap_err().to_string().contains("NaN or infinite"));
+}
+
+#[test]
 fn samples_without_elements_are_refused() {
     let dir = scratch();
     let names = |path: PathBuf| read(path, &one_input(), &[]).unwrap_err().to_string();
