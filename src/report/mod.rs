@@ -571,8 +571,8 @@ impl Report {
         let forms = Forms::new(&study.model, &study.weights);
         let assigned = forms.assign(study.writing().request, &|id| choices[id].storage());
         report.units = units::of_plan(study, compressor.before(), outcome, after);
-        // Where nodes were removed for which there is no name, they are still no weights: rows add up to their sum.
-        let after = after.max(report.units.iter().map(|unit| unit.bytes_after).sum());
+        // Nodes that coding removes, or would, are no weights: rows add up to their sum.
+        let after = report.units.iter().map(|unit| unit.bytes_after).sum();
         let weights = units::totals(compressor.before(), study.weights.parameters(), &report.units, after);
         let of_kind = weights.kinds.iter().find(|kind| kind.kind == units::RECURRENT);
         let is_recurrent = |unit: &&Unit| units::kind(&unit.op) == units::RECURRENT;
