@@ -97,17 +97,11 @@ pub struct Learning<'a> {
     pub peaks: PerSite<i8>,
 }
 
-/// Learns the codebooks and codes of a plan; a step of `progress` is a site. Returns the coded sites and their distortions
-/// (0 for a dense one).
+/// Learns the codebooks and codes of a plan; a step of `progress` is a site. Returns the coded sites.
 ///
 /// # Errors
 /// As [`dictionary::learn`], naming the site.
-pub fn learn(
-    weights: &Weights,
-    plan: &Plan,
-    how: &Learning<'_>,
-    progress: &dyn Progress,
-) -> Result<(CodedSites, PerSite<f64>)> {
+pub fn learn(weights: &Weights, plan: &Plan, how: &Learning<'_>, progress: &dyn Progress) -> Result<CodedSites> {
     let groups = plan.codebooks(weights);
     let learned: Vec<_> = groups
         .par_iter()
@@ -127,20 +121,14 @@ pub fn learn(
         })
         .collect::<Result<_>>()?;
     let mut coded: CodedSites = weights.sites().map(|_| None);
-    let mut distortion = weights.sites().map(|_| 0.0);
     for ((_, members), learned) in groups.iter().zip(learned) {
-        let counts = [learned.coded.len(), learned.distortion.len()];
-        assert_eq!(counts, [members.len(); 2], "each member of a codebook is coded");
-        for ((&id, one), d) in members.iter().zip(learned.coded).zip(learned.distortion) {
+        assert_eq!(learned.len(), members.len(), "each member of a codebook is coded");
+        for (&id, one) in members.iter().zip(learned) {
             coded[id] = Some(CodedSite::Block(one));
-            distortion[id] = d;
         }
     }
     project(weights, plan, how, &mut coded, progress)?;
-    for (id, one) in stored(&coded).filter(|(_, one)| one.block().is_none()) {
-        distortion[id] = distortion_of(weights, how.metrics, id, one);
-    }
-    Ok((coded, distortion))
+    Ok(coded)
 }
 
 /// `tr((W-Q) S (W-Q)^T)` of a coded site.

@@ -10,13 +10,15 @@
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use super::study::CodedVersion;
 use crate::code::{self, CodedSites};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::loss::Reference;
 use crate::progress::{self, Progress};
-use crate::sites::{PerSite, Sites, Weights};
+use crate::sites::{PerSite, SiteId, Sites, Weights};
 
 /// Losses below this share of the median of sites, or of the greatest of a site's versions, are noise: no site is taken to
 /// be less sensitive.
@@ -36,8 +38,7 @@ pub fn measure(
     progress: &dyn Progress,
 ) -> Result<PerSite<Option<f64>>> {
     progress.phase("sensitivity", (coarse.len() * weights.len()) as u64);
-    let mut measured = Vec::with_capacity(weights.len());
-    for id in weights.ids() {
+    let of_site = |id: SiteId| -> Result<Option<f64>> {
         let mut versions = Vec::with_capacity(coarse.len());
         for (i, version) in coarse.iter().enumerate() {
             let (sites, distortion) = &**version;
@@ -53,8 +54,10 @@ pub fn measure(
             }
             progress::advance(progress, 1)?;
         }
-        measured.push((!versions.is_empty()).then(|| geometric_mean(&versions)));
-    }
+        Ok((!versions.is_empty()).then(|| geometric_mean(&versions)))
+    };
+    // A single stream is run by one thread.
+    let measured = weights.ids().collect::<Vec<_>>().into_par_iter().map(of_site).collect::<Result<Vec<_>>>()?;
     progress.done();
     Ok(measured.into())
 }
@@ -72,17 +75,18 @@ pub fn added(
 ) -> Result<PerSite<Option<f64>>> {
     progress.phase("sensitivity", weights.len() as u64);
     let all = loss(engine, weights, coded, reference)?;
-    let mut measured = Vec::with_capacity(weights.len());
-    for id in weights.ids() {
+    let of_site = |id: SiteId| -> Result<Option<f64>> {
         let mut without = coded.clone();
-        measured.push(match without[id].take() {
+        let added = match without[id].take() {
             Some(_) if distortion[id] > 0.0 => {
                 Some(((all - loss(engine, weights, &without, reference)?) / distortion[id]).max(0.0))
             }
             _ => None,
-        });
+        };
         progress::advance(progress, 1)?;
-    }
+        Ok(added)
+    };
+    let measured = weights.ids().collect::<Vec<_>>().into_par_iter().map(of_site).collect::<Result<Vec<_>>>()?;
     progress.done();
     Ok(measured.into())
 }

@@ -76,7 +76,7 @@ pub struct Study<'a> {
     feeds: f64,
     /// What was measured for the sizes of plans.
     sizes: Arc<encode::Measured>,
-    /// All sites coded in one way, with their distortions.
+    /// Sites coded in one way, with their distortions.
     versions: Mutex<BTreeMap<Choice, Arc<CodedVersion>>>,
 }
 
@@ -117,8 +117,10 @@ pub enum Rates {
     Coarse,
 }
 
-/// Steps of sequences that sensitivities are measured on, at about: they need only order the sites.
+/// Steps of sequences that sensitivities are measured on, at about, and products of weights and numbers that they may take in a
+/// large model, where each loss is the sum of many errors: they need only order the sites.
 const SENSITIVITY_STEPS: f64 = 8192.0;
+const STEPS_PRODUCTS: f64 = (1u64 << 32) as f64;
 /// Products of weights and numbers that all coarse versions of one site may take together, and how many there are at most.
 const SENSITIVITY_PRODUCTS: f64 = (1u64 << 30) as f64;
 const MOST_VERSIONS: usize = 5;
@@ -243,16 +245,27 @@ impl<'a> Study<'a> {
             (Rates::All, _) => true,
             (Rates::Coarse, width) => width.is_some_and(|width| coarse.contains(&width)),
         });
-        if rates == Rates::Coarse {
-            let points = curves.points.iter_mut().flat_map(|(_, points)| points);
-            points.filter(|point| point.choice != Choice::Dense).for_each(|point| point.distortion = f64::INFINITY);
+        let points = curves.points.iter_mut().flat_map(|(_, points)| points);
+        points.filter(|point| point.choice != Choice::Dense).for_each(|point| point.distortion = f64::INFINITY);
+        // What lies between points that are learned can be told from these where nothing is learned by heart.
+        let is_wanted = |choice, members: &[SiteId]| {
+            rates == Rates::Coarse || plan::is_learned(choice) || !plan::is_smooth(&self.weights, members)
+        };
+        let mut steps = 0;
+        for (_, choice) in &ways {
+            let groups = Plan::alike(*choice, &self.equal()).codebooks(&self.weights);
+            let wanted = groups.iter().filter(|(_, members)| is_wanted(*choice, members));
+            steps += wanted.map(|(_, members)| members.len() as u64).sum::<u64>();
         }
-        progress.phase("curves", (ways.len() * self.weights.len()) as u64);
+        progress.phase("curves", steps);
         for (way, choice) in ways {
-            let version = self.version(choice, progress)?;
-            for (id, points) in curves.points.iter_mut() {
+            let version = self.version(choice, |members| is_wanted(choice, members), progress)?;
+            for (id, points) in curves.points.iter_mut().filter(|(id, _)| version.0[*id].is_some()) {
                 points[way].distortion = version.1[id];
             }
+        }
+        if rates == Rates::All {
+            curves.interpolate();
         }
         self.forget_factors();
         progress.done();
@@ -260,41 +273,74 @@ impl<'a> Study<'a> {
         Ok(curves)
     }
 
-    /// All sites coded in one way, as well as plans that are compared need it.
-    fn version(&self, choice: Choice, progress: &dyn Progress) -> Result<Arc<CodedVersion>> {
+    /// Sites coded in one way, as well as plans that are compared need it: at least those whose codebooks, by the sites that
+    /// they serve, are `wanted`. Whatever else was asked for before, each of them has the same codes.
+    fn version(
+        &self,
+        choice: Choice,
+        wanted: impl Fn(&[SiteId]) -> bool,
+        progress: &dyn Progress,
+    ) -> Result<Arc<CodedVersion>> {
         let versions = || self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = versions().get(&choice).cloned() {
-            return Ok(known);
+        let known = versions().get(&choice).cloned();
+        let is_known = |id: SiteId| known.as_ref().is_some_and(|known| known.0[id].is_some());
+        let mut plan = Plan::alike(choice, &self.equal());
+        for (_, members) in plan.codebooks(&self.weights) {
+            if is_known(members[0]) || !wanted(&members) {
+                members.into_iter().for_each(|id| plan.choices[id] = Choice::Dense);
+            }
         }
-        let version = Arc::new(self.tried(&Plan::alike(choice, &self.equal()), progress)?);
-        Ok(versions().entry(choice).or_insert(version).clone())
+        let version = match known {
+            Some(known) if plan.choices.values().all(|choice| *choice == Choice::Dense) => return Ok(known),
+            None => self.tried(&plan, progress)?,
+            Some(known) => {
+                let (mut coded, mut distortion) = (*known).clone();
+                let (others, more) = self.tried(&plan, progress)?;
+                for (id, other) in others.iter().filter(|(_, other)| other.is_some()) {
+                    (coded[id], distortion[id]) = (other.clone(), more[id]);
+                }
+                (coded, distortion)
+            }
+        };
+        let version = Arc::new(version);
+        versions().insert(choice, version.clone());
+        Ok(version)
     }
 
     /// A plan's codes, learned on some of the samples, and their distortions on others.
     fn tried(&self, plan: &Plan, progress: &dyn Progress) -> Result<CodedVersion> {
         let how = Learning { metrics: &self.trial, ..self.learning(TRIAL_ROUNDS, Some(plan)) };
-        let (coded, _) = code::learn(&self.weights, plan, &how, progress)?;
-        let distortion = self.distortion(&coded);
+        let coded = code::learn(&self.weights, plan, &how, progress)?;
+        let distortion = self.distortion(&self.test, &coded);
         Ok((coded, distortion))
     }
 
-    /// The distortion of each site on samples that trial codes were not learned on.
-    fn distortion(&self, coded: &CodedSites) -> PerSite<f64> {
+    /// The distortion of each site under some metrics: for trial codes those of samples that they were not learned on.
+    fn distortion(&self, metrics: &PerSite<Arc<Metric>>, coded: &CodedSites) -> PerSite<f64> {
         let of_site = |id| match &coded[id] {
-            Some(coded) => code::distortion_of(&self.weights, &self.test, id, coded),
+            Some(coded) => code::distortion_of(&self.weights, metrics, id, coded),
             None => 0.0,
         };
         self.weights.ids().collect::<Vec<_>>().into_par_iter().map(of_site).collect::<Vec<_>>().into()
     }
 
-    /// The codes of a plan that is compared with others: put together of what was learned for the curves where that is all of it.
+    /// The codes of a plan that is compared with others: put together of what is learned for all sites alike.
     fn trial(&self, plan: &Plan, progress: &dyn Progress) -> Result<CodedSites> {
-        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let is_known = |choice: &Choice| *choice == Choice::Dense || versions.contains_key(choice);
-        if !plan.choices.values().all(is_known) {
+        let mut coded: CodedSites = self.weights.sites().map(|_| None);
+        let mut choices: Vec<Choice> = plan.choices.values().copied().filter(|c| *c != Choice::Dense).collect();
+        choices.sort_unstable();
+        choices.dedup();
+        if choices.iter().any(|choice| !matches!(choice, Choice::Block { .. })) {
             return Ok(self.tried(plan, progress)?.0);
         }
-        Ok(plan.choices.map(|id, choice| versions.get(choice).and_then(|version| version.0[id].clone())))
+        for choice in choices {
+            let is_used = |members: &[SiteId]| members.iter().any(|&id| plan.choices[id] == choice);
+            let version = self.version(choice, is_used, progress)?;
+            for id in self.weights.ids().filter(|&id| plan.choices[id] == choice) {
+                coded[id].clone_from(&version.0[id]);
+            }
+        }
+        Ok(coded)
     }
 
     /// The widths of pieces at which sensitivities are measured for a plan of about `bits` a weight.
@@ -338,7 +384,8 @@ impl<'a> Study<'a> {
         // In the order of the curves, which the order of equal versions depends on.
         let mut widths = widths.to_vec();
         widths.sort_unstable();
-        let versions = widths.iter().map(|&width| self.version(private(width), &Silent)).collect::<Result<Vec<_>>>()?;
+        let versions =
+            widths.iter().map(|&width| self.version(private(width), |_| true, &Silent)).collect::<Result<Vec<_>>>()?;
         let measured = sensitivity::measure(engine, &self.weights, &versions, &reference, progress)?;
         self.seconds.allocate += start.elapsed().as_secs_f64();
         Ok(measured)
@@ -394,7 +441,7 @@ impl<'a> Study<'a> {
         let samples = self.few(|folds| &folds.test);
         let reference = judge.reference(engine, &samples)?;
         let coded = self.trial(plan, &Silent)?;
-        let distortion = self.distortion(&coded);
+        let distortion = self.distortion(&self.test, &coded);
         let measured = sensitivity::added(engine, &self.weights, (&coded, &distortion), &reference, progress)?;
         self.seconds.allocate += start.elapsed().as_secs_f64();
         Ok(self.complete(&measured))
@@ -431,7 +478,7 @@ impl<'a> Study<'a> {
         let reference = judge.reference(engine, &few)?;
         let subject = tune::TuneSubject { model: &self.model, engine, weights: &self.weights };
         let held_back = |plan: &Plan| -> Result<Option<f64>> {
-            let (mut sites, _) = code::learn(&self.weights, plan, &self.learning(PLAN_ROUNDS, Some(plan)), &Silent)?;
+            let mut sites = code::learn(&self.weights, plan, &self.learning(PLAN_ROUNDS, Some(plan)), &Silent)?;
             self.forget_factors();
             let report = tune::tune(&subject, &mut sites, &samples, Some(&reference), &options, &Silent)?;
             Ok(report.left_out.filter(|loss| loss.is_finite() && *loss > 0.0))
@@ -474,7 +521,7 @@ impl<'a> Study<'a> {
 
     /// Products of numbers that a run of the samples takes which plans are compared on.
     fn pass(&self) -> f64 {
-        let share = (SENSITIVITY_STEPS / self.steps).min(1.0);
+        let share = (self.few_steps() / self.steps).min(1.0);
         let nodes = self.model.graphs().iter().map(|(_, graph)| graph.node.len()).sum::<usize>() as f64;
         let products = self.steps * self.weights.parameters() as f64;
         share * (products + NODE_PRODUCTS * nodes * self.feeds)
@@ -488,7 +535,11 @@ impl<'a> Study<'a> {
     /// As many of calibration samples as sensitivities are measured and plans compared on.
     #[must_use]
     pub fn few_of(&self, samples: &Samples) -> Samples {
-        samples.subset((SENSITIVITY_STEPS / self.steps * self.feeds).ceil() as usize)
+        samples.subset((self.few_steps() / self.steps * self.feeds).ceil() as usize)
+    }
+
+    fn few_steps(&self) -> f64 {
+        SENSITIVITY_STEPS.min(STEPS_PRODUCTS / self.weights.parameters().max(1) as f64)
     }
 
     /// All calibration samples, long streams in pieces.
@@ -540,12 +591,12 @@ impl<'a> Study<'a> {
         if let Some((engine, judge)) = judged.filter(|_| draws > 1) {
             references = vec![(engine, judge.reference(engine, &known)?), (engine, judge.reference(engine, &unknown)?)];
         }
-        let mut best: Option<(f64, usize, CodedSites, PerSite<f64>)> = None;
+        let mut best: Option<(f64, usize, CodedSites)> = None;
         for draw in 0..draws {
             let plan = &plans[draw % plans.len()];
             let mut how = self.learning(FINAL_ROUNDS, Some(plan));
             how.options.seed ^= ((draw / plans.len()) as u64).wrapping_mul(OTHER_SEED);
-            let (sites, distortion) = code::learn(&self.weights, plan, &how, progress)?;
+            let sites = code::learn(&self.weights, plan, &how, progress)?;
             // The samples that codes were learned on are more, the others tell no more than what is true of them too: a model
             // has to do well on both.
             let mut score = 0.0;
@@ -553,13 +604,14 @@ impl<'a> Study<'a> {
                 score += sensitivity::loss(engine, &self.weights, &sites, reference)?.max(f64::MIN_POSITIVE).ln();
             }
             if best.as_ref().is_none_or(|(least, ..)| score < *least) {
-                best = Some((score, draw % plans.len(), sites, distortion));
+                best = Some((score, draw % plans.len(), sites));
             }
         }
         self.forget_factors();
+        let (_, plan, sites) = best.expect("a model is coded once at least");
+        let distortion = self.distortion(&self.metrics, &sites);
         progress.done();
         self.seconds.learn += start.elapsed().as_secs_f64();
-        let (_, plan, sites, distortion) = best.expect("a model is coded once at least");
         let start = Instant::now();
         let model = encode::apply(&self.model, &self.weights, &sites, &self.writing)?;
         self.seconds.encode += start.elapsed().as_secs_f64();

@@ -20,7 +20,7 @@ use super::cluster::{Points, kmeans};
 use super::feedback::Coder;
 use super::metric::{ROWS_TOGETHER, dot, power_of_two};
 use super::{
-    ATOMS, BlockCode, BlockSpec, Codebook, Grid, LearnOptions, Learned, MAX_WIDTH, Metric, Scales, WeightMatrix, pieces,
+    ATOMS, BlockCode, BlockSpec, Codebook, Grid, LearnOptions, MAX_WIDTH, Metric, Scales, WeightMatrix, pieces,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -31,12 +31,12 @@ const POINTS_PER_ATOM: usize = 96;
 /// row, and relative to that row they are negligible.
 const LEAST_SCALE: f64 = 1e-6;
 
-/// Learns one codebook for all `matrices` and codes them with it.
+/// Learns one codebook for all `matrices` and codes them with it, in their order.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] if there is no matrix, if one is empty, not finite or of another width than its metric, if some are
 /// of integers and others not, or if the spec or an importance is out of range.
-pub fn learn(matrices: &[WeightMatrix<'_>], spec: BlockSpec, options: &LearnOptions) -> Result<Learned> {
+pub fn learn(matrices: &[WeightMatrix<'_>], spec: BlockSpec, options: &LearnOptions) -> Result<Vec<BlockCode>> {
     spec.check()?;
     if matrices.is_empty() {
         return Err(Error::new(ErrorKind::Usage, "no matrix to learn a codebook from"));
@@ -72,16 +72,7 @@ pub fn learn(matrices: &[WeightMatrix<'_>], spec: BlockSpec, options: &LearnOpti
     }
     let (_, atoms, states) = best.expect("there is at least one round");
     let codebook = Arc::new(Codebook { spec, atoms: atoms.iter().map(|&level| level as i8).collect() });
-    let coded: Vec<BlockCode> =
-        units.iter().zip(states).map(|(unit, state)| state.into_coded(unit, &codebook)).collect();
-    let distortion = matrices.iter().zip(&coded).map(|(matrix, coded)| distortion(matrix, coded)).collect();
-    Ok(Learned { coded, distortion })
-}
-
-fn distortion(matrix: &WeightMatrix<'_>, coded: &BlockCode) -> f64 {
-    let mut error = coded.decode();
-    error.zip_mut_with(&matrix.weights, |q, w| *q = w - *q);
-    matrix.metric.distortion(error.view())
+    Ok(units.iter().zip(states).map(|(unit, state)| state.into_coded(unit, &codebook)).collect())
 }
 
 /// A matrix at work. Decoded weights are `unit * scale * level`.
@@ -97,7 +88,7 @@ struct Unit<'a> {
     weights: Vec<f32>,
     /// The integers that `W` is made of.
     grid: Option<&'a Arc<Grid>>,
-    /// `w M w^T` of each row.
+    /// `w M w^T` of each row, once it was coded.
     energy: Vec<f64>,
     /// `[rows]`; at first the rms of the row. For a grid its steps.
     scales: Vec<f32>,
@@ -203,22 +194,13 @@ impl<'a> Unit<'a> {
                 steps
             }
         };
-        let chunk = ROWS_TOGETHER * columns;
-        let energy = weights
-            .par_chunks(chunk)
-            .map(|w| {
-                let g = matrix.metric.times_damped(w);
-                w.chunks_exact(columns).zip(g.chunks_exact(columns)).map(|(w, g)| dot(w, g)).collect::<Vec<f64>>()
-            })
-            .collect::<Vec<_>>()
-            .concat();
         Ok(Unit {
             metric: matrix.metric,
             rows,
             columns,
             unit,
             importance: matrix.importance * matrix.metric.scale() * unit * unit,
-            energy,
+            energy: vec![0.0; rows],
             scales,
             weights,
             grid,
@@ -399,15 +381,17 @@ fn code_unit(unit: &mut Unit<'_>, spec: BlockSpec, atoms: &[f32], start: Start, 
     };
     let mut codes = std::mem::take(&mut unit.codes);
     codes.resize(unit.rows * count, 0);
+    let mut energy = std::mem::take(&mut unit.energy);
     let shared = &*unit;
     let rows = codes
         .par_chunks_mut(ROWS_TOGETHER * count)
+        .zip(energy.par_chunks_mut(ROWS_TOGETHER))
         .enumerate()
-        .map(|(chunk, codes)| {
+        .map(|(chunk, (codes, energy))| {
             let (first, rows) = (chunk * ROWS_TOGETHER, codes.len() / count);
             let scales = &shared.scales[first..][..rows];
             if let Some(forward) = &forward {
-                forward.code(&shared.weights[first * n..][..rows * n], scales, paths, codes);
+                forward.code(&shared.weights[first * n..][..rows * n], scales, paths, (codes, energy));
             }
             let mut gradient = unit_gradient(shared, first, spec, atoms, codes);
             for _ in 0..sweeps {
@@ -420,13 +404,13 @@ fn code_unit(unit: &mut Unit<'_>, spec: BlockSpec, atoms: &[f32], start: Start, 
                 .map(|i| {
                     let row = i * n..(i + 1) * n;
                     let weights = &shared.weights[(first + i) * n..][..n];
-                    row_fit(&error[row.clone()], &gradient[row], weights, shared.energy[first + i], scales[i])
+                    row_fit(&error[row.clone()], &gradient[row], weights, energy[i], scales[i])
                 })
                 .collect::<Vec<RowFit>>()
         })
         .collect::<Vec<_>>()
         .concat();
-    unit.codes = codes;
+    (unit.codes, unit.energy) = (codes, energy);
     Fit { rows }
 }
 
@@ -617,8 +601,12 @@ mod tests {
         x.t().dot(&x) / rank as f32
     }
 
-    fn decibels(weights: &Array2<f32>, metric: &Metric, distortion: f64) -> f64 {
-        10.0 * (metric.distortion(weights.view()) / distortion).log10()
+    fn distortion(weights: &Array2<f32>, metric: &Metric, coded: &BlockCode) -> f64 {
+        metric.distortion((weights - &coded.decode()).view())
+    }
+
+    fn decibels(weights: &Array2<f32>, metric: &Metric, coded: &BlockCode) -> f64 {
+        10.0 * (metric.distortion(weights.view()) / (distortion(weights, metric, coded) + 1e-12)).log10()
     }
 
     #[test]
@@ -628,7 +616,7 @@ mod tests {
         let matrix = WeightMatrix { weights: weights.view(), metric: &metric, importance: 1.0, grid: None };
         let at = |width| {
             let learned = learn(&[matrix], BlockSpec::new(width).unwrap(), &LearnOptions::default()).unwrap();
-            decibels(&weights, &metric, learned.distortion[0])
+            decibels(&weights, &metric, &learned[0])
         };
         let rates = [1, 2, 3, 4, 6].map(at);
         assert!(rates.windows(2).all(|w| w[0] > w[1] + 1.0), "{rates:?}");
@@ -647,9 +635,8 @@ mod tests {
                 .unwrap()
         };
         let blind = learned_with(&identity, 0);
-        let blind = metric.distortion((&weights - &blind.coded[0].decode()).view());
-        let ahead = learned_with(&metric, 0).distortion[0];
-        let around = learned_with(&metric, 3).distortion[0];
+        let [blind, ahead, around] = [blind, learned_with(&metric, 0), learned_with(&metric, 3)]
+            .map(|learned| distortion(&weights, &metric, &learned[0]));
         assert!(ahead < 0.8 * blind && around < ahead, "{blind} {ahead} {around}");
     }
 
@@ -659,7 +646,7 @@ mod tests {
         let metric = Metric::new(moment(29, 100).view(), 0.01).unwrap();
         let matrix = WeightMatrix { weights: weights.view(), metric: &metric, importance: 1.0, grid: None };
         let learned = learn(&[matrix], BlockSpec::new(3).unwrap(), &LearnOptions::default()).unwrap();
-        let coded = &learned.coded[0];
+        let coded = &learned[0];
         let atom = coded.codebook.atoms[usize::from(coded.codes[5 * 10 + 9]) * 3 + 1];
         let scale = f32::from(coded.scales.codes[5]) * coded.scales.step;
         assert_eq!(coded.decode()[(5, 28)], f32::from(atom) * scale);
@@ -680,8 +667,7 @@ mod tests {
             pool.install(|| learn(&matrices, BlockSpec::new(4).unwrap(), &LearnOptions::default()).unwrap())
         };
         let (one, three) = (run(1), run(3));
-        assert_eq!(one.distortion, three.distortion);
-        for (one, three) in one.coded.iter().zip(&three.coded) {
+        for (one, three) in one.iter().zip(&three) {
             assert_eq!((&one.codes, &one.scales, &one.codebook), (&three.codes, &three.scales, &three.codebook));
         }
     }
@@ -722,9 +708,9 @@ mod tests {
                 for width in [1, 3, 4, 8] {
                     let options = LearnOptions { rounds: 2, ..LearnOptions::default() };
                     let learned = learn(&[matrix], BlockSpec::new(width).unwrap(), &options).unwrap();
-                    let coded = &learned.coded[0];
+                    let coded = &learned[0];
                     assert!(coded.decode().iter().all(|w| w.is_finite()));
-                    assert!(learned.distortion[0].is_finite());
+                    assert!(distortion(weights, &metric, coded).is_finite());
                     assert_eq!(coded.codes.len(), rows * columns.div_ceil(width));
                 }
             }
@@ -737,7 +723,7 @@ mod tests {
         let metric = Metric::new(moment(12, 60).view(), 0.01).unwrap();
         let matrix = WeightMatrix { weights: weights.view(), metric: &metric, importance: 1.0, grid: None };
         let learned = learn(&[matrix], BlockSpec::new(4).unwrap(), &LearnOptions::default()).unwrap();
-        assert!(decibels(&weights, &metric, learned.distortion[0] + 1e-12) > 90.0);
+        assert!(decibels(&weights, &metric, &learned[0]) > 90.0);
     }
 
     #[test]

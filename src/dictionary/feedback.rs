@@ -20,13 +20,16 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
 use super::factor::{Factor, Step};
-use super::metric::{LEAST_DAMPING, Metric, ROWS_TOGETHER, times};
+use super::metric::{LEAST_DAMPING, Metric, ROWS_TOGETHER, dot};
 use super::nearest::{Nearest, Scores};
 use super::vector::Subtract;
 use super::{BlockSpec, MAX_WIDTH, pieces};
 
 /// Columns that are brought up to date piece by piece; those beyond get one matrix product for all of them.
 const PANEL: usize = 64;
+
+/// Columns of a triangular factor that are multiplied together, with all rows that are not zero in any of them.
+const UPPER_PANEL: usize = 128;
 
 /// Paths are kept while paths times columns are at most this: they gain most where the matrix is narrow and the input
 /// strongly correlated, and their cost grows with the square of the columns.
@@ -125,14 +128,19 @@ pub(super) struct Forward<'a> {
 }
 
 impl Forward<'_> {
-    /// Codes `[rows, P]` for weights `[rows, n]` with the given scales, keeping up to `paths` partial rows.
-    pub fn code(&self, weights: &[f32], scales: &[f32], paths: usize, codes: &mut [u8]) {
+    /// Codes `[rows, P]` for weights `[rows, n]` with the given scales, keeping up to `paths` partial rows, and the energy
+    /// `w M w^T` of each row.
+    pub fn code(&self, weights: &[f32], scales: &[f32], paths: usize, (codes, energy): (&mut [u8], &mut [f64])) {
         let (n, count) = (self.factor.columns.len(), self.factor.steps.len());
         let kept = paths.min(PATHS_TIMES_COLUMNS / n).max(1);
         let together = ROWS_TOGETHER.div_ceil(kept);
-        let groups = weights.chunks(together * n).zip(scales.chunks(together)).zip(codes.chunks_mut(together * count));
-        for ((weights, scales), codes) in groups {
+        let groups = weights.chunks(together * n).zip(scales.chunks(together));
+        let results = codes.chunks_mut(together * count).zip(energy.chunks_mut(together));
+        for ((weights, scales), (codes, energy)) in groups.zip(results) {
             let mut paths = Paths::new(self, weights, scales, kept);
+            for (energy, left) in energy.iter_mut().zip(paths.left.chunks(kept * n)) {
+                *energy = dot(&left[..n], &left[..n]);
+            }
             paths.run();
             paths.write(codes);
         }
@@ -175,7 +183,7 @@ impl<'a> Paths<'a> {
             forward,
             scales,
             kept,
-            left: times(&ordered, &forward.factor.values, n),
+            left: times_upper(&ordered, &forward.factor.values, n),
             decoded: vec![0.0; slots * n],
             codes: vec![0; slots * forward.factor.steps.len()],
             costs: vec![0.0; slots],
@@ -311,6 +319,24 @@ impl Around {
     }
 }
 
+/// `X V` for `X [rows, n]` and an upper triangular `V [n, n]`.
+fn times_upper(x: &[f32], v: &[f32], n: usize) -> Vec<f32> {
+    let rows = x.len() / n;
+    let mut out = vec![0.0; x.len()];
+    for begin in (0..n).step_by(UPPER_PANEL) {
+        let end = (begin + UPPER_PANEL).min(n);
+        matmul(
+            MatMut::from_row_major_slice_mut(&mut out, rows, n).subcols_mut(begin, end - begin),
+            Accum::Replace,
+            MatRef::from_row_major_slice(x, rows, n).subcols(0, end),
+            MatRef::from_row_major_slice(v, n, n).submatrix(0, begin, end, end - begin),
+            1.0,
+            Par::Seq,
+        );
+    }
+    out
+}
+
 /// `1 / scale`, and 0 for a scale of 0: such a row is 0 whatever its codes are.
 fn reciprocal(scale: f32) -> f32 {
     if scale.abs() >= f32::MIN_POSITIVE { scale.recip() } else { 0.0 }
@@ -353,12 +379,15 @@ mod tests {
         let (metric, spec) = (metric(), BlockSpec::new(8).unwrap());
         let (weights, atoms) = (values(ROWS * N, 0), values(ATOMS * 8, 5));
         let coder = Coder::new(&metric, spec, &atoms);
-        let mut codes = vec![0; ROWS * spec.pieces(N)];
+        let (mut codes, mut energy) = (vec![0; ROWS * spec.pieces(N)], vec![0.0; ROWS]);
         let mut coded = |paths| {
-            coder.forward().code(&weights, &[1.0; ROWS], paths, &mut codes);
+            coder.forward().code(&weights, &[1.0; ROWS], paths, (&mut codes, &mut energy));
             (cost(&metric, &error(&weights, &atoms, spec, &codes)), codes.clone())
         };
         let ((one, mut codes), (eight, _)) = (coded(1), coded(8));
+        for (energy, row) in energy.iter().zip(weights.chunks_exact(N)) {
+            assert!((energy / cost(&metric, row) - 1.0).abs() < 1e-4);
+        }
         assert!(eight < 0.95 * one, "{one} {eight}");
 
         let mut gradient = metric.times_damped(&error(&weights, &atoms, spec, &codes));

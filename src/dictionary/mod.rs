@@ -185,15 +185,6 @@ impl Default for LearnOptions {
     }
 }
 
-/// The result of [`learn`].
-#[derive(Clone, Debug)]
-pub struct Learned {
-    /// One for each matrix, in order; all with the same codebook.
-    pub coded: Vec<BlockCode>,
-    /// `tr((W-Q) S (W-Q)^T)` of each matrix, with the undamped `S` of its metric and without its importance.
-    pub distortion: Vec<f64>,
-}
-
 /// `(start, size)` of each piece of a row of `n` weights.
 fn pieces(n: usize, width: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..n).step_by(width).map(move |start| (start, width.min(n - start)))

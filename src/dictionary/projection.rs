@@ -174,7 +174,7 @@ pub fn learn(mut items: Vec<Item<'_>>, bands: &[Bands], columns: usize, options:
         first = range.end;
         let atoms = basis.atoms.slice_axis(Axis(0), Slice::from(range)).mapv(|a| a as f32);
         let matrix = WeightMatrix { weights: atoms.view(), metric: &basis.metric, importance: 1.0, grid: None };
-        Ok(super::learn(&[matrix], band.atoms_spec(), options)?.coded.remove(0))
+        Ok(super::learn(&[matrix], band.atoms_spec(), options)?.remove(0))
     });
     let stored: Vec<BlockCode> = stored.collect::<Result<_>>()?;
     let dense: Vec<Array2<f32>> = stored.iter().map(BlockCode::decode).collect();
@@ -237,7 +237,7 @@ fn code_band(
         .collect::<Result<_>>()?;
     let mut found = Vec::new();
     for ((_, places), learned) in by_width.iter().zip(learned) {
-        found.extend(places.iter().map(|&place| users[place]).zip(learned.coded));
+        found.extend(places.iter().map(|&place| users[place]).zip(learned));
     }
     Ok(found)
 }

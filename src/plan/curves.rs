@@ -6,12 +6,18 @@
 
 use super::allocation::{self, Candidate};
 use super::{Choice, Plan, Sharing, Sizing, uniform};
-use crate::dictionary::BlockSpec;
+use crate::dictionary::{ATOMS, BlockSpec};
 use crate::error::{ErrorKind, Result};
 use crate::sites::{PerSite, Site, SiteId, SiteKind, Sites};
 
 /// Widths of pieces on offer, from 8 bits a weight to half a bit.
 const WIDTHS: [usize; 11] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16];
+/// Those that are learned where the others can be told from them.
+const LEARNED: [usize; 5] = [1, 2, 4, 8, 16];
+/// Pieces for each atom from which on no codebook knows them by heart, so that the distortion is smooth: its logarithm is
+/// about linear in the bits of a weight. (Between those that are learned it is then 6 % off on average and 11 % for the worst
+/// tenth, no more than a codebook learned with another seed.)
+const SMOOTH: usize = 8;
 /// About what the nodes that decode one run of rows take in the file, with their names.
 const NODES: u64 = 350;
 /// How often the budget is corrected by the exact size of what it gave.
@@ -29,6 +35,24 @@ pub fn widths_near(width: usize, count: usize) -> Vec<usize> {
 
 pub(super) fn specs() -> impl Iterator<Item = BlockSpec> {
     WIDTHS.into_iter().map(|width| BlockSpec { width })
+}
+
+/// Whether a way is learned, whatever the sites.
+#[must_use]
+pub fn is_learned(choice: Choice) -> bool {
+    !matches!(choice, Choice::Block { spec, .. } if !LEARNED.contains(&spec.width))
+}
+
+/// Whether the distortions of the sites that a codebook serves can be interpolated: small ones, whose codes cost little, are
+/// learned in all ways.
+#[must_use]
+pub fn is_smooth(sites: &Sites, members: &[SiteId]) -> bool {
+    let widest = BlockSpec { width: LEARNED[LEARNED.len() - 1] };
+    let pieces = |&id: &SiteId| {
+        let [rows, columns] = sites.get(id).block.shape();
+        rows * widest.pieces(columns)
+    };
+    members.iter().map(pieces).all(|pieces| pieces >= SMOOTH * ATOMS)
 }
 
 /// `plan` with the codes of the sites of one kind a width coarser; `None` where they are as coarse as can be.
@@ -75,6 +99,31 @@ impl Curves {
             }
         }
         Curves { points }
+    }
+
+    /// Fills in distortions that are infinite, between those of codebooks that reach as far.
+    pub fn interpolate(&mut self) {
+        let log = |distortion: f64| distortion.max(f64::MIN_POSITIVE).ln();
+        for (_, points) in self.points.iter_mut() {
+            let known = points.clone();
+            let bits = |point: &CurvePoint| match point.choice {
+                Choice::Block { spec, sharing } => Some((sharing, 8.0 / spec.width as f64)),
+                _ => None,
+            };
+            for point in points.iter_mut().filter(|point| point.distortion.is_infinite()) {
+                let Some((sharing, at)) = bits(point) else { continue };
+                let learned = known.iter().filter(|known| known.distortion.is_finite());
+                let learned = learned.filter_map(|known| Some((bits(known)?, log(known.distortion))));
+                let mut alike: Vec<_> = learned.filter(|((of, _), _)| *of == sharing).collect();
+                alike.sort_by(|a, b| a.0.1.total_cmp(&b.0.1));
+                let above = alike.partition_point(|((_, bits), _)| *bits < at);
+                if above == 0 || above == alike.len() {
+                    continue;
+                }
+                let [((_, less), coarse), ((_, more), fine)] = [alike[above - 1], alike[above]];
+                point.distortion = (coarse + (fine - coarse) * (at - less) / (more - less)).exp();
+            }
+        }
     }
 
     /// The plan of least predicted loss `sum_u s_u D_u` in a file of at most `target` bytes.

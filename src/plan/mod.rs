@@ -18,7 +18,7 @@ mod uniform;
 
 pub use allocation::{Candidate, allocate};
 pub use choice::{Choice, CodecSettings, Sharing, Storage};
-pub use curves::{CurvePoint, Curves, coarser, widths_near};
+pub use curves::{CurvePoint, Curves, coarser, is_learned, is_smooth, widths_near};
 pub use file::{read, write};
 pub use overrides::Pins;
 pub use projection::Dictionaries;

@@ -119,7 +119,7 @@ fn learn(weights: &Weights, plan: &Plan, peak: i8) -> CodedSites {
     let options =
         dictionary::LearnOptions { rounds: 1, kmeans_iterations: 2, refit_steps: 1, sweeps: 0, ..Default::default() };
     let how = Learning { metrics: &metrics, options, peaks: weights.sites().map(|_| peak) };
-    code::learn(weights, plan, &how, &Silent).unwrap().0
+    code::learn(weights, plan, &how, &Silent).unwrap()
 }
 
 /// Names of the stored codes of atoms behind W or R of a node.

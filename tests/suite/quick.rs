@@ -21,7 +21,7 @@ pub fn learn(weights: &Weights, plan: &Plan, peak: i8) -> CodedSites {
     let options =
         LearnOptions { rounds: 1, kmeans_iterations: 2, refit_steps: 1, sweeps: 0, ..LearnOptions::default() };
     let how = Learning { metrics: &metrics, options, peaks: weights.sites().map(|_| peak) };
-    code::learn(weights, plan, &how, &Silent).unwrap().0
+    code::learn(weights, plan, &how, &Silent).unwrap()
 }
 
 /// The forms of a model's nodes where its sites are stored as `storage` says.
