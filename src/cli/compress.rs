@@ -1,7 +1,7 @@
 //! `dirnet compress MODEL -o OUT`: the main job.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::ValueHint;
@@ -18,6 +18,7 @@ use super::config::{self, Overrides};
 use super::job::{Files, Flags, Setup};
 use super::output;
 use super::progress::progress;
+use super::{plan, value};
 use crate::process::guard::{self, Guarded};
 
 const EXAMPLES: &str = "\
@@ -48,6 +49,16 @@ pub struct Args {
     /// Code nothing: only remove what is stored twice or not needed, and write values in fewer bytes
     #[arg(long, group = "target", help_heading = TARGET)]
     lossless: bool,
+    /// Take the highest level of --effort that ends within TIME: 90s, 5min, 1h
+    ///
+    /// Levels are tried one after the other, as long as there is time; the lowest is always completed. TIME is that of calibration to
+    /// fine-tuning, without verification. Which level it is depends on the machine, and the report names it: --effort with that
+    /// level gives the same file everywhere.
+    #[arg(long, value_name = "TIME", value_parser = value::time, group = "spending", hide_short_help = true, help_heading = args::COMPRESSION)]
+    time_budget: Option<Duration>,
+    /// Print what `dirnet plan` would, and write no model
+    #[arg(long, hide_short_help = true, conflicts_with_all = ["time_budget", "write_config"], help_heading = "Output")]
+    dry_run: bool,
     #[command(flatten)]
     flags: Flags,
     #[command(flatten)]
@@ -71,11 +82,14 @@ pub fn run(args: &Args, overrides: &Overrides, given: &config::Given) -> Result<
     if args.no_verify && !args.checks.checks().is_empty() {
         bail!("checks such as --min-snr need verification; remove --no-verify");
     }
-    if args.no_verify {
+    if args.no_verify || args.dry_run {
         args.output.check_unjudged()?;
     }
     if args.smallest && args.checks.checks().is_empty() {
         bail!("--smallest needs a check that says what is enough, such as --min-snr 20 or --min-agreement 0.99");
+    }
+    if args.dry_run {
+        return without_writing(args, overrides, start);
     }
     let out = args::output(args.out.as_deref())?;
     if let Some(file) = &args.write_config {
@@ -86,9 +100,10 @@ pub fn run(args: &Args, overrides: &Overrides, given: &config::Given) -> Result<
         }
     }
     if args.lossless {
-        return without_coding(args, out, start);
+        return without_coding(args, Some(out), start);
     }
-    let (model, setup) = Setup::read(&args.flags, overrides, &args.files())?;
+    let (model, mut setup) = Setup::read(&args.flags, overrides, &args.files())?;
+    setup.limit_time(args.time_budget, args.flags.how.by_hand());
     let load = setup.seconds;
     let progress = progress(args.output.quiet);
     let mut compressor = setup.compressor(&model, &*progress)?;
@@ -131,14 +146,23 @@ pub fn run(args: &Args, overrides: &Overrides, given: &config::Given) -> Result<
     report.seconds.total = start.elapsed().as_secs_f64();
     if let Some(file) = &args.write_config {
         let checks = report.answer.as_ref().map_or(&[][..], |answer| &answer.suggested_checks);
-        atomic::write_text(file, &given.text(file, checks)?)?;
+        let level = compressor.time_budget().and_then(|_| compressor.level());
+        atomic::write_text(file, &given.text(file, checks, level)?)?;
     }
     args.output.show(&report)?;
     error.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Writes the model with nothing coded.
-fn without_coding(args: &Args, out: &Path, start: Instant) -> Result<()> {
+/// Shows what the bits would be, and writes no model.
+fn without_writing(args: &Args, overrides: &Overrides, start: Instant) -> Result<()> {
+    if args.lossless {
+        return without_coding(args, None, start);
+    }
+    plan::show(&args.flags, &args.target()?, overrides, &args.files(), start)
+}
+
+/// Writes the model with nothing coded, or nothing where there is no `out`.
+fn without_coding(args: &Args, out: Option<&Path>, start: Instant) -> Result<()> {
     let flags = &args.flags;
     flags.run.start()?;
     let model = flags.run.load(&flags.model)?;
@@ -167,7 +191,7 @@ fn without_coding(args: &Args, out: &Path, start: Instant) -> Result<()> {
     // Of what samples the models are compared on, if they are.
     let mut unconfirmed = Vec::new();
     let is_exact = checks.is_empty() && steps.iter().all(|step| step.exact);
-    let verdict = match args.no_verify {
+    let verdict = match args.no_verify || out.is_none() {
         true => None,
         false if is_exact => of_exact_steps(compared(), &mut unconfirmed)?,
         false => Some(compared()?),
@@ -183,7 +207,7 @@ fn without_coding(args: &Args, out: &Path, start: Instant) -> Result<()> {
     }
     let failed = verdict.as_ref().filter(|verdict| !verdict.passed);
     let error = failed.map(|verdict| Error::new(ErrorKind::Check, verdict.failures.join("; ")));
-    if error.is_none() || args.keep_failed {
+    if let Some(out) = out.filter(|_| error.is_none() || args.keep_failed) {
         result.save(out)?;
         report.written_to(out);
     }
@@ -222,11 +246,15 @@ fn of_exact_steps(
 impl Args {
     /// What is run, and within which limits.
     pub fn guarded(&self) -> Guarded<'_> {
-        self.flags.guarded(&self.files(), self.no_verify)
+        self.flags.guarded(&self.files(), self.no_verify || self.dry_run)
     }
 
     fn files(&self) -> Files<'_> {
-        Files { written: self.out.as_deref(), plan: self.plan.as_deref(), output: &self.output }
+        Files {
+            written: self.out.as_deref().filter(|_| !self.dry_run),
+            plan: self.plan.as_deref(),
+            output: &self.output,
+        }
     }
 
     /// What is asked for. A plan is read before anything takes long.

@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
+use dirnet::compress::Level;
 use dirnet::dictionary::BlockSpec;
 use dirnet::error::meant;
 use dirnet::linear::LinearNode;
@@ -364,10 +365,20 @@ pub struct Given {
 
 impl Given {
     /// The text of a configuration with the flags of the call and these checks, to be stored in `file`. Flags that say where
-    /// results go, and how they are shown, are left out.
-    pub fn text(&self, file: &Path, checks: &[SuggestedCheck]) -> Result<String> {
-        const LEFT_OUT: [&str; 9] =
-            ["out", "report", "format", "quiet", "config", "no_config", "write_config", "keep_failed", "no_verify"];
+    /// results go, and how they are shown, are left out, and of a limit of time its level is what is written.
+    pub fn text(&self, file: &Path, checks: &[SuggestedCheck], level: Option<Level>) -> Result<String> {
+        const LEFT_OUT: [&str; 10] = [
+            "out",
+            "time_budget",
+            "report",
+            "format",
+            "quiet",
+            "config",
+            "no_config",
+            "write_config",
+            "keep_failed",
+            "no_verify",
+        ];
         let cli = &self.cli;
         let matches = cli.clone().try_get_matches_from(&self.arguments)?;
         let (name, given) = matches.subcommand().context("there is a command")?;
@@ -399,6 +410,7 @@ impl Given {
             };
             keys.insert(key, value);
         }
+        keys.extend(level.map(|level| ("effort".to_owned(), Value::String(level.to_string()))));
         for check in checks {
             let key = check.check.replace('-', "_");
             let known = keys.entry(key).or_insert_with(|| Value::Array(Vec::new()));

@@ -1,11 +1,11 @@
 //! What `compress`, `plan` and `sweep` have in common: their flags, and a [`Compressor`] made of them.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum, ValueHint};
-use dirnet::compress::{self, Compressor, Inputs, Options, Prepared};
+use dirnet::compress::{self, Compressor, Inputs, Level, Options, Prepared, Settings, TimeBudget};
 use dirnet::encode::{self, Request};
 use dirnet::lossless;
 use dirnet::onnx::Model;
@@ -15,6 +15,7 @@ use dirnet::tune::Effort;
 
 use super::args::{self, Limits, Nodes, Output, Run, Samples};
 use super::config::{self, Overrides};
+use super::value;
 use crate::process::guard::{self, Guarded};
 
 /// The flags.
@@ -81,6 +82,16 @@ impl Flags {
 #[derive(Args)]
 #[command(next_help_heading = args::COMPRESSION)]
 pub struct How {
+    /// Spend little time or much: 0 to 4, or max for the highest
+    ///
+    /// 0: --sensitivity none --tune off. One rate for all weights; the model is run for calibration only.
+    /// 1: --sensitivity local --tune off. Bits by the derivatives of the gates, without further runs.
+    /// 2: --sensitivity auto --tune off. Several divisions of the bits compete by runs.
+    /// 3: --sensitivity auto --tune fast. Recurrent layers are fine-tuned, too: most quality for a second.
+    /// 4: --sensitivity auto --tune full. They are tuned until the loss stops falling: minutes to half an hour.
+    /// A flag that is given goes before what the level sets.
+    #[arg(long, value_name = "LEVEL", value_parser = value::effort, group = "spending", default_value_t = Level::DEFAULT, verbatim_doc_comment)]
+    pub effort: Level,
     /// Write compressed recurrent layers in this form
     #[arg(long, value_enum, value_name = "FORM", default_value_t = Form::Portable, hide_short_help = true)]
     pub form: Form,
@@ -94,14 +105,14 @@ pub struct How {
     /// entry
     #[arg(long, hide_short_help = true)]
     pub no_generate_dft: bool,
-    /// Store weights with this codec
-    #[arg(long, value_enum, value_name = "CODEC", default_value_t = Codec::Block, hide_short_help = true)]
-    pub codec: Codec,
-    /// Divide the bits between gates and other weights by this measure
-    #[arg(long, value_enum, value_name = "KIND", default_value_t = Sensitivity::Auto, hide_short_help = true)]
-    pub sensitivity: Sensitivity,
+    /// Store weights with this codec [default: block]
+    #[arg(long, value_enum, value_name = "CODEC", hide_short_help = true)]
+    pub codec: Option<Codec>,
+    /// Divide the bits between gates and other weights by this measure [default: that of --effort]
+    #[arg(long, value_enum, value_name = "KIND", hide_short_help = true)]
+    pub sensitivity: Option<Sensitivity>,
     /// Fine-tune codebooks, scales and biases of recurrent layers on the calibration samples: no labels, same size
-    /// [default: fast with samples, else off]
+    /// [default: that of --effort; off without samples]
     #[arg(long, value_enum, value_name = "EFFORT", hide_short_help = true)]
     pub tune: Option<Tune>,
 }
@@ -132,24 +143,30 @@ impl How {
         };
         Options {
             form: Request { form, from: self.form_from },
-            codec: match self.codec {
+            lossless: Options::default().lossless.map(|_| self.lossless()),
+            ..Options::of_level(self.effort, self.by_hand())
+        }
+    }
+
+    /// What is set beside the level.
+    pub fn by_hand(&self) -> Settings {
+        Settings {
+            codec: self.codec.map(|codec| match codec {
                 Codec::Block => compress::Codec::Block,
                 Codec::Projection => compress::Codec::Projection,
                 Codec::Auto => compress::Codec::Auto,
-            },
-            allocation: match self.sensitivity {
+            }),
+            allocation: self.sensitivity.map(|sensitivity| match sensitivity {
                 Sensitivity::Auto => compress::Allocation::Auto,
                 Sensitivity::Measured => compress::Allocation::Measured,
                 Sensitivity::Local => compress::Allocation::Local,
                 Sensitivity::None => compress::Allocation::Uniform,
-            },
+            }),
             tune: self.tune.map(|tune| match tune {
                 Tune::Off => None,
                 Tune::Fast => Some(Effort::Fast),
                 Tune::Full => Some(Effort::Full),
             }),
-            lossless: Options::default().lossless.map(|_| self.lossless()),
-            ..Options::default()
         }
     }
 }
@@ -215,6 +232,11 @@ impl Setup {
         options.pins = Some(config::pins(overrides, prepared.sites())?);
         let inputs = flags.samples.inputs(&model)?;
         Ok((model, Setup { inputs, options, prepared, seconds: start.elapsed().as_secs_f64() }))
+    }
+
+    /// Limits the time that it takes, where there is a limit; no level changes what is set by hand.
+    pub fn limit_time(&mut self, limit: Option<Duration>, by_hand: Settings) {
+        self.options.time = limit.map(|limit| TimeBudget { limit, by_hand });
     }
 
     /// What compresses the model.

@@ -10,7 +10,7 @@ use super::grid::{Grid, Kind, SHARE, SHARE_LEGEND, expectation, loss_in_words, t
 use super::markup::Markup;
 use super::size::{duration, figure, grouped, percent, times};
 use super::units::Row;
-use super::{Answer, Bytes, Command, Grade, Report, Seconds, SkippedNode, Sweep, Tool, Unit, WeightSizes};
+use super::{Answer, Bytes, Command, Effort, Grade, Report, Seconds, SkippedNode, Sweep, Tool, Unit, WeightSizes};
 use crate::error::Escaped;
 use crate::loss::{Bin, Figures, Profile};
 use crate::verify::{Verdict, VerifyScope};
@@ -539,6 +539,9 @@ fn making(report: &Report, page: &mut Markup) {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             entry(&name.replace('_', " "), &value);
         }
+    }
+    if let Some(picked) = report.effort.as_ref().and_then(Effort::picked) {
+        entry("time budget", &picked);
     }
     entry("time", &phases(&report.seconds));
     page.raw("</dl>");
