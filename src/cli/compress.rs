@@ -18,6 +18,7 @@ use super::config::{self, Overrides};
 use super::job::{Files, Flags, Setup};
 use super::output;
 use super::progress::progress;
+use super::several::Several;
 use super::{plan, value};
 use crate::process::guard::{self, Guarded};
 
@@ -25,19 +26,30 @@ const EXAMPLES: &str = "\
 Examples:
   dirnet compress model.onnx -o small.onnx --ratio 8 --calibration samples.npz
   dirnet compress model.onnx -o small.onnx --calibration train/ --holdout test/ --min-snr 20
+  dirnet compress enc.onnx dec.onnx --out-dir small/ --ratio 8 --calibration samples/
   dirnet compress vad.onnx -o small.onnx --calibration audio/ --stream state=stateN";
 /// The largest plan that is read: a hundred thousand weight blocks.
 const PLAN_BYTES: u64 = 16 << 20;
 
 /// Compress the weights of a model, then run both models and compare
 #[derive(clap::Args)]
-#[command(override_usage = "dirnet compress [OPTIONS] <MODEL> -o <OUT>", after_help = EXAMPLES)]
+#[command(override_usage = "dirnet compress [OPTIONS] <MODEL>... -o <OUT>", after_help = EXAMPLES)]
 pub struct Args {
+    /// The ONNX file; it is never changed. Several files are compressed under one budget of bytes, into --out-dir
+    #[arg(id = "model", value_name = "MODEL", value_hint = ValueHint::FilePath, required_unless_present = "out_dir")]
+    pub models: Vec<PathBuf>,
     /// Write the compressed model to OUT
     #[arg(short, long = "output", value_name = "OUT", value_hint = ValueHint::FilePath)]
     out: Option<PathBuf>,
+    /// Write the compressed models to DIR, each under the name of its file
+    ///
+    /// The bytes are divided over several models so that the sum of their losses is least: --ratio is over the weights of all, --max-size
+    /// of all files. --calibration and --holdout name folders then, in which the samples of enc.onnx are enc.npz, enc.npy or
+    /// a folder enc; or [models.enc] of the configuration names them. Files are written for all models or for none.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "out", hide_short_help = true)]
+    pub out_dir: Option<PathBuf>,
     #[command(flatten)]
-    target: Target,
+    pub target: Target,
     /// Use the bits of each gate and weight from this file, which `dirnet plan --save` wrote
     #[arg(long, hide_short_help = true, value_name = "FILE.toml", group = "target", value_hint = ValueHint::FilePath, help_heading = TARGET)]
     plan: Option<PathBuf>,
@@ -60,25 +72,28 @@ pub struct Args {
     #[arg(long, hide_short_help = true, conflicts_with_all = ["time_budget", "write_config"], help_heading = "Output")]
     dry_run: bool,
     #[command(flatten)]
-    flags: Flags,
+    pub flags: Flags,
     #[command(flatten)]
-    checks: Checks,
+    pub checks: Checks,
     /// Skip verification
     #[arg(long, help_heading = CHECKS, hide_short_help = true)]
-    no_verify: bool,
+    pub no_verify: bool,
     /// Write the result even if a check fails
     #[arg(long, help_heading = CHECKS, hide_short_help = true)]
-    keep_failed: bool,
+    pub keep_failed: bool,
     /// Write the flags of this call, and checks with a margin for what it measured, to a configuration file for CI
     #[arg(long, hide_short_help = true, value_name = "FILE.toml", value_hint = ValueHint::FilePath, help_heading = "Output")]
     write_config: Option<PathBuf>,
     #[command(flatten)]
-    output: Output,
+    pub output: Output,
 }
 
 /// Compresses the model.
 pub fn run(args: &Args, overrides: &Overrides, given: &config::Given) -> Result<()> {
     let start = Instant::now();
+    if let Some(several) = args.several(given)? {
+        return several.run(args, overrides, start);
+    }
     if args.no_verify && !args.checks.checks().is_empty() {
         bail!("checks such as --min-snr need verification; remove --no-verify");
     }
@@ -93,7 +108,7 @@ pub fn run(args: &Args, overrides: &Overrides, given: &config::Given) -> Result<
     }
     let out = args::output(args.out.as_deref())?;
     if let Some(file) = &args.write_config {
-        let read = args.flags.samples.files().chain(&args.flags.run.config).chain([&args.flags.model]);
+        let read = args.flags.samples.files().chain(&args.flags.run.config).chain(args.models.first());
         args::check_apart([file], read)?;
         if args.output.report.iter().map(PathBuf::as_path).chain([out]).any(|other| atomic::is_same(other, file)) {
             bail!("{}: is used for two outputs", file.display());
@@ -102,7 +117,7 @@ pub fn run(args: &Args, overrides: &Overrides, given: &config::Given) -> Result<
     if args.lossless {
         return without_coding(args, Some(out), start);
     }
-    let (model, mut setup) = Setup::read(&args.flags, overrides, &args.files())?;
+    let (model, mut setup) = Setup::read(args.model(), &args.flags, overrides, &args.files())?;
     setup.limit_time(args.time_budget, args.flags.how.by_hand());
     let load = setup.seconds;
     let progress = progress(args.output.quiet);
@@ -158,15 +173,15 @@ fn without_writing(args: &Args, overrides: &Overrides, start: Instant) -> Result
     if args.lossless {
         return without_coding(args, None, start);
     }
-    plan::show(&args.flags, &args.target()?, overrides, &args.files(), start)
+    plan::show(args.model(), &args.flags, &args.target()?, overrides, &args.files(), start)
 }
 
 /// Writes the model with nothing coded, or nothing where there is no `out`.
 fn without_coding(args: &Args, out: Option<&Path>, start: Instant) -> Result<()> {
     let flags = &args.flags;
     flags.run.start()?;
-    let model = flags.run.load(&flags.model)?;
-    args.files().check(flags, &model)?;
+    let model = flags.run.load(args.model())?;
+    args.files().check(&flags.samples, &flags.run, &model)?;
     let loss = flags.samples.loss()?;
     let TestInputs { samples, warnings } = flags.samples.judged(&model)?;
     if guard::is_probe() {
@@ -197,7 +212,8 @@ fn without_coding(args: &Args, out: Option<&Path>, start: Instant) -> Result<()>
         false => Some(compared()?),
     };
     let verified = start.elapsed().as_secs_f64();
-    let mut report = Report::between(Command::Compress, &model, &result);
+    let command = if out.is_some() { Command::Compress } else { Command::Plan };
+    let mut report = Report::between(command, &model, &result);
     report.lossless = steps.iter().map(Into::into).collect();
     report.warnings = if verdict.is_some() { warnings } else { Vec::new() };
     report.warnings.extend(unconfirmed);
@@ -245,8 +261,45 @@ fn of_exact_steps(
 
 impl Args {
     /// What is run, and within which limits.
-    pub fn guarded(&self) -> Guarded<'_> {
-        self.flags.guarded(&self.files(), self.no_verify || self.dry_run)
+    pub fn guarded(&self, given: &config::Given) -> Guarded<'_> {
+        let layers = self.no_verify || self.dry_run;
+        // Where they cannot be several models, the worker says why.
+        match self.several(given) {
+            Ok(Some(several)) => several.guarded(self),
+            _ => self.flags.guarded(self.model(), &self.files(), layers),
+        }
+    }
+
+    /// The model, of a call with one.
+    fn model(&self) -> &Path {
+        self.models.first().map_or(Path::new(""), PathBuf::as_path)
+    }
+
+    /// The job of several models, if it is one.
+    fn several(&self, given: &config::Given) -> Result<Option<Several>> {
+        let Some(folder) = &self.out_dir else {
+            if self.models.len() > 1 {
+                bail!(
+                    "{} models, but no folder for the results: name one with --out-dir (a flag takes one value, repeat it for \
+                     each: --calibration a --calibration b)",
+                    self.models.len()
+                );
+            }
+            return Ok(None);
+        };
+        let single = [
+            (self.plan.is_some(), "--plan"),
+            (self.smallest, "--smallest"),
+            (self.lossless, "--lossless"),
+            (self.target.max_loss.is_some(), "--max-loss"),
+            (self.dry_run, "--dry-run"),
+            (self.time_budget.is_some(), "--time-budget"),
+            (self.write_config.is_some(), "--write-config"),
+        ];
+        if let Some((_, flag)) = single.into_iter().find(|(is_given, _)| *is_given) {
+            bail!("{flag} is for one model, written with -o: remove it, or --out-dir");
+        }
+        Several::of(&self.models, folder, &given.models).map(Some)
     }
 
     fn files(&self) -> Files<'_> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use clap::{Args, ValueEnum, ValueHint};
+use clap::{Args, ValueEnum};
 use dirnet::compress::{self, Compressor, Inputs, Level, Options, Prepared, Settings, TimeBudget};
 use dirnet::encode::{self, Request};
 use dirnet::lossless;
@@ -21,9 +21,6 @@ use crate::process::guard::{self, Guarded};
 /// The flags.
 #[derive(Args)]
 pub struct Flags {
-    /// The ONNX file; it is never changed
-    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath, help_heading = None::<&str>)]
-    pub model: PathBuf,
     #[command(flatten)]
     pub samples: Samples,
     #[command(flatten)]
@@ -49,12 +46,12 @@ pub struct Files<'a> {
 
 impl Files<'_> {
     /// Refuses outputs that cannot be written, or would replace one another or a file that is read.
-    pub fn check(&self, flags: &Flags, model: &Model) -> Result<()> {
+    pub fn check(&self, samples: &Samples, run: &Run, model: &Model) -> Result<()> {
         if let Some(file) = self.written {
             model.check_target(file)?;
         }
         self.output.check(self.written, &[model])?;
-        let read = flags.samples.files().chain(&flags.run.config).map(PathBuf::as_path).chain(self.plan);
+        let read = samples.files().chain(&run.config).map(PathBuf::as_path).chain(self.plan);
         args::check_apart(self.outputs(), read)
     }
 
@@ -65,11 +62,11 @@ impl Files<'_> {
 
 impl Flags {
     /// What is run, and within which limits. `layers`: whether the job can be done without running the model.
-    pub fn guarded(&self, files: &Files<'_>, layers: bool) -> Guarded<'_> {
+    pub fn guarded(&self, model: &Path, files: &Files<'_>, layers: bool) -> Guarded<'static> {
         let side = files.written.map(side_path);
         Guarded {
             limits: self.limits.of_process(),
-            original: &self.model,
+            original: model.to_owned(),
             compressed: None,
             layers,
             outputs: files.outputs().map(Path::to_owned).chain(side).collect(),
@@ -218,20 +215,34 @@ pub struct Setup {
 impl Setup {
     /// Reads and checks everything that the flags name; outputs that cannot be written are refused before anything takes
     /// long.
-    pub fn read(flags: &Flags, overrides: &Overrides, files: &Files<'_>) -> Result<(Model, Setup)> {
+    pub fn read(path: &Path, flags: &Flags, overrides: &Overrides, files: &Files<'_>) -> Result<(Model, Setup)> {
         let start = Instant::now();
         flags.run.start()?;
-        let path = flags.model.clone();
-        let model = flags.run.load(&path)?;
-        files.check(flags, &model)?;
-        let mut options = Options { loss: flags.samples.loss()?, seed: flags.samples.seed, ..flags.how.options() };
+        let model = flags.run.load(path)?;
+        let mut setup = Setup::of(&model, &flags.samples, flags, overrides, files)?;
+        setup.seconds = start.elapsed().as_secs_f64();
+        Ok((model, setup))
+    }
+
+    /// The same for a model that was read, and for these samples.
+    pub fn of(
+        model: &Model,
+        samples: &Samples,
+        flags: &Flags,
+        overrides: &Overrides,
+        files: &Files<'_>,
+    ) -> Result<Setup> {
+        let start = Instant::now();
+        files.check(samples, &flags.run, model)?;
+        let mut options = Options { loss: samples.loss()?, seed: samples.seed, ..flags.how.options() };
         options.nodes = flags.nodes.options(overrides);
         // A model without anything to compress is refused before its samples are read.
-        let prepared = Prepared::new(&model, &options).map_err(|error| error.in_file(&path))?;
+        let prepared = Prepared::new(model, &options);
+        let prepared = prepared.map_err(|error| model.path().map_or(error.clone(), |path| error.in_file(path)))?;
         config::check(overrides, &prepared.sites().survey, &prepared.sites().linear)?;
         options.pins = Some(config::pins(overrides, prepared.sites())?);
-        let inputs = flags.samples.inputs(&model)?;
-        Ok((model, Setup { inputs, options, prepared, seconds: start.elapsed().as_secs_f64() }))
+        let inputs = samples.inputs(model)?;
+        Ok(Setup { inputs, options, prepared, seconds: start.elapsed().as_secs_f64() })
     }
 
     /// Limits the time that it takes, where there is a limit; no level changes what is set by hand.

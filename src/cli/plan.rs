@@ -1,6 +1,6 @@
 //! `dirnet plan MODEL`: the bits of every weight block; no model is written.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -26,6 +26,9 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
+    /// The ONNX file; it is never changed
+    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
+    model: PathBuf,
     #[command(flatten)]
     target: args::Target,
     #[command(flatten)]
@@ -41,12 +44,19 @@ pub struct Args {
 pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let start = Instant::now();
     args.output.check_unjudged()?;
-    show(&args.flags, &args.target.of_library(), overrides, &args.files(), start)
+    show(&args.model, &args.flags, &args.target.of_library(), overrides, &args.files(), start)
 }
 
 /// Makes a plan for a target, saves it in the file that is to be written, if one is, and shows it.
-pub fn show(flags: &Flags, target: &Target, overrides: &Overrides, files: &Files<'_>, start: Instant) -> Result<()> {
-    let (model, setup) = Setup::read(flags, overrides, files)?;
+pub fn show(
+    path: &Path,
+    flags: &Flags,
+    target: &Target,
+    overrides: &Overrides,
+    files: &Files<'_>,
+    start: Instant,
+) -> Result<()> {
+    let (model, setup) = Setup::read(path, flags, overrides, files)?;
     let load = setup.seconds;
     let progress = progress(files.output.quiet);
     let mut compressor = setup.compressor(&model, &*progress)?;
@@ -69,7 +79,7 @@ pub fn show(flags: &Flags, target: &Target, overrides: &Overrides, files: &Files
 impl Args {
     /// What is run, and within which limits.
     pub fn guarded(&self) -> Guarded<'_> {
-        self.flags.guarded(&self.files(), true)
+        self.flags.guarded(&self.model, &self.files(), true)
     }
 
     fn files(&self) -> Files<'_> {

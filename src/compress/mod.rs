@@ -11,6 +11,7 @@ mod options;
 mod prepared;
 mod search;
 mod sensitivity;
+mod several;
 mod study;
 mod timed;
 
@@ -24,6 +25,7 @@ pub use level::{Level, Settings, TimeBudget};
 pub use options::{Allocation, Codec, Options, Target};
 pub use prepared::{Prepared, without_coding};
 pub use search::{SmallestSize, smallest};
+pub use several::{Share, shares};
 pub use study::{CodedModel, CodedVersion, PhaseSeconds, Rates, Study, reachable, sized};
 
 // What options, plans and results are made of, from the stages that a caller need not know.

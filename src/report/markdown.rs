@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::grid::{Grid, Kind, SHARE_LEGEND, expectation};
 use super::size::duration;
 use super::units::Row;
-use super::{Answer, Command, Effort, Grade, Report, Sweep, Unit};
+use super::{Answer, Command, Effort, Grade, Report, Several, Sweep, Unit};
 use crate::error::Escaped;
 use crate::verify::{Verdict, VerifyScope};
 
@@ -69,6 +69,22 @@ pub(super) fn report(report: &Report) -> String {
         });
     }
     line(&mut out, format!("<sub>dirnet {}, {seconds}</sub>", report.tool.version));
+    out
+}
+
+/// The report of several models: what each got, then that of each.
+pub(super) fn several(several: &Several) -> String {
+    let mut out = String::new();
+    let total = super::size::times(several.total.ratio);
+    line(&mut out, format!("## dirnet: {} models, {total} smaller together\n", several.models.len()));
+    grid(&several.grid(), &mut out);
+    if let Some(gain) = several.gain() {
+        line(&mut out, format!("{}\n", escape(&gain)));
+    }
+    for model in &several.models {
+        out += &report(model);
+        out.push('\n');
+    }
     out
 }
 

@@ -17,6 +17,7 @@ mod json;
 mod junit;
 mod markdown;
 mod markup;
+mod several;
 mod size;
 mod sweep;
 #[cfg(feature = "cli")]
@@ -38,6 +39,7 @@ use crate::{lossless, onnx, recurrent, tune};
 pub use answer::{Answer, Grade, SuggestedCheck};
 pub use bench::{Bench, Benched};
 pub use inspection::{InspectedMatrix, InspectedValue, InspectedWeight, Inspection, Node, made_by};
+pub use several::{CurvePoint, ModelShare, Several, Total};
 pub use size::{Bytes, duration};
 pub use sweep::{Sweep, SweepPoint};
 
