@@ -112,6 +112,7 @@ pub fn without_coding(model: &Model, options: &lossless::LosslessOptions) -> Res
     if !options.keep_names {
         steps.extend(lossless::clear_node_names(&mut result)?);
     }
-    super::refuse_larger(model, result.saved_bytes()?, "use the original, or compress its weights (--ratio)")?;
+    super::refuse_larger(model, result.saved_bytes()?, "use the original, or compress its weights (--ratio)")
+        .map_err(|error| super::located(model, error))?;
     Ok((result, steps))
 }

@@ -13,6 +13,10 @@ use super::{Budgets, Compressed, Compressor, Level, Look, Options, Settings, Tar
 use crate::error::{ErrorKind, Result};
 use crate::progress::Progress;
 
+/// The warning where no level ends in time.
+const LONGER: &str =
+    "the lowest level that reaches the target takes longer than --time-budget allows: it was completed all the same";
+
 /// Progress that a deadline cancels, too.
 pub(super) struct Bounded<'a> {
     inner: &'a dyn Progress,
@@ -69,8 +73,8 @@ impl Compressor<'_> {
     /// The result of the highest level that ends in time. A level is begun only if there is as much time left as the one before
     /// it took: each takes longer than the one below.
     pub(super) fn within_time(&mut self, target: &Target, budget: TimeBudget) -> Result<Compressed> {
-        let mut begun = Instant::now();
-        let end = begun.checked_add(budget.limit);
+        let start = Instant::now();
+        let (mut begun, end) = (start, start.checked_add(budget.limit));
         let mut best: Option<(Level, Snapshot, Compressed)> = None;
         let mut failure = None;
         for level in Level::all() {
@@ -91,7 +95,11 @@ impl Compressor<'_> {
             let is_late = self.progress.is_late();
             self.progress.end_at(None);
             match done {
-                Ok(result) => best = Some((level, self.snapshot(), result)),
+                Ok(mut result) => {
+                    let is_longer = best.is_none() && start.elapsed() > budget.limit;
+                    result.warnings.extend(is_longer.then(|| LONGER.to_owned()));
+                    best = Some((level, self.snapshot(), result));
+                }
                 Err(error) if error.kind() == ErrorKind::Cancelled && is_late => break,
                 // What one rate for all cannot reach, a division of the bits may.
                 Err(error) if error.kind() == ErrorKind::Target => failure = Some(error),

@@ -359,7 +359,8 @@ impl Effort {
         let (level, limit) = (self.level.as_ref()?, size::duration(self.time_budget?));
         let flags = &self.flags;
         Some(format!(
-            "effort {level} ({flags}) ended within {limit}: --effort {level} in place of --time-budget gives the same file"
+            "effort {level} ({flags}) is what a time budget of {limit} left: --effort {level} in place of --time-budget gives the \
+             same file"
         ))
     }
 }
