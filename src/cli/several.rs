@@ -123,26 +123,24 @@ impl Several {
             return Ok(compressors.iter().try_for_each(Compressor::probe)?);
         }
         let weights: Vec<f64> = self.members.iter().map(Member::weight).collect();
-        let shares = compress::shares(&mut compressors, &weights, &args.target.of_library())?;
-        let mut finished = Vec::with_capacity(models.len());
-        for (index, mut compressor) in compressors.into_iter().enumerate() {
-            let own = own_checks(checks, &models[index]);
-            compressor.check_names(&own)?;
-            // Where all of it fits, less has to be asked for: what is not smaller is not written.
-            let bytes = shares[index].bytes.min(models[index].bytes() - 1);
-            let result = compressor.compress(&compress::Target::MaxSize(bytes))?;
+        let own: Vec<Vec<Check>> = models.iter().map(|model| own_checks(checks, model)).collect();
+        compressors.iter().zip(&own).try_for_each(|(compressor, own)| compressor.check_names(own))?;
+        let results = compress::compress_all(&mut compressors, &weights, &args.target.of_library())?;
+        let (mut finished, mut shares) = (Vec::with_capacity(models.len()), Vec::with_capacity(models.len()));
+        for (index, (mut compressor, (share, result))) in compressors.into_iter().zip(results).enumerate() {
             let mut report = Report::of_compressed(&compressor, &result);
             report.tradeoff = Report::tradeoff(&compressor)?;
             compressor.release();
             let verifying = Instant::now();
             if !args.no_verify {
-                let verdict = compressor.verify(&result.model, &own)?;
+                let verdict = compressor.verify(&result.model, &own[index])?;
                 output::warn(&verdict);
                 report.warnings.extend(verdict.warnings.iter().cloned());
                 report.verify = Some(verdict);
                 report.seconds.verify = Some(verifying.elapsed().as_secs_f64());
             }
             report.seconds.load = Some(loads[index]);
+            shares.push(ModelShare::of(self.members[index].name.clone(), weights[index], &share));
             let error = report.failure().map(|error| error.in_file(&self.members[index].file));
             finished.push(Finished { report, model: result.model, error, out: &self.members[index].out });
         }
@@ -157,9 +155,7 @@ impl Several {
             report.seconds.total = total;
             report
         });
-        let named = self.members.iter().zip(&shares);
-        let named = named.map(|(member, share)| ModelShare::of(member.name.clone(), member.weight(), share));
-        let mut several = dirnet::report::Several::of(judged.collect(), named.collect());
+        let mut several = dirnet::report::Several::of(judged.collect(), shares);
         several.seconds.total = total;
         args.output.show(&several)?;
         error.map_or(Ok(()), |error| Err(error.into()))

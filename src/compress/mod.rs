@@ -25,7 +25,7 @@ pub use level::{Level, Settings, TimeBudget};
 pub use options::{Allocation, Codec, Options, Target};
 pub use prepared::{Prepared, without_coding};
 pub use search::{SmallestSize, smallest};
-pub use several::{Share, shares};
+pub use several::{Share, compress_all, shares};
 pub use study::{CodedModel, CodedVersion, PhaseSeconds, Rates, Study, reachable, sized};
 
 // What options, plans and results are made of, from the stages that a caller need not know.

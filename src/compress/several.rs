@@ -4,7 +4,8 @@
 //! off the weighted sum of the losses: the lower convex hull of each curve is walked from its smallest size, and of all next
 //! segments that with the most loss for a byte is taken, until the bytes are used up. For such curves this is the least sum.
 
-use super::{Codec, Compressor, Look, SMALLEST, Target, within_reach};
+use super::timed::Snapshot;
+use super::{Codec, Compressed, Compressor, Look, SMALLEST, Target, within_reach};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Plan;
 
@@ -29,6 +30,16 @@ pub struct Share {
     pub curve: Vec<Look>,
 }
 
+/// The curves of models, and the bytes that a target leaves all of them together.
+struct Division {
+    total: u64,
+    /// Bytes of each where all are compressed by the same ratio.
+    alike: Vec<u64>,
+    curves: Vec<Vec<Look>>,
+    /// Their hulls; `None` for a model that cannot be run.
+    hulls: Vec<Option<Vec<Point>>>,
+}
+
 /// The share of each model of the bytes that a target leaves all of them together: a ratio over the weights of all, or a size of
 /// all files. `weights` say how much the loss of each counts.
 ///
@@ -38,57 +49,115 @@ pub struct Share {
 /// [`ErrorKind::Target`] if the bytes are too few, with the nearest that are enough; [`ErrorKind::Usage`] for another target;
 /// those of running the models.
 pub fn shares(compressors: &mut [Compressor<'_>], weights: &[f64], target: &Target) -> Result<Vec<Share>> {
-    let (mut kept, mut before) = (Vec::new(), Vec::new());
-    for compressor in &mut *compressors {
-        let study = compressor.calibrated()?;
-        kept.push(study.sized(|sizing| sizing.kept()));
-        before.push(study.before);
+    Ok(Division::measure(compressors, target)?.shares(weights))
+}
+
+/// Compresses models to their [`shares`].
+///
+/// Fine-tuning takes more off the loss of some models than of others, which trial codes do not show. So where models are tuned, the
+/// bytes are divided once more by what is left of each loss, and what has the lower sum on calibration samples is taken.
+///
+/// # Errors
+/// As [`shares`] and [`Compressor::compress`].
+pub fn compress_all(
+    compressors: &mut [Compressor<'_>],
+    weights: &[f64],
+    target: &Target,
+) -> Result<Vec<(Share, Compressed)>> {
+    let division = Division::measure(compressors, target)?;
+    let first = to_shares(compressors, division.shares(weights))?;
+    if first.iter().all(|(_, result)| result.tuning.is_none()) {
+        return Ok(first);
     }
-    let (all_kept, all_before) = (kept.iter().sum::<u64>(), before.iter().sum::<u64>());
-    let total = match *target {
-        Target::Ratio(ratio) => all_kept + (all_before as f64 / ratio) as u64,
-        Target::MaxSize(bytes) => bytes,
-        _ => {
-            let message =
-                "several models are compressed by --ratio, over the weights of all, or --max-size, of all files";
-            return Err(Error::new(ErrorKind::Usage, message));
+    let left =
+        |(share, result): &(Share, Compressed)| Some(result.planned.predicted_loss? / share.loss.filter(|l| *l > 0.0)?);
+    let moved = first.iter().zip(weights).map(|(shared, weight)| Some(weight * left(shared)?));
+    let Some(moved) = moved.collect::<Option<Vec<f64>>>() else { return Ok(first) };
+    let others = division.shares(&moved);
+    let differs =
+        |((share, _), other): (&(Share, Compressed), &Share)| share.bytes.abs_diff(other.bytes) * 100 > share.bytes;
+    if !first.iter().zip(&others).any(differs) {
+        return Ok(first);
+    }
+    let snapshots: Vec<Snapshot> = compressors.iter().map(Compressor::snapshot).collect();
+    let second = to_shares(compressors, others)?;
+    let sum = |shared: &[(Share, Compressed)]| {
+        let losses = shared.iter().zip(weights);
+        losses.map(|((_, result), weight)| Some(weight * result.planned.predicted_loss?)).sum::<Option<f64>>()
+    };
+    if sum(&second).is_some_and(|loss| sum(&first).is_none_or(|before| loss < before)) {
+        return Ok(second);
+    }
+    compressors.iter_mut().zip(snapshots).for_each(|(compressor, snapshot)| compressor.recover(snapshot));
+    Ok(first)
+}
+
+fn to_shares(compressors: &mut [Compressor<'_>], shares: Vec<Share>) -> Result<Vec<(Share, Compressed)>> {
+    let of_share = |(compressor, share): (&mut Compressor<'_>, Share)| {
+        // Where all of it fits, less has to be asked for: what is no smaller is refused.
+        let bytes = share.bytes.min(compressor.original.bytes().saturating_sub(1));
+        Ok((share, compressor.compress(&Target::MaxSize(bytes))?))
+    };
+    compressors.iter_mut().zip(shares).map(of_share).collect()
+}
+
+impl Division {
+    fn measure(compressors: &mut [Compressor<'_>], target: &Target) -> Result<Division> {
+        let (mut kept, mut before) = (Vec::new(), Vec::new());
+        for compressor in &mut *compressors {
+            let study = compressor.calibrated()?;
+            kept.push(study.sized(|sizing| sizing.kept()));
+            before.push(study.before);
         }
-    };
-    let ratio = all_before as f64 / total.saturating_sub(all_kept).max(1) as f64;
-    let alike = || kept.iter().zip(&before).map(|(kept, before)| kept + (*before as f64 / ratio) as u64);
-    let mut curves = Vec::new();
-    for compressor in &mut *compressors {
-        curves.push(compressor.curve(ratio).map_err(|error| super::located(compressor.original, error))?);
+        let (all_kept, all_before) = (kept.iter().sum::<u64>(), before.iter().sum::<u64>());
+        let total = match *target {
+            Target::Ratio(ratio) => all_kept + (all_before as f64 / ratio) as u64,
+            Target::MaxSize(bytes) => bytes,
+            _ => {
+                let message =
+                    "several models are compressed by --ratio, over the weights of all, or --max-size, of all files";
+                return Err(Error::new(ErrorKind::Usage, message));
+            }
+        };
+        let ratio_of = |bytes: u64| all_before as f64 / bytes.saturating_sub(all_kept).max(1) as f64;
+        let ratio = ratio_of(total);
+        let mut curves = Vec::new();
+        for compressor in &mut *compressors {
+            curves.push(compressor.curve(ratio).map_err(|error| super::located(compressor.original, error))?);
+        }
+        let fewest: u64 = curves.iter().filter_map(|curve| curve.first()).map(|look| look.bytes).sum();
+        if fewest > total || curves.iter().any(Vec::is_empty) {
+            let (count, nearest) = (curves.len(), (ratio_of(fewest) * 100.0).floor() / 100.0);
+            let message = format!(
+                "{count} models cannot be made so small; the nearest is {fewest} bytes for all files, --ratio {nearest:.2}"
+            );
+            return Err(Error::new(ErrorKind::Target, message));
+        }
+        let alike = kept.iter().zip(&before).map(|(kept, before)| kept + (*before as f64 / ratio) as u64).collect();
+        let hulls = curves.iter().map(|curve| points(curve)).collect();
+        Ok(Division { total, alike, curves, hulls })
     }
-    let fewest: u64 = curves.iter().filter_map(|curve| curve.first()).map(|look| look.bytes).sum();
-    if fewest > total || curves.iter().any(Vec::is_empty) {
-        let nearest = all_before as f64 / fewest.saturating_sub(all_kept).max(1) as f64;
-        let message = format!(
-            "{} models cannot be made so small; the nearest is {fewest} bytes for all files, --ratio {:.2}",
-            curves.len(),
-            (nearest * 100.0).floor() / 100.0
-        );
-        return Err(Error::new(ErrorKind::Target, message));
+
+    fn shares(&self, weights: &[f64]) -> Vec<Share> {
+        let weighted = self.hulls.iter().zip(weights).map(|(hull, weight)| {
+            let hull = hull.as_ref()?;
+            Some(hull.iter().map(|point| Point { loss: point.loss * weight, ..*point }).collect::<Vec<_>>())
+        });
+        let bytes = match weighted.collect::<Option<Vec<_>>>() {
+            Some(hulls) => divide(&hulls, self.total),
+            None => self.alike.clone(),
+        };
+        let at = |hull: &Option<Vec<Point>>, bytes: u64| hull.as_ref().map(|hull| loss_at(hull, bytes));
+        let models = bytes.into_iter().zip(&self.alike).zip(self.curves.iter().zip(&self.hulls));
+        let share = models.map(|((bytes, &bytes_alike), (curve, hull))| Share {
+            bytes,
+            loss: at(hull, bytes),
+            bytes_alike,
+            loss_alike: at(hull, bytes_alike),
+            curve: curve.clone(),
+        });
+        share.collect()
     }
-    let known: Vec<Option<Vec<Point>>> = curves.iter().map(|curve| points(curve)).collect();
-    let weighted = known.iter().zip(weights).map(|(curve, weight)| {
-        let curve = curve.as_ref()?;
-        Some(curve.iter().map(|point| Point { loss: point.loss * weight, ..*point }).collect::<Vec<_>>())
-    });
-    let bytes = match weighted.collect::<Option<Vec<_>>>() {
-        Some(curves) => divide(&curves, total),
-        None => alike().collect(),
-    };
-    let at = |curve: &Option<Vec<Point>>, bytes: u64| curve.as_ref().map(|curve| loss_at(curve, bytes));
-    let models = bytes.into_iter().zip(alike()).zip(curves.into_iter().zip(&known));
-    let share = models.map(|((bytes, bytes_alike), (curve, known))| Share {
-        bytes,
-        loss: at(known, bytes),
-        bytes_alike,
-        loss_alike: at(known, bytes_alike),
-        curve,
-    });
-    Ok(share.collect())
 }
 
 impl Compressor<'_> {

@@ -59,14 +59,16 @@ impl Progress for Bounded<'_> {
     }
 }
 
-/// What belongs to the result of a level.
-struct Snapshot {
+/// What belongs to a result beside what was measured once and for all.
+pub(super) struct Snapshot {
     options: Options,
     budgets: Budgets,
     target: Option<u64>,
     goal: Option<Goal>,
     searched: Option<Searched>,
     looks: Vec<Look>,
+    expected: Option<[f64; 2]>,
+    correction: f64,
 }
 
 impl Compressor<'_> {
@@ -126,7 +128,7 @@ impl Compressor<'_> {
         self.looks.clear();
     }
 
-    fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self) -> Snapshot {
         Snapshot {
             options: self.options.clone(),
             budgets: self.budgets.clone(),
@@ -134,12 +136,15 @@ impl Compressor<'_> {
             goal: self.goal.clone(),
             searched: self.searched.clone(),
             looks: self.looks.clone(),
+            expected: self.expected,
+            correction: self.correction,
         }
     }
 
-    fn recover(&mut self, snapshot: Snapshot) {
-        let Snapshot { options, budgets, target, goal, searched, looks } = snapshot;
+    pub(super) fn recover(&mut self, snapshot: Snapshot) {
+        let Snapshot { options, budgets, target, goal, searched, looks, expected, correction } = snapshot;
         self.take(options);
         (self.budgets, self.target, self.goal, self.searched, self.looks) = (budgets, target, goal, searched, looks);
+        (self.expected, self.correction) = (expected, correction);
     }
 }
