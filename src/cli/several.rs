@@ -187,16 +187,16 @@ impl Member {
     /// for the models that have it.
     fn samples(&self, given: &Samples, model: &Model) -> Result<Samples> {
         let mut own = given.clone();
-        own.calibration = self.files_in(&given.calibration, "--calibration")?;
-        own.holdout = self.files_in(&given.holdout, "--holdout")?;
+        let table = self.table.as_ref().map(|table| [table.calibration.to_vec(), table.holdout.to_vec()]);
+        [own.calibration, own.holdout] = match table.filter(|files| files.iter().any(|files| !files.is_empty())) {
+            Some(files) => files,
+            None => [self.files_in(&given.calibration, "--calibration")?, self.files_in(&given.holdout, "--holdout")?],
+        };
         own.stream.retain(|text| text.split_once('=').is_none_or(|(input, _)| has_input(model, input)));
         own.loss.retain(|text| text.rsplit_once(':').is_none_or(|(output, _)| has_output(model, output)));
         own.labels.retain(|(output, _)| has_output(model, output));
         own.holdout_labels.retain(|(output, _)| has_output(model, output));
         if let Some(table) = &self.table {
-            let or = |table: Vec<PathBuf>, given: Vec<PathBuf>| if table.is_empty() { given } else { table };
-            own.calibration = or(table.calibration.to_vec(), own.calibration);
-            own.holdout = or(table.holdout.to_vec(), own.holdout);
             own.stream.extend(table.stream.to_vec());
             own.loss.extend(table.loss.to_vec());
         }
@@ -205,13 +205,6 @@ impl Member {
 
     /// What folders hold for this model.
     fn files_in(&self, folders: &[PathBuf], flag: &str) -> Result<Vec<PathBuf>> {
-        let has_own = |table: &ModelTable| match flag {
-            "--holdout" => !table.holdout.to_vec().is_empty(),
-            _ => !table.calibration.to_vec().is_empty(),
-        };
-        if self.table.as_ref().is_some_and(has_own) {
-            return Ok(Vec::new());
-        }
         let of_folder = |folder: &PathBuf| {
             if !folder.is_dir() {
                 bail!("{flag}: {}: for several models, name a folder with the samples of each", folder.display());
