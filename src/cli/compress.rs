@@ -66,7 +66,7 @@ pub struct Args {
     /// Levels are tried one after the other, as long as there is time; the lowest is always completed. TIME is that of calibration to
     /// fine-tuning, without verification. Which level it is depends on the machine, and the report names it: --effort with that
     /// level gives the same file everywhere.
-    #[arg(long, value_name = "TIME", value_parser = value::time, group = "spending", hide_short_help = true, help_heading = args::COMPRESSION)]
+    #[arg(long, value_name = "TIME", value_parser = value::time, conflicts_with = "effort", hide_short_help = true, help_heading = args::COMPRESSION)]
     time_budget: Option<Duration>,
     /// Print what `dirnet plan` would, and write no model
     #[arg(long, hide_short_help = true, conflicts_with_all = ["time_budget", "write_config"], help_heading = "Output")]

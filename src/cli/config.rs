@@ -548,10 +548,14 @@ fn flag<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
     command.get_arguments().find(|arg| arg.get_long() == Some(long) || is_alias(arg))
 }
 
-/// Whether the command line sets `arg`, or another flag of a group of which there can be only one.
+/// Whether the command line sets `arg`, or another flag that excludes it.
 fn is_given(command: &Command, arg: &Arg, given: &ArgMatches) -> bool {
     let set = |id: &str| given.value_source(id) == Some(ValueSource::CommandLine);
+    let excludes = |a: &Arg, b: &Arg| command.get_arg_conflicts_with(a).iter().any(|it| it.get_id() == b.get_id());
     set(arg.get_id().as_str())
+        || command
+            .get_arguments()
+            .any(|other| set(other.get_id().as_str()) && (excludes(arg, other) || excludes(other, arg)))
         || command.get_groups().any(|group| {
             !group.clone().is_multiple()
                 && group.get_args().any(|id| id == arg.get_id())

@@ -87,7 +87,7 @@ pub struct How {
     /// 3: --sensitivity auto --tune fast. Recurrent layers are fine-tuned, too: most quality for a second.
     /// 4: --sensitivity auto --tune full. They are tuned until the loss stops falling: minutes to half an hour.
     /// A flag that is given goes before what the level sets.
-    #[arg(long, value_name = "LEVEL", value_parser = value::effort, group = "spending", default_value_t = Level::DEFAULT, verbatim_doc_comment)]
+    #[arg(long, value_name = "LEVEL", value_parser = value::effort, default_value_t = Level::DEFAULT, verbatim_doc_comment)]
     pub effort: Level,
     /// Write compressed recurrent layers in this form
     #[arg(long, value_enum, value_name = "FORM", default_value_t = Form::Portable, hide_short_help = true)]

@@ -97,7 +97,7 @@ fn one_call_writes_all_models_and_one_report() {
     let output = dirnet().args(&call).current_dir(at).output().expect("starts");
     assert!(output.status.success(), "{output:?}");
     let table = String::from_utf8(output.stdout).expect("text");
-    for words in ["all files", "all weights", "== enc ==", "== dec ==", "one ratio for all models"] {
+    for words in ["all files", "all weights", "== enc ==", "== dec ==", "the weighted losses add up to"] {
         assert!(table.contains(words), "{words}: {table}");
     }
     assert_eq!(names(&at.join("small")), ["dec.onnx", "enc.onnx"]);
