@@ -33,7 +33,7 @@ const PLAN_BYTES: u64 = 16 << 20;
 
 /// Compress the weights of a model, then run both models and compare
 #[derive(clap::Args)]
-#[command(override_usage = "dirnet compress [OPTIONS] <MODEL>... -o <OUT>", after_help = EXAMPLES)]
+#[command(override_usage = "dirnet compress [OPTIONS] <MODEL> -o <OUT>", after_help = EXAMPLES)]
 pub struct Args {
     /// The ONNX file; it is never changed. Several files are compressed under one budget of bytes, into --out-dir
     #[arg(id = "model", value_name = "MODEL", value_hint = ValueHint::FilePath, required_unless_present = "out_dir")]
@@ -68,9 +68,6 @@ pub struct Args {
     /// level gives the same file everywhere.
     #[arg(long, value_name = "TIME", value_parser = value::time, conflicts_with = "effort", hide_short_help = true, help_heading = args::COMPRESSION)]
     time_budget: Option<Duration>,
-    /// Print what `dirnet plan` would, and write no model
-    #[arg(long, hide_short_help = true, conflicts_with_all = ["time_budget", "write_config"], help_heading = "Output")]
-    dry_run: bool,
     #[command(flatten)]
     pub flags: Flags,
     #[command(flatten)]
@@ -81,6 +78,9 @@ pub struct Args {
     /// Write the result even if a check fails
     #[arg(long, help_heading = CHECKS, hide_short_help = true)]
     pub keep_failed: bool,
+    /// Print what `dirnet plan` would, and write no model
+    #[arg(long, hide_short_help = true, conflicts_with_all = ["time_budget", "write_config"], help_heading = "Output")]
+    dry_run: bool,
     /// Write the flags of this call, and checks with a margin for what it measured, to a configuration file for CI
     #[arg(long, hide_short_help = true, value_name = "FILE.toml", value_hint = ValueHint::FilePath, help_heading = "Output")]
     write_config: Option<PathBuf>,

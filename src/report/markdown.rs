@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::grid::{Grid, Kind, SHARE_LEGEND, expectation};
 use super::size::duration;
 use super::units::Row;
-use super::{Answer, Command, Effort, Grade, Report, Several, Sweep, Unit};
+use super::{Answer, Command, EffortLevel, Grade, Report, Several, Sweep, Unit};
 use crate::error::Escaped;
 use crate::verify::{Verdict, VerifyScope};
 
@@ -40,7 +40,7 @@ pub(super) fn report(report: &Report) -> String {
     if let Some(verdict) = &report.verify {
         verification(report, verdict, &mut out);
     }
-    if let Some(picked) = report.effort.as_ref().and_then(Effort::picked) {
+    if let Some(picked) = report.effort.as_ref().and_then(EffortLevel::picked) {
         line(&mut out, format!("{}\n", escape(&picked)));
     }
     for warning in &report.warnings {

@@ -39,7 +39,7 @@ use crate::{lossless, onnx, recurrent, tune};
 pub use answer::{Answer, Grade, SuggestedCheck};
 pub use bench::{Bench, Benched};
 pub use inspection::{InspectedMatrix, InspectedValue, InspectedWeight, Inspection, Node, made_by};
-pub use several::{CurvePoint, ModelShare, Several, Total};
+pub use several::{ModelShare, Several, SizePoint, Total};
 pub use size::{Bytes, duration};
 pub use sweep::{Sweep, SweepPoint};
 
@@ -172,7 +172,7 @@ pub struct Report {
     /// Other sizes and their loss.
     pub tradeoff: Vec<Tradeoff>,
     /// How much time was spent; `None` for a comparison of two given files, and where nothing was coded.
-    pub effort: Option<Effort>,
+    pub effort: Option<EffortLevel>,
     /// How the model was made: the note in the file.
     pub settings: Option<serde_json::Value>,
     /// Warnings for the user.
@@ -336,7 +336,7 @@ impl From<&Searched> for Search {
 
 /// How much time was spent, as a level.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Effort {
+pub struct EffortLevel {
     /// The level of `--effort`: that which a time budget left, or which sets the flags; `None` where some were set by hand.
     pub level: Option<String>,
     /// The flags in force.
@@ -345,9 +345,9 @@ pub struct Effort {
     pub time_budget: Option<f64>,
 }
 
-impl Effort {
-    fn of(compressor: &Compressor<'_>) -> Effort {
-        Effort {
+impl EffortLevel {
+    fn of(compressor: &Compressor<'_>) -> EffortLevel {
+        EffortLevel {
             level: compressor.level().map(|level| level.to_string()),
             flags: compressor.flags(),
             time_budget: compressor.time_budget().map(|budget| budget.limit.as_secs_f64()),
@@ -569,7 +569,7 @@ impl Report {
         report.lossless = compressor.lossless().iter().map(Into::into).collect();
         report.search = compressor.searched().map(Into::into);
         report.smallest_ratio = compressor.smallest_ratio();
-        report.effort = Some(Effort::of(compressor));
+        report.effort = Some(EffortLevel::of(compressor));
         report.predicted_loss = planned.predicted_loss;
         report.predicted_range = planned.predicted_range;
         report.warnings = compressor.warnings();

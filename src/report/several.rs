@@ -61,12 +61,12 @@ pub struct ModelShare {
     /// The loss there by its curve.
     pub loss_alike: Option<f64>,
     /// The curve: sizes and the losses of trial codes.
-    pub curve: Vec<CurvePoint>,
+    pub curve: Vec<SizePoint>,
 }
 
 /// A size, and the loss of trial codes there.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct CurvePoint {
+pub struct SizePoint {
     /// Bytes of the file.
     pub bytes: u64,
     /// The mean loss of the outputs.
@@ -78,7 +78,7 @@ impl ModelShare {
     #[must_use]
     pub fn of(name: String, weight: f64, share: &Share) -> ModelShare {
         let Share { bytes, loss, bytes_alike, loss_alike, curve } = share.clone();
-        let curve = curve.iter().map(|look| CurvePoint { bytes: look.bytes, loss: look.loss_mean }).collect();
+        let curve = curve.iter().map(|look| SizePoint { bytes: look.bytes, loss: look.loss_mean }).collect();
         ModelShare { name, weight, bytes, loss, bytes_alike, loss_alike, curve }
     }
 }

@@ -12,8 +12,8 @@ use super::quoted;
 use super::size::{duration, figure, grouped, percent, times};
 use super::units::Row;
 use super::{
-    Answer, Bench, Bytes, Command, Effort, Grade, InspectedMatrix, InspectedValue, InspectedWeight, Inspection, Node,
-    NodeForm, Report, Several, SkippedNode, Sweep, SweepPoint, Tuning, Unit,
+    Answer, Bench, Bytes, Command, EffortLevel, Grade, InspectedMatrix, InspectedValue, InspectedWeight, Inspection,
+    Node, NodeForm, Report, Several, SkippedNode, Sweep, SweepPoint, Tuning, Unit,
 };
 use crate::error::Escaped;
 use crate::verify::{Verdict, VerifyScope};
@@ -98,7 +98,7 @@ pub(super) fn report(report: &Report, style: &Style) -> String {
             line_of(&mut out, format!("  {expected}"));
         }
     }
-    if let Some(picked) = report.effort.as_ref().and_then(Effort::picked) {
+    if let Some(picked) = report.effort.as_ref().and_then(EffortLevel::picked) {
         wrapped("", &picked, &mut out);
     }
     warnings(&report.warnings, style, &mut out);

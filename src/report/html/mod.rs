@@ -11,7 +11,7 @@ use super::markup::Markup;
 use super::size::{duration, figure, grouped, percent, times};
 use super::units::Row;
 use super::{
-    Answer, Bytes, Command, Effort, Grade, Report, Seconds, Several, SkippedNode, Sweep, Tool, Unit, WeightSizes,
+    Answer, Bytes, Command, EffortLevel, Grade, Report, Seconds, Several, SkippedNode, Sweep, Tool, Unit, WeightSizes,
 };
 use crate::error::Escaped;
 use crate::loss::{Bin, Figures, Profile};
@@ -560,7 +560,7 @@ fn making(report: &Report, page: &mut Markup) {
             entry(&name.replace('_', " "), &value);
         }
     }
-    if let Some(picked) = report.effort.as_ref().and_then(Effort::picked) {
+    if let Some(picked) = report.effort.as_ref().and_then(EffortLevel::picked) {
         entry("time budget", &picked);
     }
     entry("time", &phases(&report.seconds));
