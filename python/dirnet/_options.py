@@ -36,6 +36,7 @@ class VerifyOptions(RunOptions, total=False):
 class CompressionOptions(RunOptions, total=False):
     """How a model is compressed."""
 
+    effort: int | str
     form: str
     form_from: int
     keep_names: bool
@@ -61,6 +62,8 @@ class CompressOptions(TargetOptions, total=False):
 
     plan: _Path
     lossless: bool
+    time_budget: str
+    smallest: bool
     no_verify: bool
     keep_failed: bool
 

@@ -226,6 +226,8 @@ class Report(_Page):
     predicted_loss: float | None = None
     tuning: list[Json] = field(default_factory=list)
     tradeoff: list[Tradeoff] = field(default_factory=list)
+    #: The level of ``effort=``, the flags in force, and the time budget.
+    effort: Json | None = None
     settings: Json | None = None
     warnings: list[str] = field(default_factory=list)
     verify: Verdict | None = None

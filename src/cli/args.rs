@@ -45,7 +45,7 @@ pub struct Target {
 }
 
 /// Inputs that models are run on.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Samples")]
 pub struct Samples {
     /// Calibrate on these inputs: .npz, .npy, test_data_set_N, or a directory of them; repeat the flag for more

@@ -1,7 +1,7 @@
 //! `dirnet compress MODEL -o OUT`: the main job.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::ValueHint;
@@ -18,12 +18,15 @@ use super::config::{self, Overrides};
 use super::job::{Files, Flags, Setup};
 use super::output;
 use super::progress::progress;
+use super::several::Several;
+use super::{plan, value};
 use crate::process::guard::{self, Guarded};
 
 const EXAMPLES: &str = "\
 Examples:
   dirnet compress model.onnx -o small.onnx --ratio 8 --calibration samples.npz
   dirnet compress model.onnx -o small.onnx --calibration train/ --holdout test/ --min-snr 20
+  dirnet compress enc.onnx dec.onnx --out-dir small/ --ratio 8 --calibration samples/
   dirnet compress vad.onnx -o small.onnx --calibration audio/ --stream state=stateN";
 /// The largest plan that is read: a hundred thousand weight blocks.
 const PLAN_BYTES: u64 = 16 << 20;
@@ -32,11 +35,21 @@ const PLAN_BYTES: u64 = 16 << 20;
 #[derive(clap::Args)]
 #[command(override_usage = "dirnet compress [OPTIONS] <MODEL> -o <OUT>", after_help = EXAMPLES)]
 pub struct Args {
+    /// The ONNX file; it is never changed. Several files are compressed under one budget of bytes, into --out-dir
+    #[arg(id = "model", value_name = "MODEL", value_hint = ValueHint::FilePath, required_unless_present = "out_dir")]
+    pub models: Vec<PathBuf>,
     /// Write the compressed model to OUT
     #[arg(short, long = "output", value_name = "OUT", value_hint = ValueHint::FilePath)]
     out: Option<PathBuf>,
+    /// Write the compressed models to DIR, each under the name of its file
+    ///
+    /// The bytes are divided over several models so that the sum of their losses is least: --ratio is over the weights of all, --max-size
+    /// of all files. --calibration and --holdout name folders then, in which the samples of enc.onnx are enc.npz, enc.npy or
+    /// a folder enc; or [models.enc] of the configuration names them. Files are written for all models or for none.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "out", hide_short_help = true)]
+    pub out_dir: Option<PathBuf>,
     #[command(flatten)]
-    target: Target,
+    pub target: Target,
     /// Use the bits of each gate and weight from this file, which `dirnet plan --save` wrote
     #[arg(long, hide_short_help = true, value_name = "FILE.toml", group = "target", value_hint = ValueHint::FilePath, help_heading = TARGET)]
     plan: Option<PathBuf>,
@@ -48,47 +61,64 @@ pub struct Args {
     /// Code nothing: only remove what is stored twice or not needed, and write values in fewer bytes
     #[arg(long, group = "target", help_heading = TARGET)]
     lossless: bool,
+    /// Take the highest level of --effort that ends within TIME: 90s, 5min, 1h
+    ///
+    /// Levels are tried one after the other, as long as there is time; the lowest is always completed. TIME is that of calibration to
+    /// fine-tuning, without verification. Which level it is depends on the machine, and the report names it: --effort with that
+    /// level gives the same file everywhere.
+    #[arg(long, value_name = "TIME", value_parser = value::time, conflicts_with = "effort", hide_short_help = true, help_heading = args::COMPRESSION)]
+    time_budget: Option<Duration>,
     #[command(flatten)]
-    flags: Flags,
+    pub flags: Flags,
     #[command(flatten)]
-    checks: Checks,
+    pub checks: Checks,
     /// Skip verification
     #[arg(long, help_heading = CHECKS, hide_short_help = true)]
-    no_verify: bool,
+    pub no_verify: bool,
     /// Write the result even if a check fails
     #[arg(long, help_heading = CHECKS, hide_short_help = true)]
-    keep_failed: bool,
+    pub keep_failed: bool,
+    /// Print what `dirnet plan` would, and write no model
+    #[arg(long, hide_short_help = true, conflicts_with_all = ["time_budget", "write_config"], help_heading = "Output")]
+    dry_run: bool,
     /// Write the flags of this call, and checks with a margin for what it measured, to a configuration file for CI
     #[arg(long, hide_short_help = true, value_name = "FILE.toml", value_hint = ValueHint::FilePath, help_heading = "Output")]
     write_config: Option<PathBuf>,
     #[command(flatten)]
-    output: Output,
+    pub output: Output,
 }
 
 /// Compresses the model.
 pub fn run(args: &Args, overrides: &Overrides, given: &config::Given) -> Result<()> {
     let start = Instant::now();
+    if let Some(several) = args.several(given)? {
+        return several.run(args, overrides, start);
+    }
     if args.no_verify && !args.checks.checks().is_empty() {
         bail!("checks such as --min-snr need verification; remove --no-verify");
     }
-    if args.no_verify {
+    if args.no_verify || args.dry_run {
         args.output.check_unjudged()?;
     }
     if args.smallest && args.checks.checks().is_empty() {
         bail!("--smallest needs a check that says what is enough, such as --min-snr 20 or --min-agreement 0.99");
     }
+    if args.dry_run {
+        return without_writing(args, overrides, start);
+    }
     let out = args::output(args.out.as_deref())?;
     if let Some(file) = &args.write_config {
-        let read = args.flags.samples.files().chain(&args.flags.run.config).chain([&args.flags.model]);
+        let read = args.flags.samples.files().chain(&args.flags.run.config).chain(args.models.first());
         args::check_apart([file], read)?;
         if args.output.report.iter().map(PathBuf::as_path).chain([out]).any(|other| atomic::is_same(other, file)) {
             bail!("{}: is used for two outputs", file.display());
         }
     }
     if args.lossless {
-        return without_coding(args, out, start);
+        return without_coding(args, Some(out), start);
     }
-    let (model, setup) = Setup::read(&args.flags, overrides, &args.files())?;
+    let (model, mut setup) = Setup::read(args.model(), &args.flags, overrides, &args.files())?;
+    setup.limit_time(args.time_budget, args.flags.how.by_hand());
     let load = setup.seconds;
     let progress = progress(args.output.quiet);
     let mut compressor = setup.compressor(&model, &*progress)?;
@@ -131,18 +161,27 @@ pub fn run(args: &Args, overrides: &Overrides, given: &config::Given) -> Result<
     report.seconds.total = start.elapsed().as_secs_f64();
     if let Some(file) = &args.write_config {
         let checks = report.answer.as_ref().map_or(&[][..], |answer| &answer.suggested_checks);
-        atomic::write_text(file, &given.text(file, checks)?)?;
+        let level = compressor.time_budget().and_then(|_| compressor.level());
+        atomic::write_text(file, &given.text(file, checks, level)?)?;
     }
     args.output.show(&report)?;
     error.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Writes the model with nothing coded.
-fn without_coding(args: &Args, out: &Path, start: Instant) -> Result<()> {
+/// Shows what the bits would be, and writes no model.
+fn without_writing(args: &Args, overrides: &Overrides, start: Instant) -> Result<()> {
+    if args.lossless {
+        return without_coding(args, None, start);
+    }
+    plan::show(args.model(), &args.flags, &args.target()?, overrides, &args.files(), start)
+}
+
+/// Writes the model with nothing coded, or nothing where there is no `out`.
+fn without_coding(args: &Args, out: Option<&Path>, start: Instant) -> Result<()> {
     let flags = &args.flags;
     flags.run.start()?;
-    let model = flags.run.load(&flags.model)?;
-    args.files().check(flags, &model)?;
+    let model = flags.run.load(args.model())?;
+    args.files().check(&flags.samples, &flags.run, &model)?;
     let loss = flags.samples.loss()?;
     let TestInputs { samples, warnings } = flags.samples.judged(&model)?;
     if guard::is_probe() {
@@ -167,13 +206,14 @@ fn without_coding(args: &Args, out: &Path, start: Instant) -> Result<()> {
     // Of what samples the models are compared on, if they are.
     let mut unconfirmed = Vec::new();
     let is_exact = checks.is_empty() && steps.iter().all(|step| step.exact);
-    let verdict = match args.no_verify {
+    let verdict = match args.no_verify || out.is_none() {
         true => None,
         false if is_exact => of_exact_steps(compared(), &mut unconfirmed)?,
         false => Some(compared()?),
     };
     let verified = start.elapsed().as_secs_f64();
-    let mut report = Report::between(Command::Compress, &model, &result);
+    let command = if out.is_some() { Command::Compress } else { Command::Plan };
+    let mut report = Report::between(command, &model, &result);
     report.lossless = steps.iter().map(Into::into).collect();
     report.warnings = if verdict.is_some() { warnings } else { Vec::new() };
     report.warnings.extend(unconfirmed);
@@ -183,7 +223,7 @@ fn without_coding(args: &Args, out: &Path, start: Instant) -> Result<()> {
     }
     let failed = verdict.as_ref().filter(|verdict| !verdict.passed);
     let error = failed.map(|verdict| Error::new(ErrorKind::Check, verdict.failures.join("; ")));
-    if error.is_none() || args.keep_failed {
+    if let Some(out) = out.filter(|_| error.is_none() || args.keep_failed) {
         result.save(out)?;
         report.written_to(out);
     }
@@ -221,12 +261,53 @@ fn of_exact_steps(
 
 impl Args {
     /// What is run, and within which limits.
-    pub fn guarded(&self) -> Guarded<'_> {
-        self.flags.guarded(&self.files(), self.no_verify)
+    pub fn guarded(&self, given: &config::Given) -> Guarded<'_> {
+        let layers = self.no_verify || self.dry_run;
+        // Where they cannot be several models, the worker says why.
+        match self.several(given) {
+            Ok(Some(several)) => several.guarded(self),
+            _ => self.flags.guarded(self.model(), &self.files(), layers),
+        }
+    }
+
+    /// The model, of a call with one.
+    fn model(&self) -> &Path {
+        self.models.first().map_or(Path::new(""), PathBuf::as_path)
+    }
+
+    /// The job of several models, if it is one.
+    fn several(&self, given: &config::Given) -> Result<Option<Several>> {
+        let Some(folder) = &self.out_dir else {
+            if self.models.len() > 1 {
+                bail!(
+                    "{} models, but no folder for the results: name one with --out-dir (a flag takes one value, repeat it for \
+                     each: --calibration a --calibration b)",
+                    self.models.len()
+                );
+            }
+            return Ok(None);
+        };
+        let single = [
+            (self.plan.is_some(), "--plan"),
+            (self.smallest, "--smallest"),
+            (self.lossless, "--lossless"),
+            (self.target.max_loss.is_some(), "--max-loss"),
+            (self.dry_run, "--dry-run"),
+            (self.time_budget.is_some(), "--time-budget"),
+            (self.write_config.is_some(), "--write-config"),
+        ];
+        if let Some((_, flag)) = single.into_iter().find(|(is_given, _)| *is_given) {
+            bail!("{flag} is for one model, written with -o: remove it, or --out-dir");
+        }
+        Several::of(&self.models, folder, &given.models).map(Some)
     }
 
     fn files(&self) -> Files<'_> {
-        Files { written: self.out.as_deref(), plan: self.plan.as_deref(), output: &self.output }
+        Files {
+            written: self.out.as_deref().filter(|_| !self.dry_run),
+            plan: self.plan.as_deref(),
+            output: &self.output,
+        }
     }
 
     /// What is asked for. A plan is read before anything takes long.

@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
+use dirnet::compress::Level;
 use dirnet::dictionary::BlockSpec;
 use dirnet::error::meant;
 use dirnet::linear::LinearNode;
@@ -189,6 +190,65 @@ pub fn pins(overrides: &Overrides, sites: &Sites) -> Result<Pins> {
     Ok(Pins(sites.all.iter().map(pin).collect::<Result<Vec<_>>>()?.into()))
 }
 
+/// A `[models.NAME]` table: one of several models that are compressed under one budget, and its samples.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct ModelTable {
+    #[serde(skip)]
+    pub name: String,
+    /// The ONNX file.
+    pub file: PathBuf,
+    #[serde(default)]
+    pub calibration: Values<PathBuf>,
+    #[serde(default)]
+    pub holdout: Values<PathBuf>,
+    #[serde(default)]
+    pub stream: Values<String>,
+    #[serde(default)]
+    pub loss: Values<String>,
+    /// How much its loss counts.
+    #[serde(default)]
+    pub weight: Option<f64>,
+}
+
+/// One value or a list of them, as for the flag of the same name.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(untagged)]
+pub enum Values<T> {
+    One(T),
+    Several(Vec<T>),
+}
+
+impl<T> Default for Values<T> {
+    fn default() -> Self {
+        Values::Several(Vec::new())
+    }
+}
+
+impl<T: Clone> Values<T> {
+    pub fn to_vec(&self) -> Vec<T> {
+        match self {
+            Values::One(value) => vec![value.clone()],
+            Values::Several(values) => values.clone(),
+        }
+    }
+}
+
+impl ModelTable {
+    /// With its name, and paths as seen from the working directory.
+    fn located(self, name: &str, folder: &Path) -> ModelTable {
+        let at =
+            |paths: Values<PathBuf>| Values::Several(paths.to_vec().iter().map(|path| folder.join(path)).collect());
+        ModelTable {
+            name: name.to_owned(),
+            file: folder.join(&self.file),
+            calibration: at(self.calibration),
+            holdout: at(self.holdout),
+            ..self
+        }
+    }
+}
+
 /// A configuration file that has been read and whose syntax is sound.
 pub struct File {
     path: PathBuf,
@@ -196,6 +256,8 @@ pub struct File {
     flags: BTreeMap<Spanned<String>, Value>,
     /// The settings for single nodes.
     pub overrides: Overrides,
+    /// The models that are compressed under one budget.
+    pub models: Vec<ModelTable>,
 }
 
 impl File {
@@ -208,25 +270,28 @@ impl File {
     /// Parses the text of a file.
     pub fn parse(path: &Path, text: String) -> Result<File> {
         #[derive(Deserialize)]
-        struct Nodes {
+        struct Tables {
             #[serde(default)]
             nodes: BTreeMap<Spanned<String>, Node>,
+            #[serde(default)]
+            models: BTreeMap<Spanned<String>, ModelTable>,
         }
         let syntax = |error: toml::de::Error| {
             let place = place(path, &text, error.span());
             anyhow::anyhow!("{place}: {}", error.message().trim())
         };
         let mut flags: BTreeMap<Spanned<String>, Value> = toml::from_str(&text).map_err(syntax)?;
-        flags.retain(|key, _| key.get_ref() != "nodes");
-        let nodes: Nodes = toml::from_str(&text).map_err(syntax)?;
-        if nodes.nodes.len() > MAX_TABLES {
-            let (shown, found) = (path.display(), nodes.nodes.len());
+        flags.retain(|key, _| !matches!(key.get_ref().as_str(), "nodes" | "models"));
+        let tables: Tables = toml::from_str(&text).map_err(syntax)?;
+        let nodes = tables.nodes;
+        if nodes.len() > MAX_TABLES {
+            let (shown, found) = (path.display(), nodes.len());
             bail!(
                 "{shown}: {found} tables [nodes.\"...\"], expected at most {MAX_TABLES}: one pattern can name many nodes"
             );
         }
-        let mut overrides = Vec::with_capacity(nodes.nodes.len());
-        for (pattern, node) in nodes.nodes {
+        let mut overrides = Vec::with_capacity(nodes.len());
+        for (pattern, node) in nodes {
             let place = place(path, &text, Some(pattern.span()));
             let pattern = super::value::pattern(pattern.get_ref()).map_err(|error| {
                 anyhow::anyhow!("{place}: the pattern '{}' does not compile: {error}", pattern.get_ref())
@@ -237,7 +302,16 @@ impl File {
             }
             overrides.push(settings);
         }
-        Ok(File { path: path.to_owned(), text, flags, overrides })
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut models = Vec::with_capacity(tables.models.len());
+        for (name, table) in tables.models {
+            if table.weight.is_some_and(|weight| !(weight.is_finite() && weight > 0.0)) {
+                let place = place(path, &text, Some(name.span()));
+                bail!("{place}: [models.{}]: weight is a number above 0", name.get_ref());
+            }
+            models.push(table.located(name.get_ref(), folder));
+        }
+        Ok(File { path: path.to_owned(), text, flags, overrides, models })
     }
 
     /// The file's flags for the subcommand `name` as arguments, without those that `given` (the command line) sets,
@@ -360,14 +434,26 @@ pub struct Given {
     pub arguments: Vec<OsString>,
     /// The tables for single nodes of that configuration.
     pub tables: String,
+    /// Its tables for single models.
+    pub models: Vec<ModelTable>,
 }
 
 impl Given {
     /// The text of a configuration with the flags of the call and these checks, to be stored in `file`. Flags that say where
-    /// results go, and how they are shown, are left out.
-    pub fn text(&self, file: &Path, checks: &[SuggestedCheck]) -> Result<String> {
-        const LEFT_OUT: [&str; 9] =
-            ["out", "report", "format", "quiet", "config", "no_config", "write_config", "keep_failed", "no_verify"];
+    /// results go, and how they are shown, are left out, and of a limit of time its level is what is written.
+    pub fn text(&self, file: &Path, checks: &[SuggestedCheck], level: Option<Level>) -> Result<String> {
+        const LEFT_OUT: [&str; 10] = [
+            "out",
+            "time_budget",
+            "report",
+            "format",
+            "quiet",
+            "config",
+            "no_config",
+            "write_config",
+            "keep_failed",
+            "no_verify",
+        ];
         let cli = &self.cli;
         let matches = cli.clone().try_get_matches_from(&self.arguments)?;
         let (name, given) = matches.subcommand().context("there is a command")?;
@@ -399,6 +485,7 @@ impl Given {
             };
             keys.insert(key, value);
         }
+        keys.extend(level.map(|level| ("effort".to_owned(), Value::String(level.to_string()))));
         for check in checks {
             let key = check.check.replace('-', "_");
             let known = keys.entry(key).or_insert_with(|| Value::Array(Vec::new()));
@@ -461,10 +548,14 @@ fn flag<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
     command.get_arguments().find(|arg| arg.get_long() == Some(long) || is_alias(arg))
 }
 
-/// Whether the command line sets `arg`, or another flag of a group of which there can be only one.
+/// Whether the command line sets `arg`, or another flag that excludes it.
 fn is_given(command: &Command, arg: &Arg, given: &ArgMatches) -> bool {
     let set = |id: &str| given.value_source(id) == Some(ValueSource::CommandLine);
+    let excludes = |a: &Arg, b: &Arg| command.get_arg_conflicts_with(a).iter().any(|it| it.get_id() == b.get_id());
     set(arg.get_id().as_str())
+        || command
+            .get_arguments()
+            .any(|other| set(other.get_id().as_str()) && (excludes(arg, other) || excludes(other, arg)))
         || command.get_groups().any(|group| {
             !group.clone().is_multiple()
                 && group.get_args().any(|id| id == arg.get_id())

@@ -1,11 +1,11 @@
 //! What `compress`, `plan` and `sweep` have in common: their flags, and a [`Compressor`] made of them.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use clap::{Args, ValueEnum, ValueHint};
-use dirnet::compress::{self, Compressor, Inputs, Options, Prepared};
+use clap::{Args, ValueEnum};
+use dirnet::compress::{self, Compressor, Inputs, Level, Options, Prepared, Settings, TimeBudget};
 use dirnet::encode::{self, Request};
 use dirnet::lossless;
 use dirnet::onnx::Model;
@@ -15,14 +15,12 @@ use dirnet::tune::Effort;
 
 use super::args::{self, Limits, Nodes, Output, Run, Samples};
 use super::config::{self, Overrides};
+use super::value;
 use crate::process::guard::{self, Guarded};
 
 /// The flags.
 #[derive(Args)]
 pub struct Flags {
-    /// The ONNX file; it is never changed
-    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath, help_heading = None::<&str>)]
-    pub model: PathBuf,
     #[command(flatten)]
     pub samples: Samples,
     #[command(flatten)]
@@ -48,12 +46,12 @@ pub struct Files<'a> {
 
 impl Files<'_> {
     /// Refuses outputs that cannot be written, or would replace one another or a file that is read.
-    pub fn check(&self, flags: &Flags, model: &Model) -> Result<()> {
+    pub fn check(&self, samples: &Samples, run: &Run, model: &Model) -> Result<()> {
         if let Some(file) = self.written {
             model.check_target(file)?;
         }
         self.output.check(self.written, &[model])?;
-        let read = flags.samples.files().chain(&flags.run.config).map(PathBuf::as_path).chain(self.plan);
+        let read = samples.files().chain(&run.config).map(PathBuf::as_path).chain(self.plan);
         args::check_apart(self.outputs(), read)
     }
 
@@ -64,11 +62,11 @@ impl Files<'_> {
 
 impl Flags {
     /// What is run, and within which limits. `layers`: whether the job can be done without running the model.
-    pub fn guarded(&self, files: &Files<'_>, layers: bool) -> Guarded<'_> {
+    pub fn guarded(&self, model: &Path, files: &Files<'_>, layers: bool) -> Guarded<'static> {
         let side = files.written.map(side_path);
         Guarded {
             limits: self.limits.of_process(),
-            original: &self.model,
+            original: model.to_owned(),
             compressed: None,
             layers,
             outputs: files.outputs().map(Path::to_owned).chain(side).collect(),
@@ -81,6 +79,16 @@ impl Flags {
 #[derive(Args)]
 #[command(next_help_heading = args::COMPRESSION)]
 pub struct How {
+    /// Spend little time or much: 0 to 4, or max for the highest
+    ///
+    /// 0: --sensitivity none --tune off. One rate for all weights; the model is run for calibration only.
+    /// 1: --sensitivity local --tune off. Bits by the derivatives of the gates, without further runs.
+    /// 2: --sensitivity auto --tune off. Several divisions of the bits compete by runs.
+    /// 3: --sensitivity auto --tune fast. Recurrent layers are fine-tuned, too: most quality for a second.
+    /// 4: --sensitivity auto --tune full. They are tuned until the loss stops falling: minutes to half an hour.
+    /// A flag that is given goes before what the level sets.
+    #[arg(long, value_name = "LEVEL", value_parser = value::effort, default_value_t = Level::DEFAULT, verbatim_doc_comment)]
+    pub effort: Level,
     /// Write compressed recurrent layers in this form
     #[arg(long, value_enum, value_name = "FORM", default_value_t = Form::Portable, hide_short_help = true)]
     pub form: Form,
@@ -94,14 +102,14 @@ pub struct How {
     /// entry
     #[arg(long, hide_short_help = true)]
     pub no_generate_dft: bool,
-    /// Store weights with this codec
-    #[arg(long, value_enum, value_name = "CODEC", default_value_t = Codec::Block, hide_short_help = true)]
-    pub codec: Codec,
-    /// Divide the bits between gates and other weights by this measure
-    #[arg(long, value_enum, value_name = "KIND", default_value_t = Sensitivity::Auto, hide_short_help = true)]
-    pub sensitivity: Sensitivity,
+    /// Store weights with this codec [default: block]
+    #[arg(long, value_enum, value_name = "CODEC", hide_short_help = true)]
+    pub codec: Option<Codec>,
+    /// Divide the bits between gates and other weights by this measure [default: that of --effort]
+    #[arg(long, value_enum, value_name = "KIND", hide_short_help = true)]
+    pub sensitivity: Option<Sensitivity>,
     /// Fine-tune codebooks, scales and biases of recurrent layers on the calibration samples: no labels, same size
-    /// [default: fast with samples, else off]
+    /// [default: that of --effort; off without samples]
     #[arg(long, value_enum, value_name = "EFFORT", hide_short_help = true)]
     pub tune: Option<Tune>,
 }
@@ -132,24 +140,30 @@ impl How {
         };
         Options {
             form: Request { form, from: self.form_from },
-            codec: match self.codec {
+            lossless: Options::default().lossless.map(|_| self.lossless()),
+            ..Options::of_level(self.effort, self.by_hand())
+        }
+    }
+
+    /// What is set beside the level.
+    pub fn by_hand(&self) -> Settings {
+        Settings {
+            codec: self.codec.map(|codec| match codec {
                 Codec::Block => compress::Codec::Block,
                 Codec::Projection => compress::Codec::Projection,
                 Codec::Auto => compress::Codec::Auto,
-            },
-            allocation: match self.sensitivity {
+            }),
+            allocation: self.sensitivity.map(|sensitivity| match sensitivity {
                 Sensitivity::Auto => compress::Allocation::Auto,
                 Sensitivity::Measured => compress::Allocation::Measured,
                 Sensitivity::Local => compress::Allocation::Local,
                 Sensitivity::None => compress::Allocation::Uniform,
-            },
+            }),
             tune: self.tune.map(|tune| match tune {
                 Tune::Off => None,
                 Tune::Fast => Some(Effort::Fast),
                 Tune::Full => Some(Effort::Full),
             }),
-            lossless: Options::default().lossless.map(|_| self.lossless()),
-            ..Options::default()
         }
     }
 }
@@ -201,20 +215,39 @@ pub struct Setup {
 impl Setup {
     /// Reads and checks everything that the flags name; outputs that cannot be written are refused before anything takes
     /// long.
-    pub fn read(flags: &Flags, overrides: &Overrides, files: &Files<'_>) -> Result<(Model, Setup)> {
+    pub fn read(path: &Path, flags: &Flags, overrides: &Overrides, files: &Files<'_>) -> Result<(Model, Setup)> {
         let start = Instant::now();
         flags.run.start()?;
-        let path = flags.model.clone();
-        let model = flags.run.load(&path)?;
-        files.check(flags, &model)?;
-        let mut options = Options { loss: flags.samples.loss()?, seed: flags.samples.seed, ..flags.how.options() };
+        let model = flags.run.load(path)?;
+        let mut setup = Setup::of(&model, &flags.samples, flags, overrides, files)?;
+        setup.seconds = start.elapsed().as_secs_f64();
+        Ok((model, setup))
+    }
+
+    /// The same for a model that was read, and for these samples.
+    pub fn of(
+        model: &Model,
+        samples: &Samples,
+        flags: &Flags,
+        overrides: &Overrides,
+        files: &Files<'_>,
+    ) -> Result<Setup> {
+        let start = Instant::now();
+        files.check(samples, &flags.run, model)?;
+        let mut options = Options { loss: samples.loss()?, seed: samples.seed, ..flags.how.options() };
         options.nodes = flags.nodes.options(overrides);
         // A model without anything to compress is refused before its samples are read.
-        let prepared = Prepared::new(&model, &options).map_err(|error| error.in_file(&path))?;
+        let prepared = Prepared::new(model, &options);
+        let prepared = prepared.map_err(|error| model.path().map_or(error.clone(), |path| error.in_file(path)))?;
         config::check(overrides, &prepared.sites().survey, &prepared.sites().linear)?;
         options.pins = Some(config::pins(overrides, prepared.sites())?);
-        let inputs = flags.samples.inputs(&model)?;
-        Ok((model, Setup { inputs, options, prepared, seconds: start.elapsed().as_secs_f64() }))
+        let inputs = samples.inputs(model)?;
+        Ok(Setup { inputs, options, prepared, seconds: start.elapsed().as_secs_f64() })
+    }
+
+    /// Limits the time that it takes, where there is a limit; no level changes what is set by hand.
+    pub fn limit_time(&mut self, limit: Option<Duration>, by_hand: Settings) {
+        self.options.time = limit.map(|limit| TimeBudget { limit, by_hand });
     }
 
     /// What compresses the model.

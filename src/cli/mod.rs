@@ -18,6 +18,7 @@ mod output;
 mod plan;
 mod progress;
 mod samples;
+mod several;
 mod sweep;
 mod value;
 mod verify;
@@ -53,7 +54,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Inspect(inspect::Args),
-    Compress(compress::Args),
+    Compress(Box<compress::Args>),
     Verify(verify::Args),
     Plan(plan::Args),
     Sweep(sweep::Args),
@@ -65,9 +66,9 @@ enum Command {
 
 impl Command {
     /// What is run, of a command that runs models.
-    fn guarded(&self) -> Option<guard::Guarded<'_>> {
+    fn guarded(&self, given: &config::Given) -> Option<guard::Guarded<'_>> {
         match self {
-            Command::Compress(args) => Some(args.guarded()),
+            Command::Compress(args) => Some(args.guarded(given)),
             Command::Verify(args) => Some(args.guarded()),
             Command::Plan(args) => Some(args.guarded()),
             Command::Sweep(args) => Some(args.guarded()),
@@ -104,7 +105,7 @@ fn run(arguments: Vec<OsString>) -> ExitCode {
         Err(Stop::Config(error, file)) => return usage(&error, &format!("{}: ", Escaped(&file)), &named),
         Err(Stop::Other(error)) => return failure(&error),
     };
-    if let Some(guarded) = command.guarded() {
+    if let Some(guarded) = command.guarded(&given) {
         if !guard::is_worker() {
             return guard::supervise(&guarded, progress::display, &arguments);
         }
@@ -146,7 +147,7 @@ fn parse(mut arguments: Vec<OsString>) -> Result<(Command, config::Overrides, co
         return Ok((
             command,
             config::Overrides::default(),
-            config::Given { cli: Cli::command(), arguments, tables: String::new() },
+            config::Given { cli: Cli::command(), arguments, tables: String::new(), models: Vec::new() },
         ));
     };
     if let Some((_, path)) = found.filter(|_| !guard::is_worker() && !is_quiet(&matches)) {
@@ -169,7 +170,8 @@ fn parse(mut arguments: Vec<OsString>) -> Result<(Command, config::Overrides, co
         .and_then(|matches| command(&matches))
         .map_err(|error| Stop::Config(error, origin))?;
     let tables = file.tables();
-    Ok((both, file.overrides, config::Given { cli: Cli::command(), arguments, tables }))
+    let given = config::Given { cli: Cli::command(), arguments, tables, models: file.models };
+    Ok((both, file.overrides, given))
 }
 
 fn command(matches: &ArgMatches) -> Result<Command, clap::Error> {

@@ -1,8 +1,10 @@
 //! `dirnet sweep MODEL --ratios 4,8,12,16`: size against loss.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
+use clap::ValueHint;
 use dirnet::error::{Error, ErrorKind};
 use dirnet::report::{Seconds, Sweep};
 
@@ -22,6 +24,9 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
+    /// The ONNX file; it is never changed
+    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
+    model: PathBuf,
     /// Try these ratios, bytes of the weights before / after
     #[arg(long, value_name = "R,R,...", value_delimiter = ',', value_parser = value::ratio, default_values_t = [4.0, 8.0, 12.0, 16.0])]
     ratios: Vec<f64>,
@@ -35,7 +40,7 @@ pub struct Args {
 pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
     let start = Instant::now();
     args.output.check_unjudged()?;
-    let (model, setup) = Setup::read(&args.flags, overrides, &args.files())?;
+    let (model, setup) = Setup::read(&args.model, &args.flags, overrides, &args.files())?;
     let load = setup.seconds;
     let progress = progress(args.output.quiet);
     let mut compressor = setup.compressor(&model, &*progress)?;
@@ -57,7 +62,7 @@ pub fn run(args: &Args, overrides: &Overrides) -> Result<()> {
 impl Args {
     /// What is run, and within which limits. Without runs there is no loss to show.
     pub fn guarded(&self) -> Guarded<'_> {
-        self.flags.guarded(&self.files(), false)
+        self.flags.guarded(&self.model, &self.files(), false)
     }
 
     fn files(&self) -> Files<'_> {

@@ -4,6 +4,9 @@
 //! the last `:` or `=` before a value and at the first `=` before a file.
 
 use std::path::PathBuf;
+use std::time::Duration;
+
+use dirnet::compress::Level;
 
 /// A file size as people write it: `800KB` and `2MB` are powers of ten, `1.5MiB` of two, a bare number is bytes.
 pub fn size(text: &str) -> Result<u64, String> {
@@ -27,6 +30,26 @@ pub fn size(text: &str) -> Result<u64, String> {
         return Err("expected a size of at least one byte".to_owned());
     }
     Ok(bytes.floor() as u64)
+}
+
+/// A level of effort.
+pub fn effort(text: &str) -> Result<Level, String> {
+    Level::parse(text.trim()).ok_or_else(|| format!("expected 0 to {}, or max", Level::MAX))
+}
+
+/// A time as people write it: `90s`, `5min`, `1.5h`; a bare number is seconds.
+pub fn time(text: &str) -> Result<Duration, String> {
+    const UNITS: [(&str, f64); 5] = [("min", 60.0), ("m", 60.0), ("h", 3600.0), ("s", 1.0), ("", 1.0)];
+    let text = text.trim();
+    let (number, unit) = UNITS
+        .iter()
+        .find_map(|(suffix, unit)| text.strip_suffix(suffix).map(|number| (number.trim(), unit)))
+        .expect("the empty suffix always matches");
+    let seconds = number.parse::<f64>().map(|number| number * unit);
+    let seconds = seconds.ok().filter(|seconds| (1.0..=1e7).contains(seconds));
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "expected a time of at least a second, such as 90s, 5min or 1h".to_owned())
 }
 
 /// A compression ratio: a finite number above 1; `8` and `8x` are the same.

@@ -91,7 +91,7 @@ impl Args {
     pub fn guarded(&self) -> Guarded<'_> {
         Guarded {
             limits: self.limits.of_process(),
-            original: &self.original,
+            original: self.original.clone(),
             compressed: Some(&self.compressed),
             layers: false,
             outputs: self.output.report.clone(),

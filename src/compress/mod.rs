@@ -5,12 +5,15 @@
 
 mod goal;
 mod inputs;
+mod level;
 mod moments;
 mod options;
 mod prepared;
 mod search;
 mod sensitivity;
+mod several;
 mod study;
+mod timed;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -18,9 +21,11 @@ use std::sync::Arc;
 
 pub use goal::Searched;
 pub use inputs::{HELD_OUT, InputOrigin, Inputs, TestInputs};
+pub use level::{Level, Settings, TimeBudget};
 pub use options::{Allocation, Codec, Options, Target};
 pub use prepared::{Prepared, without_coding};
 pub use search::{SmallestSize, smallest};
+pub use several::{Share, compress_all, shares};
 pub use study::{CodedModel, CodedVersion, PhaseSeconds, Rates, Study, reachable, sized};
 
 // What options, plans and results are made of, from the stages that a caller need not know.
@@ -54,6 +59,7 @@ use crate::tune;
 use crate::verify::{self, Check, Verdict, VerifySettings};
 use goal::Goal;
 use prepared::Parts;
+use timed::Bounded;
 
 /// The ratio of the smallest file that a search for a loss looks at, and how many sizes it looks at.
 const SMALLEST: f64 = 40.0;
@@ -87,7 +93,7 @@ pub struct Compressor<'a> {
     in_part: bool,
     /// What the user should know so far.
     warnings: Vec<String>,
-    progress: &'a dyn Progress,
+    progress: Bounded<'a>,
     study: Option<Study<'a>>,
     /// What was measured for the sizes of plans, as long as the result is written in one way.
     sizes: Arc<encode::Measured>,
@@ -104,10 +110,12 @@ pub struct Compressor<'a> {
     correction: f64,
     /// Sizes that a search for a loss looked at, and their losses.
     looks: Vec<Look>,
+    /// The level that a limit of time left for the last result.
+    picked: Option<Level>,
 }
 
 /// What was measured of the sites, kept for the next target.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Budgets {
     curves: Option<(Rates, Arc<Curves>)>,
     /// By the widths of pieces that they were measured at; none for [`Allocation::Local`].
@@ -253,7 +261,7 @@ impl<'a> Compressor<'a> {
             refused,
             in_part: false,
             warnings,
-            progress: &Silent,
+            progress: Bounded::new(&Silent),
             study: None,
             sizes: Arc::default(),
             budgets: Budgets::default(),
@@ -263,13 +271,14 @@ impl<'a> Compressor<'a> {
             expected: None,
             correction: 1.0,
             looks: Vec::new(),
+            picked: None,
         })
     }
 
     /// Reports progress, and may be cancelled by it.
     #[must_use]
     pub fn with_progress(self, progress: &'a dyn Progress) -> Self {
-        Compressor { progress, ..self }
+        Compressor { progress: Bounded::new(progress), ..self }
     }
 
     /// The original.
@@ -338,6 +347,26 @@ impl<'a> Compressor<'a> {
             "seed": self.options.seed,
         })
         .to_string()
+    }
+
+    /// The level of its options: that which a limit of time left, or which sets them; `None` where some were set by hand.
+    #[must_use]
+    pub fn level(&self) -> Option<Level> {
+        self.picked.or_else(|| Level::of(&self.options))
+    }
+
+    /// The flags of the options that cost time, as they are in force.
+    #[must_use]
+    pub fn flags(&self) -> String {
+        let (allocation, codec) = (self.options.allocation.name(), self.options.codec.name());
+        let tune = self.effort().map_or("off", tune::Effort::name);
+        format!("--sensitivity {allocation} --tune {tune} --codec {codec}")
+    }
+
+    /// The limit of time that the level was picked by.
+    #[must_use]
+    pub fn time_budget(&self) -> Option<TimeBudget> {
+        self.options.time
     }
 
     /// How much is spent on fine-tuning: something only where there are samples, unless it was asked for.
@@ -475,7 +504,7 @@ impl<'a> Compressor<'a> {
     fn study_with(&self, engine: Option<&Engine>) -> Result<Study<'a>> {
         let weights = self.weights(engine)?;
         let calibration = engine.map(|engine| (engine, &self.inputs.calibration));
-        let mut study = Study::new(self.written.clone(), weights, calibration, self.options.seed, self.progress)?;
+        let mut study = Study::new(self.written.clone(), weights, calibration, self.options.seed, &self.progress)?;
         study.before = self.before.stored_bytes();
         Ok(study)
     }
@@ -526,10 +555,21 @@ impl<'a> Compressor<'a> {
     /// Compresses the model. For [`Target::MaxLoss`] and [`Target::Smallest`], a part of the calibration samples is held back for the search, for good.
     ///
     /// # Errors
-    /// As [`plan`](Self::plan).
+    /// As [`plan`](Self::plan); [`ErrorKind::NothingToDo`] for a result that is no smaller than the original.
     pub fn compress(&mut self, target: &Target) -> Result<Compressed> {
-        let done = self.check_target(target).and_then(|()| self.compress_to(target));
-        done.and_then(|result| self.with_expectation(result)).map_err(|error| located(self.original, error))
+        let done = match self.options.time {
+            Some(budget) => self.within_time(target, budget),
+            None => self.check_target(target).and_then(|()| self.compress_to(target)),
+        };
+        let done = done.and_then(|result| {
+            refuse_larger(
+                self.original,
+                result.planned.bytes,
+                "use a higher --ratio, a plan with fewer bits, or the original",
+            )?;
+            self.with_expectation(result)
+        });
+        done.map_err(|error| located(self.original, error))
     }
 
     /// A result with the loss that is expected of it.
@@ -605,7 +645,7 @@ impl<'a> Compressor<'a> {
             checks,
             seed: self.options.seed,
         };
-        let verdict = verify::verify(self.original, result, &settings, self.progress);
+        let verdict = verify::verify(self.original, result, &settings, &self.progress);
         let mut verdict = verdict.map_err(|error| located(self.original, error))?;
         verdict.warnings.extend(self.goal.as_ref().and_then(|goal| goal.beyond(verdict.loss_worst, verdict.passed)));
         verdict.warnings.extend(verdict.loss.zip(self.expected).and_then(|(loss, range)| unexpected(loss, range)));
@@ -646,7 +686,7 @@ impl<'a> Compressor<'a> {
         for &ratio in ratios {
             let target = study.sized(|sizing| sizing.target(ratio));
             let plan = within_reach(self.budgeted(study, self.options.codec, (&curves, &sensitivity), target))?;
-            progress::advance(self.progress, 1)?;
+            progress::advance(&self.progress, 1)?;
             let Some(plan) = plan else { continue };
             let Some(promised) = self.promised(&plan)? else { continue };
             let loss_mean = Some(self.correction * Plan::predicted_loss(&sensitivity, &promised));
@@ -804,7 +844,7 @@ impl<'a> Compressor<'a> {
             |study: &Study<'_>, moved: &PerSite<f64>| study.sized(|sizing| curves.allocate(sizing, moved, target));
         let judged = (engine, &self.judge);
         let study = self.study.as_mut().expect("a plan was made of it");
-        study.tuned_plan(best, &curves, judged, allocate, self.progress)
+        study.tuned_plan(best, &curves, judged, allocate, &self.progress)
     }
 
     /// How bits are divided: as asked for, as far as the model can be run.
@@ -919,14 +959,14 @@ impl<'a> Compressor<'a> {
         let (Some(study), Some(engine), false) = (&mut self.study, &self.engine, plans.is_empty()) else {
             return Ok(Vec::new());
         };
-        let losses = study.losses(&plans, engine, &self.judge, self.progress)?;
+        let losses = study.losses(&plans, engine, &self.judge, &self.progress)?;
         Ok(losses.into_iter().zip(plans).collect())
     }
 
     fn sensitivity_at(&mut self, plan: &Plan) -> Result<PerSite<f64>> {
         let engine = self.engine.as_ref().expect("nothing is measured without an engine");
         let study = self.study.as_mut().expect("whoever plans has calibrated");
-        study.sensitivity_at(plan, engine, &self.judge, self.progress)
+        study.sensitivity_at(plan, engine, &self.judge, &self.progress)
     }
 
     /// The plan with all small tensors dense that take no more bytes so: what is estimated for the nodes of one is too little or
@@ -966,7 +1006,7 @@ impl<'a> Compressor<'a> {
         let widths = study.coarse_widths(bits);
         let curves = match self.budgets.curves.take().filter(|(known, _)| *known == rates && rates == Rates::All) {
             Some((_, curves)) => curves,
-            None => Arc::new(study.curves(bits, rates, self.progress)?),
+            None => Arc::new(study.curves(bits, rates, &self.progress)?),
         };
         self.budgets.curves = Some((rates, curves.clone()));
         let (local, key) = match allocation {
@@ -978,7 +1018,7 @@ impl<'a> Compressor<'a> {
             (None, true) => Arc::new(study.local_sensitivity()),
             (None, false) => {
                 let engine = self.engine.as_ref().expect("nothing is measured without an engine");
-                Arc::new(study.sensitivity(&key, engine, &self.judge, self.progress)?)
+                Arc::new(study.sensitivity(&key, engine, &self.judge, &self.progress)?)
             }
         };
         self.budgets.sensitivities.insert(key, sensitivity.clone());
@@ -1022,7 +1062,7 @@ impl<'a> Compressor<'a> {
         self.calibrate()?;
         let study = self.study.as_mut().expect("calibrated just now");
         let judged = self.engine.as_ref().map(|engine| (engine, &self.judge));
-        study.code(&plans, judged, self.progress)
+        study.code(&plans, judged, &self.progress)
     }
 
     fn draws(&self) -> usize {
@@ -1036,7 +1076,7 @@ impl<'a> Compressor<'a> {
     fn tuned(&mut self, mut coded: CodedModel) -> Result<(CodedModel, Option<TuneReport>)> {
         let (Some(options), Some(engine)) = (self.tuning(), &self.engine) else { return Ok((coded, None)) };
         let study = self.study.as_mut().expect("whoever tunes has coded");
-        let report = study.tune(&mut coded, engine, &self.judge, &options, self.progress)?;
+        let report = study.tune(&mut coded, engine, &self.judge, &options, &self.progress)?;
         Ok((coded, Some(report)))
     }
 
@@ -1169,6 +1209,19 @@ pub fn refuse_coded(model: &Model, sites: &Sites) -> Result<()> {
         return Err(Error::new(ErrorKind::NothingToDo, message));
     }
     Ok(())
+}
+
+/// Refuses a result that is no smaller than the original; `instead` says what to do.
+///
+/// # Errors
+/// [`ErrorKind::NothingToDo`].
+pub(crate) fn refuse_larger(original: &Model, bytes: u64, instead: &str) -> Result<()> {
+    let before = original.bytes();
+    if bytes < before {
+        return Ok(());
+    }
+    let message = format!("the result is no smaller than the original ({bytes} bytes, and {before} before): {instead}");
+    Err(Error::new(ErrorKind::NothingToDo, message))
 }
 
 /// The outputs that are judged: those that the sites reach.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Effort, FindOptions, Pins, Request};
+use super::{Effort, FindOptions, Pins, Request, TimeBudget};
 use crate::loss::LossSpec;
 use crate::lossless;
 use crate::verify::Check;
@@ -54,6 +54,8 @@ pub struct Options {
     pub pins: Option<Pins>,
     /// Seeds everything random.
     pub seed: u64,
+    /// Within which time: then `codec`, `allocation` and `tune` are those of the level that it leaves.
+    pub time: Option<TimeBudget>,
 }
 
 /// Whether files are made smaller without coding first, unless options say otherwise.
@@ -71,6 +73,7 @@ impl Default for Options {
             loss: LossSpec::default(),
             pins: None,
             seed: 0,
+            time: None,
         }
     }
 }

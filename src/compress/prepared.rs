@@ -106,11 +106,13 @@ fn exact_unless_run(model: &Model, options: &lossless::LosslessOptions) -> Resul
 /// The model with nothing coded, and what each step saved.
 ///
 /// # Errors
-/// As [`lossless::apply`].
+/// As [`lossless::apply`]; [`ErrorKind::NothingToDo`](crate::error::ErrorKind::NothingToDo) if the file gets no smaller.
 pub fn without_coding(model: &Model, options: &lossless::LosslessOptions) -> Result<(Model, Vec<Saving>)> {
     let (mut result, mut steps) = exact_unless_run(model, options)?;
     if !options.keep_names {
         steps.extend(lossless::clear_node_names(&mut result)?);
     }
+    super::refuse_larger(model, result.saved_bytes()?, "use the original, or compress its weights (--ratio)")
+        .map_err(|error| super::located(model, error))?;
     Ok((result, steps))
 }

@@ -131,7 +131,8 @@ pub fn prepare(path: &Path, fill: impl FnOnce(&mut OutputFile<'_>) -> Result<()>
 ///
 /// # Errors
 /// [`Io`](ErrorKind::Io).
-pub fn commit<const N: usize>(mut files: [Pending; N]) -> Result<u64> {
+pub fn commit(files: impl Into<Vec<Pending>>) -> Result<u64> {
+    let mut files = files.into();
     let held = under_way();
     let renamed = files.iter_mut().try_for_each(Pending::rename);
     drop(held); // dropping the files asks for it

@@ -259,6 +259,18 @@ impl Model {
         self.save_within(path, limits::PROTOBUF_BYTES)
     }
 
+    /// Writes several models as [`save`](Self::save) does one, so that all files are on the disk before the first gets its name.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save).
+    pub fn save_all<'m>(models: impl IntoIterator<Item = (&'m Model, &'m Path)>) -> Result<u64> {
+        let mut files = Vec::new();
+        for (model, path) in models {
+            files.extend(model.prepared_within(path, limits::PROTOBUF_BYTES)?);
+        }
+        atomic::commit(files)
+    }
+
     /// Bytes that [`save`](Self::save) would write.
     ///
     /// # Errors
@@ -270,9 +282,14 @@ impl Model {
     }
 
     fn save_within(&self, path: &Path, limit: u64) -> Result<u64> {
+        atomic::commit(self.prepared_within(path, limit)?)
+    }
+
+    /// The files of the model, on the disk, without their names: a side file first, if there is one.
+    fn prepared_within(&self, path: &Path, limit: u64) -> Result<Vec<atomic::Pending>> {
         self.check_target(path)?;
         if !self.needs_side_file(limit) {
-            return atomic::write(path, |out| serialize::model(&self.proto, out));
+            return Ok(vec![atomic::prepare(path, |out| serialize::model(&self.proto, out))?]);
         }
         let side = side_path(path);
         let name = side.file_name().and_then(|n| n.to_str()).map(str::to_owned).ok_or_else(|| {
@@ -295,7 +312,7 @@ impl Model {
         }
         // Neither gets its name before both are on the disk.
         let main = atomic::prepare(path, |out| serialize::model(&proto, out))?;
-        atomic::commit([side, main])
+        Ok(vec![side, main])
     }
 
     fn needs_side_file(&self, limit: u64) -> bool {

@@ -67,7 +67,7 @@ pub struct Guarded<'a> {
     /// What running them may take.
     pub limits: Limits,
     /// The model that is judged by.
-    pub original: &'a Path,
+    pub original: PathBuf,
     /// The model that is judged, if it is a file.
     pub compressed: Option<&'a Path>,
     /// Whether it can be done without running the models.
@@ -277,15 +277,15 @@ fn attempts(job: &Guarded<'_>, display: Display, arguments: &[OsString]) -> io::
     if let End::Exit(0, _) = run(Role::Probe)? {
         return Ok(match job.compressed {
             Some(compressed) => failed(compressed, &format!("could not be verified: {reason}")),
-            None => failed(job.original, &format!("compression stopped, although the model can be run: {reason}")),
+            None => failed(&job.original, &format!("compression stopped, although the model can be run: {reason}")),
         });
     }
     if !job.layers {
-        return Ok(failed(job.original, &format!("could not be verified: {reason}")));
+        return Ok(failed(&job.original, &format!("could not be verified: {reason}")));
     }
     Ok(match run(Role::Layers(reason))? {
         End::Exit(code, said) => shown(code, &said.text),
-        End::Died(reason) | End::Samples(reason) => failed(job.original, &reason),
+        End::Died(reason) | End::Samples(reason) => failed(&job.original, &reason),
     })
 }
 

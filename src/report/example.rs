@@ -73,6 +73,7 @@ pub(super) fn report() -> Report {
         predicted_loss: Some(0.0018),
         predicted_range: Some([0.0009, 0.0036]),
         search: None,
+        effort: None,
         tradeoff: vec![
             Tradeoff {
                 ratio: Some(4.0),

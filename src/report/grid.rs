@@ -3,7 +3,7 @@
 
 use super::size::{figure, grouped, percent, times};
 use super::units::Row;
-use super::{Bytes, KindSizes, Report, STATES, Sweep, Tradeoff, Tuning};
+use super::{Bytes, KindSizes, Report, STATES, Several, Sweep, Tradeoff, Tuning};
 use crate::loss::Figures;
 use crate::verify::{Checked, Verdict};
 
@@ -104,6 +104,38 @@ impl Grid {
                 add("  by atoms, then by codes", work.factored);
             }
         }
+        grid
+    }
+
+    /// The files of several models, and their sum.
+    pub fn several(several: &Several) -> Grid {
+        use Kind::{Name, Number};
+        let mut grid = Grid::new([
+            ("file", Name(32)),
+            ("before", Number),
+            ("after", Number),
+            ("ratio", Number),
+            ("loss", Number),
+            ("with one ratio", Number),
+        ]);
+        for (report, share) in several.models.iter().zip(&several.shares) {
+            let model = &report.model;
+            grid.row([
+                share.name.clone(),
+                Bytes(model.bytes_before).to_string(),
+                Bytes(model.bytes_after.unwrap_or(share.bytes)).to_string(),
+                times(model.ratio),
+                figure(report.verify.as_ref().and_then(|verdict| verdict.loss_mean)),
+                Bytes(share.bytes_alike).to_string(),
+            ]);
+        }
+        let total = &several.total;
+        let mut add = |what: &str, before: u64, after: u64, ratio| {
+            let [before, after] = [before, after].map(|bytes| Bytes(bytes).to_string());
+            grid.row([what.to_owned(), before, after, times(ratio), String::new(), String::new()]);
+        };
+        add("all files", total.bytes_before, total.bytes_after, total.ratio);
+        add("all weights", total.weight_bytes_before, total.weight_bytes_after, total.weight_ratio);
         grid
     }
 

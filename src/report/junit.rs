@@ -23,16 +23,41 @@ struct Case<'a> {
 /// # Errors
 /// [`ErrorKind::Usage`] if nothing was verified.
 pub(super) fn report(report: &Report) -> Result<String> {
+    let name = name(report.command);
+    text(name, vec![suite(name, report)?])
+}
+
+/// The verdicts of several models, a suite each.
+///
+/// # Errors
+/// As [`report`].
+pub(super) fn several(reports: &[Report]) -> Result<String> {
+    let name = name(Command::Compress);
+    let suites = reports.iter().map(|report| suite(&format!("{name} {}", shown(&report.model.path)), report));
+    text(name, suites.collect::<Result<_>>()?)
+}
+
+fn name(command: Command) -> &'static str {
+    match command {
+        Command::Compress => "dirnet compress",
+        Command::Verify => "dirnet verify",
+        Command::Plan => "dirnet plan",
+    }
+}
+
+fn text(name: &str, suites: Vec<TestSuite>) -> Result<String> {
+    let mut all = quick_junit::Report::new(name);
+    let time = suites.iter().filter_map(|suite| suite.time).sum();
+    all.set_time(time).add_test_suites(suites);
+    all.to_string().map_err(|error| Error::new(ErrorKind::Io, format!("JUnit cannot be written: {error}")))
+}
+
+fn suite(name: &str, report: &Report) -> Result<TestSuite> {
     let Some(verdict) = &report.verify else {
         return Err(Error::new(
             ErrorKind::Usage,
             "JUnit output needs verification, and the models were not run: remove --no-verify",
         ));
-    };
-    let name = match report.command {
-        Command::Compress => "dirnet compress",
-        Command::Verify => "dirnet verify",
-        Command::Plan => "dirnet plan",
     };
     let seconds = report.seconds.verify.unwrap_or(report.seconds.total);
     let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
@@ -50,9 +75,7 @@ pub(super) fn report(report: &Report) -> Result<String> {
     let cases = cases(verdict);
     let share = time / u32::try_from(cases.len().max(1)).unwrap_or(u32::MAX);
     suite.add_test_cases(cases.iter().map(|case| case.junit(share)));
-    let mut all = quick_junit::Report::new(name);
-    all.set_time(time).add_test_suite(suite);
-    all.to_string().map_err(|error| Error::new(ErrorKind::Io, format!("JUnit cannot be written: {error}")))
+    Ok(suite)
 }
 
 impl Case<'_> {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::grid::{Grid, Kind, SHARE_LEGEND, expectation};
 use super::size::duration;
 use super::units::Row;
-use super::{Answer, Command, Grade, Report, Sweep, Unit};
+use super::{Answer, Command, EffortLevel, Grade, Report, Several, Sweep, Unit};
 use crate::error::Escaped;
 use crate::verify::{Verdict, VerifyScope};
 
@@ -40,6 +40,9 @@ pub(super) fn report(report: &Report) -> String {
     if let Some(verdict) = &report.verify {
         verification(report, verdict, &mut out);
     }
+    if let Some(picked) = report.effort.as_ref().and_then(EffortLevel::picked) {
+        line(&mut out, format!("{}\n", escape(&picked)));
+    }
     for warning in &report.warnings {
         line(&mut out, format!("> **Warning:** {}\n", escape(warning)));
     }
@@ -66,6 +69,22 @@ pub(super) fn report(report: &Report) -> String {
         });
     }
     line(&mut out, format!("<sub>dirnet {}, {seconds}</sub>", report.tool.version));
+    out
+}
+
+/// The report of several models: what each got, then that of each.
+pub(super) fn several(several: &Several) -> String {
+    let mut out = String::new();
+    let total = super::size::times(several.total.ratio);
+    line(&mut out, format!("## dirnet: {} models, {total} smaller together\n", several.models.len()));
+    grid(&several.grid(), &mut out);
+    if let Some(gain) = several.gain() {
+        line(&mut out, format!("{}\n", escape(&gain)));
+    }
+    for model in &several.models {
+        out += &report(model);
+        out.push('\n');
+    }
     out
 }
 

@@ -17,6 +17,7 @@ mod json;
 mod junit;
 mod markdown;
 mod markup;
+mod several;
 mod size;
 mod sweep;
 #[cfg(feature = "cli")]
@@ -38,6 +39,7 @@ use crate::{lossless, onnx, recurrent, tune};
 pub use answer::{Answer, Grade, SuggestedCheck};
 pub use bench::{Bench, Benched};
 pub use inspection::{InspectedMatrix, InspectedValue, InspectedWeight, Inspection, Node, made_by};
+pub use several::{ModelShare, Several, SizePoint, Total};
 pub use size::{Bytes, duration};
 pub use sweep::{Sweep, SweepPoint};
 
@@ -169,6 +171,8 @@ pub struct Report {
     pub search: Option<Search>,
     /// Other sizes and their loss.
     pub tradeoff: Vec<Tradeoff>,
+    /// How much time was spent; `None` for a comparison of two given files, and where nothing was coded.
+    pub effort: Option<EffortLevel>,
     /// How the model was made: the note in the file.
     pub settings: Option<serde_json::Value>,
     /// Warnings for the user.
@@ -327,6 +331,37 @@ impl From<&Searched> for Search {
         let Searched { goal, samples, loss, next_smaller } = searched.clone();
         let next_smaller = next_smaller.map(|(bytes_after, loss)| Smaller { bytes_after, loss });
         Search { goal, samples, loss, next_smaller }
+    }
+}
+
+/// How much time was spent, as a level.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EffortLevel {
+    /// The level of `--effort`: that which a time budget left, or which sets the flags; `None` where some were set by hand.
+    pub level: Option<String>,
+    /// The flags in force.
+    pub flags: String,
+    /// Seconds of `--time-budget`, if the level was picked by it.
+    pub time_budget: Option<f64>,
+}
+
+impl EffortLevel {
+    fn of(compressor: &Compressor<'_>) -> EffortLevel {
+        EffortLevel {
+            level: compressor.level().map(|level| level.to_string()),
+            flags: compressor.flags(),
+            time_budget: compressor.time_budget().map(|budget| budget.limit.as_secs_f64()),
+        }
+    }
+
+    /// What a time budget came to, and how to repeat it.
+    fn picked(&self) -> Option<String> {
+        let (level, limit) = (self.level.as_ref()?, size::duration(self.time_budget?));
+        let flags = &self.flags;
+        Some(format!(
+            "effort {level} ({flags}) is what a time budget of {limit} left: --effort {level} in place of --time-budget gives the \
+             same file"
+        ))
     }
 }
 
@@ -534,6 +569,7 @@ impl Report {
         report.lossless = compressor.lossless().iter().map(Into::into).collect();
         report.search = compressor.searched().map(Into::into);
         report.smallest_ratio = compressor.smallest_ratio();
+        report.effort = Some(EffortLevel::of(compressor));
         report.predicted_loss = planned.predicted_loss;
         report.predicted_range = planned.predicted_range;
         report.warnings = compressor.warnings();
@@ -627,6 +663,7 @@ impl Report {
             tuning: None,
             search: None,
             tradeoff: Vec::new(),
+            effort: None,
             settings: None,
             skipped: Vec::new(),
             forms: Vec::new(),

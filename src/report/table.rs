@@ -12,8 +12,8 @@ use super::quoted;
 use super::size::{duration, figure, grouped, percent, times};
 use super::units::Row;
 use super::{
-    Answer, Bench, Bytes, Command, Grade, InspectedMatrix, InspectedValue, InspectedWeight, Inspection, Node, NodeForm,
-    Report, SkippedNode, Sweep, SweepPoint, Tuning, Unit,
+    Answer, Bench, Bytes, Command, EffortLevel, Grade, InspectedMatrix, InspectedValue, InspectedWeight, Inspection,
+    Node, NodeForm, Report, Several, SkippedNode, Sweep, SweepPoint, Tuning, Unit,
 };
 use crate::error::Escaped;
 use crate::verify::{Verdict, VerifyScope};
@@ -98,8 +98,25 @@ pub(super) fn report(report: &Report, style: &Style) -> String {
             line_of(&mut out, format!("  {expected}"));
         }
     }
+    if let Some(picked) = report.effort.as_ref().and_then(EffortLevel::picked) {
+        wrapped("", &picked, &mut out);
+    }
     warnings(&report.warnings, style, &mut out);
     closing(report, style, &mut out);
+    out
+}
+
+/// The report of several models: what each got, then that of each.
+pub(super) fn several(several: &Several, style: &Style) -> String {
+    let mut out = String::new();
+    grid(&several.grid(), style, &mut out);
+    if let Some(gain) = several.gain() {
+        wrapped("  ", &gain, &mut out);
+    }
+    for (model, share) in several.models.iter().zip(&several.shares) {
+        line_of(&mut out, format!("\n{}\n", style.bold(&format!("== {} ==", name(&share.name, FULL)))));
+        out += &report(model, style);
+    }
     out
 }
 
@@ -198,8 +215,11 @@ fn closing(report: &Report, style: &Style, out: &mut String) {
             line_of(out, "next: compress with a lower --ratio or more --calibration samples".to_owned());
         }
         (Command::Plan, _) => {
-            line_of(out, "next: dirnet compress with the same flags; to edit the bits first, save the plan".to_owned());
-            line_of(out, "      with --save FILE and compress with --plan FILE".to_owned());
+            let edit = if report.units.is_empty() { "" } else { "; to edit the bits first, save the plan" };
+            line_of(out, format!("next: dirnet compress with the same flags{edit}"));
+            if !report.units.is_empty() {
+                line_of(out, "      with --save FILE and compress with --plan FILE".to_owned());
+            }
         }
     }
 }

@@ -43,6 +43,16 @@ def test_compress_writes_a_smaller_file_that_runs(loaded, tmp_path):
     assert 0 < np.abs(ours - theirs).max() < 0.3 * np.abs(ours).max()
 
 
+def test_effort_is_a_number_and_a_time_budget_names_it(loaded, tmp_path):
+    quick = {name: value for name, value in QUICK.items() if name not in ("sensitivity", "tune")}
+    small = loaded.compress(tmp_path / "a.onnx", ratio=5, effort=0, **quick)
+    assert small.report.effort == {"level": "0", "flags": "--sensitivity none --tune off --codec block", "time_budget": None}
+    timed = loaded.compress(tmp_path / "b.onnx", ratio=5, time_budget="1h", tune="off", **quick)
+    level = timed.report.effort["level"]
+    again = loaded.compress(tmp_path / "c.onnx", ratio=5, effort=level, tune="off", **quick)
+    assert timed.report.effort["time_budget"] == 3600 and again.read_bytes() == timed.read_bytes()
+
+
 def test_models_are_paths_bytes_or_messages(classifier, tmp_path):
     proto = onnx.load(classifier)
     untouched = proto.SerializeToString()

@@ -9,6 +9,7 @@ mod compressor;
 mod corpus;
 mod decode;
 mod docs;
+mod effort;
 mod engine;
 mod false_pass;
 mod forms;
@@ -27,6 +28,7 @@ mod quick;
 mod recurrent;
 mod rnn;
 mod samples;
+mod several;
 #[cfg(unix)]
 mod side_files;
 mod sizes;

@@ -10,7 +10,9 @@ use super::grid::{Grid, Kind, SHARE, SHARE_LEGEND, expectation, loss_in_words, t
 use super::markup::Markup;
 use super::size::{duration, figure, grouped, percent, times};
 use super::units::Row;
-use super::{Answer, Bytes, Command, Grade, Report, Seconds, SkippedNode, Sweep, Tool, Unit, WeightSizes};
+use super::{
+    Answer, Bytes, Command, EffortLevel, Grade, Report, Seconds, Several, SkippedNode, Sweep, Tool, Unit, WeightSizes,
+};
 use crate::error::Escaped;
 use crate::loss::{Bin, Figures, Profile};
 use crate::verify::{Verdict, VerifyScope};
@@ -20,24 +22,42 @@ const FINDINGS: usize = 16;
 /// Nodes and outputs that are shown at once; the others are folded away.
 const OPEN: usize = 8;
 
+/// The report of several models: what each got, then that of each.
+pub(super) fn several(several: &Several) -> String {
+    let mut page = Markup::new();
+    let count = several.models.len();
+    page.raw("<header><h1>").text(&format!("{count} models under one budget")).raw("</h1></header>");
+    page.raw("<section><h2>Sizes</h2>").append(grid(&several.grid()));
+    if let Some(gain) = several.gain() {
+        page.raw("<p class=\"lead\">").text(&gain).raw("</p>");
+    }
+    page.raw("</section>\n");
+    several.models.iter().for_each(|report| body(report, &mut page));
+    document(&format!("dirnet: {count} models"), &several.tool, page)
+}
+
 /// The report of `compress`, `verify` or `plan`.
 pub(super) fn report(report: &Report) -> String {
     let mut page = Markup::new();
-    header(report, &mut page);
-    cards(report, &mut page);
+    body(report, &mut page);
+    document(&format!("dirnet: {}", report.model.path), &report.tool, page)
+}
+
+fn body(report: &Report, page: &mut Markup) {
+    header(report, page);
+    cards(report, page);
     if let Some(found) = &report.answer {
-        answer(found, &mut page);
+        answer(found, page);
     }
-    notes(report, &mut page);
+    notes(report, page);
     if let Some(verdict) = &report.verify {
-        quality(report, verdict, &mut page);
+        quality(report, verdict, page);
     }
     if !report.units.is_empty() {
-        bytes(report, &mut page);
+        bytes(report, page);
     }
-    costs(report, &mut page);
-    making(report, &mut page);
-    document(&format!("dirnet: {}", report.model.path), &report.tool, page)
+    costs(report, page);
+    making(report, page);
 }
 
 /// Size against loss.
@@ -539,6 +559,9 @@ fn making(report: &Report, page: &mut Markup) {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             entry(&name.replace('_', " "), &value);
         }
+    }
+    if let Some(picked) = report.effort.as_ref().and_then(EffortLevel::picked) {
+        entry("time budget", &picked);
     }
     entry("time", &phases(&report.seconds));
     page.raw("</dl>");
