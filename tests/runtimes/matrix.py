@@ -38,6 +38,8 @@ FEW = ["GRU-64, opset 21", "LSTM-128 bidirectional, opset 17", "LSTM-64 in If, o
 # Models that are tried with projection dictionaries too.
 PROJECTED = ["charlm lstm256", "charlm gru256", "byte sentence BiLSTM"]
 WORKERS = 2
+# Why there is no other form of a model.
+STAYS_PORTABLE = "all nodes stay portable"
 
 
 # How the tool is told, whatever the hidden size.
@@ -101,13 +103,14 @@ def generated_case(model):
     return Case(model.name, path, feeds, [*model.arguments, "--sensitivity", "none"], forms(model.hidden))
 
 
-def catalogue_case(model):
+def catalogue_case(model, how=None):
+    """`how`: what the tool is told besides the ratio and the samples, if it does not matter how good the result is."""
     folder = CASES / slug(model.name)
     folder.mkdir(parents=True, exist_ok=True)
     feeds = folder / "feeds.safetensors"
     adapter.write(feeds, feed(model))
     # Local sensitivities give budgets of many kinds, soon; the models that have arguments of their own are tuned.
-    how = model.fast_arguments or ["--sensitivity", "local" if model.calibration else "none", "--tune", "off"]
+    how = how or model.fast_arguments or ["--sensitivity", "local" if model.calibration else "none", "--tune", "off"]
     return Case(model.name, model.path, feeds, ["--ratio", f"{model.ratio:g}", *model.sample_arguments(), *how], forms(256))
 
 
@@ -151,7 +154,7 @@ def written(case, form):
         if run.code != 0:
             return None, None, runtimes.plain(run.message)
     if form != "portable" and not has_form(compressed):
-        return None, None, "all nodes stay portable"
+        return None, None, STAYS_PORTABLE
     return compressed, dense, None
 
 
