@@ -144,18 +144,29 @@ def paths(case, form):
     return case.folder / f"{form}-{key}.onnx", case.folder / f"{form}-{key}.dense.onnx", how
 
 
+def compressed(case, form):
+    """The compressed model, made once for a build of the tool; or the tool's words."""
+    small, _, how = paths(case, form)
+    if not small.exists():
+        run = catalogue.tool("compress", case.path, "-o", small, "--no-verify", "-q", *how)
+        if run.code != 0:
+            return None, runtimes.plain(run.message)
+    if form != "portable" and not has_form(small):
+        return None, STAYS_PORTABLE
+    return small, None
+
+
 def written(case, form):
-    """The compressed model and the dense one, made once for a build of the tool; or the tool's words."""
-    compressed, dense, how = paths(case, form)
+    """The compressed model and the dense one that is expanded from it; or the tool's words."""
+    small, words = compressed(case, form)
+    if words is not None:
+        return None, None, words
+    dense = paths(case, form)[1]
     if not dense.exists():
-        run = catalogue.tool("compress", case.path, "-o", compressed, "--no-verify", "-q", *how)
-        if run.code == 0:
-            run = catalogue.expand(compressed, dense)
+        run = catalogue.expand(small, dense)
         if run.code != 0:
             return None, None, runtimes.plain(run.message)
-    if form != "portable" and not has_form(compressed):
-        return None, None, STAYS_PORTABLE
-    return compressed, dense, None
+    return small, dense, None
 
 
 def has_form(path):
@@ -229,7 +240,7 @@ def asked_of(case, ran):
 def was_run(case, form, ran):
     """Whether everything is known of a form of a case."""
     models, asked = paths(case, form)[:2], asked_of(case, ran)
-    if form != "portable" and models[1].exists() and not has_form(models[0]):
+    if form != "portable" and models[0].exists() and not has_form(models[0]):
         return True  # there is nothing to run
     return all(model.exists() and all(runtimes.is_kept(r, model, case.feeds) for r in asked) for model in models)
 
