@@ -38,13 +38,15 @@ shape inference, which computes no values.
 
 ARM = """## On Arm
 
-The same onnxruntime, {version}, on x86-64 and on aarch64, which qemu emulates (as a Cortex-A72; newer versions of onnxruntime end in qemu 7.2 with a
-crash). Each model was run once on both, the original and what `dirnet compress` made of it (whole file, `--sensitivity none --tune off`). The figures
+The same onnxruntime, {version}, on x86-64 and on aarch64, which qemu emulates as a Cortex-A72. (onnxruntime 1.32.0 ends in qemu 7.2 with a
+segmentation fault.) Each model was run once on both, the original and what `dirnet compress` made of it (whole file, `--sensitivity none --tune off`). The figures
 are the largest differences of an output between the processors, over the largest output; of the forms that quantise activations also the
 signal-to-noise ratio: where the last bit of a sum is another one, an activation may be rounded to the next of 256 steps. {count} results were compared.
 {held}
+Empty: no layer has this form; –: dirnet writes no such file at the ratio that was asked for. Made by these two commands, the first of which runs the models:
 
     tests/runtimes/run --aarch64
+    benches/experiments/runtimes --aarch64
 
 {table}
 """

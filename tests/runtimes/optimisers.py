@@ -154,15 +154,21 @@ def deflated(path):
     return len(zlib.compress(path.read_bytes(), 9))
 
 
+def row(title, files, slower):
+    """Of an .onnx file and its .ort files with the codes and without."""
+    return [title, *(kilobytes(path.stat().st_size) for path in files), kilobytes(deflated(files[-1])), slower]
+
+
 def ort_rows(checks, folder, asked):
     """The table of .ort files, and by form what operators they need that the original's do not."""
     rows, needed, known = [], {}, {}
     for result in asked:
         print(f".ort of {result.title}", file=sys.stderr, flush=True)
         if result.original not in known:
-            known[result.original] = converted(result.original, "all", "Fixed", folder / "original")
-            dense, _ = known[result.original]
-            rows.append([f"{result.case.name}, original", *map(kilobytes, [result.original.stat().st_size, dense.stat().st_size, dense.stat().st_size, deflated(dense)]), ""])
+            of_level = {level: converted(result.original, level, "Fixed", folder / "original") for level in ("disable", "all")}
+            known[result.original] = {level: used for level, (_, used) in of_level.items()}
+            kept, dense = (of_level[level][0] for level in ("disable", "all"))
+            rows.append(row(f"{result.case.name}, original", [result.original, kept, dense], ""))
         files = {}
         for level in LEVELS:
             for style in STYLES:
@@ -173,7 +179,7 @@ def ort_rows(checks, folder, asked):
                 for runtime in asked_runtimes() if style == "Fixed" and level in ("disable", "all") else [runtimes.RUNTIMES[0]]:
                     checks.same(what, runtime, result, written)
                 if style == "Fixed" and level in ("disable", "all"):
-                    new = used - known[result.original][1]
+                    new = used - known[result.original][level]
                     needed.setdefault((result.form, level), set()).update(new)
         sizes = [files[level, style].stat().st_size for level in LEVELS[1:] for style in STYLES]
         checks.check(f".ort of {result.title}: levels above disable and styles differ by less than 2 %", max(sizes) < 1.02 * min(sizes), sizes)
@@ -181,7 +187,7 @@ def ort_rows(checks, folder, asked):
         checks.check(f"inspect names the format of {result.title}", "onnxruntime's own format (.ort)" in said, said)
         kept, dense = files["disable", "Fixed"], files["all", "Fixed"]
         slower = milliseconds(kept, result.case.feeds) / milliseconds(dense, result.case.feeds)
-        rows.append([result.title, *map(kilobytes, [result.path.stat().st_size, kept.stat().st_size, dense.stat().st_size, deflated(dense)]), f"{slower:.1f}"])
+        rows.append(row(result.title, [result.path, kept, dense], f"{slower:.2g}"))
     return rows, needed
 
 
