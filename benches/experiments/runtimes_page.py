@@ -1,14 +1,18 @@
 """Writes docs/runtimes.md: what every runtime made of every model. Called by `runtimes`, after `tests/runtimes/matrix`.
 
+    runtimes_page.py [--aarch64]     --aarch64 writes only the section on Arm, after `tests/runtimes/aarch64`
+
 Only what was run before with this build of the tool is in the page, which says what is not.
 """
 
 import os
 import platform
+import sys
 from collections import defaultdict
 
 import harness
 
+import aarch64
 import catalogue
 import matrix
 from matrix import ALIKE, HALF, HOW, NOT_RUN, SNR, STEP, TOLERANCE, Outcome, told
@@ -30,6 +34,24 @@ Of a streaming model, step {step} of the stream was run. ncnn reads files conver
 onnxruntime-web in Node, *Chromium* the same in a page, run for a few models only; *reference* is ONNX's ReferenceEvaluator, *checker* `onnx.checker` with
 shape inference, which computes no values.
 """
+
+
+ARM = """## On Arm
+
+The same onnxruntime, {version}, on x86-64 and on aarch64, which qemu emulates as a Cortex-A72. (onnxruntime 1.32.0 ends in qemu 7.2 with a
+segmentation fault.) Each model was run once on both, the original and what `dirnet compress` made of it (whole file, `--sensitivity none --tune off`). The figures
+are the largest differences of an output between the processors, over the largest output; of the forms that quantise activations also the
+signal-to-noise ratio: where the last bit of a sum is another one, an activation may be rounded to the next of 256 steps. {count} results were compared.
+{held}
+Empty: no layer has this form; –: dirnet writes no such file at the ratio that was asked for. Made by these two commands, the first of which runs the models:
+
+    tests/runtimes/run --aarch64
+    benches/experiments/runtimes --aarch64
+
+{table}
+"""
+HELD = """Results in the portable form may differ by {tolerance:g}, or twice as much as the original does; the others must have a ratio of {snr} dB, or of
+what the form loses on x86-64 against the dense model with the same weights. {failed}"""
 
 
 def table(head, rows):
@@ -96,18 +118,42 @@ def general(words):
     return " ".join(words.split())[:210]
 
 
+def arm_section():
+    found, forms = {}, list(HOW)
+    for row in aarch64.rows():
+        found.setdefault(row.name, {})[row.form] = row
+    lines = []
+    for name, by_form in found.items():
+        original = next((row.original for row in by_form.values() if row.original), None)
+        cells = ["" if form not in by_form else "–" if by_form[form].is_refused_form else by_form[form].told for form in forms]
+        lines.append([name, f"{original.largest:.1g}" if original else "", *cells])
+    judged = [row for by_form in found.values() for row in by_form.values() if not row.is_refused_form]
+    failed = [f"{row.name}, {row.form}" for row in judged if row.failed]
+    held = HELD.format(tolerance=TOLERANCE, snr=SNR, failed=f"These do not: {'; '.join(failed)}." if failed else "All do.")
+    head = ["model", "original", *(f"`{form}`" for form in forms)]
+    return ARM.format(version=aarch64.ARM.version, count=len(judged), held=held, table=table(head, lines))
+
+
 def page(cases, ran, absent, left_out):
     versions = "; ".join(f"{runtime.name}: {runtime.package} {runtime.version}" for runtime in ran)
-    made = f"Made on {harness.processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, with: {versions}."
+    made = f"Measured on {harness.processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, with: {versions}."
     missing = f"\nNot there when this was made: {', '.join(absent)}." if absent else ""
     missing += f"\nNot run when this was made: {'; '.join(left_out)}." if left_out else ""
     head = HEAD.format(tolerance=TOLERANCE, half=HALF, snr=SNR, step=STEP)
     sections = ["", *filter(None, (form_section(form, cases, ran) for form in HOW))]
+    if aarch64.ARM.there:
+        sections.append(arm_section())
     PAGE.write_text("\n".join([head, made, missing, *sections]))
 
 
 def main():
+    if "--aarch64" in sys.argv[1:]:
+        before, _, _ = PAGE.read_text().partition(ARM.splitlines()[0] + "\n")
+        PAGE.write_text(f"{before.rstrip()}\n\n{arm_section()}")
+        return
     cases, ran, absent, left_out = matrix.prepared()
+    if not aarch64.ARM.there:
+        absent.append(aarch64.ARM.name)
     for form in HOW:
         for case in cases:
             if form not in case.forms:

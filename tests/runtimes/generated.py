@@ -1,4 +1,5 @@
-"""Models made for the runtimes: LSTM and GRU in every shape in which exporters write them, and RNN; random weights.
+"""Models made for the runtimes: LSTM and GRU in every shape in which exporters write them, RNN, and layers of the other kinds;
+random weights.
 
 Weights are uniform in ±1/sqrt(hidden), as layers are initialised; the same bytes every time.
 """
@@ -122,6 +123,47 @@ class _Graph:
         return self.graph([node], [self.x("x", CHUNKS)], [self.y("y", CHUNKS)])
 
 
+@dataclass(frozen=True)
+class Layers:
+    """One layer of every kind that is not recurrent: a table, Conv, ConvTranspose, Gemm and MatMul."""
+
+    opset: int = 17
+    hidden: int = 0  # none that has another form
+
+    @property
+    def name(self):
+        return f"Gather, Conv, ConvTranspose, Gemm, MatMul, opset {self.opset}"
+
+    @property
+    def arguments(self):
+        return ["--ratio", "4"]
+
+    def feeds(self):
+        return {"ids": np.random.default_rng(1).integers(0, 500, [1, 32])}
+
+    def build(self):
+        random = np.random.default_rng(0)
+        shapes = {"table": (500, 96), "conv.W": (128, 96, 3), "up.W": (128, 64, 4), "gemm.W": (256, 64), "out.W": (256, 40)}
+        weights = {name: random.uniform(-1, 1, shape) / 8 for name, shape in shapes.items()}
+        constants = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+        nodes = [
+            helper.make_node("Gather", ["table", "ids"], ["rows"]),
+            helper.make_node("Transpose", ["rows"], ["channels"], perm=[0, 2, 1]),
+            helper.make_node("Conv", ["channels", "conv.W"], ["conv"], pads=[1, 1]),
+            helper.make_node("Tanh", ["conv"], ["bent"]),
+            helper.make_node("ConvTranspose", ["bent", "up.W"], ["up"], strides=[2]),
+            helper.make_node("ReduceMax", ["up"], ["largest"], axes=[2], keepdims=0),
+            helper.make_node("Gemm", ["largest", "gemm.W"], ["gemm"], transB=1),
+            helper.make_node("Tanh", ["gemm"], ["bent_again"]),
+            helper.make_node("MatMul", ["bent_again", "out.W"], ["y"]),
+        ]
+        ids = helper.make_tensor_value_info("ids", TensorProto.INT64, [1, 32])
+        y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 40])
+        graph = helper.make_graph(nodes, "model", [ids], [y], constants)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=IR_VERSION[self.opset])
+
+
+LAYERS = Layers()
 # What `check.py` looks at in onnxruntime; the matrix of runtimes has none of them.
 RNN = [Generated("RNN", 128, opset, direction, ratio=4) for opset, direction in ((9, "forward"), (17, "bidirectional"))]
 

@@ -38,6 +38,8 @@ FEW = ["GRU-64, opset 21", "LSTM-128 bidirectional, opset 17", "LSTM-64 in If, o
 # Models that are tried with projection dictionaries too.
 PROJECTED = ["charlm lstm256", "charlm gru256", "byte sentence BiLSTM"]
 WORKERS = 2
+# Why there is no other form of a model.
+STAYS_PORTABLE = "all nodes stay portable"
 
 
 # How the tool is told, whatever the hidden size.
@@ -101,13 +103,14 @@ def generated_case(model):
     return Case(model.name, path, feeds, [*model.arguments, "--sensitivity", "none"], forms(model.hidden))
 
 
-def catalogue_case(model):
+def catalogue_case(model, how=None):
+    """`how`: what the tool is told besides the ratio and the samples, if it does not matter how good the result is."""
     folder = CASES / slug(model.name)
     folder.mkdir(parents=True, exist_ok=True)
     feeds = folder / "feeds.safetensors"
     adapter.write(feeds, feed(model))
     # Local sensitivities give budgets of many kinds, soon; the models that have arguments of their own are tuned.
-    how = model.fast_arguments or ["--sensitivity", "local" if model.calibration else "none", "--tune", "off"]
+    how = how or model.fast_arguments or ["--sensitivity", "local" if model.calibration else "none", "--tune", "off"]
     return Case(model.name, model.path, feeds, ["--ratio", f"{model.ratio:g}", *model.sample_arguments(), *how], forms(256))
 
 
@@ -141,18 +144,29 @@ def paths(case, form):
     return case.folder / f"{form}-{key}.onnx", case.folder / f"{form}-{key}.dense.onnx", how
 
 
+def compressed(case, form):
+    """The compressed model, made once for a build of the tool; or the tool's words."""
+    small, _, how = paths(case, form)
+    if not small.exists():
+        run = catalogue.tool("compress", case.path, "-o", small, "--no-verify", "-q", *how)
+        if run.code != 0:
+            return None, runtimes.plain(run.message)
+    if form != "portable" and not has_form(small):
+        return None, STAYS_PORTABLE
+    return small, None
+
+
 def written(case, form):
-    """The compressed model and the dense one, made once for a build of the tool; or the tool's words."""
-    compressed, dense, how = paths(case, form)
+    """The compressed model and the dense one that is expanded from it; or the tool's words."""
+    small, words = compressed(case, form)
+    if words is not None:
+        return None, None, words
+    dense = paths(case, form)[1]
     if not dense.exists():
-        run = catalogue.tool("compress", case.path, "-o", compressed, "--no-verify", "-q", *how)
-        if run.code == 0:
-            run = catalogue.expand(compressed, dense)
+        run = catalogue.expand(small, dense)
         if run.code != 0:
             return None, None, runtimes.plain(run.message)
-    if form != "portable" and not has_form(compressed):
-        return None, None, "all nodes stay portable"
-    return compressed, dense, None
+    return small, dense, None
 
 
 def has_form(path):
@@ -226,7 +240,7 @@ def asked_of(case, ran):
 def was_run(case, form, ran):
     """Whether everything is known of a form of a case."""
     models, asked = paths(case, form)[:2], asked_of(case, ran)
-    if form != "portable" and models[1].exists() and not has_form(models[0]):
+    if form != "portable" and models[0].exists() and not has_form(models[0]):
         return True  # there is nothing to run
     return all(model.exists() and all(runtimes.is_kept(r, model, case.feeds) for r in asked) for model in models)
 

@@ -23,6 +23,13 @@ HERE = Path(__file__).parent / "adapters"
 HOME = Path(os.environ.get("DIRNET_RUNTIMES", catalogue.TARGET / "runtimes"))
 SECONDS, BYTES = 300, 6 << 30
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# Python for aarch64 in qemu, which takes the libraries from the folder of its system. The processor is one that OpenBLAS of numpy
+# has no kernels of its own for in this emulation, so it is told to use those for any.
+SYSTEM = HOME / "aarch64" / "root"
+EMULATED = [
+    SYSTEM / "usr/bin/qemu-aarch64-static", "-L", SYSTEM, "-cpu", "cortex-a72",
+    "-E", "OPENBLAS_CORETYPE=ARMV8", "-E", f"PYTHONPATH={HOME / 'aarch64' / 'site'}", SYSTEM / "usr/bin/python3.11",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,8 @@ class Runtime:
                 return [HOME / "rten" / "release" / self.adapter]
             case "examples":
                 return [catalogue.TARGET / "release" / "examples" / self.adapter]
+            case "aarch64":
+                return [*EMULATED, HERE / self.adapter]
         return [HOME / self.environment / "bin" / "python", HERE / self.adapter]
 
     @property
@@ -70,6 +79,8 @@ RUNTIMES = [
     Runtime("reference", "python", "onnx", "run_reference.py"),
     Runtime("checker", "python", "onnx", "run_checker.py"),
 ]
+# Not a column of the page: `aarch64` compares it with the same version on this machine.
+AARCH64 = Runtime("onnxruntime 1.17, aarch64", "aarch64", "onnxruntime", "run_onnxruntime.py")
 
 
 @cache
@@ -83,8 +94,7 @@ def _version(runtime):
         case "rten" | "examples":
             lock = HERE / "rten" / "Cargo.lock" if runtime.environment == "rten" else catalogue.PROJECT / "Cargo.lock"
             return re.search(f'name = "{runtime.package}"\nversion = "(.*)"', lock.read_text()).group(1)
-    python = runtime.command[0]
-    return _said(python, "-c", f"import importlib.metadata as m; print(m.version('{runtime.package}'))")
+    return _said(*runtime.command[:-1], "-c", f"import importlib.metadata as m; print(m.version('{runtime.package}'))")
 
 
 def _said(*command):
