@@ -19,6 +19,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 pub use goal::Searched;
 pub use inputs::{HELD_OUT, InputOrigin, Inputs, TestInputs};
 pub use level::{Level, Settings, TimeBudget};
@@ -682,16 +684,17 @@ impl<'a> Compressor<'a> {
         let Some((curves, sensitivity)) = self.measured() else { return Ok(Vec::new()) };
         let Some(study) = &self.study else { return Ok(Vec::new()) };
         self.progress.phase("forecast", ratios.len() as u64);
-        let mut looks = Vec::new();
-        for &ratio in ratios {
+        let of_ratio = |&ratio: &f64| -> Result<Option<Look>> {
             let target = study.sized(|sizing| sizing.target(ratio));
             let plan = within_reach(self.budgeted(study, self.options.codec, (&curves, &sensitivity), target))?;
             progress::advance(&self.progress, 1)?;
-            let Some(plan) = plan else { continue };
-            let Some(promised) = self.promised(&plan)? else { continue };
+            let Some(plan) = plan else { return Ok(None) };
+            let Some(promised) = self.promised(&plan)? else { return Ok(None) };
             let loss_mean = Some(self.correction * Plan::predicted_loss(&sensitivity, &promised));
-            looks.push(Look { bytes: study.bytes(&plan)?, loss_mean, loss_worst: None, measured: false });
-        }
+            Ok(Some(Look { bytes: study.bytes(&plan)?, loss_mean, loss_worst: None, measured: false }))
+        };
+        let looks = ratios.par_iter().map(of_ratio).collect::<Result<Vec<_>>>()?;
+        let looks = looks.into_iter().flatten().collect();
         self.progress.done();
         Ok(looks)
     }

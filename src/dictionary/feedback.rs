@@ -386,7 +386,7 @@ mod tests {
         };
         let ((one, mut codes), (eight, _)) = (coded(1), coded(8));
         for (energy, row) in energy.iter().zip(weights.chunks_exact(N)) {
-            assert!((energy / cost(&metric, row) - 1.0).abs() < 1e-4);
+            assert!((energy / cost(&metric, row) - 1.0).abs() < 1e-3, "{energy} {}", cost(&metric, row));
         }
         assert!(eight < 0.95 * one, "{one} {eight}");
 

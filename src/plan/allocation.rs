@@ -43,6 +43,14 @@ pub fn allocate(curves: &[Vec<Candidate>], budget: u64) -> Option<Vec<usize>> {
         // Of equal losses the one of fewer bytes.
         let mut order: Vec<(usize, &Candidate)> = curve.iter().enumerate().collect();
         order.sort_by_key(|(_, candidate)| candidate.bytes);
+        let mut least = f64::INFINITY;
+        // One that loses no less than a smaller one is never picked.
+        order.retain(|(_, candidate)| {
+            let loss = bounded(candidate.loss);
+            let is_better = loss < least;
+            least = least.min(loss);
+            is_better
+        });
         for (i, candidate) in order {
             let cost = cost(curve, candidate);
             for spent in cost..=steps {

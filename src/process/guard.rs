@@ -358,7 +358,7 @@ impl Worker {
             // it keeps for the next: its own thresholds rise with use, and half the peak would be memory that nobody uses,
             // while blocks of megabytes that are mapped at each step cost a third of the time of fine-tuning. Others do not
             // know the variables. Giving back takes time, which is not to be measured.
-            command.env("MALLOC_MMAP_THRESHOLD_", "33554432").env("MALLOC_TRIM_THRESHOLD_", "134217728");
+            command.env("MALLOC_MMAP_THRESHOLD_", "4194304").env("MALLOC_TRIM_THRESHOLD_", "33554432");
         }
         let mut worker = Worker(command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?);
         // Held open while the worker is waited for; waiting itself would close it first.
