@@ -15,7 +15,7 @@ const PANEL: usize = 64;
 /// Damping of the factor relative to the noise of a code with so many bits a weight.
 const NOISE: f64 = 0.4;
 
-/// The triangular factor `V` of `M` with the pieces of a row in the order of coding.
+/// The triangular factor `V` of `M`, damped once more, with the pieces of a row in the order of coding.
 ///
 /// The order is found from the end: the next to the last place goes to the piece with the least variance given those
 /// after it (a Cholesky decomposition with the smallest pivots first, the sorted QR of detection theory).
@@ -26,8 +26,10 @@ pub(super) struct Factor {
     pub steps: Vec<Step>,
     /// The column at each place of the order.
     pub columns: Vec<usize>,
-    /// `V`, `[n, n]`, upper triangular.
+    /// `V`, `[n, n]`, upper triangular: `V V^T = M + noise I`.
     pub values: Vec<f32>,
+    /// The additional damping.
+    pub noise: f64,
 }
 
 /// A piece in the order of coding.
@@ -76,7 +78,7 @@ impl Factor {
                 values[i * n + j] = elimination.rows[(n - 1 - j) * n + column] as f32;
             }
         }
-        Factor { steps, columns, values }
+        Factor { steps, columns, values, noise }
     }
 
     /// For each piece the geometric mean of the variances that its columns have when they are coded.

@@ -138,8 +138,8 @@ impl Forward<'_> {
         let results = codes.chunks_mut(together * count).zip(energy.chunks_mut(together));
         for ((weights, scales), (codes, energy)) in groups.zip(results) {
             let mut paths = Paths::new(self, weights, scales, kept);
-            for (energy, left) in energy.iter_mut().zip(paths.left.chunks(kept * n)) {
-                *energy = dot(&left[..n], &left[..n]);
+            for ((energy, left), row) in energy.iter_mut().zip(paths.left.chunks(kept * n)).zip(weights.chunks(n)) {
+                *energy = dot(&left[..n], &left[..n]) - self.factor.noise * dot(row, row);
             }
             paths.run();
             paths.write(codes);
