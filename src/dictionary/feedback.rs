@@ -192,7 +192,7 @@ impl<'a> Paths<'a> {
     }
 
     fn run(&mut self) {
-        let Factor { steps, columns, values } = &*self.forward.factor;
+        let Factor { steps, columns, values, .. } = &*self.forward.factor;
         let n = columns.len();
         let mut scores = Scores::default();
         for panel in steps.chunks(PANEL.div_ceil(self.forward.width)) {
