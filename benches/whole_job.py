@@ -1,4 +1,4 @@
-"""What the whole job takes, of two builds in turn: makes the table of docs/performance.md.
+"""What the whole job takes, of two builds in turn: prints a table of jobs and one of their phases.
 
     whole_job BEFORE AFTER [--repeat N] [--job NAME]...
 
@@ -24,7 +24,7 @@ import large  # noqa: E402
 
 # Name, model and flags; the first is the command that README begins with.
 JOBS = [
-    ("README, charlm gru256 at 8", "charlm gru256", ["--ratio", "8"]),
+    ("README, charlm lstm256 at 8", "charlm lstm256", ["--ratio", "8"]),
     ("charlm lstm512 at 16, untuned", "charlm lstm512", ["--ratio", "16", "--tune", "off"]),
     ("charlm lstm512 at 16", "charlm lstm512", ["--ratio", "16"]),
     ("charlm lstm512 at 16, full", "charlm lstm512", ["--ratio", "16", "--tune", "full"]),
