@@ -94,12 +94,7 @@ pub fn run(args: &Args, overrides: &Overrides, given: &config::Given) -> Result<
     if let Some(several) = args.several(given)? {
         return several.run(args, overrides, start);
     }
-    if args.no_verify && !args.checks.checks().is_empty() {
-        bail!("checks such as --min-snr need verification; remove --no-verify");
-    }
-    if args.no_verify || args.dry_run {
-        args.output.check_unjudged()?;
-    }
+    args.check_verified()?;
     if args.smallest && args.checks.checks().is_empty() {
         bail!("--smallest needs a check that says what is enough, such as --min-snr 20 or --min-agreement 0.99");
     }
@@ -273,6 +268,17 @@ impl Args {
     /// The model, of a call with one.
     fn model(&self) -> &Path {
         self.models.first().map_or(Path::new(""), PathBuf::as_path)
+    }
+
+    /// Refuses what needs verification where there is none.
+    pub fn check_verified(&self) -> Result<()> {
+        if self.no_verify && !self.checks.checks().is_empty() {
+            bail!("checks such as --min-snr need verification; remove --no-verify");
+        }
+        if self.no_verify || self.dry_run {
+            self.output.check_unjudged()?;
+        }
+        Ok(())
     }
 
     /// The job of several models, if it is one.

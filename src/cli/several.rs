@@ -82,13 +82,7 @@ impl Several {
 
     /// Divides the bytes, compresses each model to its share, and writes all of them or none.
     pub fn run(&self, args: &Args, overrides: &Overrides, start: Instant) -> Result<()> {
-        let checks = args.checks.checks();
-        if args.no_verify && !checks.is_empty() {
-            bail!("checks such as --min-snr need verification; remove --no-verify");
-        }
-        if args.no_verify {
-            args.output.check_unjudged()?;
-        }
+        args.check_verified()?;
         if !overrides.is_empty() {
             bail!("[nodes] of a configuration is for one model, written with -o: remove it, or --out-dir");
         }
@@ -96,7 +90,7 @@ impl Several {
         std::fs::create_dir_all(&self.folder).map_err(|error| {
             anyhow::anyhow!("{}: cannot be made: {}", self.folder.display(), dirnet::error::words(&error))
         })?;
-        let done = self.finish(args, &checks, start);
+        let done = self.finish(args, &args.checks.checks(), start);
         if made && done.is_err() {
             // Only if it is empty.
             let _ = std::fs::remove_dir(&self.folder);

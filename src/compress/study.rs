@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -76,6 +76,8 @@ pub struct Study<'a> {
     feeds: f64,
     /// What was measured for the sizes of plans.
     sizes: Arc<encode::Measured>,
+    /// The energy of each site, once it was asked for.
+    energies: OnceLock<PerSite<f64>>,
     /// Sites coded in one way, with their distortions.
     versions: Mutex<BTreeMap<Choice, Arc<CodedVersion>>>,
 }
@@ -202,6 +204,7 @@ impl<'a> Study<'a> {
             warnings,
             seconds: PhaseSeconds { calibrate: start.elapsed().as_secs_f64(), ..PhaseSeconds::default() },
             sizes: Arc::default(),
+            energies: OnceLock::new(),
             versions: Mutex::default(),
         })
     }
@@ -556,8 +559,7 @@ impl<'a> Study<'a> {
     }
 
     fn complete(&self, known: &PerSite<Option<f64>>) -> PerSite<f64> {
-        let energy = known.map(|id, _| self.energy(id));
-        sensitivity::complete(&self.weights, known, &energy)
+        sensitivity::complete(&self.weights, known, self.energies())
     }
 
     /// How often a model is coded, to choose what does best: two ways of coding one plan differ by factors where a model is
@@ -646,13 +648,18 @@ impl<'a> Study<'a> {
     /// The energy `tr(W S W^T)` of a site: the distortion of storing zeros.
     #[must_use]
     pub fn energy(&self, id: SiteId) -> f64 {
-        self.metrics[id].distortion(self.weights.rows(id))
+        self.energies()[id]
+    }
+
+    fn energies(&self) -> &PerSite<f64> {
+        let of_site = |site: &Site| self.metrics[site.id].distortion(self.weights.rows(site.id));
+        self.energies.get_or_init(|| self.weights.sites().map(of_site))
     }
 
     /// Sensitivities that weigh all sites alike: by the inverse of their energy, so that a relative error counts the same everywhere.
     #[must_use]
     pub fn equal(&self) -> PerSite<f64> {
-        self.weights.sites().map(|site| self.energy(site.id)).map(|_, &e| if e > 0.0 { 1.0 / e } else { 1.0 })
+        self.energies().map(|_, &e| if e > 0.0 { 1.0 / e } else { 1.0 })
     }
 
     fn learning(&self, rounds: usize, plan: Option<&Plan>) -> Learning<'_> {

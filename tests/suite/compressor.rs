@@ -10,7 +10,6 @@ use dirnet::error::ErrorKind;
 use dirnet::onnx::{LoadOptions, tensor};
 use dirnet::progress::Progress;
 use dirnet::report::Report;
-use dirnet::samples::{Random, RandomOptions};
 use dirnet::{Compressor, Inputs, Model, Options, Samples, Target};
 use ndarray::{ArrayD, IxDyn};
 
@@ -22,18 +21,14 @@ const RATIOS: [f64; 2] = [2.5, 5.0];
 /// A model of a layer that is not too small to be coded, and its samples.
 fn job() -> (Model, Inputs) {
     let model = forms::model(&Case { direction: "bidirectional", ..forms::LSTM });
-    let dims = [("T".to_owned(), 7), ("B".to_owned(), 3)];
-    let random = RandomOptions { dims: &dims, carry: &[], seed: 3, count: 24 };
-    let samples = Random::new(&model, &random).expect("inputs are floats").samples;
+    let samples = forms::samples(&model, [7, 3], 24);
     (model, Inputs::new(samples, None))
 }
 
 /// A smaller one, for what tunes, and tuned against its output, so that full tuning divides the bits anew.
 fn small_job() -> (Model, Inputs) {
     let model = forms::model(&Case { outputs: &["Y"], ..forms::LSTM });
-    let dims = [("T".to_owned(), 12), ("B".to_owned(), 3)];
-    let random = RandomOptions { dims: &dims, carry: &[], seed: 3, count: 20 };
-    let samples = Random::new(&model, &random).expect("inputs are floats").samples;
+    let samples = forms::samples(&model, [12, 3], 20);
     (model, Inputs::new(samples, None))
 }
 

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use dirnet::compress::{Level, Settings, TimeBudget};
 use dirnet::onnx::tensor;
-use dirnet::samples::{Random, RandomOptions};
 use dirnet::{Compressor, Inputs, Model, Options, Target};
 use ndarray::{ArrayD, IxDyn};
 use tempfile::TempDir;
@@ -16,9 +15,7 @@ use crate::hostile::{names, run, targets::wave, with, write};
 
 fn job() -> (Model, Inputs) {
     let model = forms::model(&Case { outputs: &["Y"], ..forms::LSTM });
-    let dims = [("T".to_owned(), 6), ("B".to_owned(), 2)];
-    let random = RandomOptions { dims: &dims, carry: &[], seed: 3, count: 12 };
-    let samples = Random::new(&model, &random).expect("inputs are floats").samples;
+    let samples = forms::samples(&model, [6, 2], 12);
     (model, Inputs::new(samples, None))
 }
 

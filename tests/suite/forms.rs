@@ -14,7 +14,7 @@ use dirnet::onnx::proto::{
 use dirnet::onnx::{ElementType, LoadOptions, Model, tensor};
 use dirnet::plan::{Choice, Plan, Sharing, Storage};
 use dirnet::recurrent::FindOptions;
-use dirnet::samples::{Feed, Random, RandomOptions};
+use dirnet::samples::{Feed, Random, RandomOptions, Samples};
 use dirnet::sites::{Site, Weights};
 
 use crate::{corpus, made, quick};
@@ -48,6 +48,13 @@ pub const LSTM: Case = Case {
     outputs: &["Y", "Yh", "Yc"],
 };
 pub const GRU: Case = Case { op: "GRU", outputs: &["Y", "Yh"], ..LSTM };
+
+/// Random inputs for the model of a [`Case`], sequences of so many steps and as many at once.
+pub fn samples(model: &Model, [steps, batch]: [usize; 2], count: usize) -> Samples {
+    let dims = [("T".to_owned(), steps), ("B".to_owned(), batch)];
+    let random = RandomOptions { dims: &dims, carry: &[], seed: 3, count };
+    Random::new(model, &random).expect("inputs are floats").samples
+}
 
 pub fn model(case: &Case) -> Model {
     let gates = match case.op {

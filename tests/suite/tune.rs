@@ -19,7 +19,7 @@ use dirnet::plan;
 use dirnet::plan::{Choice, Plan, Sharing};
 use dirnet::progress::Silent;
 use dirnet::recurrent::FindOptions;
-use dirnet::samples::{Random, RandomOptions, Samples, Signature};
+use dirnet::samples::{Samples, Signature};
 use dirnet::sites::{PerSite, Weights};
 use dirnet::tune::{self, Effort, LayerOutcome, TuneOptions, TuneReport, TuneSubject, TuneTarget};
 
@@ -102,9 +102,7 @@ fn layers_come_nearer_to_their_own_states() {
 #[test]
 fn all_that_is_tuned_is_written_in_every_form() {
     let model = forms::model(&Case { direction: "bidirectional", ..forms::LSTM });
-    let dims = [("T".to_owned(), 7), ("B".to_owned(), 3)];
-    let random = RandomOptions { dims: &dims, carry: &[], seed: 3, count: 40 };
-    let fixture = Fixture { samples: Random::new(&model, &random).expect("inputs are floats").samples, model };
+    let fixture = Fixture { samples: forms::samples(&model, [7, 3], 40), model };
     let engine = Engine::new(&fixture.model).expect("it runs");
     let (weights, units) = coded(&fixture, &engine, Sharing::Matrix);
     let feed = fixture.samples.feeds().next().expect("there are samples");
@@ -211,9 +209,7 @@ fn layers_that_read_one_another_are_tuned_against_the_output() {
 #[test]
 fn budgets_are_judged_again_by_what_tuning_leaves() {
     let model = forms::model(&forms::LSTM);
-    let dims = [("T".to_owned(), 7), ("B".to_owned(), 3)];
-    let random = RandomOptions { dims: &dims, carry: &[], seed: 3, count: 40 };
-    let samples = Random::new(&model, &random).expect("inputs are floats").samples;
+    let samples = forms::samples(&model, [7, 3], 40);
     let engine = Engine::new(&model).expect("it runs");
     let judge = Judge::new(&model, &LossSpec::default(), &samples.carry).expect("it has outputs");
     let weights = || {
